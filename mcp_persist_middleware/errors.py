@@ -1,0 +1,49 @@
+"""Every error this library raises. The docstring of a class is its message."""
+
+
+class PersistError(Exception):
+    """The persistence layer could not do what it was asked to do."""
+
+    def __init__(self, **fields: object) -> None:
+        template = " ".join((type(self).__doc__ or "").split())
+        super().__init__(template.format(**fields))
+        self.fields = fields
+
+
+class ConfigurationError(PersistError):
+    """The configuration is wrong: {reason}"""
+
+
+class UnknownSettingError(ConfigurationError):
+    """Unknown setting {name!r}{hint}. The known settings are: {known}."""
+
+
+class InvalidSettingError(ConfigurationError):
+    """Setting {name!r} ({source}) is {value!r}: {expected}."""
+
+
+class MissingDriverError(ConfigurationError):
+    """The store {url} needs the driver {driver!r}, which is not installed: install the extra
+    "mcp-persist-middleware[{extra}]"."""
+
+
+class StoreError(PersistError):
+    """The store {url} failed: {reason}"""
+
+
+class StoreUnavailableError(StoreError):
+    """The store {url} cannot be opened: {reason}. {fix}"""
+
+
+class SchemaVersionError(StoreError):
+    """The store {url} has schema version {found}, this library knows versions up to {known}:
+    upgrade mcp-persist-middleware on this worker, or point it at another store."""
+
+
+class ClosedError(PersistError):
+    """The persistence object is closed; open a new one."""
+
+
+class EventTooLargeError(PersistError):
+    """An event of more than {limit} bytes was sent on one stream; raise max_event_bytes to
+    allow it."""

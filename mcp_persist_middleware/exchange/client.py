@@ -1,0 +1,37 @@
+"""The client's side of a request whose body has been read: all that is left to hear is that it
+has gone."""
+
+import asyncio
+
+from starlette.types import Message, Receive
+
+
+class Client:
+    """One watcher of `receive`, however many want to know (hypercorn says it only once)."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._task: asyncio.Task[None] | None = None
+
+    def watch(self) -> asyncio.Task[None]:
+        """A task that is done when the client has gone."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._wait(), name="mcp-persist-client")
+        return self._task
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def receive(self) -> Message:
+        """The disconnect, when it comes."""
+        if self._task is None:
+            await self._wait()
+        else:
+            await asyncio.shield(self._task)
+        return {"type": "http.disconnect"}
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,192 @@
+"""The only writer to a client: a cursor becomes server-sent events, whoever reads and whenever."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import anyio
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
+from starlette.types import Receive, Scope, Send
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.turns import Turn
+from mcp_persist_middleware.log.cursor import Cursor, Page
+from mcp_persist_middleware.model import Event, EventKind, StreamKind
+from mcp_persist_middleware.protocol import headers, sse
+from mcp_persist_middleware.protocol.event_id import EventIds
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 64 * 1024
+# How soon a client is asked back after a connection ended for its own good.
+_CHECKPOINT_RETRY_MS = 10
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One connection of one client to one stream."""
+
+    context: Context
+    cursor: Cursor
+    ids: EventIds
+    epoch: int
+    kind: StreamKind
+    retry_ms: int
+    priming: bool
+    """Begin with an event that has an id and no data, as the client's era allows."""
+    resumed: bool
+    head: Sequence[tuple[bytes, bytes]]
+    turn: Turn | None = None
+    """The place of this connection among those of one session stream."""
+    _leaving: bool = False
+    _delivered: int = 0
+
+    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the stream ends, the client leaves, or it takes nothing any more."""
+        settings = self.context.settings
+        response = EventSourceResponse(
+            self._chunks(),
+            ping=settings.ping_seconds,
+            ping_message_factory=lambda: ServerSentEvent(comment="ping"),
+            send_timeout=settings.send_timeout,
+            shutdown_event=cast(anyio.Event, _OnShutdown(self._leave)),
+            shutdown_grace_period=settings.drain_seconds + 1,
+        )
+        response.raw_headers = headers.stream_head(self.head)
+        telemetry.readers.add(1)
+        try:
+            await response(scope, receive, send)
+        except SendTimeoutError:
+            telemetry.clients_cut.add(1)
+            logger.info("A client took nothing for %s s and was cut", settings.send_timeout)
+        finally:
+            telemetry.readers.add(-1)
+
+    def _leave(self) -> None:
+        """The server shuts down: idle streams end now, an answer is waited for."""
+        wait = 0.0 if self.kind is StreamKind.GET else self.context.settings.drain_seconds
+
+        def stop() -> None:
+            self._leaving = True
+            self.cursor.stop()
+
+        asyncio.get_running_loop().call_later(wait, stop)
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        began = time.monotonic()
+        if self.priming:
+            position = self.cursor.position
+            event_id = (
+                self.ids.prime(self.epoch, position)
+                if self.resumed
+                else self.ids.at(self.epoch, position)
+            )
+            yield sse.priming(event_id, self.retry_ms)
+        try:
+            while not self._leaving:
+                if self._is_due(began):
+                    telemetry.rotations.add(1)
+                    yield sse.retry(_CHECKPOINT_RETRY_MS)
+                    return
+                before = self.cursor.position
+                page = self.cursor.ready() or await self._wait(began)
+                if page is None:
+                    continue
+                if self.turn is not None and not self.turn.is_mine:
+                    await self._wait_for_turn(self.turn, before)
+                    continue
+                for chunk in self._render(page):
+                    yield chunk
+                if self.turn is not None:
+                    self.turn.turns.delivered = self.cursor.position
+                if page.ended:
+                    return
+        except StoreError as error:
+            # A clean end brings the client back with its cursor, when the store may be back.
+            logger.warning("A stream cannot be read now: %s", error)
+        yield sse.retry(self.retry_ms)
+
+    async def _wait(self, began: float) -> Page | None:
+        rotate = self.context.settings.resume_rotate
+        if not (self.resumed and self._delivered) or rotate is None:
+            return await self.cursor.next()
+        try:
+            async with asyncio.timeout(max(0.0, began + rotate - time.monotonic())):
+                return await self.cursor.next()
+        except TimeoutError:
+            return None
+
+    async def _wait_for_turn(self, turn: Turn, position: int) -> None:
+        """A newer connection receives: keep silent until it has left, and go on behind it."""
+        self.cursor.position = position
+        while not turn.is_mine and not self._leaving:
+            await turn.wait()
+        self.cursor.position = max(position, turn.turns.delivered)
+
+    def _is_due(self, began: float) -> bool:
+        """Whether this connection should end so that its client's cursor moves on.
+
+        Clients come back from an abrupt cut with the cursor from before the resumed connection,
+        and give up after two cuts; a clean end makes them take the newest cursor and try anew.
+        """
+        rotate = self.context.settings.resume_rotate
+        return (
+            self.resumed
+            and self._delivered > 0
+            and rotate is not None
+            and time.monotonic() - began >= rotate
+        )
+
+    def _render(self, page: Page) -> Iterator[bytes]:
+        """A page as body messages: many small events in one, a large event in several."""
+        parts: list[bytes] = []
+        size = 0
+        if page.missing:
+            telemetry.gaps.add(page.missing)
+            parts.append(sse.comment(f"gap: {page.missing} events were removed by retention"))
+        for event in page.events:
+            if self._is_stale(event):
+                continue
+            frame = event.frame
+            if not self._delivered and not self.priming:
+                frame += b"retry: %d\r\n" % self.retry_ms
+            self._delivered += 1
+            if event.epoch:
+                part = sse.with_id(self.ids.at(event.epoch, event.sequence), frame)
+            else:
+                part = frame + sse.CRLF
+            parts.append(part)
+            size += len(part)
+            if size >= _CHUNK:
+                yield from _slices(b"".join(parts))
+                parts, size = [], 0
+        if self.resumed and page.events:
+            telemetry.replayed.add(len(page.events))
+        if parts:
+            yield from _slices(b"".join(parts))
+
+    def _is_stale(self, event: Event) -> bool:
+        """An old request of the server is not put to a client that does not ask for it."""
+        until = self.turn.no_requests_until if self.turn is not None else 0
+        return event.sequence <= until and event.kind is EventKind.REQUEST
+
+
+def _slices(data: bytes) -> Iterator[bytes]:
+    if len(data) <= 2 * _CHUNK:
+        yield data
+        return
+    for start in range(0, len(data), _CHUNK):
+        yield data[start : start + _CHUNK]
+
+
+class _OnShutdown:
+    """Stands where sse-starlette wants an event to set, and calls instead."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.set = call

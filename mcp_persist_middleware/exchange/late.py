@@ -1,0 +1,29 @@
+"""An answer that is not an event stream, for a stream that was opened before it began."""
+
+from mcp_persist_middleware.model import EventKind, RequestId
+from mcp_persist_middleware.protocol import headers, jsonrpc
+
+
+class LateAnswer:
+    """Collects the answer and turns it into the one message that ends the stream."""
+
+    def __init__(self, status: int, raw: headers.RawHeaders) -> None:
+        self.status = status
+        self.headers = raw
+        self.used = False
+        self._parts: list[bytes] = []
+
+    def add(self, part: bytes) -> None:
+        """Take the next part of the body."""
+        self._parts.append(part)
+
+    def as_message(self, request_id: RequestId) -> bytes:
+        """The body itself when it is a JSON-RPC answer, else a JSON-RPC error with its status."""
+        self.used = True
+        body = b"".join(self._parts)
+        if headers.media_type(self.headers) == b"application/json":
+            kind, answered = jsonrpc.scan(body)
+            if kind is EventKind.RESPONSE and jsonrpc.key(request_id) in answered:
+                return body
+        text = f"The server answered with HTTP status {self.status}"
+        return jsonrpc.error(request_id, text, {"status": self.status}, jsonrpc.INTERRUPTED)

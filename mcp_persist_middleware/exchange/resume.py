@@ -1,0 +1,180 @@
+"""A request with a cursor: what the caller may see of what it has not seen."""
+
+import asyncio
+import dataclasses
+import time
+
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.exchange import authorise, serve
+from mcp_persist_middleware.exchange.client import Client
+from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.deliver import Delivery
+from mcp_persist_middleware.exchange.pump import path_of
+from mcp_persist_middleware.log.cursor import Cursor
+from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.model import Owner, StreamKind, StreamRecord, StreamState
+from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
+
+_LOOK_AGAIN = 0.05
+
+
+async def resume(
+    context: Context,
+    app: ASGIApp,
+    scope: Scope,
+    request: classify.Request,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Answer a cursor. Whether its stream exists for somebody else changes nothing."""
+    position = request.cursor
+    assert position is not None
+    verdict = await authorise.ask(context, app, scope, position.kind)
+    if verdict.refused:
+        telemetry.resumes.add(1, {"outcome": "refused"})
+        await authorise.pass_on(verdict, send)
+        return
+    owner = Owner(context.settings.namespace, path_of(scope), request.session, verdict.principal)
+    try:
+        record = await _find(context, position, owner)
+    except StoreError as error:
+        telemetry.resumes.add(1, {"outcome": "store failure"})
+        await _later(context, str(error))(scope, receive, send)
+        return
+    live = context.writer.live.get(position.stream)
+    if record is None:
+        telemetry.resumes.add(1, {"outcome": "unknown"})
+        await _unknown(context, app, scope, request, receive, send)
+    elif live is None and record.state is not StreamState.OPEN and _is_at_end(position, record):
+        telemetry.resumes.add(1, {"outcome": "consumed"})
+        if record.kind is StreamKind.GET:
+            await serve.session_stream(context, app, scope, _fresh(request), receive, send)
+        else:
+            await Response(status_code=204)(scope, receive, send)
+    else:
+        telemetry.resumes.add(1, {"outcome": "resumed"})
+        with telemetry.replay_span(record.trace):
+            await _continue(context, scope, request, record, live, Client(receive), send)
+
+
+async def _continue(
+    context: Context,
+    scope: Scope,
+    request: classify.Request,
+    record: StreamRecord,
+    live: LiveStream | None,
+    client: Client,
+    send: Send,
+) -> None:
+    position = request.cursor
+    assert position is not None
+    after = _start(position, record, live)
+    running = context.session_streams.get((record.owner.path, record.owner.session))
+    if running is not None and running.stream is live and live is not None:
+        await serve.follow(context, running, after, scope, request.era, client, send)
+        return
+    session = record.owner.session
+    delivery = Delivery(
+        context,
+        Cursor(context.log, record.id, after, live, resumed=True),
+        event_id.EventIds.of(record.id, record.kind, position.request_id),
+        record.epoch,
+        record.kind,
+        retry_ms=serve.retry_of(context, request.era),
+        priming=request.era.priming,
+        resumed=True,
+        head=[(headers.SESSION_ID, session.encode("latin-1"))] if session else [],
+    )
+    if live is not None:
+        live.attach()
+    try:
+        await delivery.run(scope, client.receive, send)
+    finally:
+        if live is not None:
+            live.detach()
+
+
+async def _find(context: Context, position: event_id.Position, owner: Owner) -> StreamRecord | None:
+    """The stream of a cursor if it is the caller's. A priming event may leave before its stream
+    is committed, so a cursor that is young by the time in its id is looked for again."""
+    settled = event_id.created_at(position.stream) + context.settings.store_timeout
+    while True:
+        live = context.writer.live.get(position.stream)
+        record = live.record if live is not None else await context.log.find(position.stream)
+        now = time.time()
+        if record is not None and record.owner == owner and record.kind is position.kind:
+            return record if record.expires_at is None or record.expires_at > now else None
+        if not now < settled <= now + context.settings.store_timeout + 1:
+            return None
+        await asyncio.sleep(_LOOK_AGAIN)
+
+
+def _is_at_end(position: event_id.Position, record: StreamRecord) -> bool:
+    return position.sequence == record.last_sequence
+
+
+def _start(position: event_id.Position, record: StreamRecord, live: LiveStream | None) -> int:
+    """Where to go on. A cursor ahead of the stream's end is from instants that were lost: its
+    client gets the end of the stream, that is, the answer."""
+    if live is not None:
+        return min(position.sequence, live.committed)
+    if record.state is not StreamState.OPEN and position.sequence > record.last_sequence:
+        return max(0, record.last_sequence - 1)
+    return position.sequence
+
+
+def _fresh(request: classify.Request) -> classify.Request:
+    return dataclasses.replace(request, kind=classify.Kind.STREAM, cursor=None)
+
+
+async def _unknown(
+    context: Context,
+    app: ASGIApp,
+    scope: Scope,
+    request: classify.Request,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """An unknown cursor of a POST ends its call with an error: an HTTP error would leave most
+    clients hanging until their own timeout."""
+    position = request.cursor
+    assert position is not None
+    if position.kind is StreamKind.GET:
+        await serve.session_stream(context, app, scope, _fresh(request), receive, send)
+        return
+    error = jsonrpc.error(
+        position.request_id,
+        "The stream of this request is unknown or has expired",
+        {"resumable": False},
+        jsonrpc.INTERRUPTED,
+    )
+    body = sse.event(error) + sse.CRLF
+    response = Response(body, media_type="text/event-stream")
+    response.raw_headers = headers.stream_head([(b"content-type", headers.EVENT_STREAM)])
+    await response(scope, receive, send)
+
+
+def _later(context: Context, _: str) -> Response:
+    """The store does not answer: an empty stream with a `retry` brings the client back."""
+    body = sse.comment("the store is unavailable") + sse.retry(context.settings.retry_ms)
+    response = Response(body)
+    response.raw_headers = headers.stream_head([])
+    return response
+
+
+async def foreign_cursor(context: Context, app: ASGIApp, scope: Scope, send: Send) -> None:
+    """A cursor that no stream of ours ever gave."""
+    verdict = await authorise.ask(context, app, scope, StreamKind.POST)
+    if verdict.refused:
+        await authorise.pass_on(verdict, send)
+        return
+    text = "Last-Event-ID names no stream of this server; begin anew without it"
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    await PlainTextResponse(text, status_code=404)(scope, receive, send)

@@ -1,0 +1,221 @@
+"""A request that asks the application for something: run it, and deliver its stream from the
+beginning, with the same loop that serves a resume."""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.exchange import authorise, identity
+from mcp_persist_middleware.exchange.body import Body
+from mcp_persist_middleware.exchange.client import Client
+from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.deliver import Delivery
+from mcp_persist_middleware.exchange.pump import Exchange, Opened, State, path_of
+from mcp_persist_middleware.log.cursor import Cursor
+from mcp_persist_middleware.model import StreamKind
+from mcp_persist_middleware.protocol import classify, headers
+from mcp_persist_middleware.protocol.eras import Era
+
+# Most answers begin within this time, and then nobody has to watch for the client's leaving.
+_UNWATCHED = 0.05
+_TRUST_SECONDS = 300.0
+
+
+async def exchange(
+    context: Context,
+    app: ASGIApp,
+    scope: Scope,
+    request: classify.Request,
+    body: Body,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Serve a POST that asks for something, or a GET that opens the session's stream."""
+    _end_predecessor(context, scope, request)
+    running = Exchange(context, app, scope, request, send)
+    client = Client(receive)
+    running.start(body)
+    try:
+        opened = await _answer(context, running, client)
+        if opened is not None:
+            if running.kind is StreamKind.GET:
+                running.join_session()
+            await _deliver(context, running, opened, scope, client, send)
+        elif running.state is State.PASSING:
+            await _pass(running, client)
+    except asyncio.CancelledError:
+        if running.state in (State.HOLDING, State.PASSING):
+            running.cancel()
+        raise
+    finally:
+        client.close()
+
+
+async def session_stream(
+    context: Context,
+    app: ASGIApp,
+    scope: Scope,
+    request: classify.Request,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Serve a GET without a cursor: the session's stream if it is running here, else a new one.
+
+    The application has one such stream for each session, and we hold it; a second one would be
+    refused (409) while a dead proxy keeps the first.
+    """
+    running = context.session_streams.get((path_of(scope), request.session))
+    stream = running.stream if running is not None else None
+    if running is None or stream is None:
+        body = Body([{"type": "http.request", "body": b"", "more_body": False}], complete=True)
+        await exchange(context, app, scope, request, body, receive, send)
+        return
+    verdict = await authorise.ask(context, app, scope, StreamKind.GET)
+    if verdict.refused or verdict.principal != stream.record.owner.principal:
+        await authorise.pass_on(verdict, send)
+        return
+    await follow(context, running, None, scope, request.era, Client(receive), send)
+
+
+async def follow(
+    context: Context,
+    running: Exchange,
+    after: int | None,
+    scope: Scope,
+    era: Era,
+    client: Client,
+    send: Send,
+) -> None:
+    """Join the session's running stream, after a cursor or where its last reader was."""
+    stream = running.stream
+    assert stream is not None
+    start = running.turns.delivered if after is None else after
+    turn = running.turns.take(fresh=after is None, last=stream.last)
+    stream.attach()
+    try:
+        cursor = Cursor(context.log, stream.record.id, start, stream, resumed=True)
+        delivery = Delivery(
+            context,
+            cursor,
+            stream.ids,
+            stream.record.epoch,
+            StreamKind.GET,
+            retry_ms=context.settings.retry_ms,
+            priming=era.priming,
+            resumed=True,
+            head=[(headers.SESSION_ID, stream.record.owner.session.encode("latin-1"))],
+            turn=turn,
+        )
+        await delivery.run(scope, client.receive, send)
+    finally:
+        turn.leave()
+        stream.detach()
+
+
+async def _deliver(
+    context: Context, running: Exchange, opened: Opened, scope: Scope, client: Client, send: Send
+) -> None:
+    stream, era = opened.stream, running.request.era
+    turn = running.turns.take(fresh=False, last=0) if running.kind is StreamKind.GET else None
+    stream.attach()
+    try:
+        delivery = Delivery(
+            context,
+            Cursor(context.log, stream.record.id, 0, stream, resumed=False),
+            stream.ids,
+            stream.record.epoch,
+            running.kind,
+            retry_ms=retry_of(context, era),
+            priming=era.priming,
+            resumed=False,
+            head=opened.head,
+            turn=turn,
+        )
+        await delivery.run(scope, client.receive, send)
+    finally:
+        if turn is not None:
+            turn.leave()
+        stream.detach()
+
+
+def retry_of(context: Context, era: Era) -> int:
+    """How long clients of an era are asked to wait before they come back, in milliseconds."""
+    settings = context.settings
+    return settings.modern_retry_ms if era.disconnect_cancels else settings.retry_ms
+
+
+async def _answer(context: Context, running: Exchange, client: Client) -> Opened | None:
+    """The stream that answers; None when the answer is not a stream or nobody waits for it."""
+    await asyncio.wait({running.opened}, timeout=_UNWATCHED)
+    while not running.opened.done():
+        watcher = client.watch()
+        timeout = _time_to_early_start(context, running)
+        waiting: set[asyncio.Future[Any]] = {running.opened, watcher}
+        await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if running.opened.done():
+            break
+        if watcher.done():
+            running.abandon()
+        elif timeout is not None and _may_start_early(context, running):
+            telemetry.early_starts.add(1)
+            running.open([])
+    return await running.opened
+
+
+def _time_to_early_start(context: Context, running: Exchange) -> float | None:
+    after = context.settings.prime_after
+    if after is None or not _may_start_early(context, running):
+        return None
+    taken = running.body_taken_at
+    # The application has not taken the whole body yet: authentication may still be under way.
+    return after if taken is None else max(0.0, taken + after - time.monotonic())
+
+
+def _may_start_early(context: Context, running: Exchange) -> bool:
+    """Whether opening the stream now can spoil nothing: no 401, no 404, no CORS header of the
+    application, no body that is too large for an event."""
+    call, memory = running.request.call, context.memory
+    if call is None or call.method == "initialize" or len(call.request_ids) != 1:
+        return False
+    if headers.get(running.scope["headers"], b"origin") is not None:
+        return False
+    if running.path not in memory.paths or (running.path, call.name) in memory.large_tools:
+        return False
+    if memory.answers_json.get(running.path) and not context.settings.prime_json:
+        return False
+    found = identity.credential(context, running.scope)
+    trusted_at = memory.trusted.get(found)
+    return not found or (trusted_at is not None and time.monotonic() - trusted_at < _TRUST_SECONDS)
+
+
+async def _pass(running: Exchange, client: Client) -> None:
+    """Wait for the application to finish an answer of its own, and tell it if the client goes."""
+    finished = asyncio.ensure_future(running.finished())
+    try:
+        done, _ = await asyncio.wait({finished}, timeout=_UNWATCHED)
+        if not done:
+            watcher = client.watch()
+            await asyncio.wait({finished, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            if not finished.done():
+                running.leave()
+        await finished
+    finally:
+        with suppress(asyncio.CancelledError):
+            finished.cancel()
+
+
+def _end_predecessor(context: Context, scope: Scope, request: classify.Request) -> None:
+    """2026-07-28: a client that issues its request anew has given up the old one."""
+    call = request.call
+    if call is None or not request.era.disconnect_cancels:
+        return
+    found = identity.credential(context, scope)
+    if not found:
+        return
+    for other in list(context.detached):
+        if other.reissue_key == (found, call.fingerprint):
+            other.leave()

@@ -1,0 +1,1 @@
+"""The truth: what is committed here has happened, and nothing else has."""

@@ -1,0 +1,113 @@
+"""A reader's place in a stream. The same loop serves a client that never left and one that
+returns for the fifth time: tail, else store, else wait and look again."""
+
+import asyncio
+from dataclasses import dataclass
+
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.model import Event, EventKind, StreamState
+
+_PAGE_EVENTS = 256
+_PAGE_BYTES = 1024 * 1024
+# With every wake-up lost a reader still gets on: at this pace where the writer is in this
+# process, at the other where only the store can tell.
+_LOCAL_POLL = 15.0
+_REMOTE_POLL = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The next events of a stream, in order."""
+
+    events: list[Event]
+    missing: int = 0
+    """How many numbers before the last event are gone for good."""
+    ended: bool = False
+    """Nothing comes after this page."""
+
+
+class Cursor:
+    """Reads committed events after a position, each once, in order.
+
+    Args:
+        live: the stream itself when it is written in this process.
+        resumed: whether the reader holds an id; of a degraded stream it then gets the answer,
+            but not again what may have reached it without one.
+    """
+
+    def __init__(
+        self, log: EventLog, stream: bytes, after: int, live: LiveStream | None, *, resumed: bool
+    ) -> None:
+        self._log = log
+        self._stream = stream
+        self._live = live
+        self._resumed = resumed
+        self._stopped = False
+        self.position = after
+
+    def stop(self) -> None:
+        """Let a waiting `next` return, with a page that ends here."""
+        self._stopped = True
+        if self._live is not None:
+            self._live.signal.notify()
+
+    def ready(self) -> Page | None:
+        """The next page if it can be had without waiting for anything."""
+        if self._stopped:
+            return Page([], ended=True)
+        live = self._live
+        if live is None:
+            return None
+        if self.position >= live.visible:
+            return Page([], ended=True) if live.ended else None
+        events = live.tail_after(self.position)
+        if events is None:
+            return None
+        ended = live.ended and events[-1].sequence >= live.visible
+        return self._page(events, ended=ended)
+
+    async def next(self) -> Page:
+        """The next page; waits until there is one.
+
+        Raises:
+            StoreError: the page is only in the store, and the store does not answer.
+        """
+        while True:
+            page = self.ready()
+            if page is not None:
+                return page
+            live = self._live
+            if live is not None and self.position >= live.visible:
+                await live.signal.wait(_LOCAL_POLL)
+                continue
+            page = await self._from_store()
+            if page is not None:
+                return page
+
+    async def _from_store(self) -> Page | None:
+        live = self._live
+        bound = live.visible if live is not None else None
+        events = await self._log.read(self._stream, self.position, _PAGE_EVENTS, _PAGE_BYTES)
+        if events:
+            return self._page(events)
+        if live is not None and bound is not None:
+            # Retention took all that was committed: go on where the tail begins.
+            if live.degraded and (left := live.tail_after(live.committed)):
+                return self._page(left)
+            missing, self.position = bound - self.position, bound
+            return Page([], missing=missing, ended=live.ended and bound >= live.visible)
+        record = await self._log.find(self._stream)
+        if record is None or record.state is not StreamState.OPEN:
+            last = record.last_sequence if record is not None else self.position
+            return Page([], missing=max(0, last - self.position), ended=True)
+        await asyncio.sleep(_REMOTE_POLL)
+        return None
+
+    def _page(self, events: list[Event], *, ended: bool = False) -> Page:
+        last = events[-1].sequence
+        missing = last - self.position - len(events)
+        self.position = last
+        if self._resumed:
+            events = [e for e in events if e.epoch or e.kind is EventKind.RESPONSE]
+        return Page(events, missing, ended)

@@ -1,0 +1,245 @@
+"""A stream while its writer is in this process: what waits for the store, and a short tail of
+what is committed."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mcp_persist_middleware.model import (
+    Ending,
+    Event,
+    EventKind,
+    StreamRecord,
+    StreamWrite,
+)
+from mcp_persist_middleware.protocol.event_id import EventIds
+from mcp_persist_middleware.signals.local import Signal
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of one stream may be where."""
+
+    run_ahead_events: int
+    run_ahead_bytes: int
+    stream_events: int
+    stream_bytes: int
+    tail_events: int = 512
+    tail_bytes: int = 1024 * 1024
+
+
+class LiveStream:
+    """Numbers the events of one stream and holds those that are not committed yet.
+
+    Only the `Writer` moves `committed`; readers see nothing above it.
+    """
+
+    __slots__ = (
+        "_kept_bytes",
+        "_kept_events",
+        "_limits",
+        "_tail",
+        "_tail_bytes",
+        "_waiting",
+        "_waiting_bytes",
+        "committed",
+        "created",
+        "degraded",
+        "ended",
+        "ending",
+        "ids",
+        "last",
+        "on_lost",
+        "on_readers",
+        "readers",
+        "record",
+        "room",
+        "signal",
+    )
+
+    def __init__(self, record: StreamRecord, ids: EventIds, limits: Limits) -> None:
+        self.record = record
+        self.ids = ids
+        self.created = False
+        self.degraded = False
+        self.ended = False
+        """No event will follow `last`, and everything up to it can be read."""
+        self.ending: Ending | None = None
+        self.last = 0
+        self.committed = 0
+        self.readers = 0
+        self.on_readers: Callable[[], None] | None = None
+        self.on_lost: Callable[[], None] | None = None
+        self.signal = Signal()
+        self.room = Signal()
+        self._limits = limits
+        self._waiting: deque[Event] = deque()
+        self._waiting_bytes = 0
+        self._tail: deque[Event] = deque()
+        self._tail_bytes = 0
+        self._kept_events = 0
+        self._kept_bytes = 0
+
+    # For the writer of the stream.
+
+    def add(self, kind: EventKind, frame: bytes) -> None:
+        """Give the next number to an event."""
+        self.last += 1
+        self._waiting.append(Event(self.last, self.record.epoch, kind, frame))
+        self._waiting_bytes += len(frame)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the writer of events has to wait for the store."""
+        return (
+            len(self._waiting) >= self._limits.run_ahead_events
+            or self._waiting_bytes >= self._limits.run_ahead_bytes
+        )
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything waits for the store."""
+        return (
+            bool(self._waiting) or not self.created or (self.ending is not None and not self.ended)
+        )
+
+    def next_write(self, max_events: int) -> StreamWrite:
+        """What the next batch is to do to this stream."""
+        events = tuple(
+            event for event, _ in zip(self._waiting, range(max(max_events, 1)), strict=False)
+        )
+        return StreamWrite(
+            self.record.id,
+            self.record.epoch,
+            create=None if self.created else self.record,
+            events=events,
+            ending=self.ending if len(events) == len(self._waiting) else None,
+            trim=self._excess(events),
+        )
+
+    def _excess(self, coming: tuple[Event, ...]) -> int:
+        """How many events must go so that the limits hold; a tenth more, to do it rarely."""
+        events = self._kept_events + len(coming)
+        size = self._kept_bytes + sum(len(event.frame) for event in coming)
+        share = max(events / self._limits.stream_events, size / self._limits.stream_bytes)
+        return 0 if share <= 1 else int(events * (1 - 0.9 / share))
+
+    def commit(self, write: StreamWrite) -> None:
+        """The store has it: readers may."""
+        self.created = True
+        for event in write.events:
+            self._waiting.popleft()
+            self._waiting_bytes -= len(event.frame)
+        self._account(write)
+        if write.events:
+            self.committed = write.events[-1].sequence
+            self._show(write.events)
+        if write.ending is not None:
+            self.ended = True
+        self.signal.notify()
+        if not self.is_full:
+            self.room.notify()
+
+    def _account(self, write: StreamWrite) -> None:
+        self._kept_events += len(write.events)
+        self._kept_bytes += sum(len(event.frame) for event in write.events)
+        if write.trim and self._kept_events:
+            # The bytes that went are not known; on average they are as large as those that stay.
+            share = max(0.0, 1 - write.trim / self._kept_events)
+            self._kept_events = int(self._kept_events * share)
+            self._kept_bytes = int(self._kept_bytes * share)
+
+    def degrade(self) -> None:
+        """Go on without the store: what waits becomes visible without ids, for good."""
+        self.degraded = True
+        waiting = [Event(e.sequence, 0, e.kind, e.frame) for e in self._waiting]
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._show(tuple(waiting))
+        self.ended = self.ended or self.ending is not None
+        self.signal.notify()
+        self.room.notify()
+
+    def _show(self, events: tuple[Event, ...]) -> None:
+        if not self.readers and not self.degraded:
+            return
+        self._tail.extend(events)
+        self._tail_bytes += sum(len(event.frame) for event in events)
+        while self._tail and (
+            len(self._tail) > self._limits.tail_events or self._tail_bytes > self._limits.tail_bytes
+        ):
+            if not self._drop_from_tail():
+                break
+
+    def _drop_from_tail(self) -> bool:
+        """Shorten the tail. Of a degraded stream it is all there is: answers stay."""
+        if not self.degraded:
+            self._tail_bytes -= len(self._tail.popleft().frame)
+            return True
+        for index, event in enumerate(self._tail):
+            if event.kind <= EventKind.MESSAGE:
+                del self._tail[index]
+                self._tail_bytes -= len(event.frame)
+                return True
+        return False
+
+    # For readers.
+
+    def attach(self) -> None:
+        """A reader is here: the tail is kept for it."""
+        self.readers += 1
+        if self.on_readers is not None:
+            self.on_readers()
+
+    def detach(self) -> None:
+        """The reader of one `attach` has left."""
+        self.readers -= 1
+        if not self.readers and not self.degraded:
+            self._tail.clear()
+            self._tail_bytes = 0
+        if self.on_readers is not None:
+            self.on_readers()
+
+    @property
+    def visible(self) -> int:
+        """The number of the last event that a reader may see."""
+        return self.last if self.degraded else self.committed
+
+    def tail_after(self, sequence: int) -> list[Event] | None:
+        """The visible events after a number if the tail holds them all, else None."""
+        found: list[Event] = []
+        for event in reversed(self._tail):
+            if event.sequence <= sequence:
+                break
+            found.append(event)
+        found.reverse()
+        if not found:
+            return None
+        # What a degraded stream has no longer is nowhere else either.
+        whole = found[0].sequence == sequence + 1 or (self.degraded and sequence >= self.committed)
+        return found if whole else None
+
+    def response_write(self) -> StreamWrite | None:
+        """Of an ended degraded stream: its answers, to be logged under a new epoch."""
+        if self.ending is None:
+            return None
+        epoch = self.record.epoch + 1
+        answers = [event for event in self._tail if event.kind is EventKind.RESPONSE]
+        events = tuple(
+            Event(self.committed + n, epoch, event.kind, event.frame)
+            for n, event in enumerate(answers, 1)
+        )
+        ending = Ending(
+            self.ending.state,
+            self.committed + len(events),
+            self.ending.ended_at,
+            self.ending.expires_at,
+        )
+        return StreamWrite(
+            self.record.id,
+            epoch,
+            create=None if self.created else self.record,
+            takes_over=self.record.epoch,
+            events=events,
+            ending=ending,
+        )

@@ -1,0 +1,194 @@
+"""The log in SQL: what every dialect shares. Hot writes are in the dialect's own file."""
+
+import asyncio
+import contextlib
+import secrets
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from typing import Any
+
+from sqlalchemy import URL, delete, func, insert, select, text, update
+from sqlalchemy.engine import Row
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mcp_persist_middleware.errors import SchemaVersionError, StoreError
+from mcp_persist_middleware.log import codec, schema
+from mcp_persist_middleware.log.base import EventLog, Purged
+from mcp_persist_middleware.model import (
+    Event,
+    EventKind,
+    Owner,
+    StreamKind,
+    StreamRecord,
+    StreamState,
+)
+
+_PURGE_STREAMS = 50
+
+
+class SqlLog(EventLog):
+    """Reads, retention and schema over an `AsyncEngine` in autocommit mode."""
+
+    def __init__(self, url: URL, *, prefix: str, timeout: float) -> None:
+        self.name = url.render_as_string(hide_password=True)
+        self._timeout = timeout
+        self._tables = schema.tables(prefix)
+        self._secret = b""
+
+    name: str = ""
+
+    @property
+    def secret(self) -> bytes:
+        return self._secret
+
+    @property
+    @abstractmethod
+    def _engine(self) -> AsyncEngine:
+        """The engine; its connections are in autocommit mode."""
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for a short read or one statement; the one seam for driver errors."""
+        try:
+            async with asyncio.timeout(self._timeout), self._engine.connect() as connection:
+                yield connection
+        except TimeoutError as error:
+            raise StoreError(url=self.name, reason=f"no answer in {self._timeout} s") from error
+        except (SQLAlchemyError, OSError) as error:
+            raise StoreError(url=self.name, reason=reason(error)) from error
+
+    async def _prepare_schema(self) -> None:
+        """Make the tables, or check that the ones that are there are ours.
+
+        Raises:
+            SchemaVersionError: a newer library has been here.
+        """
+        meta = self._tables.meta
+        async with self._connection() as connection:
+            await connection.run_sync(self._tables.metadata.create_all)
+            for name, value in (
+                ("version", str(schema.VERSION).encode()),
+                ("secret", secrets.token_bytes(32)),
+                ("store", secrets.token_bytes(16)),
+            ):
+                # Another worker may be first; then its value is the one.
+                with contextlib.suppress(IntegrityError):
+                    await connection.execute(insert(meta).values(name=name, value=value))
+            rows = {r.name: r.value for r in await connection.execute(select(meta))}
+        found = int(rows["version"])
+        if found > schema.VERSION:
+            raise SchemaVersionError(url=self.name, found=found, known=schema.VERSION)
+        self._secret = rows["secret"]
+
+    async def find(self, stream: bytes) -> StreamRecord | None:
+        table = self._tables.stream
+        async with self._connection() as connection:
+            row = (await connection.execute(select(table).where(table.c.id == stream))).first()
+        return None if row is None else _record(row)
+
+    async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
+        table = self._tables.event
+        of_stream = (table.c.stream == stream, table.c.sequence > after)
+        sizes = (
+            select(table.c.sequence, func.length(table.c.payload))
+            .where(*of_stream)
+            .order_by(table.c.sequence)
+            .limit(max_events)
+        )
+        async with self._connection() as connection:
+            last, total = after, 0
+            for sequence, size in await connection.execute(sizes):
+                total += size
+                if total > max_bytes and last > after:
+                    break
+                last = sequence
+            if last == after:
+                return []
+            rows = await connection.execute(
+                select(table).where(*of_stream, table.c.sequence <= last).order_by(table.c.sequence)
+            )
+            return [_event(row) for row in rows]
+
+    async def forget_session(self, namespace: str, path: str, session: str) -> None:
+        table = self._tables.stream
+        async with self._connection() as connection:
+            await connection.execute(
+                update(table)
+                .where(
+                    table.c.session == session,
+                    table.c.namespace == namespace,
+                    table.c.path == path,
+                )
+                .values(expires_at=0.0)
+            )
+
+    async def purge(self, now: float, max_events: int) -> Purged:
+        stream = self._tables.stream
+        expired = (
+            select(stream.c.id)
+            .where(stream.c.expires_at.is_not(None), stream.c.expires_at <= now)
+            .order_by(stream.c.expires_at)
+            .limit(_PURGE_STREAMS)
+        )
+        async with self._connection() as connection:
+            ids = [row.id for row in await connection.execute(expired)]
+        events = streams = 0
+        for stream_id in ids:
+            events += await self._purge_events(stream_id, max_events - events)
+            if events >= max_events:
+                return Purged(streams, events, more=True)
+            async with self._connection() as connection:
+                await connection.execute(delete(stream).where(stream.c.id == stream_id))
+            streams += 1
+        return Purged(streams, events, more=len(ids) == _PURGE_STREAMS)
+
+    async def _purge_events(self, stream_id: bytes, limit: int) -> int:
+        event = self._tables.event
+        oldest = (
+            select(event.c.sequence)
+            .where(event.c.stream == stream_id)
+            .order_by(event.c.sequence)
+            .limit(limit)
+            .subquery()
+        )
+        bound = select(func.max(oldest.c.sequence)).scalar_subquery()
+        async with self._connection() as connection:
+            result = await connection.execute(
+                delete(event).where(event.c.stream == stream_id, event.c.sequence <= bound)
+            )
+        return result.rowcount
+
+    async def explain(self, prefix: str, sql: str, parameters: dict[str, Any]) -> list[str]:
+        """The query plan of a statement, for tests and for the operator."""
+        async with self._connection() as connection:
+            rows = await connection.execute(text(prefix + sql), parameters)
+            return [str(row) for row in rows]
+
+
+def reason(error: BaseException) -> str:
+    """What a driver says went wrong, without the statement and its parameters."""
+    origin = getattr(error, "orig", None) or error
+    return f"{type(origin).__name__}: {origin}".splitlines()[0]
+
+
+def _record(row: Row[Any]) -> StreamRecord:
+    return StreamRecord(
+        id=row.id,
+        kind=StreamKind(row.kind),
+        owner=Owner(row.namespace, row.path, row.session, row.principal),
+        epoch=row.epoch,
+        state=StreamState(row.state),
+        last_sequence=row.last_sequence,
+        worker=row.worker,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+        expires_at=row.expires_at,
+        request_ids=row.request_ids,
+        trace=row.trace,
+    )
+
+
+def _event(row: Row[Any]) -> Event:
+    kind = EventKind(row.kind)
+    return Event(row.sequence, row.epoch, kind, codec.decode(row.codec, row.payload))

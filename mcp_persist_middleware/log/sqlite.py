@@ -1,0 +1,201 @@
+"""The log in one SQLite file: WAL, one writer connection, one thread hop for each batch.
+
+A batch runs as one function in the driver's thread: nothing can cancel it between its BEGIN and
+its COMMIT. Rows go in with one statement, because each statement hands Python's interpreter lock
+back and forth, and a busy event loop lets the driver's thread wait for it.
+"""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+from sqlalchemy import URL, event, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
+from mcp_persist_middleware.log.base import Purged
+from mcp_persist_middleware.log.sql import SqlLog, reason
+from mcp_persist_middleware.log.sqlite_batch import Batch, Statements
+from mcp_persist_middleware.model import Outcome, StreamWrite
+
+_READERS = 4
+_WAL_BYTES = 64 * 1024 * 1024
+_VACUUM_PAGES = 256
+
+
+class SqliteLog(SqlLog):
+    """`EventLog` in a SQLite file, shared by the processes of one host.
+
+    What is committed survives the death of the process; with `synchronous="full"` the loss of
+    power as well (https://www.sqlite.org/pragma.html#pragma_synchronous).
+    """
+
+    def __init__(
+        self,
+        url: URL,
+        *,
+        prefix: str,
+        timeout: float,
+        synchronous: str = "normal",
+        engine: AsyncEngine | None = None,
+    ) -> None:
+        super().__init__(url, prefix=prefix, timeout=timeout)
+        self._url = url
+        self._path = Path(url.database or "")
+        self._synchronous = synchronous
+        self._given = engine
+        self._made: AsyncEngine | None = None
+        self._writer: AsyncConnection | None = None
+        self._inode: tuple[int, int] | None = None
+        self._statements = Statements(self._tables)
+        self._lock = asyncio.Lock()
+
+    @property
+    def _engine(self) -> AsyncEngine:
+        engine = self._given or self._made
+        if engine is None:
+            raise StoreError(url=self.name, reason="it is not open")
+        return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def open(self) -> None:
+        try:
+            self._create_file()
+            if self._given is None and self._made is None:
+                self._made = self._make_engine()
+            async with self._lock:
+                await self._connect_writer()
+        except (OSError, SQLAlchemyError, sqlite3.Error, StoreError) as error:
+            await self.aclose()
+            if isinstance(error, StoreError) and error.__cause__ is None:
+                raise
+            why = reason(error.__cause__ or error)
+            raise StoreUnavailableError(
+                url=self.name,
+                reason=why,
+                fix="Check that the directory exists, that this user may write to the file and "
+                "its directory, and that the file is a SQLite database",
+            ) from error
+
+    def _create_file(self) -> None:
+        # SQLite gives the files beside it the mode of the database itself.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+
+    def _make_engine(self) -> AsyncEngine:
+        engine = create_async_engine(
+            self._url,
+            pool_size=_READERS + 1,
+            max_overflow=0,
+            pool_timeout=self._timeout,
+            pool_reset_on_return=None,
+            connect_args={"timeout": self._timeout / 2},
+            isolation_level="AUTOCOMMIT",
+        )
+        synchronous = self._synchronous
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def configure(connection: Any, _: Any) -> None:
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute(f"PRAGMA synchronous = {synchronous}")
+            cursor.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+            cursor.close()
+
+        return engine
+
+    async def _connect_writer(self) -> None:
+        self._inode = _inode(self._path)
+        await self._prepare_schema()
+        self._writer = await self._engine.connect()
+        await self._writer.execute(text("BEGIN IMMEDIATE"))
+        await self._writer.execute(text("ROLLBACK"))
+
+    async def aclose(self) -> None:
+        async with self._lock:
+            await self._drop_writer()
+            made, self._made = self._made, None
+        if made is not None:
+            await made.dispose()
+
+    async def _drop_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            # A connection that failed is not put back into the pool.
+            with contextlib.suppress(SQLAlchemyError, sqlite3.Error, TimeoutError):
+                async with asyncio.timeout(self._timeout):
+                    await writer.invalidate()
+                    await writer.close()
+
+    async def ping(self) -> None:
+        await self.append([])
+
+    async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
+        # Held through a cancellation of the caller: the driver's thread goes on regardless.
+        return await asyncio.shield(self._append(Batch(self._statements, batch)))
+
+    async def _append(self, batch: Batch) -> list[Outcome]:
+        async with self._lock:
+            try:
+                driver = await self._driver()
+                outcomes = await _in_thread(driver, lambda raw: self._commit(raw, batch))
+            except (sqlite3.Error, SQLAlchemyError, OSError) as error:
+                await self._drop_writer()
+                raise StoreError(url=self.name, reason=reason(error)) from error
+            except StoreError:
+                await self._drop_writer()
+                raise
+        return outcomes
+
+    def _commit(self, connection: sqlite3.Connection, batch: Batch) -> list[Outcome]:
+        outcomes = batch(connection)
+        # A deleted file goes on "committing" into the inode without a name.
+        if _inode(self._path) != self._inode:
+            raise StoreError(url=self.name, reason="its file was deleted or replaced")
+        return outcomes
+
+    async def _driver(self) -> aiosqlite.Connection:
+        if self._writer is None:
+            if self._made is None and self._given is None:
+                raise StoreError(url=self.name, reason="it is closed")
+            await self._reopen()
+        assert self._writer is not None
+        raw = await self._writer.get_raw_connection()
+        driver: aiosqlite.Connection = raw.driver_connection  # type: ignore[assignment]
+        return driver
+
+    async def _reopen(self) -> None:
+        if self._made is not None and _inode(self._path) != self._inode:
+            # The file was deleted or replaced: every connection is to a file without a name.
+            await self._made.dispose()
+            self._create_file()
+        await self._connect_writer()
+
+    async def purge(self, now: float, max_events: int) -> Purged:
+        purged = await super().purge(now, max_events)
+        if purged.events:
+            async with self._connection() as connection:
+                await connection.execute(text(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})"))
+        return purged
+
+
+async def _in_thread(
+    driver: aiosqlite.Connection, work: Callable[[sqlite3.Connection], list[Outcome]]
+) -> list[Outcome]:
+    # The one use of a protected method: aiosqlite has no public way to run several statements in
+    # one hop. SQLAlchemy's own dialect reaches deeper.
+    result: list[Outcome] = await driver._execute(work, driver._conn)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    return result
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,213 @@
+"""The one writer of a worker: everything that waits, of all streams, goes into one commit."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamWrite
+
+logger = logging.getLogger(__name__)
+
+_BATCH_EVENTS = 1024
+_BATCH_BYTES = 8 * 1024 * 1024
+_FIRST_RETRY, _LAST_RETRY = 0.02, 0.5
+_PROBE_SECONDS = 0.5
+_MAX_OWED = 1000
+
+
+class Writer:
+    """Group commit (DeWitt et al., 1984): while one batch is on its way the next one gathers.
+
+    A stream may run ahead of the store by a bounded number of events and bytes; then whoever
+    appends to it waits. When the store has failed for `timeout` seconds the streams that wait are
+    degraded, and so is every new one until it is back.
+    """
+
+    def __init__(self, log: EventLog, timeout: float) -> None:
+        self._log = log
+        self._timeout = timeout
+        self._dirty: dict[LiveStream, None] = {}
+        self._owed: deque[LiveStream] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
+        self.live: dict[bytes, LiveStream] = {}
+        """The streams that are written here, by id."""
+        self.is_down = False
+        """Whether the store has failed for longer than `timeout`."""
+
+    def start(self) -> None:
+        """Begin to commit."""
+        self._task = asyncio.create_task(self._run(), name="mcp-persist-writer")
+
+    async def aclose(self, timeout: float) -> None:
+        """Commit what waits, for at most `timeout` seconds, and stop."""
+        if self._task is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._dirty and not self.is_down:
+                    self._idle.clear()
+                    await self._idle.wait()
+        for task in (self._probing, self._task):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self._task = self._probing = None
+
+    def open(self, stream: LiveStream) -> None:
+        """Queue the beginning of a stream."""
+        self.live[stream.record.id] = stream
+        telemetry.streams.add(1)
+        self._touch(stream)
+
+    def _touch(self, stream: LiveStream) -> None:
+        self._dirty[stream] = None
+        self._wake.set()
+
+    async def append(self, stream: LiveStream, events: list[tuple[EventKind, bytes]]) -> None:
+        """Queue events; return when the stream may be given more."""
+        for kind, frame in events:
+            stream.add(kind, frame)
+        self._touch(stream)
+        while stream.is_full and not stream.degraded:
+            # Woken by every commit and by the end of the store's patience.
+            await stream.room.wait(self._timeout)
+
+    def end(self, stream: LiveStream, ending: Ending) -> None:
+        """Queue the end of a stream, behind all its events."""
+        if stream.ending is None:
+            stream.ending = ending
+            self._touch(stream)
+
+    async def _run(self) -> None:
+        while True:
+            if not self._dirty:
+                self._idle.set()
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._step()
+            except Exception:
+                logger.exception("The log writer met an unexpected error and goes on")
+                self._give_up("unexpected error")
+
+    async def _step(self) -> None:
+        if self.is_down:
+            self._give_up("the store is down")
+            return
+        while batch := self._gather():
+            await self._commit(batch)
+        await self._pay()
+
+    def _gather(self) -> list[tuple[LiveStream, StreamWrite]]:
+        batch, events, size = [], 0, 0
+        for stream in list(self._dirty):
+            if stream.degraded:
+                self._let_go(stream)
+                continue
+            if events >= _BATCH_EVENTS or size >= _BATCH_BYTES:
+                break
+            write = stream.next_write(_BATCH_EVENTS - events)
+            events += len(write.events)
+            size += sum(len(event.frame) for event in write.events)
+            batch.append((stream, write))
+        return batch
+
+    async def _commit(self, batch: list[tuple[LiveStream, StreamWrite]]) -> None:
+        began = time.monotonic()
+        outcomes = await self._try([write for _, write in batch], began)
+        if outcomes is None:
+            self._go_down()
+            self._give_up("the store does not answer")
+            return
+        telemetry.commit_seconds.record(time.monotonic() - began)
+        telemetry.batches.record(sum(len(write.events) for _, write in batch))
+        for (stream, write), outcome in zip(batch, outcomes, strict=True):
+            match outcome:
+                case Outcome.COMMITTED:
+                    telemetry.events.add(len(write.events))
+                    telemetry.event_bytes.add(sum(len(event.frame) for event in write.events))
+                    stream.commit(write)
+                    if not stream.has_work:
+                        self._dirty.pop(stream, None)
+                    if stream.ended:
+                        self._forget(stream)
+                case Outcome.FENCED | Outcome.REJECTED:
+                    self._degrade(stream, outcome.value)
+
+    async def _try(self, writes: list[StreamWrite], began: float) -> list[Outcome] | None:
+        """Append with retries; None when the store's time is over."""
+        pause = _FIRST_RETRY
+        while True:
+            try:
+                return await self._log.append(writes)
+            except StoreError as error:
+                telemetry.store_failures.add(1)
+                if time.monotonic() - began + pause > self._timeout:
+                    logger.error("%s Streams go on without it until it is back.", error)
+                    return None
+                logger.warning("%s It is tried again.", error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LAST_RETRY)
+
+    def _go_down(self) -> None:
+        self.is_down = True
+        self._probing = asyncio.create_task(self._probe(), name="mcp-persist-probe")
+
+    async def _probe(self) -> None:
+        """Ask the store until it is back; the streams go on meanwhile."""
+        while self.is_down:
+            await asyncio.sleep(_PROBE_SECONDS)
+            with contextlib.suppress(StoreError):
+                await self._log.ping()
+                self.is_down = False
+        logger.warning("The store %s is back.", self._log.name)
+        self._wake.set()
+
+    async def _pay(self) -> None:
+        """Log the answers of streams that ended while the store was away."""
+        while self._owed:
+            stream = self._owed[0]
+            write = stream.response_write()
+            try:
+                if write is not None:
+                    await self._log.append([write])
+            except StoreError:
+                self._go_down()
+                return
+            self._forget(self._owed.popleft())
+
+    def _give_up(self, why: str) -> None:
+        for stream in list(self._dirty):
+            self._degrade(stream, why)
+
+    def _degrade(self, stream: LiveStream, why: str) -> None:
+        if not stream.degraded:
+            telemetry.degraded.add(1, {"reason": why})
+            logger.warning("A stream goes on without the log: %s.", why)
+            stream.degrade()
+            if stream.on_lost is not None:
+                stream.on_lost()
+        self._let_go(stream)
+
+    def _let_go(self, stream: LiveStream) -> None:
+        """A degraded stream asks nothing more of the store but to keep its answer."""
+        self._dirty.pop(stream, None)
+        stream.degrade()
+        if stream.ended and stream not in self._owed:
+            self._owed.append(stream)
+            if len(self._owed) > _MAX_OWED:
+                self._forget(self._owed.popleft())
+
+    def _forget(self, stream: LiveStream) -> None:
+        if self.live.pop(stream.record.id, None) is not None:
+            telemetry.streams.add(-1)

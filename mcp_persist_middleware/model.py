@@ -1,0 +1,119 @@
+"""The nouns: streams, events, and what is written to the log about them."""
+
+import enum
+from dataclasses import dataclass
+from typing import NamedTuple
+
+RequestId = int | str | float | None
+
+
+class StreamKind(enum.StrEnum):
+    """The request that made a stream: its answer (POST) or the session's own stream (GET)."""
+
+    POST = "p"
+    GET = "g"
+
+
+class StreamState(enum.IntEnum):
+    """Where a stream is in its life. Only an OPEN stream takes events."""
+
+    OPEN = 0
+    COMPLETE = 1
+    """Every request was answered by the application (or a GET stream came to its end)."""
+    FAILED = 2
+    """It ended without the application's answer; its last event is a JSON-RPC error."""
+
+
+class EventKind(enum.IntEnum):
+    """What an event is worth when room is needed: lower values go first."""
+
+    NOISE = 0
+    """Progress and log notifications."""
+    MESSAGE = 1
+    """Other notifications, and frames that are not JSON-RPC."""
+    REQUEST = 2
+    """A request of the server to its client. Never dropped."""
+    RESPONSE = 3
+    """The answer to a request. Never dropped."""
+
+
+class Event(NamedTuple):
+    """One event of a stream: its number and the bytes of its frame, without `id:` line.
+
+    Epoch 0 marks an event that is not in the log (its stream is degraded): it has no id.
+    """
+
+    sequence: int
+    epoch: int
+    kind: EventKind
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom a stream belongs to. A cursor is honoured only by exactly the same owner."""
+
+    namespace: str
+    path: str
+    session: str
+    principal: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """A stream as the store knows it. Times are seconds since the Unix epoch."""
+
+    id: bytes
+    kind: StreamKind
+    owner: Owner
+    epoch: int
+    state: StreamState
+    last_sequence: int
+    """The last committed number once the stream has ended; 0 while it is open."""
+    worker: str
+    created_at: float
+    ended_at: float | None
+    expires_at: float | None
+    request_ids: str
+    """The JSON array of the request ids that the stream answers."""
+    trace: str
+    """The W3C `traceparent` of the request that made the stream, or an empty string."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The last write to a stream."""
+
+    state: StreamState
+    last_sequence: int
+    ended_at: float
+    expires_at: float
+
+
+@dataclass(slots=True)
+class StreamWrite:
+    """All that one batch does to one stream: committed together or not at all.
+
+    `epoch` is the epoch the writer holds; the store refuses the whole entry when the stream has
+    another one or has ended. `create` is set when the stream begins in this batch.
+    """
+
+    id: bytes
+    epoch: int
+    create: StreamRecord | None = None
+    takes_over: int | None = None
+    """Move the stream from this epoch to `epoch` first, in the same transaction."""
+    events: tuple[Event, ...] = ()
+    ending: Ending | None = None
+    trim: int = 0
+    """Delete this many of the oldest events that may be dropped (see `EventKind`)."""
+
+
+class Outcome(enum.Enum):
+    """What became of one `StreamWrite`."""
+
+    COMMITTED = "committed"
+    FENCED = "fenced"
+    """Another writer holds the stream, or it has ended."""
+    REJECTED = "rejected"
+    """The store refuses these very bytes, whatever the weather."""

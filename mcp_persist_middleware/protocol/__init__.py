@@ -1,0 +1,1 @@
+"""The protocol as pure functions of bytes: nothing in this package awaits."""

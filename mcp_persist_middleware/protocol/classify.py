@@ -1,0 +1,92 @@
+"""What a request is to us: decided from method, headers, path and body, nothing else."""
+
+import enum
+from dataclasses import dataclass
+
+from mcp_persist_middleware.protocol import eras, event_id, headers, jsonrpc
+from mcp_persist_middleware.protocol.eras import Era
+
+
+class Kind(enum.Enum):
+    """The way a request takes through the middleware."""
+
+    PASS = "pass"
+    """Not ours: the application sees the request as it came."""
+    EXCHANGE = "exchange"
+    """A POST that asks for something: its answer is logged if it is an event stream."""
+    STREAM = "stream"
+    """A GET that opens the session's own stream."""
+    RESUME = "resume"
+    """A GET with a cursor."""
+    FOREIGN_CURSOR = "foreign cursor"
+    """A GET with a cursor that no stream of ours ever gave."""
+    DELETE = "delete"
+    """The end of a session."""
+    BODY = "body"
+    """A POST that can only be judged by its body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A classified request."""
+
+    kind: Kind
+    era: Era = eras.EARLY
+    session: str = ""
+    call: jsonrpc.Call | None = None
+    cursor: event_id.Position | None = None
+
+
+PASS = Request(Kind.PASS)
+
+
+def by_head(method: str, raw: headers.RawHeaders, *, known_path: bool, modern: bool) -> Request:
+    """Judge a request by its head; `Kind.BODY` asks for `by_body`.
+
+    Args:
+        known_path: this path has answered an MCP request with success before.
+        modern: whether 2026-07-28 streams are ours to keep.
+    """
+    version, session = (
+        headers.get(raw, headers.PROTOCOL_VERSION),
+        headers.get(raw, headers.SESSION_ID),
+    )
+    era = eras.era_of(version)
+    if era is None or (era.disconnect_cancels and not modern):
+        return PASS
+    is_mcp = known_path or version is not None or session is not None
+    found = Request(Kind.PASS, era, session or "")
+    match method:
+        case "POST" if headers.media_type(raw) == b"application/json":
+            candidate = is_mcp or headers.accepts_event_stream(raw)
+            return _as(found, Kind.BODY) if candidate else PASS
+        case "GET" if (cursor := headers.get(raw, headers.LAST_EVENT_ID)) is not None:
+            position = event_id.parse(cursor)
+            if position is not None:
+                return Request(Kind.RESUME, era, session or "", cursor=position)
+            return _as(found, Kind.FOREIGN_CURSOR) if is_mcp else PASS
+        case "GET" if session is not None and era.sessions and headers.accepts_event_stream(raw):
+            return _as(found, Kind.STREAM)
+        case "DELETE" if session is not None and era.sessions:
+            return _as(found, Kind.DELETE)
+        case _:
+            return PASS
+
+
+def by_body(head: Request, raw: headers.RawHeaders, body: bytes, *, known_path: bool) -> Request:
+    """Judge a POST by its body. A chat endpoint or another protocol that streams JSON-RPC
+    passes: an exchange carries a session, a protocol version, or an `initialize`, or goes to a
+    path that has answered one of these."""
+    call = jsonrpc.parse(body, fingerprint=head.era.disconnect_cancels)
+    if call is None or not call.request_ids or not headers.accepts_event_stream(raw):
+        return PASS
+    if call.method == "subscriptions/listen":
+        return PASS
+    if call.is_initialize and call.version is not None:
+        return Request(Kind.EXCHANGE, eras.era_of_initialize(call.version), head.session, call)
+    is_mcp = known_path or head.session or headers.get(raw, headers.PROTOCOL_VERSION) is not None
+    return Request(Kind.EXCHANGE, head.era, head.session, call) if is_mcp else PASS
+
+
+def _as(request: Request, kind: Kind) -> Request:
+    return Request(kind, request.era, request.session)

@@ -1,0 +1,131 @@
+"""JSON-RPC 2.0 as far as a log has to understand it: who asks, who answers."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mcp_persist_middleware.model import EventKind, RequestId
+
+# What the SDKs write begins like this. Anything else is parsed in full.
+_METHOD_FIRST = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"method"\s*:\s*"([^"\\]*)"')
+_RESPONSE_FIRST = re.compile(
+    rb'\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*(-?\d{1,18}|"(?:[^"\\]|\\.){0,256}")\s*,'
+    rb'\s*"(?:result|error)"\s*:'
+)
+_NOISE = frozenset({"notifications/progress", "notifications/message"})
+
+INTERRUPTED = -32000
+"""The code of every JSON-RPC error that this library writes in place of an answer."""
+
+
+def key(request_id: RequestId) -> str:
+    """A request id as text in which `1` and `"1"` differ."""
+    return json.dumps(request_id)
+
+
+def _load(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def scan(data: bytes) -> tuple[EventKind, tuple[str, ...]]:
+    """What a message of the server is, and the keys of the requests that it answers."""
+    if match := _METHOD_FIRST.match(data):
+        return _kind_of_method(match[1].decode("utf-8", "replace")), ()
+    if match := _RESPONSE_FIRST.match(data):
+        return EventKind.RESPONSE, (key(_load(match[1])),)
+    loaded = _load(data)
+    messages = loaded if isinstance(loaded, list) else [loaded]
+    kinds, answered = [EventKind.MESSAGE if len(messages) > 1 else EventKind.NOISE], []
+    for message in messages:
+        match message:
+            case {"method": str(method), **rest}:
+                kinds.append(EventKind.REQUEST if "id" in rest else _kind_of_method(method))
+            case {"id": request_id, "result": _} | {"id": request_id, "error": _}:
+                kinds.append(EventKind.RESPONSE)
+                answered.append(key(request_id))
+            case _:
+                kinds.append(EventKind.MESSAGE)
+    return max(kinds), tuple(answered)
+
+
+def _kind_of_method(method: str) -> EventKind:
+    if method in _NOISE:
+        return EventKind.NOISE
+    return EventKind.MESSAGE if method.startswith("notifications/") else EventKind.REQUEST
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a POST body asks for."""
+
+    method: str
+    name: str
+    """The tool, prompt or resource that is meant, else an empty string."""
+    request_ids: tuple[RequestId, ...]
+    """The ids to answer; none for notifications and for answers of the client."""
+    version: str | None
+    """`params.protocolVersion` of an `initialize`."""
+    fingerprint: bytes
+    """Equal for a request and its re-issue under a new id; empty unless it was asked for."""
+
+    @property
+    def is_initialize(self) -> bool:
+        return self.method == "initialize" and self.version is not None
+
+    @property
+    def request_id(self) -> RequestId:
+        """The one id to answer, or None when there are more or none."""
+        return self.request_ids[0] if len(self.request_ids) == 1 else None
+
+
+def parse(body: bytes, *, fingerprint: bool = False) -> Call | None:
+    """The call in a POST body; None when it is not JSON-RPC 2.0."""
+    loaded = _load(body)
+    messages = loaded if isinstance(loaded, list) else [loaded]
+    if not messages or any(
+        not isinstance(message, dict) or message.get("jsonrpc") != "2.0" for message in messages
+    ):
+        return None
+    ids = [m["id"] for m in messages if isinstance(m.get("method"), str) and "id" in m]
+    if any(isinstance(i, (dict, list)) for i in ids):
+        return None
+    first = messages[0]
+    params = first.get("params")
+    params = params if isinstance(params, dict) else {}
+    version, name = params.get("protocolVersion"), params.get("name") or params.get("uri")
+    return Call(
+        method=method if isinstance(method := first.get("method"), str) else "",
+        name=name if isinstance(name, str) else "",
+        request_ids=tuple(ids),
+        version=version if isinstance(version, str) else None,
+        fingerprint=_fingerprint(messages) if fingerprint else b"",
+    )
+
+
+def _fingerprint(messages: list[dict[str, Any]]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for message in messages:
+        params = message.get("params")
+        if isinstance(params, dict):
+            params = {k: v for k, v in params.items() if k != "_meta"}
+        digest.update(json.dumps([message.get("method"), params], sort_keys=True).encode())
+    return digest.digest()
+
+
+def error(request_id: RequestId, message: str, data: dict[str, Any], code: int) -> bytes:
+    """A JSON-RPC error response."""
+    body = {"code": code, "message": message, "data": data}
+    return json.dumps(
+        {"jsonrpc": "2.0", "id": request_id, "error": body}, separators=(",", ":")
+    ).encode()
+
+
+def pending(request_ids: Iterable[RequestId]) -> set[str]:
+    """The keys of requests that wait for their answer."""
+    return {key(request_id) for request_id in request_ids}

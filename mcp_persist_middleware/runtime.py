@@ -1,0 +1,210 @@
+"""The composition root: opens and closes the store, the writer and retention of one event loop,
+shared by every mount with the same settings on it."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import secrets
+import time
+import weakref
+from collections.abc import Mapping
+from typing import Any, Self
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.errors import ClosedError, ConfigurationError, StoreError
+from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.connect import make_log
+from mcp_persist_middleware.log.live import Limits
+from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_PURGE_EVENTS = 500
+_PURGE_PAUSE = 0.01
+_STOP_SECONDS = 5.0
+
+
+class Persistence:
+    """An open store and what runs around it: the handle behind `PersistMiddleware`.
+
+    Use it as an async context manager, or let the middleware open it at start-up (or, where no
+    lifespan is seen, with the first request). On each event loop it is opened once, and the last
+    user closes it.
+
+    Args:
+        settings: as `PersistMiddleware` takes them; checked when the object is opened.
+    """
+
+    def __init__(self, url: str | None = None, **settings: Any) -> None:
+        self._given: Mapping[str, Any] = settings if url is None else {"url": url, **settings}
+        self._settings: Settings | None = None
+        self._error: ConfigurationError | None = None
+
+    def narrowed(self, url: str | None, settings: Mapping[str, Any]) -> "Persistence":
+        """This object, or, when settings are given beside it, one whose start says that only
+        one of the two can be."""
+        if url is None and not settings:
+            return self
+        names = ", ".join(sorted([*settings, *(["url"] if url is not None else [])]))
+        conflict = Persistence()
+        conflict._error = ConfigurationError(
+            reason=f"persistence= and {names} are both given; set {names} on the Persistence"
+        )
+        return conflict
+
+    @property
+    def settings(self) -> Settings:
+        """The checked settings.
+
+        Raises:
+            ConfigurationError: a setting is unknown or wrong.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._settings is None:
+            self._settings = Settings.load(self._given)
+        return self._settings
+
+    async def start(self) -> None:
+        """Open the store on the running event loop; a second call does nothing.
+
+        Raises:
+            ConfigurationError: a setting is unknown or wrong.
+            StoreError: the store cannot be opened.
+        """
+        await self._loop_runtime().start(self)
+
+    async def aclose(self) -> None:
+        """Commit what waits and close what was opened here. May be called twice."""
+        for runtime in list(_runtimes().values()):
+            if self in runtime.users:
+                await runtime.release(self)
+
+    async def ping(self) -> None:
+        """Return when the store can take a write.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        await (await self.context()).log.ping()
+
+    async def context(self) -> Context:
+        """What requests on the running event loop share; opens the store when it is not open."""
+        runtime = self._loop_runtime()
+        if runtime.context is None or self not in runtime.users:
+            await runtime.start(self)
+        if runtime.context is None:
+            raise ClosedError
+        return runtime.context
+
+    def _loop_runtime(self) -> "_Runtime":
+        runtimes = _runtimes()
+        if self.settings not in runtimes:
+            runtimes[self.settings] = _Runtime(self.settings)
+        return runtimes[self.settings]
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class _Runtime:
+    """One store on one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = asyncio.Lock()
+        self._purger: asyncio.Task[None] | None = None
+        self.users: set[Persistence] = set()
+        self.context: Context | None = None
+
+    async def start(self, user: Persistence) -> None:
+        async with self._lock:
+            if self.context is None:
+                self.context = await self._open()
+            self.users.add(user)
+
+    async def _open(self) -> Context:
+        settings = self._settings
+        log = make_log(settings)
+        await log.open()
+        writer = Writer(log, settings.store_timeout)
+        writer.start()
+        self._purger = asyncio.create_task(self._purge(log), name="mcp-persist-purge")
+        logger.info("Streams are kept in %s", log.name)
+        limits = Limits(
+            settings.run_ahead_events,
+            settings.run_ahead_bytes,
+            settings.max_stream_events,
+            settings.max_stream_bytes,
+        )
+        return Context(settings, log, writer, secrets.token_hex(8), limits)
+
+    async def release(self, user: Persistence) -> None:
+        async with self._lock:
+            self.users.discard(user)
+            if self.users or self.context is None:
+                return
+            context, self.context = self.context, None
+            await _stop(self._purger)
+            await self._stop_exchanges(context)
+            await context.writer.aclose(_STOP_SECONDS)
+            await context.log.aclose()
+            runtimes = _runtimes()
+            if runtimes.get(self._settings) is self:
+                del runtimes[self._settings]
+
+    async def _stop_exchanges(self, context: Context) -> None:
+        """The application is shutting down: what it still runs is over, and its streams say so."""
+        tasks = list(context.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
+
+    async def _purge(self, log: EventLog) -> None:
+        while True:
+            await asyncio.sleep(self._settings.purge_interval)
+            try:
+                more = True
+                while more:
+                    purged = await log.purge(time.time(), _PURGE_EVENTS)
+                    telemetry.purged_streams.add(purged.streams)
+                    telemetry.purged_events.add(purged.events)
+                    more = purged.more
+                    # Appends go first.
+                    await asyncio.sleep(_PURGE_PAUSE)
+            except StoreError as error:
+                logger.warning("Retention is put off: %s", error)
+            except Exception:
+                logger.exception("Retention met an unexpected error and goes on")
+
+
+async def _stop(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@dataclasses.dataclass(frozen=True)
+class _Registry:
+    """Runtimes by event loop: the one piece of process-wide state, so that mounts find each
+    other. An event loop that is gone takes its entry along."""
+
+    loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Settings, _Runtime]]" = (
+        dataclasses.field(default_factory=weakref.WeakKeyDictionary)
+    )
+
+
+_REGISTRY = _Registry()
+
+
+def _runtimes() -> dict[Settings, _Runtime]:
+    return _REGISTRY.loops.setdefault(asyncio.get_running_loop(), {})

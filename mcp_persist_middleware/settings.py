@@ -1,0 +1,206 @@
+"""Every setting, its default, its meaning and its check, in one place.
+
+A value comes from the argument, else from `MCP_PERSIST_<NAME>` in the environment, else it is
+the default. Nothing here touches a store; `Settings.load` raises `ConfigurationError` only.
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from starlette.requests import HTTPConnection
+
+from mcp_persist_middleware.errors import (
+    ConfigurationError,
+    InvalidSettingError,
+    UnknownSettingError,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+PREFIX = "MCP_PERSIST_"
+_KIB, _MIB = 1024, 1024 * 1024
+
+Synchronous = Literal["normal", "full"]
+ModernStreams = Literal["resume", "pass"]
+OnStoreFailure = Literal["degrade", "refuse"]
+PrincipalOf = Callable[[HTTPConnection], str | None]
+PersistOf = Callable[[HTTPConnection], bool]
+
+
+def _setting(default: Any, help_text: str, *, low: float | None = None, none: bool = False) -> Any:
+    return field(default=default, metadata={"help": help_text, "low": low, "none": none})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """A checked configuration. Times are seconds unless the name says otherwise."""
+
+    url: str | None = _setting(None, "the store, any SQLAlchemy URL or a file name", none=True)
+    engine: "AsyncEngine | None" = _setting(None, "an engine of yours; never closed", none=True)
+    synchronous: Synchronous = _setting(
+        "normal",
+        "SQLite: `normal` survives the death of the process, `full` the loss of power",
+    )
+    table_prefix: str = _setting("mcp_", "the beginning of every table's name")
+    namespace: str = _setting("default", "keeps applications apart that share a store")
+    paths: tuple[str, ...] | None = _setting(
+        None, "only these paths and what is below them (default: found by itself)", none=True
+    )
+    persist: PersistOf | None = _setting(None, "callable: false exempts this request", none=True)
+    principal: PrincipalOf | None = _setting(
+        None, "callable: names the caller whom streams belong to", none=True
+    )
+    modern_streams: ModernStreams = _setting(
+        "resume", "2026-07-28 streams: `resume` gives them ids, `pass` leaves them alone"
+    )
+    retry_ms: int = _setting(3000, "how long clients wait before they come back", low=0)
+    modern_retry_ms: int = _setting(1000, "the same at 2026-07-28", low=0)
+    ping_seconds: float = _setting(15.0, "keep-alive comments; 0 sends none", low=0)
+    prime_after: float | None = _setting(
+        1.0, "open the stream of an answer that is this late", low=0, none=True
+    )
+    prime_json: bool = _setting(False, "`prime_after` also where the app answers in JSON mode")
+    detach_seconds: float = _setting(3600.0, "work goes on this long without a reader", low=0)
+    disconnect_grace: float = _setting(
+        4.0, "2026-07-28: a client that is back within this time has not cancelled", low=0
+    )
+    send_timeout: float = _setting(30.0, "a client that takes nothing this long is cut", low=0.1)
+    resume_rotate: float | None = _setting(
+        2.0, "a resumed connection that delivered ends cleanly this often", low=0.05, none=True
+    )
+    drain_seconds: float = _setting(8.0, "how long shutdown waits for open streams", low=0)
+    ttl: float = _setting(86_400.0, "a stream is kept this long after its end", low=0)
+    anonymous_ttl: float = _setting(
+        300.0, "the same for a stream without session and principal", low=0
+    )
+    max_stream_events: int = _setting(10_000, "events kept of one stream", low=16)
+    max_stream_bytes: int = _setting(64 * _MIB, "bytes kept of one stream", low=64 * _KIB)
+    max_event_bytes: int = _setting(64 * _MIB, "the largest event", low=64 * _KIB)
+    max_body_bytes: int = _setting(4 * _MIB, "larger request bodies pass through", low=_KIB)
+    max_detached: int = _setting(10_000, "exchanges that may run without a reader", low=1)
+    run_ahead_events: int = _setting(64, "events of one stream that wait for the store", low=1)
+    run_ahead_bytes: int = _setting(1 * _MIB, "bytes of one stream that wait for the store", low=1)
+    store_timeout: float = _setting(5.0, "how long a failing store is tried", low=0.05)
+    on_store_failure: OnStoreFailure = _setting(
+        "degrade", "`degrade`: go on live, without ids; `refuse`: errors"
+    )
+    purge_interval: float = _setting(60.0, "how often retention runs", low=0.05)
+
+    @classmethod
+    def load(cls, given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Merge arguments, environment and defaults, and check every value.
+
+        Raises:
+            ConfigurationError: a name or a value is wrong; the text says which and what to do.
+        """
+        known = {f.name: f for f in fields(cls)}
+        for name in given:
+            if name not in known:
+                raise _unknown(name, known)
+        values: dict[str, Any] = {}
+        for name, spec in known.items():
+            variable = PREFIX + name.upper()
+            if name in given:
+                values[name] = _check(name, given[name], spec, "argument")
+            elif variable in environ:
+                values[name] = _check(name, _parse(environ[variable], spec), spec, variable)
+        settings = cls(**values)
+        if settings.url is None and settings.engine is None:
+            raise ConfigurationError(
+                reason='no store is named; pass url="sqlite+aiosqlite:///events.db", '
+                f"or set {PREFIX}URL"
+            )
+        if settings.url is not None and settings.engine is not None:
+            raise ConfigurationError(reason="url and engine are both given; keep one of them")
+        return settings
+
+
+def _unknown(name: str, known: Mapping[str, Any]) -> UnknownSettingError:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return UnknownSettingError(name=name, hint=hint, known=", ".join(known))
+
+
+def _parse(text: str, spec: Any) -> Any:
+    """A value from the environment, in the type of its setting; text that does not parse is
+    returned as it is, and refused by the check."""
+    if spec.metadata["none"] and text.strip().lower() in ("", "none", "off"):
+        return None
+    sample = spec.default
+    if spec.name == "paths":
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if isinstance(sample, bool):
+        return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
+            text.strip().lower(), text
+        )
+    if isinstance(sample, int | float):
+        try:
+            return type(sample)(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _check(name: str, value: Any, spec: Any, source: str) -> Any:
+    expected = _complaint(value, spec)
+    if expected is not None:
+        shown = value if name != "url" else "(hidden)"
+        raise InvalidSettingError(name=name, source=source, value=shown, expected=expected)
+    if name == "paths" and value is not None:
+        return tuple(path.rstrip("/") or "/" for path in value)
+    return value
+
+
+def _complaint(value: Any, spec: Any) -> str | None:
+    """What a value should have been, or None when it is right."""
+    if value is None:
+        return None if spec.metadata["none"] else "it cannot be None"
+    match spec.name:
+        case "url":
+            return None if isinstance(value, str) and value else "expected a URL or a file name"
+        case "engine":
+            is_engine = hasattr(value, "sync_engine")
+            return None if is_engine else "expected a sqlalchemy.ext.asyncio.AsyncEngine"
+        case "persist" | "principal":
+            return None if callable(value) else "expected a callable of one HTTPConnection"
+        case "paths":
+            right = not isinstance(value, str) and all(
+                isinstance(path, str) and path.startswith("/") for path in value
+            )
+            return None if right else 'expected a list of paths such as ["/mcp"]'
+        case "table_prefix":
+            right = isinstance(value, str) and value.isidentifier() and len(value) <= 32
+            return None if right else "expected at most 32 letters, digits and underscores"
+        case "synchronous":
+            return _one_of(value, get_args(Synchronous))
+        case "modern_streams":
+            return _one_of(value, get_args(ModernStreams))
+        case "on_store_failure":
+            return _one_of(value, get_args(OnStoreFailure))
+        case _:
+            return _scalar(value, spec)
+
+
+def _one_of(value: Any, choices: tuple[str, ...]) -> str | None:
+    return None if value in choices else "expected one of " + ", ".join(map(repr, choices))
+
+
+def _scalar(value: Any, spec: Any) -> str | None:
+    sample, low = spec.default, spec.metadata["low"]
+    match sample:
+        case bool():
+            return None if isinstance(value, bool) else "expected True or False"
+        case str():
+            right = isinstance(value, str) and 0 < len(value) <= 255
+            return None if right else "expected a text of 1 to 255 characters"
+        case _:
+            numeric = isinstance(value, int | float) and not isinstance(value, bool)
+            whole = isinstance(value, int) or isinstance(sample, float)
+            if numeric and whole and value >= low:  # false for NaN
+                return None
+            what = "a number" if isinstance(sample, float) else "a whole number"
+            return f"expected {what} of at least {low}"

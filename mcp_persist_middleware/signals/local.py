@@ -1,0 +1,40 @@
+"""Wake-ups inside one event loop."""
+
+import asyncio
+
+
+class Signal:
+    """Wakes all that wait; remembers nothing.
+
+    A waiter that checks its condition and then calls `wait` without an await between them cannot
+    miss a `notify`.
+    """
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def notify(self) -> None:
+        """Wake everybody who is waiting now."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            _release(waiter)
+
+    async def wait(self, timeout: float) -> None:
+        """Return at the next `notify`, or after `timeout` seconds."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.append(waiter)
+        timer = loop.call_later(timeout, _release, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,81 @@
+"""Every span and instrument, on opentelemetry-api alone. Attributes carry no payload, no id of a
+session or a principal, and no URL."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.trace import Link, Span, SpanKind
+
+_NAME = "mcp_persist_middleware"
+_tracer = trace.get_tracer(_NAME)
+_meter = metrics.get_meter(_NAME)
+
+events = _meter.create_counter("mcp_persist.events", "{event}", "Events committed to the log")
+event_bytes = _meter.create_counter("mcp_persist.event.bytes", "By", "Bytes of those events")
+batches = _meter.create_histogram("mcp_persist.batch.events", "{event}", "Events in one commit")
+commit_seconds = _meter.create_histogram("mcp_persist.commit.duration", "s", "Time of a commit")
+store_failures = _meter.create_counter(
+    "mcp_persist.store.failures", "{failure}", "Operations that the store refused"
+)
+degraded = _meter.create_counter(
+    "mcp_persist.streams.degraded", "{stream}", "Streams that went on without the log"
+)
+streams = _meter.create_up_down_counter(
+    "mcp_persist.streams.open", "{stream}", "Streams being written"
+)
+readers = _meter.create_up_down_counter(
+    "mcp_persist.readers", "{reader}", "Clients connected to a stream"
+)
+detached = _meter.create_up_down_counter(
+    "mcp_persist.exchanges.detached", "{exchange}", "Exchanges that run without a reader"
+)
+resumes = _meter.create_counter(
+    "mcp_persist.resumes", "{resume}", "Requests with a cursor, by `outcome`"
+)
+replayed = _meter.create_counter(
+    "mcp_persist.replayed.events", "{event}", "Events delivered to resumed connections"
+)
+replay_seconds = _meter.create_histogram(
+    "mcp_persist.replay.duration", "s", "Time until a resumed connection has caught up"
+)
+gaps = _meter.create_counter(
+    "mcp_persist.gap.events", "{event}", "Events that retention had removed before a reader came"
+)
+early_starts = _meter.create_counter(
+    "mcp_persist.early_starts", "{stream}", "Streams opened before the application answered"
+)
+interrupted = _meter.create_counter(
+    "mcp_persist.streams.interrupted", "{stream}", "Streams that ended without the app's answer"
+)
+clients_cut = _meter.create_counter(
+    "mcp_persist.clients.cut", "{client}", "Clients that took nothing for send_timeout"
+)
+rotations = _meter.create_counter(
+    "mcp_persist.rotations", "{connection}", "Resumed connections ended to move the cursor on"
+)
+purged_streams = _meter.create_counter(
+    "mcp_persist.purged.streams", "{stream}", "Streams removed by retention"
+)
+purged_events = _meter.create_counter(
+    "mcp_persist.purged.events", "{event}", "Events removed by retention"
+)
+
+
+def traceparent() -> str:
+    """The current trace context, to be kept with a stream; empty without one."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier.get("traceparent", "")
+
+
+@contextmanager
+def replay_span(trace_of_stream: str) -> Iterator[Span]:
+    """The span of a resume, linked to the request that made the stream."""
+    context = propagate.extract({"traceparent": trace_of_stream}) if trace_of_stream else None
+    origin = trace.get_current_span(context).get_span_context() if context is not None else None
+    links = [Link(origin)] if origin is not None and origin.is_valid else []
+    with _tracer.start_as_current_span(
+        "mcp_persist.replay", kind=SpanKind.SERVER, links=links
+    ) as span:
+        yield span
