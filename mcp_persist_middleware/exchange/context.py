@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.writer import Writer
@@ -73,3 +74,18 @@ class Context:
     """The running GET exchange of each path and session."""
     warned: set[str] = field(default_factory=set)
     """The warnings that are given once."""
+
+    def set_detached(self, exchange: "Exchange", *, detached: bool) -> "Exchange | None":
+        """Note whether an exchange runs without a reader; returns one that has to go when there
+        are more than `max_detached`.
+        """
+        was = exchange in self.detached
+        if detached:
+            self.detached[exchange] = None
+        elif was:
+            del self.detached[exchange]
+        telemetry.detached.add(detached - was)
+        if len(self.detached) <= self.settings.max_detached:
+            return None
+        telemetry.detached.add(-1)
+        return self.detached.popitem(last=False)[0]

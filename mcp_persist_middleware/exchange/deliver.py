@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.turns import Turn
 from mcp_persist_middleware.log.cursor import Cursor, Page
 from mcp_persist_middleware.model import Event, EventKind, StreamKind
-from mcp_persist_middleware.protocol import headers, sse
+from mcp_persist_middleware.protocol import event_id, headers, sse
 from mcp_persist_middleware.protocol.event_id import EventIds
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 _CHUNK = 64 * 1024
 # How soon a client is asked back after a connection ended for its own good.
 _CHECKPOINT_RETRY_MS = 10
+# At an abrupt cut this share of a call's age, at most, comes twice.
+_ROTATE_SHARE = 0.05
 
 
 @dataclass(slots=True)
@@ -34,6 +37,7 @@ class Delivery:
 
     context: Context
     cursor: Cursor
+    stream: bytes
     ids: EventIds
     epoch: int
     kind: StreamKind
@@ -79,23 +83,19 @@ class Delivery:
         asyncio.get_running_loop().call_later(wait, stop)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        began = time.monotonic()
+        until = self._rotation()
         if self.priming:
             position = self.cursor.position
-            event_id = (
-                self.ids.prime(self.epoch, position)
-                if self.resumed
-                else self.ids.at(self.epoch, position)
-            )
-            yield sse.priming(event_id, self.retry_ms)
+            make = self.ids.prime if self.resumed else self.ids.at
+            yield sse.priming(make(self.epoch, position), self.retry_ms)
         try:
             while not self._leaving:
-                if self._is_due(began):
+                if self._delivered and time.monotonic() >= until:
                     telemetry.rotations.add(1)
                     yield sse.retry(_CHECKPOINT_RETRY_MS)
                     return
                 before = self.cursor.position
-                page = self.cursor.ready() or await self._wait(began)
+                page = self.cursor.ready() or await self._wait(until)
                 if page is None:
                     continue
                 if self.turn is not None and not self.turn.is_mine:
@@ -112,12 +112,11 @@ class Delivery:
             logger.warning("A stream cannot be read now: %s", error)
         yield sse.retry(self.retry_ms)
 
-    async def _wait(self, began: float) -> Page | None:
-        rotate = self.context.settings.resume_rotate
-        if not (self.resumed and self._delivered) or rotate is None:
+    async def _wait(self, until: float) -> Page | None:
+        if not self._delivered or until == math.inf:
             return await self.cursor.next()
         try:
-            async with asyncio.timeout(max(0.0, began + rotate - time.monotonic())):
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
                 return await self.cursor.next()
         except TimeoutError:
             return None
@@ -129,19 +128,19 @@ class Delivery:
             await turn.wait()
         self.cursor.position = max(position, turn.turns.delivered)
 
-    def _is_due(self, began: float) -> bool:
-        """Whether this connection should end so that its client's cursor moves on.
+    def _rotation(self) -> float:
+        """When (monotonic) this connection should end so that its client's cursor moves on.
 
         Clients come back from an abrupt cut with the cursor from before the resumed connection,
         and give up after two cuts; a clean end makes them take the newest cursor and try anew.
+        The interval grows with the stream: the Python clients resume by recursion, and an even
+        beat would exhaust their stack (after 959 resumes, measured).
         """
         rotate = self.context.settings.resume_rotate
-        return (
-            self.resumed
-            and self._delivered > 0
-            and rotate is not None
-            and time.monotonic() - began >= rotate
-        )
+        if not self.resumed or rotate is None:
+            return math.inf
+        age = time.time() - event_id.created_at(self.stream)
+        return time.monotonic() + max(rotate, _ROTATE_SHARE * age)
 
     def _render(self, page: Page) -> Iterator[bytes]:
         """A page as body messages: many small events in one, a large event in several."""

@@ -2,36 +2,27 @@
 
 import asyncio
 import enum
-import json
 import logging
 import time
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Scope, Send
 
-from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import EventTooLargeError
 from mcp_persist_middleware.exchange import identity
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.late import LateAnswer
+from mcp_persist_middleware.exchange.recorder import Recorder
 from mcp_persist_middleware.exchange.turns import Turns
 from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.model import (
-    Ending,
-    EventKind,
-    Owner,
-    StreamKind,
-    StreamRecord,
-    StreamState,
-)
-from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
+from mcp_persist_middleware.model import StreamKind
+from mcp_persist_middleware.protocol import classify, headers
 
 logger = logging.getLogger(__name__)
 
 # An application that was told that its client has left, and goes on, is cancelled after this.
 _LAST_WORD_SECONDS = 30.0
-_LARGE = 512 * 1024
 
 
 class State(enum.Enum):
@@ -80,26 +71,29 @@ class Exchange:
         if request.call is not None and request.call.fingerprint:
             found = identity.credential(context, scope)
             self.reissue_key = (found, request.call.fingerprint) if found else None
+        self.turns = Turns()
+        """The connections to a GET stream."""
+        self.state = State.HOLDING
+        self.body_taken_at: float | None = None
+        self.opened: asyncio.Future[Opened | None] = asyncio.get_running_loop().create_future()
+        self._recorder = Recorder(context, request, self.path)
         self._send_to_client = send
         self._messages: list[Message] = []
         self._gone = asyncio.Event()
-        self._parser = sse.FrameParser(context.settings.max_event_bytes)
         self._late: LateAnswer | None = None
+        self._passed = 0
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._unanswered = jsonrpc.pending(request.call.request_ids if request.call else ())
-        self._passed = 0
-        self.body_taken_at: float | None = None
-        self.state = State.HOLDING
-        self.stream: LiveStream | None = None
-        self.turns = Turns()
-        """The connections to a GET stream."""
-        self.opened: asyncio.Future[Opened | None] = asyncio.get_running_loop().create_future()
 
     @property
     def kind(self) -> StreamKind:
-        """Which request made the stream."""
-        return StreamKind.POST if self.request.kind is classify.Kind.EXCHANGE else StreamKind.GET
+        """Which request this is."""
+        return self._recorder.kind
+
+    @property
+    def stream(self) -> LiveStream | None:
+        """The stream that the answer is logged to, once it is open."""
+        return self._recorder.stream
 
     def start(self, body: Body) -> None:
         """Run the application in the background, in a copy of the current context."""
@@ -133,19 +127,27 @@ class Exchange:
         try:
             await self._app(self.scope, self._receive, self._send)
         except Exception as error:
-            if self.opened.done() and self.state is not State.PASSING:
-                logger.exception("The application raised after its answer had begun")
-            elif self.state is State.PASSING:
+            if self.state is State.PASSING:
                 raise
+            if self.opened.done():
+                logger.exception("The application raised after its answer had begun")
             else:
                 self.opened.set_exception(error)
         finally:
-            if not self.opened.done():
-                self.opened.set_result(None)
-            await self._finish("the application ended the request without an answer")
+            self._resolve(None)
+            self._recorder.finish(self._why())
+            self._context.set_detached(self, detached=False)
             self._cancel_timer()
-            self._context.detached.pop(self, None)
             self.scope = {}
+
+    def _why(self) -> str:
+        if self._gone.is_set():
+            return "the client left and did not come back in time; the request was cancelled"
+        return "the application ended the request without an answer"
+
+    def _resolve(self, opened: "Opened | None") -> None:
+        if not self.opened.done():
+            self.opened.set_result(opened)
 
     # What the application sees.
 
@@ -163,158 +165,60 @@ class Exchange:
             case State.HOLDING, "http.response.start":
                 await self._begin(message)
             case State.PASSING, _:
-                self._watch_size(message)
+                self._passed += len(message.get("body", b""))
+                self._recorder.note_size(self._passed)
                 await self._send_to_client(message)
-            case ((State.STREAMING | State.COLLECTING), "http.response.start"):
+            case State.STREAMING, "http.response.start":
+                # The stream was opened early; this is what it was opened for.
                 if not headers.is_event_stream(message["status"], message["headers"]):
                     self.state = State.COLLECTING
                     self._late = LateAnswer(message["status"], message["headers"])
+                self._learn(message["status"], message["headers"])
             case State.STREAMING, "http.response.body":
-                await self._log(message.get("body", b""))
-                if not message.get("more_body", False):
-                    await self._finish("the application closed the stream without an answer")
+                await self._log(message)
             case State.COLLECTING, "http.response.body" if self._late is not None:
                 self._late.add(message.get("body", b""))
                 if not message.get("more_body", False):
-                    await self._log_late(self._late)
+                    await self._recorder.log_late(self._late)
             case _:
                 pass
 
     async def _begin(self, message: Message) -> None:
         status, raw = message["status"], list(message.get("headers", []))
         self._learn(status, raw)
-        if headers.is_event_stream(status, raw):
-            if self._gone_unseen():
-                self.state = State.DROPPING
-                return
-            self.open(raw)
-        else:
+        if not headers.is_event_stream(status, raw):
             self.state = State.PASSING
-            if not self.opened.done():
-                self.opened.set_result(None)
+            self._resolve(None)
             await self._send_to_client(message)
-
-    def _gone_unseen(self) -> bool:
-        # The client left before it could hold an id: nobody can ever ask for this stream.
-        return self.opened.done()
+        elif self.opened.done():
+            # The client left before it held an id: nobody can ever ask for this stream.
+            self.state = State.DROPPING
+        else:
+            self.open(raw)
 
     def open(self, raw: list[tuple[bytes, bytes]]) -> None:
         """Open the stream that answers this request."""
         self.state = State.STREAMING
-        call = self.request.call
-        request_id = call.request_id if call is not None else None
-        session = headers.get(raw, headers.SESSION_ID) or self.request.session
-        stream_id = event_id.new_stream_id()
-        record = StreamRecord(
-            id=stream_id,
-            kind=self.kind,
-            owner=Owner(
-                self._context.settings.namespace,
-                self.path,
-                session,
-                identity.principal(self._context, self.scope),
-            ),
-            epoch=1,
-            state=StreamState.OPEN,
-            last_sequence=0,
-            worker=self._context.worker,
-            created_at=time.time(),
-            ended_at=None,
-            expires_at=None,
-            request_ids=json.dumps(list(call.request_ids) if call is not None else []),
-            trace=telemetry.traceparent(),
-        )
-        ids = event_id.EventIds.of(stream_id, self.kind, request_id)
-        self.stream = LiveStream(record, ids, self._context.limits)
-        self.stream.on_readers = self._readers_changed
+        stream = self._recorder.open(self.scope, raw)
+        stream.on_readers = self._readers_changed
         if self._context.settings.on_store_failure == "refuse":
-            self.stream.on_lost = self._refuse
-        self._context.writer.open(self.stream)
-        if not self.opened.done():
-            self.opened.set_result(Opened(self.stream, raw))
+            stream.on_lost = self._refuse
+        self._resolve(Opened(stream, raw))
 
-    async def _log(self, chunk: bytes) -> None:
-        stream = self.stream
-        if stream is None or stream.ending is not None:
-            return
+    async def _log(self, message: Message) -> None:
         try:
-            frames = self._parser.feed(chunk)
+            await self._recorder.log(message.get("body", b""))
         except EventTooLargeError as error:
             logger.error("%s", error)
-            await self._finish(str(error))
+            self._recorder.finish(str(error))
             self.leave()
-            return
-        await self._append([(jsonrpc.scan(frame.data), frame.raw) for frame in frames])
-
-    async def _append(self, events: list[tuple[tuple[EventKind, tuple[str, ...]], bytes]]) -> None:
-        stream = self.stream
-        if stream is None or not events:
-            return
-        was_waiting = bool(self._unanswered)
-        for (_, answered), _frame in events:
-            self._unanswered.difference_update(answered)
-        batch = [(kind, frame) for (kind, _), frame in events]
-        if was_waiting and not self._unanswered:
-            # The end rides in the same commit as the answer.
-            self._writer_end(stream, StreamState.COMPLETE, batch)
-            self._note_large(sum(len(frame) for _, frame in batch))
-        else:
-            await self._context.writer.append(stream, batch)
-
-    def _writer_end(
-        self, stream: LiveStream, state: StreamState, last: list[tuple[EventKind, bytes]]
-    ) -> None:
-        now, settings = time.time(), self._context.settings
-        for kind, frame in last:
-            stream.add(kind, frame)
-        owner = stream.record.owner
-        known = owner.session or owner.principal
-        ttl = settings.ttl if known else min(settings.ttl, settings.anonymous_ttl)
-        self._context.writer.end(stream, Ending(state, stream.last, now, now + ttl))
-
-    async def _log_late(self, late: LateAnswer) -> None:
-        """The answer came after the stream had been opened for it, and is not a stream."""
-        call = self.request.call
-        message = late.as_message(call.request_id if call is not None else None)
-        if late.status < 300:
-            self._learn(late.status, late.headers)
-        await self._append([(jsonrpc.scan(message), sse.event(message))])
-
-    async def _finish(self, why: str) -> None:
-        """End the stream; every request that has no answer gets an error."""
-        stream = self.stream
-        if stream is None or stream.ending is not None:
-            return
-        if self.state is State.COLLECTING and self._late is not None and not self._late.used:
-            await self._log_late(self._late)
-        if stream.ending is None and self._unanswered:
-            telemetry.interrupted.add(1)
-            if self._gone.is_set():
-                why = "the client left and did not come back in time; the request was cancelled"
-            data = {"stream": stream.ids.head.decode()[:22], "events": stream.last}
-            errors = [
-                jsonrpc.error(json.loads(key), f"Interrupted: {why}", data, jsonrpc.INTERRUPTED)
-                for key in sorted(self._unanswered)
-            ]
-            self._unanswered.clear()
-            events = [(EventKind.RESPONSE, sse.event(error)) for error in errors]
-            self._writer_end(stream, StreamState.FAILED, events)
-        elif stream.ending is None:
-            self._writer_end(stream, StreamState.COMPLETE, [])
+        if not message.get("more_body", False):
+            self._recorder.finish("the application closed the stream without an answer")
 
     def _refuse(self) -> None:
         """The store is gone and the policy is to say so: an error ends the stream."""
-        stream = self.stream
-        if stream is not None and stream.ending is None:
-            data = {"stream": stream.ids.head.decode()[:22], "events": stream.last}
-            for key in sorted(self._unanswered):
-                error = jsonrpc.error(
-                    json.loads(key), "The store is unavailable", data, jsonrpc.INTERRUPTED
-                )
-                stream.add(EventKind.RESPONSE, sse.event(error))
-            self._unanswered.clear()
-            self._writer_end(stream, StreamState.FAILED, [])
-            self.leave()
+        self._recorder.finish("the event store is unavailable")
+        self.leave()
 
     # Who is listening.
 
@@ -327,8 +231,7 @@ class Exchange:
 
     def abandon(self) -> None:
         """The client left before it held an id."""
-        if not self.opened.done():
-            self.opened.set_result(None)
+        self._resolve(None)
         if self.request.era.disconnect_cancels or self.kind is StreamKind.GET:
             self.leave()
         else:
@@ -336,9 +239,9 @@ class Exchange:
 
     def _readers_changed(self) -> None:
         if self.stream is None or self.stream.readers:
-            if self._context.detached.pop(self, self) is None:
-                telemetry.detached.add(-1)
-            self._cancel_timer()
+            self._context.set_detached(self, detached=False)
+            if not self._gone.is_set():
+                self._cancel_timer()
         elif self._task is not None and not self._task.done():
             cancels = self.request.era.disconnect_cancels
             settings = self._context.settings
@@ -349,12 +252,8 @@ class Exchange:
             return
         self._cancel_timer()
         self._timer = asyncio.get_running_loop().call_later(seconds, self.leave)
-        if self not in self._context.detached:
-            telemetry.detached.add(1)
-        self._context.detached[self] = None
-        if len(self._context.detached) > self._context.settings.max_detached:
-            oldest, _ = self._context.detached.popitem(last=False)
-            telemetry.detached.add(-1)
+        oldest = self._context.set_detached(self, detached=True)
+        if oldest is not None:
             oldest.leave()
 
     def _cancel_timer(self) -> None:
@@ -374,15 +273,6 @@ class Exchange:
             memory.trusted.set(found, time.monotonic())
         if not self.request.era.disconnect_cancels:
             memory.answers_json.set(self.path, headers.media_type(raw) == b"application/json")
-
-    def _watch_size(self, message: Message) -> None:
-        self._passed += len(message.get("body", b""))
-        if self._passed > _LARGE:
-            self._note_large(self._passed)
-
-    def _note_large(self, size: int) -> None:
-        if size > _LARGE and self.request.call is not None:
-            self._context.memory.large_tools.set((self.path, self.request.call.name), None)
 
 
 def path_of(scope: Scope) -> str:

@@ -81,6 +81,7 @@ async def _continue(
     delivery = Delivery(
         context,
         Cursor(context.log, record.id, after, live, resumed=True),
+        record.id,
         event_id.EventIds.of(record.id, record.kind, position.request_id),
         record.epoch,
         record.kind,

@@ -35,8 +35,8 @@ async def exchange(
     send: Send,
 ) -> None:
     """Serve a POST that asks for something, or a GET that opens the session's stream."""
-    _end_predecessor(context, scope, request)
     running = Exchange(context, app, scope, request, send)
+    _end_predecessor(context, running)
     client = Client(receive)
     running.start(body)
     try:
@@ -101,6 +101,7 @@ async def follow(
         delivery = Delivery(
             context,
             cursor,
+            stream.record.id,
             stream.ids,
             stream.record.epoch,
             StreamKind.GET,
@@ -126,6 +127,7 @@ async def _deliver(
         delivery = Delivery(
             context,
             Cursor(context.log, stream.record.id, 0, stream, resumed=False),
+            stream.record.id,
             stream.ids,
             stream.record.epoch,
             running.kind,
@@ -208,14 +210,9 @@ async def _pass(running: Exchange, client: Client) -> None:
             finished.cancel()
 
 
-def _end_predecessor(context: Context, scope: Scope, request: classify.Request) -> None:
+def _end_predecessor(context: Context, running: Exchange) -> None:
     """2026-07-28: a client that issues its request anew has given up the old one."""
-    call = request.call
-    if call is None or not request.era.disconnect_cancels:
-        return
-    found = identity.credential(context, scope)
-    if not found:
-        return
-    for other in list(context.detached):
-        if other.reissue_key == (found, call.fingerprint):
-            other.leave()
+    if running.reissue_key is not None:
+        for other in list(context.detached):
+            if other.reissue_key == running.reissue_key:
+                other.leave()

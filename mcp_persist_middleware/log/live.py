@@ -88,11 +88,12 @@ class LiveStream:
         self._waiting.append(Event(self.last, self.record.epoch, kind, frame))
         self._waiting_bytes += len(frame)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the writer of events has to wait for the store."""
-        return (
-            len(self._waiting) >= self._limits.run_ahead_events
+    def is_full(self, share: int) -> bool:
+        """Whether whoever adds events has to wait for the store; `share` is what one stream may
+        have waiting when others write as well.
+        """
+        return not self.degraded and (
+            len(self._waiting) >= min(share, self._limits.run_ahead_events)
             or self._waiting_bytes >= self._limits.run_ahead_bytes
         )
 
@@ -137,8 +138,7 @@ class LiveStream:
         if write.ending is not None:
             self.ended = True
         self.signal.notify()
-        if not self.is_full:
-            self.room.notify()
+        self.room.notify()
 
     def _account(self, write: StreamWrite) -> None:
         self._kept_events += len(write.events)

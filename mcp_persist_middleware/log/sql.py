@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import secrets
 from abc import abstractmethod
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
 
-from sqlalchemy import URL, delete, func, insert, select, text, update
+from sqlalchemy import URL, UpdateBase, delete, func, insert, select, text, update
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -24,6 +24,8 @@ from mcp_persist_middleware.model import (
     StreamState,
 )
 
+T = TypeVar("T")
+
 _PURGE_STREAMS = 50
 
 
@@ -35,6 +37,7 @@ class SqlLog(EventLog):
         self._timeout = timeout
         self._tables = schema.tables(prefix)
         self._secret = b""
+        self._running: set[asyncio.Task[Any]] = set()
 
     name: str = ""
 
@@ -81,13 +84,31 @@ class SqlLog(EventLog):
             raise SchemaVersionError(url=self.name, found=found, known=schema.VERSION)
         self._secret = rows["secret"]
 
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Finish an operation even when its caller is cancelled: a connection that is cancelled
+        on its way out of the pool, or back, is lost to it.
+        """
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(_retrieve)
+        return await asyncio.shield(task)
+
     async def find(self, stream: bytes) -> StreamRecord | None:
+        return await self._whole(self._find(stream))
+
+    async def _find(self, stream: bytes) -> StreamRecord | None:
         table = self._tables.stream
         async with self._connection() as connection:
             row = (await connection.execute(select(table).where(table.c.id == stream))).first()
         return None if row is None else _record(row)
 
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
+        return await self._whole(self._read(stream, after, max_events, max_bytes))
+
+    async def _read(
+        self, stream: bytes, after: int, max_events: int, max_bytes: int
+    ) -> list[Event]:
         table = self._tables.event
         of_stream = (table.c.stream == stream, table.c.sequence > after)
         sizes = (
@@ -112,18 +133,21 @@ class SqlLog(EventLog):
 
     async def forget_session(self, namespace: str, path: str, session: str) -> None:
         table = self._tables.stream
+        of_session = (
+            table.c.session == session,
+            table.c.namespace == namespace,
+            table.c.path == path,
+        )
+        await self._whole(self._execute(update(table).where(*of_session).values(expires_at=0.0)))
+
+    async def _execute(self, statement: UpdateBase) -> int:
         async with self._connection() as connection:
-            await connection.execute(
-                update(table)
-                .where(
-                    table.c.session == session,
-                    table.c.namespace == namespace,
-                    table.c.path == path,
-                )
-                .values(expires_at=0.0)
-            )
+            return (await connection.execute(statement)).rowcount
 
     async def purge(self, now: float, max_events: int) -> Purged:
+        return await self._whole(self._purge(now, max_events))
+
+    async def _purge(self, now: float, max_events: int) -> Purged:
         stream = self._tables.stream
         expired = (
             select(stream.c.id)
@@ -138,8 +162,7 @@ class SqlLog(EventLog):
             events += await self._purge_events(stream_id, max_events - events)
             if events >= max_events:
                 return Purged(streams, events, more=True)
-            async with self._connection() as connection:
-                await connection.execute(delete(stream).where(stream.c.id == stream_id))
+            await self._execute(delete(stream).where(stream.c.id == stream_id))
             streams += 1
         return Purged(streams, events, more=len(ids) == _PURGE_STREAMS)
 
@@ -153,17 +176,20 @@ class SqlLog(EventLog):
             .subquery()
         )
         bound = select(func.max(oldest.c.sequence)).scalar_subquery()
-        async with self._connection() as connection:
-            result = await connection.execute(
-                delete(event).where(event.c.stream == stream_id, event.c.sequence <= bound)
-            )
-        return result.rowcount
+        return await self._execute(
+            delete(event).where(event.c.stream == stream_id, event.c.sequence <= bound)
+        )
 
     async def explain(self, prefix: str, sql: str, parameters: dict[str, Any]) -> list[str]:
         """The query plan of a statement, for tests and for the operator."""
         async with self._connection() as connection:
             rows = await connection.execute(text(prefix + sql), parameters)
             return [str(row) for row in rows]
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def reason(error: BaseException) -> str:

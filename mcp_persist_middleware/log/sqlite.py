@@ -117,6 +117,8 @@ class SqliteLog(SqlLog):
         await self._writer.execute(text("ROLLBACK"))
 
     async def aclose(self) -> None:
+        if self._running:
+            await asyncio.wait(self._running, timeout=self._timeout)
         async with self._lock:
             await self._drop_writer()
             made, self._made = self._made, None
@@ -136,8 +138,7 @@ class SqliteLog(SqlLog):
         await self.append([])
 
     async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
-        # Held through a cancellation of the caller: the driver's thread goes on regardless.
-        return await asyncio.shield(self._append(Batch(self._statements, batch)))
+        return await self._whole(self._append(Batch(self._statements, batch)))
 
     async def _append(self, batch: Batch) -> list[Outcome]:
         async with self._lock:
@@ -176,8 +177,8 @@ class SqliteLog(SqlLog):
             self._create_file()
         await self._connect_writer()
 
-    async def purge(self, now: float, max_events: int) -> Purged:
-        purged = await super().purge(now, max_events)
+    async def _purge(self, now: float, max_events: int) -> Purged:
+        purged = await super()._purge(now, max_events)
         if purged.events:
             async with self._connection() as connection:
                 await connection.execute(text(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})"))

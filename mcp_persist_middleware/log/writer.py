@@ -11,6 +11,7 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamWrite
+from mcp_persist_middleware.signals.local import Signal
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,14 @@ _BATCH_BYTES = 8 * 1024 * 1024
 _FIRST_RETRY, _LAST_RETRY = 0.02, 0.5
 _PROBE_SECONDS = 0.5
 _MAX_OWED = 1000
+# What may wait for the store in all, and of each stream however many there are: an event is as
+# old as what waits before it.
+_RUN_AHEAD, _LEAST_SHARE = 256, 8
+# How long the next commit gathers when the last one found several events of a stream, unless a
+# stream is full or ends.
+_PACE = 0.002
+# How long the row of a new stream waits for the stream's first event.
+_PATIENCE = 0.02
 
 
 class Writer:
@@ -35,9 +44,11 @@ class Writer:
         self._dirty: dict[LiveStream, None] = {}
         self._owed: deque[LiveStream] = deque()
         self._wake = asyncio.Event()
+        self._pressure = Signal()
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
+        self._soon: asyncio.TimerHandle | None = None
         self.live: dict[bytes, LiveStream] = {}
         """The streams that are written here, by id."""
         self.is_down = False
@@ -55,7 +66,10 @@ class Writer:
             async with asyncio.timeout(timeout):
                 while self._dirty and not self.is_down:
                     self._idle.clear()
+                    self._wake.set()
                     await self._idle.wait()
+        if self._soon is not None:
+            self._soon.cancel()
         for task in (self._probing, self._task):
             if task is not None:
                 task.cancel()
@@ -64,10 +78,18 @@ class Writer:
         self._task = self._probing = None
 
     def open(self, stream: LiveStream) -> None:
-        """Queue the beginning of a stream."""
+        """Queue the beginning of a stream. It waits a moment for the first event, so that an
+        answer that comes at once waits for one commit, not for two.
+        """
         self.live[stream.record.id] = stream
         telemetry.streams.add(1)
-        self._touch(stream)
+        self._dirty[stream] = None
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(_PATIENCE, self._begin)
+
+    def _begin(self) -> None:
+        self._soon = None
+        self._wake.set()
 
     def _touch(self, stream: LiveStream) -> None:
         self._dirty[stream] = None
@@ -78,7 +100,8 @@ class Writer:
         for kind, frame in events:
             stream.add(kind, frame)
         self._touch(stream)
-        while stream.is_full and not stream.degraded:
+        while stream.is_full(max(_LEAST_SHARE, _RUN_AHEAD // max(1, len(self._dirty)))):
+            self._pressure.notify()
             # Woken by every commit and by the end of the store's patience.
             await stream.room.wait(self._timeout)
 
@@ -86,6 +109,7 @@ class Writer:
         """Queue the end of a stream, behind all its events."""
         if stream.ending is None:
             stream.ending = ending
+            self._pressure.notify()
             self._touch(stream)
 
     async def _run(self) -> None:
@@ -106,6 +130,9 @@ class Writer:
             return
         while batch := self._gather():
             await self._commit(batch)
+            if any(len(write.events) > 1 for _, write in batch):
+                # Events come faster than commits: fewer, larger ones cost less in all.
+                await self._pressure.wait(_PACE)
         await self._pay()
 
     def _gather(self) -> list[tuple[LiveStream, StreamWrite]]:

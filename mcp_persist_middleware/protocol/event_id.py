@@ -76,6 +76,11 @@ class EventIds:
         name = base64.urlsafe_b64encode(stream).rstrip(b"=")
         return cls(name + kind.encode() + b"-", b"-" + _encode_request_id(request_id).encode())
 
+    @property
+    def name(self) -> str:
+        """The stream's part of its ids."""
+        return self.head[:22].decode()
+
     def at(self, epoch: int, sequence: int) -> bytes:
         """The id of the event with this number."""
         return b"%s%d-%d%s" % (self.head, epoch, sequence, self.tail)

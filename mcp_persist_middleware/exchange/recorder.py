@@ -1,0 +1,147 @@
+"""What the application sends becomes the events of one stream, down to its end."""
+
+import json
+import logging
+import time
+
+from starlette.types import Scope
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.exchange import identity
+from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.late import LateAnswer
+from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.model import (
+    Ending,
+    EventKind,
+    Owner,
+    StreamKind,
+    StreamRecord,
+    StreamState,
+)
+from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
+
+logger = logging.getLogger(__name__)
+
+_LARGE = 512 * 1024
+
+
+class Recorder:
+    """Writes one stream. It is complete with the answer to each request, not with the end of the
+    application's body; every request without an answer gets an error.
+    """
+
+    def __init__(self, context: Context, request: classify.Request, path: str) -> None:
+        self._context = context
+        self._request = request
+        self._path = path
+        self._parser = sse.FrameParser(context.settings.max_event_bytes)
+        self._unanswered = jsonrpc.pending(request.call.request_ids if request.call else ())
+        self.stream: LiveStream | None = None
+
+    @property
+    def kind(self) -> StreamKind:
+        """Which request makes the stream."""
+        is_post = self._request.kind is classify.Kind.EXCHANGE
+        return StreamKind.POST if is_post else StreamKind.GET
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the stream takes nothing more."""
+        return self.stream is not None and self.stream.ending is not None
+
+    def open(self, scope: Scope, head: headers.RawHeaders) -> LiveStream:
+        """Begin the stream; `scope` is the one that the application's authentication has had."""
+        context, call = self._context, self._request.call
+        stream_id = event_id.new_stream_id()
+        session = headers.get(head, headers.SESSION_ID) or self._request.session
+        owner = Owner(
+            context.settings.namespace, self._path, session, identity.principal(context, scope)
+        )
+        record = StreamRecord(
+            id=stream_id,
+            kind=self.kind,
+            owner=owner,
+            epoch=1,
+            state=StreamState.OPEN,
+            last_sequence=0,
+            worker=context.worker,
+            created_at=time.time(),
+            ended_at=None,
+            expires_at=None,
+            request_ids=json.dumps(list(call.request_ids) if call is not None else []),
+            trace=telemetry.traceparent(),
+        )
+        request_id = call.request_id if call is not None else None
+        ids = event_id.EventIds.of(stream_id, self.kind, request_id)
+        self.stream = LiveStream(record, ids, context.limits)
+        context.writer.open(self.stream)
+        return self.stream
+
+    async def log(self, chunk: bytes) -> None:
+        """Log the events that are complete with this chunk; waits while too many wait.
+
+        Raises:
+            EventTooLargeError: an event outgrew `max_event_bytes`.
+        """
+        if not self.is_ended:
+            await self._append(self._parser.feed(chunk))
+
+    async def log_late(self, late: LateAnswer) -> None:
+        """Log an answer that is not an event stream, as the one event that ends this one."""
+        call = self._request.call
+        message = late.as_message(call.request_id if call is not None else None)
+        if not self.is_ended:
+            await self._append([sse.Frame(sse.event(message), message)])
+
+    async def _append(self, frames: list[sse.Frame]) -> None:
+        stream = self.stream
+        if stream is None or not frames:
+            return
+        was_waiting = bool(self._unanswered)
+        events = []
+        for frame in frames:
+            kind, answered = jsonrpc.scan(frame.data)
+            self._unanswered.difference_update(answered)
+            events.append((kind, frame.raw))
+        if was_waiting and not self._unanswered:
+            # The end rides in the same commit as the answer.
+            self._end(stream, StreamState.COMPLETE, events)
+            self.note_size(sum(len(frame.raw) for frame in frames))
+        else:
+            await self._context.writer.append(stream, events)
+
+    def note_size(self, size: int) -> None:
+        """Remember a tool whose answer clients would refuse as one event (the SDK's limit is
+        1 MiB): its stream is not opened early.
+        """
+        if size > _LARGE and self._request.call is not None:
+            self._context.memory.large_tools.set((self._path, self._request.call.name), None)
+
+    def finish(self, why: str) -> None:
+        """End the stream, if it has not ended; what is unanswered is answered with an error."""
+        stream = self.stream
+        if stream is None or self.is_ended:
+            return
+        if not self._unanswered:
+            self._end(stream, StreamState.COMPLETE, [])
+            return
+        telemetry.interrupted.add(1)
+        data = {"stream": stream.ids.name, "events": stream.last}
+        errors = [
+            jsonrpc.error(json.loads(key), f"Interrupted: {why}", data, jsonrpc.INTERRUPTED)
+            for key in sorted(self._unanswered)
+        ]
+        self._unanswered.clear()
+        events = [(EventKind.RESPONSE, sse.event(error)) for error in errors]
+        self._end(stream, StreamState.FAILED, events)
+
+    def _end(
+        self, stream: LiveStream, state: StreamState, last: list[tuple[EventKind, bytes]]
+    ) -> None:
+        for kind, frame in last:
+            stream.add(kind, frame)
+        settings, owner, now = self._context.settings, stream.record.owner, time.time()
+        is_known = owner.session or owner.principal
+        ttl = settings.ttl if is_known else min(settings.ttl, settings.anonymous_ttl)
+        self._context.writer.end(stream, Ending(state, stream.last, now, now + ttl))
