@@ -6,15 +6,13 @@ import contextlib
 import dataclasses
 import logging
 import secrets
-import time
 import weakref
 from collections.abc import Mapping
 from typing import Any, Self
 
-from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.errors import ClosedError, ConfigurationError, StoreError
+from mcp_persist_middleware.errors import ClosedError, ConfigurationError
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.keeper import Keeper
 from mcp_persist_middleware.log.connect import make_log
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.writer import Writer
@@ -22,8 +20,6 @@ from mcp_persist_middleware.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_PURGE_EVENTS = 500
-_PURGE_PAUSE = 0.01
 _STOP_SECONDS = 5.0
 
 
@@ -120,7 +116,7 @@ class _Runtime:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = asyncio.Lock()
-        self._purger: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self.users: set[Persistence] = set()
         self.context: Context | None = None
 
@@ -132,11 +128,11 @@ class _Runtime:
 
     async def _open(self) -> Context:
         settings = self._settings
-        log = make_log(settings)
-        await log.open()
+        log, worker = make_log(settings), secrets.token_hex(8)
+        await log.open(worker)
         writer = Writer(log, settings.store_timeout)
         writer.start()
-        self._purger = asyncio.create_task(self._purge(log), name="mcp-persist-purge")
+        self._keeper = asyncio.create_task(Keeper(log, settings).run(), name="mcp-persist-keeper")
         logger.info("Streams are kept in %s", log.name)
         limits = Limits(
             settings.run_ahead_events,
@@ -144,7 +140,7 @@ class _Runtime:
             settings.max_stream_events,
             settings.max_stream_bytes,
         )
-        return Context(settings, log, writer, secrets.token_hex(8), limits)
+        return Context(settings, log, writer, worker, limits)
 
     async def release(self, user: Persistence) -> None:
         async with self._lock:
@@ -152,7 +148,7 @@ class _Runtime:
             if self.users or self.context is None:
                 return
             context, self.context = self.context, None
-            await _stop(self._purger)
+            await _stop(self._keeper)
             await self._stop_exchanges(context)
             await context.writer.aclose(_STOP_SECONDS)
             await context.log.aclose()
@@ -167,23 +163,6 @@ class _Runtime:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=_STOP_SECONDS)
-
-    async def _purge(self, log: EventLog) -> None:
-        while True:
-            await asyncio.sleep(self._settings.purge_interval)
-            try:
-                more = True
-                while more:
-                    purged = await log.purge(time.time(), _PURGE_EVENTS)
-                    telemetry.purged_streams.add(purged.streams)
-                    telemetry.purged_events.add(purged.events)
-                    more = purged.more
-                    # Appends go first.
-                    await asyncio.sleep(_PURGE_PAUSE)
-            except StoreError as error:
-                logger.warning("Retention is put off: %s", error)
-            except Exception:
-                logger.exception("Retention met an unexpected error and goes on")
 
 
 async def _stop(task: asyncio.Task[None] | None) -> None:

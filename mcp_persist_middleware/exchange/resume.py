@@ -14,6 +14,7 @@ from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
 from mcp_persist_middleware.exchange.pump import path_of
+from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Owner, StreamKind, StreamRecord, StreamState
@@ -41,6 +42,8 @@ async def resume(
     owner = Owner(context.settings.namespace, path_of(scope), request.session, verdict.principal)
     try:
         record = await _find(context, position, owner)
+        if record is not None and _is_left_behind(context, record):
+            record = await orphans.end(context.log, record, context.settings.ttl)
     except StoreError as error:
         telemetry.resumes.add(1, {"outcome": "store failure"})
         await _later(context, str(error))(scope, receive, send)
@@ -112,6 +115,14 @@ async def _find(context: Context, position: event_id.Position, owner: Owner) -> 
         if not now < settled <= now + context.settings.store_timeout + 1:
             return None
         await asyncio.sleep(_LOOK_AGAIN)
+
+
+def _is_left_behind(context: Context, record: StreamRecord) -> bool:
+    return (
+        record.state is StreamState.OPEN
+        and record.id not in context.writer.live
+        and (record.worker == context.worker or not context.log.is_alive(record.worker))
+    )
 
 
 def _is_at_end(position: event_id.Position, record: StreamRecord) -> bool:

@@ -34,8 +34,8 @@ class EventLog(ABC):
         """A random key that every worker on this store shares and that never leaves it."""
 
     @abstractmethod
-    async def open(self) -> None:
-        """Connect, make or check the schema."""
+    async def open(self, worker: str) -> None:
+        """Connect, make or check the schema; from now on `worker` is alive."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -62,6 +62,14 @@ class EventLog(ABC):
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         """The committed events with a number above `after`, in order: as many as fit, at least
         one if there is one. A number that is missing has been removed by retention."""
+
+    @abstractmethod
+    def is_alive(self, worker: str) -> bool:
+        """Whether the worker that owns a stream may still write to it."""
+
+    @abstractmethod
+    async def orphans(self, limit: int) -> list[StreamRecord]:
+        """Open streams whose worker is gone, the oldest first."""
 
     @abstractmethod
     async def forget_session(self, namespace: str, path: str, session: str) -> None:

@@ -63,6 +63,8 @@ def tables(prefix: str) -> Tables:
         prefix + "stream_expiry", stream.c.expires_at, sqlite_where=stream.c.expires_at.is_not(None)
     )
     Index(prefix + "stream_session", stream.c.session, sqlite_where=stream.c.session != "")
+    # The living alone: what a worker leaves behind is found however long the history is.
+    Index(prefix + "stream_open", stream.c.worker, sqlite_where=stream.c.ended_at.is_(None))
     event = Table(
         prefix + "event",
         metadata,

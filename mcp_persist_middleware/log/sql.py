@@ -131,6 +131,18 @@ class SqlLog(EventLog):
             )
             return [_event(row) for row in rows]
 
+    async def orphans(self, limit: int) -> list[StreamRecord]:
+        return await self._whole(self._orphans(limit))
+
+    async def _orphans(self, limit: int) -> list[StreamRecord]:
+        table = self._tables.stream
+        is_open = table.c.ended_at.is_(None)
+        async with self._connection() as connection:
+            workers = await connection.execute(select(table.c.worker).where(is_open).distinct())
+            gone = [row.worker for row in workers if not self.is_alive(row.worker)]
+            left = select(table).where(is_open, table.c.worker.in_(gone)).limit(limit)
+            return [_record(row) for row in await connection.execute(left)] if gone else []
+
     async def forget_session(self, namespace: str, path: str, session: str) -> None:
         table = self._tables.stream
         of_session = (

@@ -22,6 +22,7 @@ from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
 from mcp_persist_middleware.log.base import Purged
 from mcp_persist_middleware.log.sql import SqlLog, reason
 from mcp_persist_middleware.log.sqlite_batch import Batch, Statements
+from mcp_persist_middleware.log.sqlite_workers import WorkerLocks
 from mcp_persist_middleware.model import Outcome, StreamWrite
 
 _READERS = 4
@@ -55,6 +56,7 @@ class SqliteLog(SqlLog):
         self._inode: tuple[int, int] | None = None
         self._statements = Statements(self._tables)
         self._lock = asyncio.Lock()
+        self._workers = WorkerLocks(self._path)
 
     @property
     def _engine(self) -> AsyncEngine:
@@ -63,9 +65,10 @@ class SqliteLog(SqlLog):
             raise StoreError(url=self.name, reason="it is not open")
         return engine.execution_options(isolation_level="AUTOCOMMIT")
 
-    async def open(self) -> None:
+    async def open(self, worker: str) -> None:
         try:
             self._create_file()
+            self._workers.acquire(worker)
             if self._given is None and self._made is None:
                 self._made = self._make_engine()
             async with self._lock:
@@ -124,6 +127,10 @@ class SqliteLog(SqlLog):
             made, self._made = self._made, None
         if made is not None:
             await made.dispose()
+        self._workers.release()
+
+    def is_alive(self, worker: str) -> bool:
+        return self._workers.is_alive(worker)
 
     async def _drop_writer(self) -> None:
         writer, self._writer = self._writer, None

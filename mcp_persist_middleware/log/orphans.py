@@ -1,0 +1,71 @@
+"""The end of a stream whose worker is gone: every request without an answer gets an error, in a
+new epoch, so that the old writer, should it come back, is fenced."""
+
+import dataclasses
+import json
+import time
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.model import (
+    Ending,
+    Event,
+    EventKind,
+    Outcome,
+    StreamKind,
+    StreamRecord,
+    StreamState,
+    StreamWrite,
+)
+from mcp_persist_middleware.protocol import jsonrpc, sse
+from mcp_persist_middleware.protocol.event_id import EventIds
+
+_PAGE_EVENTS, _PAGE_BYTES = 1000, 1024 * 1024
+
+
+async def end(log: EventLog, record: StreamRecord, ttl: float) -> StreamRecord | None:
+    """Take over an open stream, answer what it owes and close it, in one transaction; returns
+    the record as it is then. Somebody else may be first: then theirs is the end.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    unanswered = jsonrpc.pending(json.loads(record.request_ids))
+    last = 0
+    while page := await log.read(record.id, last, _PAGE_EVENTS, _PAGE_BYTES):
+        last = page[-1].sequence
+        for event in page:
+            if event.kind is EventKind.RESPONSE:
+                unanswered.difference_update(_answered(event.frame))
+    epoch, now = record.epoch + 1, time.time()
+    name = EventIds.of(record.id, record.kind, None).name
+    data = {"stream": name, "events": last}
+    errors = [
+        jsonrpc.error(
+            json.loads(key),
+            "Interrupted: the worker that ran this request is gone; it was not run again",
+            data,
+            jsonrpc.INTERRUPTED,
+        )
+        for key in sorted(unanswered)
+    ]
+    events = tuple(
+        Event(last + n, epoch, EventKind.RESPONSE, sse.event(error))
+        for n, error in enumerate(errors, 1)
+    )
+    failed = record.kind is StreamKind.POST and bool(events)
+    state = StreamState.FAILED if failed else StreamState.COMPLETE
+    ending = Ending(state, last + len(events), now, now + ttl)
+    write = StreamWrite(record.id, epoch, takes_over=record.epoch, events=events, ending=ending)
+    (outcome,) = await log.append([write])
+    if outcome is not Outcome.COMMITTED:
+        return await log.find(record.id)
+    telemetry.interrupted.add(failed)
+    return dataclasses.replace(
+        record, epoch=epoch, state=state, last_sequence=ending.last_sequence, ended_at=now
+    )
+
+
+def _answered(frame: bytes) -> tuple[str, ...]:
+    frames = sse.FrameParser(len(frame) + 4).feed(frame + sse.CRLF)
+    return jsonrpc.scan(frames[0].data)[1] if frames else ()

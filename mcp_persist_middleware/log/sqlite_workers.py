@@ -1,0 +1,61 @@
+"""Which of the processes on one SQLite file are alive: each holds a lock on a file of its own,
+and the operating system lets go of it the moment the process is gone."""
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+
+class WorkerLocks:
+    """The lock files beside a database, `<database>-worker-<id>`.
+
+    `flock` belongs to the open file, so two event loops of one process tell each other apart.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._held: int | None = None
+        self._mine: Path | None = None
+
+    def acquire(self, worker: str) -> None:
+        """Be alive under this id; clears away the files of the dead."""
+        for path in self._database.parent.glob(self._file("*").name):
+            _remove_if_dead(path)
+        self._mine = self._file(worker)
+        descriptor = os.open(self._mine, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        self._held = descriptor
+
+    def release(self) -> None:
+        """Be gone; a second call does nothing."""
+        if self._held is not None and self._mine is not None:
+            self._mine.unlink(missing_ok=True)
+            os.close(self._held)
+            self._held = self._mine = None
+
+    def is_alive(self, worker: str) -> bool:
+        """Whether the process with this id runs on this host."""
+        path = self._file(worker)
+        return path.exists() and not _remove_if_dead(path)
+
+    def _file(self, worker: str) -> Path:
+        return self._database.with_name(f"{self._database.name}-worker-{worker}")
+
+
+def _remove_if_dead(path: Path) -> bool:
+    """Whether nobody holds the lock; then the file goes."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        return True
+    finally:
+        os.close(descriptor)
