@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import anyio
@@ -50,6 +50,8 @@ class Delivery:
     """The place of this connection among those of one session stream."""
     _leaving: bool = False
     _delivered: int = 0
+    _replaying: bool = True
+    _began: float = field(default_factory=time.monotonic)
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the stream ends, the client leaves, or it takes nothing any more."""
@@ -95,7 +97,10 @@ class Delivery:
                     yield sse.retry(_CHECKPOINT_RETRY_MS)
                     return
                 before = self.cursor.position
-                page = self.cursor.ready() or await self._wait(until)
+                page = self.cursor.ready()
+                if page is None:
+                    self._note_caught_up()
+                    page = await self._wait(until)
                 if page is None:
                     continue
                 if self.turn is not None and not self.turn.is_mine:
@@ -106,11 +111,17 @@ class Delivery:
                 if self.turn is not None:
                     self.turn.turns.delivered = self.cursor.position
                 if page.ended:
+                    self._note_caught_up()
                     return
         except StoreError as error:
             # A clean end brings the client back with its cursor, when the store may be back.
             logger.warning("A stream cannot be read now: %s", error)
         yield sse.retry(self.retry_ms)
+
+    def _note_caught_up(self) -> None:
+        if self.resumed and self._replaying:
+            self._replaying = False
+            telemetry.replay_seconds.record(time.monotonic() - self._began)
 
     async def _wait(self, until: float) -> Page | None:
         if not self._delivered or until == math.inf:
