@@ -1,10 +1,11 @@
 """The only writer to a client: a cursor becomes server-sent events, whoever reads and whenever."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -27,8 +28,9 @@ logger = logging.getLogger(__name__)
 _CHUNK = 64 * 1024
 # How soon a client is asked back after a connection ended for its own good.
 _CHECKPOINT_RETRY_MS = 10
+_TOGETHER = 0.01
 # At an abrupt cut this share of a call's age, at most, comes twice.
-_ROTATE_SHARE = 0.05
+_ROTATE_SHARE = 0.01
 
 
 @dataclass(slots=True)
@@ -85,11 +87,18 @@ class Delivery:
         asyncio.get_running_loop().call_later(wait, stop)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
+        opening = self._opening()
+        # An answer that comes at once leaves together with what opens its stream.
+        await self.cursor.wait(_TOGETHER)
+        async with contextlib.aclosing(self._bodies()) as bodies:
+            async for body in bodies:
+                if opening or body:
+                    yield opening + body
+                    opening = b""
+
+    async def _bodies(self) -> AsyncGenerator[bytes, None]:
+        """The stream from the cursor on; an empty body comes before every wait."""
         until = self._rotation()
-        if self.priming:
-            position = self.cursor.position
-            make = self.ids.prime if self.resumed else self.ids.at
-            yield sse.priming(make(self.epoch, position), self.retry_ms)
         try:
             while not self._leaving:
                 if self._delivered and time.monotonic() >= until:
@@ -100,23 +109,32 @@ class Delivery:
                 page = self.cursor.ready()
                 if page is None:
                     self._note_caught_up()
+                    yield b""
                     page = await self._wait(until)
-                if page is None:
-                    continue
                 if self.turn is not None and not self.turn.is_mine:
                     await self._wait_for_turn(self.turn, before)
-                    continue
-                for chunk in self._render(page):
-                    yield chunk
-                if self.turn is not None:
-                    self.turn.turns.delivered = self.cursor.position
-                if page.ended:
-                    self._note_caught_up()
-                    return
+                elif page is not None:
+                    for body in self._render(page):
+                        yield body
+                    if self._is_last(page):
+                        return
         except StoreError as error:
             # A clean end brings the client back with its cursor, when the store may be back.
             logger.warning("A stream cannot be read now: %s", error)
         yield sse.retry(self.retry_ms)
+
+    def _is_last(self, page: Page) -> bool:
+        if self.turn is not None:
+            self.turn.turns.delivered = self.cursor.position
+        if page.ended:
+            self._note_caught_up()
+        return page.ended and not self._leaving
+
+    def _opening(self) -> bytes:
+        if not self.priming:
+            return b""
+        make = self.ids.prime if self.resumed else self.ids.at
+        return sse.priming(make(self.epoch, self.cursor.position), self.retry_ms)
 
     def _note_caught_up(self) -> None:
         if self.resumed and self._replaying:

@@ -18,6 +18,7 @@ from mcp_persist_middleware.exchange.turns import Turns
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol import classify, headers
+from mcp_persist_middleware.signals.local import Signal
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +77,10 @@ class Exchange:
         self.state = State.HOLDING
         self.body_taken_at: float | None = None
         self.opened: asyncio.Future[Opened | None] = asyncio.get_running_loop().create_future()
+        self.begun = Signal()
+        """Tells that `opened` is done."""
         self._recorder = Recorder(context, request, self.path)
-        self._send_to_client = send
+        self._send_to_client: Send = send
         self._messages: list[Message] = []
         self._gone = asyncio.Event()
         self._late: LateAnswer | None = None
@@ -133,6 +136,7 @@ class Exchange:
                 logger.exception("The application raised after its answer had begun")
             else:
                 self.opened.set_exception(error)
+                self.begun.notify()
         finally:
             self._resolve(None)
             self._recorder.finish(self._why())
@@ -148,6 +152,7 @@ class Exchange:
     def _resolve(self, opened: "Opened | None") -> None:
         if not self.opened.done():
             self.opened.set_result(opened)
+            self.begun.notify()
 
     # What the application sees.
 
@@ -199,6 +204,8 @@ class Exchange:
     def open(self, raw: list[tuple[bytes, bytes]]) -> None:
         """Open the stream that answers this request."""
         self.state = State.STREAMING
+        # The server's side of the request is not needed any more, and is not small.
+        self._send_to_client = _nowhere
         stream = self._recorder.open(self.scope, raw)
         stream.on_readers = self._readers_changed
         if self._context.settings.on_store_failure == "refuse":
@@ -273,6 +280,10 @@ class Exchange:
             memory.trusted.set(found, time.monotonic())
         if not self.request.era.disconnect_cancels:
             memory.answers_json.set(self.path, headers.media_type(raw) == b"application/json")
+
+
+async def _nowhere(_: Message) -> None:
+    """Where nothing is sent."""
 
 
 def path_of(scope: Scope) -> str:

@@ -152,7 +152,7 @@ def retry_of(context: Context, era: Era) -> int:
 
 async def _answer(context: Context, running: Exchange, client: Client) -> Opened | None:
     """The stream that answers; None when the answer is not a stream or nobody waits for it."""
-    await asyncio.wait({running.opened}, timeout=_UNWATCHED)
+    await running.begun.wait(_UNWATCHED)
     while not running.opened.done():
         watcher = client.watch()
         timeout = _time_to_early_start(context, running)

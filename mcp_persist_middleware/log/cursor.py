@@ -67,6 +67,12 @@ class Cursor:
         ended = live.ended and events[-1].sequence >= live.visible
         return self._page(events, ended=ended)
 
+    async def wait(self, timeout: float) -> None:
+        """Wait a moment for the next event of a stream that is written here."""
+        live = self._live
+        if live is not None and self.position >= live.visible and not (live.ended or self._stopped):
+            await live.signal.wait(timeout)
+
     async def next(self) -> Page:
         """The next page; waits until there is one.
 

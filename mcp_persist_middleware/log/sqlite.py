@@ -53,6 +53,7 @@ class SqliteLog(SqlLog):
         self._given = engine
         self._made: AsyncEngine | None = None
         self._writer: AsyncConnection | None = None
+        self._driver: aiosqlite.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._statements = Statements(self._tables)
         self._lock = asyncio.Lock()
@@ -118,6 +119,8 @@ class SqliteLog(SqlLog):
         self._writer = await self._engine.connect()
         await self._writer.execute(text("BEGIN IMMEDIATE"))
         await self._writer.execute(text("ROLLBACK"))
+        raw = await self._writer.get_raw_connection()
+        self._driver = raw.driver_connection
 
     async def aclose(self) -> None:
         if self._running:
@@ -133,7 +136,7 @@ class SqliteLog(SqlLog):
         return self._workers.is_alive(worker)
 
     async def _drop_writer(self) -> None:
-        writer, self._writer = self._writer, None
+        writer, self._writer, self._driver = self._writer, None, None
         if writer is not None:
             # A connection that failed is not put back into the pool.
             with contextlib.suppress(SQLAlchemyError, sqlite3.Error, TimeoutError):
@@ -145,13 +148,12 @@ class SqliteLog(SqlLog):
         await self.append([])
 
     async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
-        return await self._whole(self._append(Batch(self._statements, batch)))
-
-    async def _append(self, batch: Batch) -> list[Outcome]:
+        # Cancelled or not, the driver's thread runs the batch to its end, and the next one after.
+        work = Batch(self._statements, batch)
         async with self._lock:
             try:
-                driver = await self._driver()
-                outcomes = await _in_thread(driver, lambda raw: self._commit(raw, batch))
+                driver = await self._open_driver()
+                outcomes = await _in_thread(driver, lambda raw: self._commit(raw, work))
             except (sqlite3.Error, SQLAlchemyError, OSError) as error:
                 await self._drop_writer()
                 raise StoreError(url=self.name, reason=reason(error)) from error
@@ -167,15 +169,13 @@ class SqliteLog(SqlLog):
             raise StoreError(url=self.name, reason="its file was deleted or replaced")
         return outcomes
 
-    async def _driver(self) -> aiosqlite.Connection:
-        if self._writer is None:
+    async def _open_driver(self) -> aiosqlite.Connection:
+        if self._driver is None:
             if self._made is None and self._given is None:
                 raise StoreError(url=self.name, reason="it is closed")
             await self._reopen()
-        assert self._writer is not None
-        raw = await self._writer.get_raw_connection()
-        driver: aiosqlite.Connection = raw.driver_connection  # type: ignore[assignment]
-        return driver
+        assert self._driver is not None
+        return self._driver
 
     async def _reopen(self) -> None:
         if self._made is not None and _inode(self._path) != self._inode:
