@@ -97,7 +97,7 @@ class PersistMiddleware:
         request = classify.by_head(
             scope["method"],
             scope["headers"],
-            known_path=path in context.memory.paths,
+            known_path=context.memory.speaks_mcp(path),
             modern=settings.modern_streams == "resume",
         )
         if request.kind is not Kind.PASS and settings.persist is not None:
@@ -139,7 +139,7 @@ class PersistMiddleware:
     ) -> None:
         body = await bodies.read(receive, context.settings.max_body_bytes)
         if body.complete:
-            known = path_of(scope) in context.memory.paths
+            known = context.memory.speaks_mcp(path_of(scope))
             request = classify.by_body(head, scope["headers"], body.content, known_path=known)
             if request.kind is Kind.EXCHANGE:
                 if _refuses(context):

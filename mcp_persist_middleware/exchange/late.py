@@ -1,5 +1,6 @@
 """An answer that is not an event stream, for a stream that was opened before it began."""
 
+from mcp_persist_middleware.errors import EventTooLargeError
 from mcp_persist_middleware.model import EventKind, RequestId
 from mcp_persist_middleware.protocol import headers, jsonrpc
 
@@ -7,20 +8,24 @@ from mcp_persist_middleware.protocol import headers, jsonrpc
 class LateAnswer:
     """Collects the answer and turns it into the one message that ends the stream."""
 
-    def __init__(self, status: int, raw: headers.RawHeaders) -> None:
+    def __init__(self, status: int, raw: headers.RawHeaders, limit: int) -> None:
         self.status = status
         self.headers = raw
-        self.used = False
-        self._parts: list[bytes] = []
+        self._limit = limit
+        self._body = bytearray()
 
     def add(self, part: bytes) -> None:
-        """Take the next part of the body."""
-        self._parts.append(part)
+        """Take the next part of the body; of one that is larger than an event may be, no more
+        than that is kept.
+        """
+        self._body += part[: self._limit + 1 - len(self._body)]
 
     def as_message(self, request_id: RequestId) -> bytes:
         """The body itself when it is a JSON-RPC answer, else a JSON-RPC error with its status."""
-        self.used = True
-        body = b"".join(self._parts)
+        body = bytes(self._body)
+        if len(body) > self._limit:
+            text = str(EventTooLargeError(limit=self._limit))
+            return jsonrpc.error(request_id, text, {"status": self.status}, jsonrpc.INTERRUPTED)
         if headers.media_type(self.headers) == b"application/json":
             kind, answered = jsonrpc.scan(body)
             if kind is EventKind.RESPONSE and jsonrpc.key(request_id) in answered:

@@ -170,15 +170,15 @@ class Exchange:
             case State.HOLDING, "http.response.start":
                 await self._begin(message)
             case State.PASSING, _:
-                self._passed += len(message.get("body", b""))
-                self._recorder.note_size(self._passed)
+                self._learn_body(message)
                 await self._send_to_client(message)
             case State.STREAMING, "http.response.start":
                 # The stream was opened early; this is what it was opened for.
                 if not headers.is_event_stream(message["status"], message["headers"]):
                     self.state = State.COLLECTING
-                    self._late = LateAnswer(message["status"], message["headers"])
-                self._learn(message["status"], message["headers"])
+                    limit = self._context.settings.max_event_bytes
+                    self._late = LateAnswer(message["status"], message["headers"], limit)
+                self._learn_head(message)
             case State.STREAMING, "http.response.body":
                 await self._log(message)
             case State.COLLECTING, "http.response.body" if self._late is not None:
@@ -190,7 +190,7 @@ class Exchange:
 
     async def _begin(self, message: Message) -> None:
         status, raw = message["status"], list(message.get("headers", []))
-        self._learn(status, raw)
+        self._learn_head(message)
         if not headers.is_event_stream(status, raw):
             self.state = State.PASSING
             self._resolve(None)
@@ -270,16 +270,17 @@ class Exchange:
 
     # What the answers teach.
 
-    def _learn(self, status: int, raw: headers.RawHeaders) -> None:
-        if not 200 <= status < 300:
-            return
-        memory = self._context.memory
-        memory.paths.set(self.path, None)
+    def _learn_head(self, message: Message) -> None:
         found = identity.credential(self._context, self.scope)
-        if found:
-            memory.trusted.set(found, time.monotonic())
-        if not self.request.era.disconnect_cancels:
-            memory.answers_json.set(self.path, headers.media_type(raw) == b"application/json")
+        status, raw = message["status"], message.get("headers", [])
+        self._context.memory.learn_head(self.path, found, self.request.era, status, raw)
+
+    def _learn_body(self, message: Message) -> None:
+        body = message.get("body", b"")
+        self._passed += len(body)
+        memory, call = self._context.memory, self.request.call
+        memory.learn_body(self.path, call, body)
+        memory.learn_size(self.path, call, self._passed)
 
 
 async def _nowhere(_: Message) -> None:

@@ -1,7 +1,6 @@
 """What the application sends becomes the events of one stream, down to its end."""
 
 import json
-import logging
 import time
 
 from starlette.types import Scope
@@ -20,10 +19,6 @@ from mcp_persist_middleware.model import (
     StreamState,
 )
 from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
-
-logger = logging.getLogger(__name__)
-
-_LARGE = 512 * 1024
 
 
 class Recorder:
@@ -107,16 +102,14 @@ class Recorder:
         if was_waiting and not self._unanswered:
             # The end rides in the same commit as the answer.
             self._end(stream, StreamState.COMPLETE, events)
-            self.note_size(sum(len(frame.raw) for frame in frames))
+            self._learn(frames[-1])
         else:
             await self._context.writer.append(stream, events)
 
-    def note_size(self, size: int) -> None:
-        """Remember a tool whose answer clients would refuse as one event (the SDK's limit is
-        1 MiB): its stream is not opened early.
-        """
-        if size > _LARGE and self._request.call is not None:
-            self._context.memory.large_tools.set((self._path, self._request.call.name), None)
+    def _learn(self, answer: sse.Frame) -> None:
+        memory, call = self._context.memory, self._request.call
+        memory.learn_body(self._path, call, answer.data)
+        memory.learn_size(self._path, call, len(answer.raw))
 
     def finish(self, why: str) -> None:
         """End the stream, if it has not ended; what is unanswered is answered with an error."""

@@ -22,7 +22,6 @@ from mcp_persist_middleware.protocol.eras import Era
 
 # Most answers begin within this time, and then nobody has to watch for the client's leaving.
 _UNWATCHED = 0.05
-_TRUST_SECONDS = 300.0
 
 
 async def exchange(
@@ -185,13 +184,10 @@ def _may_start_early(context: Context, running: Exchange) -> bool:
         return False
     if headers.get(running.scope["headers"], b"origin") is not None:
         return False
-    if running.path not in memory.paths or (running.path, call.name) in memory.large_tools:
-        return False
-    if memory.answers_json.get(running.path) and not context.settings.prime_json:
+    if memory.answers_json(running.path) and not context.settings.prime_json:
         return False
     found = identity.credential(context, running.scope)
-    trusted_at = memory.trusted.get(found)
-    return not found or (trusted_at is not None and time.monotonic() - trusted_at < _TRUST_SECONDS)
+    return memory.accepts(running.path, found) and not memory.is_large(running.path, call)
 
 
 async def _pass(running: Exchange, client: Client) -> None:

@@ -1,0 +1,30 @@
+"""The README says what is true."""
+
+import ast
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from mcp_persist_middleware import Settings, telemetry
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_settings_table_has_every_setting_with_its_default_and_its_help() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (.+) \|$", README, re.MULTILINE)
+    table = {name: (ast.literal_eval(default), text) for name, default, text in rows}
+    real = {f.name: (f.default, f.metadata["help"]) for f in fields(Settings)}
+    assert table == real
+
+
+def test_every_instrument_is_named() -> None:
+    source = Path(telemetry.__file__).read_text()
+    for name in re.findall(r'"mcp_persist(\.[a-z_.]+)"', source):
+        assert name in README or name == ".replay", name
+
+
+def test_the_two_commands_are_one_line_each() -> None:
+    commands = [line for line in README.splitlines() if line.startswith("python3 -m venv")]
+    assert len(commands) == 2
+    assert commands[0].endswith("mcp-persist-middleware demo")
+    assert commands[1].endswith("pytest")
