@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # An application that was told that its client has left, and goes on, is cancelled after this.
 _LAST_WORD_SECONDS = 30.0
+# How long the head of a stream waits for the first event. It would not arrive any sooner.
+_FIRST_EVENT = 0.005
 
 
 class State(enum.Enum):
@@ -84,6 +86,8 @@ class Exchange:
         self._messages: list[Message] = []
         self._gone = asyncio.Event()
         self._late: LateAnswer | None = None
+        self._stream_opened: Opened | None = None
+        self._announcing: asyncio.TimerHandle | None = None
         self._passed = 0
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -138,8 +142,8 @@ class Exchange:
                 self.opened.set_exception(error)
                 self.begun.notify()
         finally:
-            self._resolve(None)
             self._recorder.finish(self._why())
+            self.announce()
             self._context.set_detached(self, detached=False)
             self._cancel_timer()
             self.scope = {}
@@ -210,7 +214,16 @@ class Exchange:
         stream.on_readers = self._readers_changed
         if self._context.settings.on_store_failure == "refuse":
             stream.on_lost = self._refuse
-        self._resolve(Opened(stream, raw))
+        self._stream_opened = Opened(stream, raw)
+        # The client's side is made ready while the first event is on its way to the store.
+        self._announcing = asyncio.get_running_loop().call_later(_FIRST_EVENT, self.announce)
+
+    def announce(self) -> None:
+        """Let the client have the stream, if there is one."""
+        self._resolve(self._stream_opened)
+        if self._announcing is not None:
+            self._announcing.cancel()
+            self._announcing = None
 
     async def _log(self, message: Message) -> None:
         try:
@@ -221,6 +234,8 @@ class Exchange:
             self.leave()
         if not message.get("more_body", False):
             self._recorder.finish("the application closed the stream without an answer")
+        if self._announcing is not None and (self.stream is None or self.stream.last):
+            self.announce()
 
     def _refuse(self) -> None:
         """The store is gone and the policy is to say so: an error ends the stream."""

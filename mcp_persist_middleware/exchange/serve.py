@@ -164,6 +164,7 @@ async def _answer(context: Context, running: Exchange, client: Client) -> Opened
         elif timeout is not None and _may_start_early(context, running):
             telemetry.early_starts.add(1)
             running.open([])
+            running.announce()
     return await running.opened
 
 
