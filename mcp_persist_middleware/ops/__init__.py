@@ -1,0 +1,1 @@
+"""Everything an operator runs; nothing of the library imports it."""

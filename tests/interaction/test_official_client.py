@@ -1,0 +1,52 @@
+"""The official 2.x client against the official 2.x server, its connection cut in every call."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.matrix.clients import Outcome, Work, run
+from tests.matrix.score import Score, score
+from tests.support.processes import ServerProcess, mcp_server, running
+from tests.support.relay import Cut, RandomCuts, Relay, cut_calls
+
+CLIENTS = ["mcp.Client 2.x", "ClientSession 2.x"]
+WORK = Work(calls=15, events=10, delay=0.06, at_once=15)
+QUICK = {"retry_ms": 300, "modern_retry_ms": 300}
+
+
+async def _cut_calls(server: ServerProcess, client: str, cuts: int, seed: int) -> Score:
+    policy = RandomCuts(seed, WORK.events, cuts)
+    async with Relay(server.port, policy, on_end=policy.ended) as relay:
+        outcomes: list[Outcome] = await run(client, f"http://127.0.0.1:{relay.port}/mcp", WORK)
+        return score(outcomes, WORK, relay.cuts)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_call_cut_at_a_random_byte_arrives_exactly_once(
+    client: str, tmp_path: Path
+) -> None:
+    async with running(mcp_server(tmp_path, settings=QUICK)) as server:
+        total = await _cut_calls(server, client, cuts=1, seed=11)
+        assert total.exactly_once(WORK), total
+        assert server.complaints == []
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_call_cut_twice_loses_nothing(client: str, tmp_path: Path) -> None:
+    async with running(mcp_server(tmp_path, settings=QUICK)) as server:
+        total = await _cut_calls(server, client, cuts=2, seed=12)
+        assert total.nothing_lost(WORK), total
+        assert total.cuts > WORK.calls
+        assert server.complaints == []
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_without_the_middleware_no_cut_call_has_a_result(client: str, tmp_path: Path) -> None:
+    first_event = cut_calls(lambda: Cut(events=1))
+    async with (
+        running(mcp_server(tmp_path, persist=False)) as server,
+        Relay(server.port, first_event) as relay,
+    ):
+        outcomes = await run(client, f"http://127.0.0.1:{relay.port}/mcp", WORK)
+    assert [outcome.result for outcome in outcomes] == [""] * WORK.calls
+    assert {len(outcome.progress) for outcome in outcomes} == {1}

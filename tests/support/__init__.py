@@ -1,0 +1,1 @@
+"""What tests share: real server processes, a raw client and a connection-cutting relay."""
