@@ -13,7 +13,7 @@ from mcp_persist_middleware.errors import PersistError, StoreError
 from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange import resume, serve
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.exchange.pump import path_of
+from mcp_persist_middleware.exchange.identity import path_of
 from mcp_persist_middleware.lifespan import Lifespan
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind

@@ -3,17 +3,31 @@
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.exchange.memory import Memory
+from mcp_persist_middleware.exchange.turns import Turns
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.live import Limits
+from mcp_persist_middleware.log.live import Limits, LiveStream
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.settings import Settings
 
-if TYPE_CHECKING:
-    from mcp_persist_middleware.exchange.pump import Exchange
+
+class Running(Protocol):
+    """An exchange as the others see it."""
+
+    turns: Turns
+    """The connections to a GET stream."""
+    reissue_key: tuple[str, bytes] | None
+    """By whom and with what content a 2026-07-28 request was made, if that is known."""
+
+    @property
+    def stream(self) -> LiveStream | None:
+        """The stream that its answer is logged to, once that is open."""
+
+    def leave(self) -> None:
+        """Tell the application that its client has left."""
 
 
 @dataclass
@@ -28,14 +42,14 @@ class Context:
     memory: Memory = field(default_factory=Memory)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Strong references to the pumps: the event loop itself holds only weak ones."""
-    detached: "OrderedDict[Exchange, None]" = field(default_factory=OrderedDict)
+    detached: OrderedDict[Running, None] = field(default_factory=OrderedDict)
     """Exchanges without a reader, the longest alone first."""
-    session_streams: "dict[tuple[str, str], Exchange]" = field(default_factory=dict)
+    session_streams: dict[tuple[str, str], Running] = field(default_factory=dict)
     """The running GET exchange of each path and session."""
     warned: set[str] = field(default_factory=set)
     """The warnings that are given once."""
 
-    def set_detached(self, exchange: "Exchange", *, detached: bool) -> "Exchange | None":
+    def set_detached(self, exchange: Running, *, detached: bool) -> Running | None:
         """Note whether an exchange runs without a reader; returns one that has to go when there
         are more than `max_detached`.
         """

@@ -1,4 +1,4 @@
-"""Whom a request comes from, as far as that can be known."""
+"""Where a request goes and whom it comes from, as far as that can be known."""
 
 import hashlib
 import json
@@ -14,6 +14,13 @@ from mcp_persist_middleware.protocol import headers
 logger = logging.getLogger(__name__)
 
 ANONYMOUS = ""
+
+
+def path_of(scope: Scope) -> str:
+    """The full path of a request, mounts included (Starlette keeps the mount in both)."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path if path.startswith(root) else root + path
 
 
 def credential(context: Context, scope: Scope) -> str:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Scope, Send
 
 from mcp_persist_middleware.errors import EventTooLargeError
 from mcp_persist_middleware.exchange import identity
+from mcp_persist_middleware.exchange.absence import Absence
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.late import LateAnswer
@@ -22,8 +23,6 @@ from mcp_persist_middleware.signals.local import Signal
 
 logger = logging.getLogger(__name__)
 
-# An application that was told that its client has left, and goes on, is cancelled after this.
-_LAST_WORD_SECONDS = 30.0
 # How long the head of a stream waits for the first event. It would not arrive any sooner.
 _FIRST_EVENT = 0.005
 
@@ -68,7 +67,7 @@ class Exchange:
             **scope,
             "headers": headers.without(scope["headers"], b"accept-encoding", headers.LAST_EVENT_ID),
         }
-        self.path = path_of(scope)
+        self.path = identity.path_of(scope)
         self.reissue_key: tuple[str, bytes] | None = None
         """By whom and with what content a 2026-07-28 request was made, if that is known."""
         if request.call is not None and request.call.fingerprint:
@@ -84,12 +83,11 @@ class Exchange:
         self._recorder = Recorder(context, request, self.path)
         self._send_to_client: Send = send
         self._messages: list[Message] = []
-        self._gone = asyncio.Event()
+        self._absence = Absence(context, self, self.cancel)
         self._late: LateAnswer | None = None
         self._stream_opened: Opened | None = None
         self._announcing: asyncio.TimerHandle | None = None
         self._passed = 0
-        self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -144,12 +142,11 @@ class Exchange:
         finally:
             self._recorder.finish(self._why())
             self.announce()
-            self._context.set_detached(self, detached=False)
-            self._cancel_timer()
+            self._absence.close()
             self.scope = {}
 
     def _why(self) -> str:
-        if self._gone.is_set():
+        if self._absence.is_final:
             return "the client left and did not come back in time; the request was cancelled"
         return "the application ended the request without an answer"
 
@@ -166,7 +163,7 @@ class Exchange:
             if not self._messages:
                 self.body_taken_at = time.monotonic()
             return message
-        await self._gone.wait()
+        await self._absence.final()
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
@@ -246,10 +243,7 @@ class Exchange:
 
     def leave(self) -> None:
         """Tell the application that its client has left; it has half a minute to end."""
-        if not self._gone.is_set():
-            self._gone.set()
-            self._cancel_timer()
-            self._timer = asyncio.get_running_loop().call_later(_LAST_WORD_SECONDS, self.cancel)
+        self._absence.leave()
 
     def abandon(self) -> None:
         """The client left before it held an id."""
@@ -257,31 +251,15 @@ class Exchange:
         if self.request.era.disconnect_cancels or self.kind is StreamKind.GET:
             self.leave()
         else:
-            self._detach(self._context.settings.detach_seconds)
+            self._absence.begin(self._context.settings.detach_seconds)
 
     def _readers_changed(self) -> None:
         if self.stream is None or self.stream.readers:
-            self._context.set_detached(self, detached=False)
-            if not self._gone.is_set():
-                self._cancel_timer()
+            self._absence.over()
         elif self._task is not None and not self._task.done():
             cancels = self.request.era.disconnect_cancels
             settings = self._context.settings
-            self._detach(settings.disconnect_grace if cancels else settings.detach_seconds)
-
-    def _detach(self, seconds: float) -> None:
-        if self._gone.is_set():
-            return
-        self._cancel_timer()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.leave)
-        oldest = self._context.set_detached(self, detached=True)
-        if oldest is not None:
-            oldest.leave()
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+            self._absence.begin(settings.disconnect_grace if cancels else settings.detach_seconds)
 
     # What the answers teach.
 
@@ -300,10 +278,3 @@ class Exchange:
 
 async def _nowhere(_: Message) -> None:
     """Where nothing is sent."""
-
-
-def path_of(scope: Scope) -> str:
-    """The full path of a request, mounts included (Starlette keeps the mount in both)."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path if path.startswith(root) else root + path

@@ -13,7 +13,7 @@ from mcp_persist_middleware.exchange import authorise, serve
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
-from mcp_persist_middleware.exchange.pump import path_of
+from mcp_persist_middleware.exchange.identity import path_of
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream

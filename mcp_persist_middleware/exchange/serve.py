@@ -12,9 +12,10 @@ from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.exchange import authorise, identity
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client
-from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.context import Context, Running
 from mcp_persist_middleware.exchange.deliver import Delivery
-from mcp_persist_middleware.exchange.pump import Exchange, Opened, State, path_of
+from mcp_persist_middleware.exchange.identity import path_of
+from mcp_persist_middleware.exchange.pump import Exchange, Opened, State
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol import classify, headers
@@ -82,7 +83,7 @@ async def session_stream(
 
 async def follow(
     context: Context,
-    running: Exchange,
+    running: Running,
     after: int | None,
     scope: Scope,
     era: Era,
