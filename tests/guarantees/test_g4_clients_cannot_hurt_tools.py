@@ -1,0 +1,130 @@
+"""G4: a client cannot slow or kill a tool."""
+
+import asyncio
+
+from tests.support.scripted import Call, Scripted, persisted, until
+from tests.support.session import MODERN, RawSession
+
+LARGE = "x" * 4096
+
+
+async def test_a_client_that_never_reads_does_not_hold_up_the_tool_and_is_cut(store: str) -> None:
+    finished = asyncio.Event()
+
+    async def flood(call: Call) -> None:
+        await call.head()
+        for value in range(1, 3001):
+            await call.progress(value, LARGE)
+        await call.result()
+        finished.set()
+
+    async with persisted(Scripted(flood=flood), store, send_timeout=0.5) as (port, persistence):
+        session = await RawSession.open(port)
+        params = {"name": "flood", "arguments": {}}
+        response = await session.post("tools/call", params, receive_buffer=4096)
+        first = await response.take(1)
+        # 12 MB are more than any buffer between here and there takes.
+        await asyncio.wait_for(finished.wait(), 30)
+        context = await persistence.context()
+        await until(lambda: not any(s.readers for s in context.writer.live.values()))
+        response.reset()
+        replay = await session.get(first[0].id)
+        frames = await replay.take(3001)
+        assert [frame.progress for frame in frames] == [*range(2, 3001), None]
+
+
+async def test_the_application_hears_of_no_disconnect_and_its_result_is_kept(store: str) -> None:
+    go_on = asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        watcher = asyncio.create_task(call.watch())
+        await call.head()
+        await call.progress(1)
+        await go_on.wait()
+        await call.result()
+        watcher.cancel()
+
+    app = Scripted(wait=wait)
+    async with persisted(app, store) as (port, persistence):
+        session = await RawSession.open(port)
+        response = await session.call("wait")
+        first = await response.take(1)
+        response.reset()
+        context = await persistence.context()
+        await until(lambda: context.detached)
+        assert not app.calls[0].gone.is_set()
+        go_on.set()
+        replay = await session.get(first[0].id)
+        assert (await replay.take(1))[0].is_response
+        assert not app.calls[0].gone.is_set()
+
+
+async def test_work_that_nobody_comes_back_for_ends_after_detach_seconds(store: str) -> None:
+    async def wait(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.watch()
+
+    app = Scripted(wait=wait)
+    async with persisted(app, store, detach_seconds=0.2) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("wait")
+        first = await response.take(1)
+        response.reset()
+        await until(app.calls[0].gone.is_set)
+        replay = await session.get(first[0].id)
+        (end,) = await replay.take(1)
+        assert end.message["error"]["code"] == -32000
+
+
+async def test_2026_07_28_a_client_that_comes_back_within_the_grace_has_not_cancelled(
+    store: str,
+) -> None:
+    go_on = asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        watcher = asyncio.create_task(call.watch())
+        await call.head()
+        await call.progress(1)
+        await go_on.wait()
+        await call.result()
+        watcher.cancel()
+
+    app = Scripted(wait=wait)
+    async with persisted(app, store, disconnect_grace=0.5) as (port, _):
+        session = await RawSession.open(port, MODERN)
+        back, away = await session.call("wait"), await session.call("wait")
+        first = await back.take(1)
+        await away.take(1)
+        back.reset()
+        away.reset()
+        replay = await session.get(first[0].id)
+        await until(app.calls[1].gone.is_set)
+        assert not app.calls[0].gone.is_set()
+        go_on.set()
+        assert (await replay.take(1))[0].is_response
+
+
+async def test_2026_07_28_a_reissue_by_the_same_caller_ends_its_predecessor_at_once(
+    store: str,
+) -> None:
+    async def wait(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.watch()
+
+    app = Scripted(wait=wait)
+    async with persisted(app, store, disconnect_grace=60) as (port, persistence):
+        caller = {"authorization": "Bearer one"}
+        session = await RawSession.open(port, MODERN, extra=caller)
+        other = await RawSession.open(port, MODERN, extra={"authorization": "Bearer two"})
+        responses = [await session.call("wait"), await other.call("wait")]
+        for response in responses:
+            await response.take(1)
+            response.reset()
+        context = await persistence.context()
+        await until(lambda: len(context.detached) == 2)
+        again = await session.call("wait")
+        await until(app.calls[0].gone.is_set)
+        assert not app.calls[1].gone.is_set()
+        again.reset()
