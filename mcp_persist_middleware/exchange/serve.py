@@ -162,7 +162,7 @@ async def _answer(context: Context, running: Exchange, client: Client) -> Opened
             break
         if watcher.done():
             running.abandon()
-        elif timeout is not None and _may_start_early(context, running):
+        elif _time_to_early_start(context, running) == 0:
             telemetry.early_starts.add(1)
             running.open([])
             running.announce()
@@ -170,18 +170,23 @@ async def _answer(context: Context, running: Exchange, client: Client) -> Opened
 
 
 def _time_to_early_start(context: Context, running: Exchange) -> float | None:
+    """Seconds to wait before the stream is opened without the application; None for never."""
     after = context.settings.prime_after
     if after is None or not _may_start_early(context, running):
         return None
     taken = running.body_taken_at
     # The application has not taken the whole body yet: authentication may still be under way.
-    return after if taken is None else max(0.0, taken + after - time.monotonic())
+    if taken is None:
+        return max(after, _UNWATCHED)
+    return max(0.0, taken + after - time.monotonic())
 
 
 def _may_start_early(context: Context, running: Exchange) -> bool:
     """Whether opening the stream now can spoil nothing: no 401, no 404, no CORS header of the
     application, no body that is too large for an event."""
     call, memory = running.request.call, context.memory
+    if running.state is not State.HOLDING:
+        return False
     if call is None or call.method == "initialize" or len(call.request_ids) != 1:
         return False
     if headers.get(running.scope["headers"], b"origin") is not None:
