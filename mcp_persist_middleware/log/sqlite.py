@@ -186,10 +186,15 @@ class SqliteLog(SqlLog):
 
     async def _purge(self, now: float, max_events: int) -> Purged:
         purged = await super()._purge(now, max_events)
-        if purged.events:
-            async with self._connection() as connection:
-                await connection.execute(text(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})"))
-        return purged
+        async with self._connection() as connection:
+            raw = await connection.get_raw_connection()
+            driver: Any = raw.driver_connection
+            before = await connection.scalar(text("PRAGMA freelist_count"))
+            # It frees a page at each step, and `execute` takes one step only.
+            await driver.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+            free = await connection.scalar(text("PRAGMA freelist_count"))
+        # A file that somebody else made may not give its pages back.
+        return Purged(purged.streams, purged.events, more=purged.more or 0 < free < before)
 
 
 async def _in_thread(

@@ -94,9 +94,10 @@ async def test_a_writer_of_an_old_epoch_writes_nothing_and_costs_no_other_its_ba
     log: SqliteLog,
 ) -> None:
     one, two = record(), record()
-    assert await log.append(
-        [StreamWrite(r.id, 1, create=r, events=events(1, 2)) for r in (one, two)]
-    ) == [Outcome.COMMITTED] * 2
+    assert (
+        await log.append([StreamWrite(r.id, 1, create=r, events=events(1, 2)) for r in (one, two)])
+        == [Outcome.COMMITTED] * 2
+    )
     taken = StreamWrite(one.id, 2, takes_over=1, events=events(3, 1, epoch=2))
     assert await log.append([taken]) == [Outcome.COMMITTED]
     late = StreamWrite(one.id, 1, events=events(3, 1))

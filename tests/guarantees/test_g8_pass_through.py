@@ -98,7 +98,7 @@ def middleware(store: str) -> Any:
     answer_sizes=st.lists(st.integers(0, 90), max_size=4),
     reads=st.integers(0, 6),
 )
-def test_what_is_not_ours_is_the_same_messages_in_the_same_order(  # noqa: PLR0913
+def test_what_is_not_ours_is_the_same_messages_in_the_same_order(
     middleware: Any,
     method: str,
     headers: list[tuple[bytes, bytes]],

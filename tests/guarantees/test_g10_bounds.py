@@ -1,0 +1,132 @@
+"""G10: nothing grows without bound."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+from tests.support.scripted import Call, Scripted, persisted, until
+from tests.support.session import RawSession
+
+
+def rows(path: Path, what: str) -> int:
+    """A number from the file."""
+    with sqlite3.connect(path) as file:
+        return int(file.execute(what).fetchone()[0])
+
+
+async def test_a_stream_over_its_limits_loses_its_oldest_noise_and_says_so(
+    store: str, tmp_path: Path
+) -> None:
+    async def long(call: Call) -> None:
+        await call.head()
+        await call.emit({"id": "ask", "method": "sampling/createMessage", "params": {}})
+        for value in range(1, 20_001):
+            await call.progress(value)
+        await call.result()
+
+    async with persisted(Scripted(long=long), store, max_stream_events=500) as (port, persistence):
+        session = await RawSession.open(port)
+        response = await session.call("long")
+        (first,) = await response.take(1)
+        response.reset()
+        live = (await persistence.context()).writer.live
+        await until(lambda: not live, timeout=30)
+        kept = rows(tmp_path / "events.db", "SELECT count(*) FROM mcp_event WHERE length(stream)")
+        assert kept < 600
+        asks = "SELECT count(*) FROM mcp_event WHERE instr(payload, CAST('sampling' AS BLOB))"
+        assert rows(tmp_path / "events.db", asks) == 1
+        replay = await session.get(first.id)
+        frames = [frame async for frame in replay.frames()]
+        (gap,) = [frame.comment for frame in frames if frame.comment and "gap" in frame.comment]
+        values = [frame.progress for frame in frames if frame.progress]
+        assert frames[-1].is_response
+        assert values == list(range(values[0], 20_001))
+        assert f" {values[0] - 1} events" in gap
+
+
+async def test_the_bytes_of_a_stream_are_bounded_too(store: str, tmp_path: Path) -> None:
+    async def long(call: Call) -> None:
+        await call.head()
+        for value in range(1, 401):
+            await call.progress(value, "x" * 4096)
+        await call.result()
+
+    async with persisted(Scripted(long=long), store, max_stream_bytes=256 * 1024) as (port, _):
+        session = await RawSession.open(port)
+        frames = await (await session.call("long")).take(401)
+        assert frames[-1].is_response
+        size = rows(tmp_path / "events.db", "SELECT sum(length(payload)) FROM mcp_event")
+        assert size < 400 * 1024
+
+
+async def test_what_has_expired_is_purged_by_itself_and_the_file_shrinks(
+    store: str, tmp_path: Path
+) -> None:
+    async def large(call: Call) -> None:
+        await call.head()
+        for value in range(1, 101):
+            await call.progress(value, "x" * 8192)
+        await call.result()
+
+    async with persisted(Scripted(large=large), store, ttl=0.3, purge_interval=0.1) as (port, _):
+        session = await RawSession.open(port)
+        frames = await (await session.call("large")).take(101)
+        assert frames[-1].is_response
+        path = tmp_path / "events.db"
+        pages = rows(path, "PRAGMA page_count")
+        await until(lambda: rows(path, "SELECT count(*) FROM mcp_event") == 0, timeout=20)
+        await until(lambda: rows(path, "SELECT count(*) FROM mcp_stream") == 0)
+        await until(lambda: rows(path, "PRAGMA page_count") < max(pages, 200) / 2, timeout=20)
+        gone = await session.get(frames[0].id)
+        (error,) = await gone.take(1)
+        assert "error" in error.message
+
+
+async def test_streams_of_nobody_are_readable_for_minutes_only(store: str) -> None:
+    async def two(call: Call) -> None:
+        await call.head((b"x-stateless", b"1"))
+        await call.progress(1)
+        await call.result()
+
+    settings = {"anonymous_ttl": 0.3, "store_timeout": 0.1}
+    async with persisted(Scripted(two=two), store, **settings) as (port, _):
+        session = await RawSession.open(port)
+        session.session_id = None
+        (first, _) = await (await session.call("two")).take(2)
+        assert (await (await session.get(first.id)).take(1))[0].is_response
+        await asyncio.sleep(0.4)
+        (error,) = await (await session.get(first.id)).take(1)
+        assert error.message["error"]["message"].startswith("The stream of this request is unknown")
+
+
+async def test_the_number_of_detached_exchanges_is_bounded(store: str) -> None:
+    async def wait(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.watch()
+
+    app = Scripted(wait=wait)
+    async with persisted(app, store, max_detached=3) as (port, persistence):
+        session = await RawSession.open(port)
+        for _ in range(5):
+            response = await session.call("wait")
+            await response.take(1)
+            response.reset()
+            count = len(app.calls)
+            context = await persistence.context()
+            await until(lambda n=count: len(context.detached) >= min(n, 3))
+        await until(lambda: [call.gone.is_set() for call in app.calls] == [True] * 2 + [False] * 3)
+
+
+async def test_a_finished_stream_leaves_nothing_in_the_process(store: str) -> None:
+    async def two(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.result()
+
+    async with persisted(Scripted(two=two), store) as (port, persistence):
+        session = await RawSession.open(port)
+        for _ in range(20):
+            await (await session.call("two")).take(2)
+        context = await persistence.context()
+        await until(lambda: not (context.writer.live or context.tasks or context.detached))

@@ -1,0 +1,226 @@
+"""G9: the store may fail, the service does not."""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from mcp_persist_middleware import Persistence, PersistMiddleware
+from tests.support.scripted import Call, Scripted, persisted, serving, until
+from tests.support.session import RawSession
+
+
+class Steps:
+    """A tool that goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.step = asyncio.Semaphore(0)
+
+    async def __call__(self, call: Call) -> None:
+        await call.head()
+        for value in range(1, 6):
+            await self.step.acquire()
+            await call.progress(value)
+        await self.step.acquire()
+        await call.result()
+
+    def go(self, steps: int) -> None:
+        """Let the tool do so many steps."""
+        for _ in range(steps):
+            self.step.release()
+
+
+async def two(call: Call) -> None:
+    """One event, then the answer."""
+    await call.head()
+    await call.progress(1)
+    await call.result()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another process holds the write lock."""
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The file of the store."""
+    return tmp_path / "events.db"
+
+
+async def works(port: int) -> None:
+    """New streams are kept: a client that drops is served from the store."""
+    session = await RawSession.open(port)
+    (first, _) = await (await session.call("two")).take(2)
+    assert first.id is not None
+    replay = await session.get(first.id)
+    assert (await replay.take(1))[0].is_response
+
+
+async def test_a_store_that_is_locked_for_a_moment_costs_a_moment(store: str, path: Path) -> None:
+    async with persisted(Scripted(two=two), store, store_timeout=10) as (port, _):
+        session = await RawSession.open(port)
+        with locked(path):
+            call = asyncio.create_task(session.call("two"))
+            await asyncio.sleep(0.3)
+        frames = await (await call).take(2)
+        assert [bool(frame.id) for frame in frames] == [True, True]
+        await works(port)
+
+
+async def test_a_stream_goes_on_live_without_ids_and_its_answer_is_logged_later(
+    store: str, path: Path
+) -> None:
+    steps = Steps()
+    async with persisted(Scripted(steps=steps, two=two), store, store_timeout=0.4) as (
+        port,
+        persistence,
+    ):
+        session = await RawSession.open(port)
+        response = await session.call("steps")
+        steps.go(2)
+        kept = await response.take(2)
+        with locked(path):
+            steps.go(2)
+            lost = await response.take(2)
+            assert [frame.id for frame in lost] == [None, None]
+        writer = (await persistence.context()).writer
+        await until(lambda: not writer.is_down)
+        # Never again an id on this stream, although the store is back.
+        steps.go(1)
+        assert [frame.id for frame in await response.take(1)] == [None]
+        steps.go(1)
+        (answer,) = await response.take(1)
+        assert answer.is_response
+        assert answer.id is None
+        await works(port)
+        await until(lambda: not writer.live)
+        replay = await session.get(kept[-1].id)
+        frames = [frame async for frame in replay.frames() if frame.data]
+        assert [frame.is_response for frame in frames] == [True]
+        assert frames[0].id is not None
+        assert "-2-3-" in frames[0].id, "in a new epoch, under the next number"
+
+
+async def test_new_calls_are_served_while_the_store_is_away(store: str, path: Path) -> None:
+    async with persisted(Scripted(two=two), store, store_timeout=0.3) as (port, persistence):
+        session = await RawSession.open(port)
+        with locked(path):
+            for _ in range(3):
+                frames = await (await session.call("two")).take(2)
+                assert [frame.is_response for frame in frames] == [False, True]
+        writer = (await persistence.context()).writer
+        await until(lambda: not writer.is_down)
+        await works(port)
+
+
+async def test_refuse_says_so_on_open_streams_and_to_new_ones(store: str, path: Path) -> None:
+    steps = Steps()
+    policy: dict[str, Any] = {"store_timeout": 0.3, "on_store_failure": "refuse"}
+    async with persisted(Scripted(steps=steps, two=two), store, **policy) as (port, persistence):
+        session = await RawSession.open(port)
+        response = await session.call("steps")
+        steps.go(1)
+        await response.take(1)
+        with locked(path):
+            steps.go(1)
+            frames = await response.take(2)
+            assert "error" in frames[-1].message
+            assert (await session.call("two")).status == 503
+        writer = (await persistence.context()).writer
+        await until(lambda: not writer.is_down)
+        await works(port)
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+async def test_a_file_that_vanishes_is_a_failed_store_and_made_anew(
+    store: str, path: Path, how: str
+) -> None:
+    async with persisted(Scripted(two=two), store, store_timeout=0.5) as (port, persistence):
+        await works(port)
+        if how == "deleted":
+            for name in path.parent.glob("events.db*"):
+                if "worker" not in name.name:
+                    name.unlink()
+        else:
+            path.with_suffix(".new").touch()
+            os.replace(path.with_suffix(".new"), path)
+            for name in path.parent.glob("events.db-[sw][ha][ml]"):
+                name.unlink()
+        session = await RawSession.open(port)
+        frames = await (await session.call("two")).take(2)
+        assert frames[-1].is_response
+        writer = (await persistence.context()).writer
+        await until(lambda: not writer.is_down and not writer.live)
+        await works(port)
+        with sqlite3.connect(path) as file:
+            assert file.execute("SELECT count(*) FROM mcp_event").fetchone()[0] > 0
+
+
+@pytest.mark.parametrize("trouble", ["full disk", "read-only"])
+async def test_a_store_that_takes_no_more_is_survived(
+    tmp_path: Path, path: Path, trouble: str
+) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": 0.2})
+    connections: list[Any] = []
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def remember(connection: Any, _: Any) -> None:
+        connections.append(connection)
+
+    async def pragma(text: str) -> None:
+        for connection in connections:
+            raw = connection.driver_connection
+            if raw._running:
+                await raw.execute(text)
+
+    persistence = Persistence(engine=engine, store_timeout=0.3)
+    async with serving(PersistMiddleware(Scripted(two=two), persistence=persistence)) as port:
+        await works(port)
+        broken, mended = {
+            "full disk": ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1073741823"),
+            "read-only": ("PRAGMA query_only = 1", "PRAGMA query_only = 0"),
+        }[trouble]
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def still(connection: Any, _: Any) -> None:
+            if broken_now:
+                connection.cursor().execute(broken)
+
+        broken_now = True
+        await pragma(broken)
+        session = await RawSession.open(port)
+        pad = "x" * 9000
+        frames = await (await session.call("two", pad=pad)).take(2)
+        assert frames[-1].is_response
+        broken_now = False
+        await pragma(mended)
+        writer = (await persistence.context()).writer
+        await until(lambda: not writer.is_down)
+        await works(port)
+    await engine.dispose()
+
+
+async def test_one_streams_poison_is_no_other_streams_trouble(store: str) -> None:
+    async def poisoned(call: Call) -> None:
+        await call.head()
+        (await persistence.context()).writer.live.popitem()
+        await call.progress(1)
+        await call.result()
+
+    async with persisted(Scripted(poisoned=poisoned, two=two), store) as (port, persistence):
+        session = await RawSession.open(port)
+        frames = await (await session.call("poisoned")).take(2)
+        assert frames[-1].is_response
+        await works(port)

@@ -1,0 +1,143 @@
+"""JSON-RPC as far as the log has to understand it, and what a request is to us."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_persist_middleware.model import EventKind
+from mcp_persist_middleware.protocol import classify, eras, jsonrpc
+from mcp_persist_middleware.protocol.classify import Kind
+
+IDS = st.one_of(st.integers(-(10**20), 10**20), st.text(max_size=20), st.none())
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=8)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=8,
+)
+METHODS = st.sampled_from(
+    ["notifications/progress", "notifications/message", "notifications/x", "ping", 'quoted"name']
+)
+MESSAGES = st.one_of(
+    st.fixed_dictionaries({"method": METHODS}, optional={"params": VALUES}),
+    st.fixed_dictionaries({"method": METHODS.filter(lambda m: "/" not in m), "id": IDS}),
+    st.fixed_dictionaries({"id": IDS, "result": VALUES}),
+    st.fixed_dictionaries({"id": IDS, "error": VALUES}),
+)
+
+
+def truth(message: dict[str, Any]) -> tuple[EventKind, tuple[str, ...]]:
+    """What a message is, after a full parse."""
+    method = message.get("method")
+    if method is None:
+        return EventKind.RESPONSE, (json.dumps(message["id"]),)
+    if method in ("notifications/progress", "notifications/message"):
+        return EventKind.NOISE, ()
+    return (EventKind.MESSAGE if method.startswith("notifications/") else EventKind.REQUEST), ()
+
+
+@given(MESSAGES, st.randoms(), st.sampled_from([None, 1, "\t"]), st.booleans())
+def test_a_message_is_recognised_in_any_order_and_spacing(
+    message: dict[str, Any], chance: Any, indent: Any, ascii_only: bool
+) -> None:
+    items = [*message.items(), ("jsonrpc", "2.0")]
+    chance.shuffle(items)
+    text = json.dumps(dict(items), indent=indent, ensure_ascii=ascii_only)
+    kind, answered = jsonrpc.scan(text.encode("utf-8", "surrogatepass"))
+    expected, keys = truth(message)
+    if expected is EventKind.REQUEST and "id" not in message:
+        assert kind in (EventKind.REQUEST, EventKind.MESSAGE)
+    else:
+        assert (kind, answered) == (expected, keys)
+
+
+@given(st.binary(max_size=80))
+def test_no_bytes_break_the_scanner_or_the_parser(data: bytes) -> None:
+    jsonrpc.scan(data)
+    jsonrpc.parse(data)
+
+
+def test_depth_does_not_break_it_either() -> None:
+    deep = b"[" * 200_000
+    assert jsonrpc.scan(deep) == (EventKind.MESSAGE, ())
+    assert jsonrpc.parse(deep) is None
+
+
+def test_a_batch_answers_each_of_its_ids() -> None:
+    batch = json.dumps([{"id": 1, "result": {}}, {"id": "1", "error": {}}]).encode()
+    assert jsonrpc.scan(batch) == (EventKind.RESPONSE, ("1", '"1"'))
+    call = jsonrpc.parse(
+        b'[{"jsonrpc":"2.0","id":1,"method":"a"},{"jsonrpc":"2.0","method":"notifications/b"}]'
+    )
+    assert call is not None
+    assert call.request_ids == (1,)
+
+
+SSE = (b"accept", b"application/json, text/event-stream")
+JSON = (b"content-type", b"application/json")
+SESSION = (b"mcp-session-id", b"s")
+
+
+def version(text: str) -> tuple[bytes, bytes]:
+    return (b"mcp-protocol-version", text.encode())
+
+
+CALL = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t"}}'
+GREETING = (
+    b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}'
+)
+NOTE = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
+LISTEN = b'{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen"}'
+CURSOR = (b"last-event-id", b"A" * 22 + b"p-1-1-i1")
+FOREIGN = (b"last-event-id", b"42")
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "body", "known", "kind"),
+    [
+        ("POST", [JSON, SSE, SESSION], CALL, False, Kind.EXCHANGE),
+        ("POST", [JSON, SSE, version("2025-06-18")], CALL, False, Kind.EXCHANGE),
+        ("POST", [JSON, SSE, version("2026-07-28")], CALL, False, Kind.EXCHANGE),
+        ("POST", [JSON, SSE], GREETING, False, Kind.EXCHANGE),
+        ("POST", [JSON, SSE], CALL, True, Kind.EXCHANGE),
+        ("POST", [JSON, SSE], CALL, False, Kind.PASS),  # another protocol on another path
+        ("POST", [JSON, SSE, SESSION], NOTE, False, Kind.PASS),
+        ("POST", [JSON, SSE, SESSION], b'{"id":1,"result":{}}', False, Kind.PASS),
+        ("POST", [JSON, SESSION], CALL, False, Kind.PASS),  # reads no event stream
+        ("POST", [SSE, SESSION], CALL, False, Kind.PASS),  # sends no JSON
+        ("POST", [JSON, SSE, version("2026-07-28")], LISTEN, False, Kind.PASS),
+        ("POST", [JSON, SSE, version("2099-01-01")], CALL, True, Kind.PASS),
+        ("GET", [SSE, SESSION], b"", False, Kind.STREAM),
+        ("GET", [SSE, version("2026-07-28"), SESSION], b"", False, Kind.PASS),
+        ("GET", [SSE, CURSOR], b"", False, Kind.RESUME),
+        ("GET", [SSE, CURSOR, version("2026-07-28")], b"", False, Kind.RESUME),
+        ("GET", [SSE, FOREIGN], b"", False, Kind.PASS),
+        ("GET", [SSE, FOREIGN, SESSION], b"", False, Kind.FOREIGN_CURSOR),
+        ("DELETE", [SESSION], b"", False, Kind.DELETE),
+        ("DELETE", [], b"", True, Kind.PASS),
+        ("HEAD", [SSE, SESSION], b"", True, Kind.PASS),
+        ("OPTIONS", [SSE, SESSION, CURSOR], b"", True, Kind.PASS),
+    ],
+)
+def test_a_request_is_what_its_head_and_body_say(
+    method: str, headers: Any, body: bytes, known: bool, kind: Kind
+) -> None:
+    found = classify.by_head(method, headers, known_path=known, modern=True)
+    if found.kind is Kind.BODY:
+        found = classify.by_body(found, headers, body, known_path=known)
+    assert found.kind is kind
+
+
+def test_2026_07_28_passes_where_it_is_to_be_left_alone() -> None:
+    head = [JSON, SSE, version("2026-07-28")]
+    assert classify.by_head("POST", head, known_path=True, modern=False).kind is Kind.PASS
+    head = [SSE, CURSOR, version("2026-07-28")]
+    assert classify.by_head("GET", head, known_path=True, modern=False).kind is Kind.PASS
+
+
+def test_only_revisions_that_know_priming_get_it() -> None:
+    primed = {v for v in eras._ERAS if eras._ERAS[v].priming}
+    assert primed == {"2025-11-25", "2026-07-28"}
+    assert not eras.era_of_initialize("2099-01-01").priming

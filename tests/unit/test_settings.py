@@ -1,0 +1,99 @@
+"""A wrong setting is refused with a sentence that names it, and no secret is in it."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_persist_middleware.errors import ConfigurationError, PersistError, UnknownSettingError
+from mcp_persist_middleware.log import connect
+from mcp_persist_middleware.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fix"),
+    [
+        ("synchronous", "off", "'normal', 'full'"),
+        ("modern_streams", "no", "'resume', 'pass'"),
+        ("on_store_failure", "", "'degrade', 'refuse'"),
+        ("retry_ms", -1, "at least 0"),
+        ("retry_ms", 1.5, "a whole number"),
+        ("ttl", "long", "a number"),
+        ("ttl", float("nan"), "a number"),
+        ("ttl", None, "cannot be None"),
+        ("prime_json", 1, "True or False"),
+        ("paths", "/mcp", '["/mcp"]'),
+        ("paths", ["mcp"], '["/mcp"]'),
+        ("table_prefix", "a b", "letters"),
+        ("principal", "ann", "callable"),
+        ("engine", "sqlite://", "AsyncEngine"),
+        ("namespace", "", "1 to 255"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_fix(name: str, value: Any, fix: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.load({"url": "events.db", name: value}, {})
+    assert name in str(raised.value)
+    assert repr(value) in str(raised.value)
+    assert fix in str(raised.value)
+
+
+def test_an_unknown_name_is_told_the_nearest() -> None:
+    with pytest.raises(UnknownSettingError, match="did you mean 'retry_ms'"):
+        Settings.load({"url": "events.db", "retry_m": 1}, {})
+
+
+def test_the_environment_is_read_and_the_argument_wins() -> None:
+    environ = {
+        "MCP_PERSIST_URL": "a.db",
+        "MCP_PERSIST_RETRY_MS": "7",
+        "MCP_PERSIST_PRIME_AFTER": "none",
+        "MCP_PERSIST_PRIME_JSON": "true",
+        "MCP_PERSIST_PATHS": "/a, /b/",
+        "MCP_PERSIST_TTL": "9",
+    }
+    made = Settings.load({"ttl": 5}, environ)
+    assert (made.url, made.retry_ms, made.prime_after) == ("a.db", 7, None)
+    assert (made.prime_json, made.paths, made.ttl) == (True, ("/a", "/b"), 5)
+    with pytest.raises(ConfigurationError, match="MCP_PERSIST_TTL"):
+        Settings.load({}, environ | {"MCP_PERSIST_TTL": "soon"})
+
+
+def test_no_store_and_two_stores_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="no store is named"):
+        Settings.load({}, {})
+
+
+@pytest.mark.parametrize(
+    ("url", "fix"),
+    [
+        ("mysql://u:hunter2@h/db", "stores in SQLite"),
+        ("postgresql://u:hunter2@h/db", "stores in SQLite"),
+        ("sqlite://", "in memory"),
+        (":memory:", "in memory"),
+        ("sqlite:////no/such/directory/events.db", "/no/such/directory does not exist"),
+        ("://hunter2", "expected a URL"),
+    ],
+)
+def test_a_url_of_no_use_is_refused_without_its_password(url: str, fix: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        connect.make_log(Settings.load({"url": url}, {}))
+    assert fix in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_no_url_gives_anything_but_a_clear_error(text: str) -> None:
+    secret = "hunter2-secret"
+    try:
+        connect.parse_url(f"{text}://user:{secret}@host/x")
+    except PersistError as error:
+        assert secret not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "url", ["events.db", "sqlite:///events.db", "sqlite+aiosqlite:///events.db"]
+)
+def test_plain_forms_get_the_async_driver(url: str) -> None:
+    assert str(connect.parse_url(url)) == "sqlite+aiosqlite:///events.db"
