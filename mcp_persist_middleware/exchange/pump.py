@@ -248,6 +248,8 @@ class Exchange:
     def abandon(self) -> None:
         """The client left before it held an id."""
         self._resolve(None)
+        if self.stream is not None:
+            self.stream.detach()
         if self.request.era.disconnect_cancels or self.kind is StreamKind.GET:
             self.leave()
         else:

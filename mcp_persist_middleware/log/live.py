@@ -35,6 +35,7 @@ class LiveStream:
     """
 
     __slots__ = (
+        "_expects_reader",
         "_kept_bytes",
         "_kept_events",
         "_limits",
@@ -72,6 +73,8 @@ class LiveStream:
         self.on_lost: Callable[[], None] | None = None
         self.signal = Signal()
         self.room = Signal()
+        # The first reader is on its way, and need not read in the store what was just here.
+        self._expects_reader = True
         self._limits = limits
         self._waiting: deque[Event] = deque()
         self._waiting_bytes = 0
@@ -161,7 +164,7 @@ class LiveStream:
         self.room.notify()
 
     def _show(self, events: tuple[Event, ...]) -> None:
-        if not self.readers and not self.degraded:
+        if not (self.readers or self.degraded or self._expects_reader):
             return
         self._tail.extend(events)
         self._tail_bytes += sum(len(event.frame) for event in events)
@@ -188,12 +191,14 @@ class LiveStream:
     def attach(self) -> None:
         """A reader is here: the tail is kept for it."""
         self.readers += 1
+        self._expects_reader = False
         if self.on_readers is not None:
             self.on_readers()
 
     def detach(self) -> None:
-        """The reader of one `attach` has left."""
-        self.readers -= 1
+        """The reader of one `attach` has left, or nobody is on the way any more."""
+        self.readers = max(0, self.readers - 1)
+        self._expects_reader = False
         if not self.readers and not self.degraded:
             self._tail.clear()
             self._tail_bytes = 0

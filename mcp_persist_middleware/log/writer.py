@@ -22,10 +22,9 @@ _PROBE_SECONDS = 0.5
 _MAX_OWED = 1000
 # What may wait for the store in all, and of each stream however many there are: an event is as
 # old as what waits before it.
-_RUN_AHEAD, _LEAST_SHARE = 256, 8
-# How long the next commit gathers when the last one found several events of a stream, unless a
-# stream is full or ends.
-_PACE = 0.002
+_RUN_AHEAD, _LEAST_SHARE = 1024, 64
+# So many events in so short a time (seconds) are fast; then commits begin this far apart.
+_FAST, _WINDOW, _PACE = 16, 0.02, 0.01
 # How long the row of a new stream waits for the stream's first event.
 _PATIENCE = 0.02
 
@@ -45,6 +44,7 @@ class Writer:
         self._owed: deque[LiveStream] = deque()
         self._wake = asyncio.Event()
         self._pressure = Signal()
+        self._window, self._count = 0.0, 0
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -129,11 +129,20 @@ class Writer:
             self._give_up("the store is down")
             return
         while batch := self._gather():
+            began = time.monotonic()
             await self._commit(batch)
-            if any(len(write.events) > 1 for _, write in batch):
-                # Events come faster than commits: fewer, larger ones cost less in all.
-                await self._pressure.wait(_PACE)
+            await self._pace(began, sum(len(write.events) for _, write in batch))
         await self._pay()
+
+    async def _pace(self, began: float, events: int) -> None:
+        """Where events come fast, commit less often: fewer, larger batches cost less in all. A
+        stream that is full or ends does not wait.
+        """
+        if began - self._window > _WINDOW:
+            self._window, self._count = began, 0
+        self._count += events
+        if self._count >= _FAST and (wait := began + _PACE - time.monotonic()) > 0:
+            await self._pressure.wait(wait)
 
     def _gather(self) -> list[tuple[LiveStream, StreamWrite]]:
         batch, events, size = [], 0, 0

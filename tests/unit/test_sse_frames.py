@@ -87,7 +87,7 @@ def test_a_comment_travels_with_the_next_event_and_a_ping_ends_here() -> None:
     assert frame.raw == b": remark\r\ndata: x\r\n"
 
 
-@given(st.text(min_size=1).map(str.encode))
+@given(st.text().filter(lambda text: text.strip("\r\n")).map(str.encode))
 def test_a_message_written_as_an_event_is_read_as_the_same_message(message: bytes) -> None:
     (frame,) = parse([sse.event(message) + sse.CRLF])
     assert frame.data == re.sub(rb"\r\n|\r", b"\n", message)
@@ -95,9 +95,9 @@ def test_a_message_written_as_an_event_is_read_as_the_same_message(message: byte
 
 def test_an_event_without_an_end_is_bounded() -> None:
     parser = FrameParser(100)
+    parser.feed(b"data: " + b"x" * 90)
     with pytest.raises(EventTooLargeError, match="100"):
-        for _ in range(20):
-            parser.feed(b"data: " + b"x" * 10)
+        parser.feed(b"x" * 10)
 
 
 def test_the_work_is_linear_in_the_bytes() -> None:
