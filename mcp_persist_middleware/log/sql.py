@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL, UpdateBase, delete, func, insert, select, text, update
 from sqlalchemy.engine import Row
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware.errors import SchemaVersionError, StoreError
@@ -40,6 +40,8 @@ class SqlLog(EventLog):
         self._running: set[asyncio.Task[Any]] = set()
 
     name: str = ""
+    _exclusive: str
+    """The statement that begins a transaction which is alone in writing."""
 
     @property
     def secret(self) -> bytes:
@@ -67,22 +69,31 @@ class SqlLog(EventLog):
         Raises:
             SchemaVersionError: a newer library has been here.
         """
-        meta = self._tables.meta
         async with self._connection() as connection:
-            await connection.run_sync(self._tables.metadata.create_all)
-            for name, value in (
-                ("version", str(schema.VERSION).encode()),
-                ("secret", secrets.token_bytes(32)),
-                ("store", secrets.token_bytes(16)),
-            ):
-                # Another worker may be first; then its value is the one.
-                with contextlib.suppress(IntegrityError):
-                    await connection.execute(insert(meta).values(name=name, value=value))
-            rows = {r.name: r.value for r in await connection.execute(select(meta))}
+            # Several workers start at once; one makes the tables, the others find them.
+            await connection.execute(text(self._exclusive))
+            try:
+                await connection.run_sync(self._tables.metadata.create_all)
+                rows = await self._meta(connection)
+            finally:
+                await connection.execute(text("COMMIT"))
         found = int(rows["version"])
         if found > schema.VERSION:
             raise SchemaVersionError(url=self.name, found=found, known=schema.VERSION)
         self._secret = rows["secret"]
+
+    async def _meta(self, connection: AsyncConnection) -> dict[str, bytes]:
+        meta = self._tables.meta
+        rows = {row.name: row.value for row in await connection.execute(select(meta))}
+        for name, value in (
+            ("version", str(schema.VERSION).encode()),
+            ("secret", secrets.token_bytes(32)),
+            ("store", secrets.token_bytes(16)),
+        ):
+            if name not in rows:
+                await connection.execute(insert(meta).values(name=name, value=value))
+                rows[name] = value
+        return rows
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         """Finish an operation even when its caller is cancelled: a connection that is cancelled

@@ -41,6 +41,8 @@ class SqliteLog(SqlLog):
     power as well (https://www.sqlite.org/pragma.html#pragma_synchronous).
     """
 
+    _exclusive = "BEGIN IMMEDIATE"
+
     def __init__(
         self,
         url: URL,
