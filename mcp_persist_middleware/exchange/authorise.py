@@ -2,6 +2,7 @@
 rate limits and its outages all apply to a resume as to any other request."""
 
 import asyncio
+import contextlib
 import secrets
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from mcp_persist_middleware.exchange.identity import principal
 from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol import headers
 
-_TIMEOUT = 30.0
+_TIMEOUT, _AFTERWARDS = 30.0, 1.0
 _MAX_BODY = 64 * 1024
 _REFUSALS = frozenset({401, 403, 421, 429})
 
@@ -44,13 +45,21 @@ async def ask(context: Context, app: ASGIApp, scope: Scope, kind: StreamKind) ->
         b"probe-" + secrets.token_hex(8).encode()
     )
     answer = _Answer(body if kind is StreamKind.POST else b"")
+    running: asyncio.Future[None] = asyncio.ensure_future(app(probe, answer.receive, answer.send))
+    running.add_done_callback(lambda _: answer.known.set())
     try:
-        async with asyncio.timeout(_TIMEOUT):
-            await app(probe, answer.receive, answer.send)
-    except TimeoutError:
-        return Verdict(_plain(504), 504, "")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TIMEOUT):
+                await answer.known.wait()
+        # What an application does behind its answer to a notification is not cut short.
+        await asyncio.wait({running}, timeout=_AFTERWARDS)
+        if running.done():
+            running.result()
+    finally:
+        running.cancel()
     if not answer.messages:
-        return Verdict(_plain(500), 500, "")
+        status = 500 if running.done() else 504
+        return Verdict(_plain(status), status, "")
     status = answer.messages[0]["status"]
     return Verdict(tuple(answer.messages), status, principal(context, probe))
 
@@ -70,7 +79,8 @@ class _Answer:
 
     def __init__(self, body: bytes) -> None:
         self._request: Message | None = {"type": "http.request", "body": body, "more_body": False}
-        self._done = asyncio.Event()
+        self.known = asyncio.Event()
+        """All that has to be known is known; the application may hear that we have left."""
         self._size = 0
         self.messages: list[Message] = []
 
@@ -78,7 +88,7 @@ class _Answer:
         if self._request is not None:
             message, self._request = self._request, None
             return message
-        await self._done.wait()
+        await self.known.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -86,13 +96,13 @@ class _Answer:
             case "http.response.start":
                 self.messages.append(message)
                 if headers.is_event_stream(message["status"], message["headers"]):
-                    self._done.set()
+                    self.known.set()
             case "http.response.body":
                 self._size += len(message.get("body", b""))
                 if self._size <= _MAX_BODY or not message.get("more_body", False):
                     self.messages.append(message)
                 if not message.get("more_body", False):
-                    self._done.set()
+                    self.known.set()
 
 
 def _plain(status: int) -> tuple[Message, ...]:

@@ -36,7 +36,7 @@ class Call:
 
     async def progress(self, value: int, text: str = "") -> None:
         """Send one progress notification."""
-        token = self.request["params"].get("_meta", {}).get("progressToken", "p")
+        token = self.request.get("params", {}).get("_meta", {}).get("progressToken", "p")
         params = {"progressToken": token, "progress": value, "message": text}
         await self.emit({"method": "notifications/progress", "params": params})
 
@@ -93,6 +93,11 @@ class Scripted:
             challenge = [(b"www-authenticate", b'Bearer realm="scripted"')]
             await send({"type": "http.response.start", "status": 401, "headers": challenge})
             await send({"type": "http.response.body", "body": b"who are you?"})
+            return
+        if scope["method"] == "GET" and "GET" in self.tools:
+            await receive()
+            self.calls.append(call := Call({}, scope, receive, send))
+            await self.tools["GET"](call)
             return
         if scope["method"] != "POST":
             status = 200 if scope["method"] == "DELETE" else 405

@@ -1,0 +1,288 @@
+"""What a cursor is answered, what a stream begins and ends with, and who receives a GET stream."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mcp_persist_middleware.protocol import event_id
+from mcp_persist_middleware.protocol.event_id import EventIds, StreamKind
+from tests.support.processes import mcp_server, running
+from tests.support.scripted import Call, Scripted, persisted, until
+from tests.support.session import HANDSHAKE, MODERN, RawSession
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """The URL of a store of this test's own."""
+    return f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"
+
+
+async def three(call: Call) -> None:
+    """Three events, then the answer."""
+    await call.head()
+    for value in (1, 2, 3):
+        await call.progress(value)
+    await call.result()
+
+
+def moved(cursor: str, sequence: int) -> str:
+    """The same cursor at another number."""
+    stream, epoch, _, request = cursor.rsplit("-", 3)
+    return f"{stream}-{epoch}-{sequence}-{request}"
+
+
+async def test_a_finished_stream_answers_by_the_place_of_the_cursor(store: str) -> None:
+    async with persisted(Scripted(three=three), store, store_timeout=0.2) as (port, _):
+        session = await RawSession.open(port)
+        frames = await (await session.call("three")).take(4)
+        first, last = str(frames[0].id), str(frames[-1].id)
+
+        inside = await session.get(first)
+        replay = [frame async for frame in inside.frames()]
+        assert replay[0].data == ""
+        assert replay[0].id not in (first, last, None)
+        assert [f.progress for f in replay if f.data] == [2, 3, None]
+        assert [f.id for f in replay if f.data] == [f.id for f in frames[1:]]
+
+        assert (await session.get(last)).status == 204
+
+        ahead = await session.get(moved(last, 900))
+        assert [f.is_response async for f in ahead.frames() if f.data] == [True]
+
+        unknown = EventIds.of(event_id.new_stream_id(), StreamKind.POST, "an id").at(1, 1).decode()
+        answer = await session.get(unknown)
+        assert answer.status == 200
+        assert answer.is_stream
+        (error,) = [frame async for frame in answer.frames()]
+        assert error.id is None
+        assert error.message["id"] == "an id"
+        assert error.message["error"]["code"] == -32000
+
+        assert (await session.get("17")).status == 404
+
+
+async def test_a_young_cursor_is_looked_for_again(store: str) -> None:
+    async with persisted(Scripted(three=three), store, store_timeout=0.6) as (port, _):
+        session = await RawSession.open(port)
+        unknown = EventIds.of(event_id.new_stream_id(), StreamKind.POST, 1).at(1, 0).decode()
+        began = time.monotonic()
+        (error,) = await (await session.get(unknown)).take(1)
+        assert "error" in error.message
+        assert time.monotonic() - began > 0.4
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(cursor=st.text(st.characters(min_codepoint=33, max_codepoint=255), min_size=1, max_size=300))
+def test_no_cursor_is_an_error_of_the_server(
+    served: tuple[asyncio.Runner, int], cursor: str
+) -> None:
+    runner, port = served
+
+    async def ask() -> int:
+        session = RawSession(port, session_id="s")
+        return (await session.get(cursor)).status
+
+    assert runner.run(ask()) == 404
+
+
+@pytest.fixture
+def served(store: str):
+    """A port and the event loop that serves it."""
+    with asyncio.Runner() as runner:
+        context = persisted(Scripted(three=three), store)
+        port, _ = runner.run(context.__aenter__())
+        yield runner, port
+        runner.run(context.__aexit__(None, None, None))
+
+
+@pytest.mark.parametrize(
+    ("version", "primed", "retry"),
+    [
+        ("2025-03-26", False, 70),
+        ("2025-06-18", False, 70),
+        (HANDSHAKE, True, 70),
+        (MODERN, True, 7),
+    ],
+)
+async def test_a_stream_begins_as_its_revision_demands(
+    store: str, version: str, primed: bool, retry: int
+) -> None:
+    async def slow(call: Call) -> None:
+        await call.head((b"set-cookie", b"a=1"), (b"set-cookie", b"b=2"))
+        await asyncio.sleep(0.05)
+        await call.progress(1)
+        await call.result()
+
+    times = {"retry_ms": 70, "modern_retry_ms": 7}
+    async with persisted(Scripted(slow=slow), store, **times) as (port, _):
+        session = await RawSession.open(port, version)
+        response = await session.call("slow")
+        frames = [frame async for frame in response.frames()]
+        assert (frames[0].data == "") is primed
+        assert frames[0].id is not None
+        assert frames[0].retry == retry
+        assert [frame.retry for frame in frames[1:]] == [None] * (len(frames) - 1)
+        assert response.headers["x-accel-buffering"] == "no"
+        cookies = [value for name, value in response.raw_headers if name == "set-cookie"]
+        assert cookies == ["a=1", "b=2"]
+        again = [frame async for frame in (await session.get(frames[0].id)).frames()]
+        assert (again[0].data == "") is primed
+
+
+async def test_a_quiet_stream_is_kept_alive(store: str) -> None:
+    async def quiet(call: Call) -> None:
+        await call.head()
+        await call.watch()
+
+    async with persisted(Scripted(quiet=quiet), store, ping_seconds=0.1) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("quiet")
+        comments = []
+        async for frame in response.frames():
+            comments += [frame.comment] if frame.comment else []
+            if len(comments) == 2:
+                break
+        assert comments == ["ping", "ping"]
+        response.reset()
+
+
+async def test_a_resumed_connection_that_delivered_ends_cleanly_so_that_its_cursor_moves(
+    store: str,
+) -> None:
+    more = asyncio.Semaphore(0)
+
+    async def wait(call: Call) -> None:
+        await call.head()
+        for value in range(1, 4):
+            await call.progress(value)
+            await more.acquire()
+        await call.result()
+
+    async with persisted(Scripted(wait=wait), store, resume_rotate=0.2) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("wait")
+        (first,) = await response.take(1)
+        response.reset()
+        silent = await session.get(first.id)
+        primed = asyncio.create_task(_all(silent))
+        # Nothing was delivered: this connection stays, however long it has been open.
+        done, _ = await asyncio.wait({primed}, timeout=0.6)
+        assert not done
+        more.release()
+        frames = await asyncio.wait_for(primed, 5)
+        assert [frame.progress for frame in frames if frame.data] == [2]
+        assert frames[-1].retry is not None
+        assert frames[-1].retry < 100
+        # Of the first connection, which never broke, nothing like that is true.
+        for _ in range(3):
+            more.release()
+
+
+async def _all(response):
+    return [frame async for frame in response.frames()]
+
+
+async def test_the_newest_get_connection_receives_and_the_older_one_is_promoted(
+    store: str,
+) -> None:
+    say = asyncio.Queue[int]()
+
+    async def session_stream(call: Call) -> None:
+        if len([c for c in app.calls if not c.request]) > 1:
+            await call.json(409, {"error": "one stream for each session"})
+            return
+        await call.head()
+        watcher = asyncio.create_task(call.watch())
+        while (value := await say.get()) >= 0:
+            await call.progress(value)
+        watcher.cancel()
+        await call.end()
+
+    app = Scripted(GET=session_stream)
+    async with persisted(app, store, store_timeout=0.2) as (port, _):
+        session = await RawSession.open(port)
+        one = await session.get()
+        assert one.status == 200
+        say.put_nowait(1)
+        (seen,) = await one.take(1)
+        two = await session.get()
+        assert two.status == 200, "no 409, no fight"
+        say.put_nowait(2)
+        assert [frame.progress for frame in await two.take(1)] == [2]
+        two.reset()
+        say.put_nowait(3)
+        assert [frame.progress for frame in await one.take(1)] == [3]
+        one.reset()
+        say.put_nowait(4)
+        back = await session.get(seen.id)
+        assert [frame.progress for frame in await back.take(3)] == [2, 3, 4]
+        # A cursor of a GET stream that nobody knows gets a fresh stream, not an error.
+        unknown = EventIds.of(b"\x01" * 16, StreamKind.GET, None).at(1, 1).decode()
+        fresh = await session.get(unknown)
+        say.put_nowait(5)
+        assert [frame.progress for frame in await fresh.take(1)] == [5]
+        say.put_nowait(-1)
+
+
+async def test_a_stream_outlives_the_process_that_wrote_it(tmp_path: Path) -> None:
+    async with running(mcp_server(tmp_path)) as server:
+        session = await RawSession.open(server.port)
+        whole = await (await session.call("count", n=5, delay=0)).take(6)
+        cut = await (await session.call("count", n=100_000, delay=0.01)).take(3)
+        await server.kill()
+        await server.start()
+        replay = await (await session.get(whole[0].id)).take(5)
+        assert [frame.data for frame in replay] == [frame.data for frame in whole[1:]]
+        # The call that was running is over, and its client is told so.
+        rest = [frame async for frame in (await session.get(cut[-1].id)).frames() if frame.data]
+        assert "worker that ran this request is gone" in rest[-1].message["error"]["message"]
+        values = [frame.progress for frame in rest[:-1]]
+        assert values == list(range(4, 4 + len(values)))
+        assert (await session.get(rest[-1].id)).status == 204
+
+
+async def test_an_application_that_ends_without_an_answer_gets_one(store: str) -> None:
+    async def silent(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.end()
+
+    async def broken(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        raise RuntimeError("in the middle")
+
+    async with persisted(Scripted(silent=silent, broken=broken), store) as (port, persistence):
+        session = await RawSession.open(port)
+        for tool in ("silent", "broken"):
+            frames = await (await session.call(tool)).take(2)
+            assert frames[-1].message["error"]["code"] == -32000
+        context = await persistence.context()
+        await until(lambda: not context.tasks)
+
+
+async def test_a_late_json_answer_becomes_the_event_that_ends_an_early_stream(store: str) -> None:
+    go_on = asyncio.Event()
+
+    async def late(call: Call) -> None:
+        if call.request["id"] == 99:
+            await go_on.wait()
+        await call.json(200, {"jsonrpc": "2.0", "id": call.request["id"], "result": {"a": "b"}})
+
+    async with persisted(Scripted(late=late), store, prime_after=0.1) as (port, _):
+        session = await RawSession.open(port, MODERN)
+        await (await session.call("late")).body()
+        response = await session.post("tools/call", {"name": "late"}, request_id=99)
+        frames = response.frames()
+        primed = await anext(frames)
+        assert primed.id is not None
+        response.reset()
+        go_on.set()
+        (answer,) = await (await session.get(primed.id)).take(1)
+        assert answer.message == {"jsonrpc": "2.0", "id": 99, "result": {"a": "b"}}
