@@ -64,6 +64,8 @@ class Cursor:
         events = live.tail_after(self.position)
         if events is None:
             return None
+        if not events:
+            return self._nothing_left(live.visible, ended=live.ended)
         ended = live.ended and events[-1].sequence >= live.visible
         return self._page(events, ended=ended)
 
@@ -101,14 +103,17 @@ class Cursor:
             # Retention took all that was committed: go on where the tail begins.
             if live.degraded and (left := live.tail_after(live.committed)):
                 return self._page(left)
-            missing, self.position = bound - self.position, bound
-            return Page([], missing=missing, ended=live.ended and bound >= live.visible)
+            return self._nothing_left(bound, ended=live.ended and bound >= live.visible)
         record = await self._log.find(self._stream)
         if record is None or record.state is not StreamState.OPEN:
             last = record.last_sequence if record is not None else self.position
             return Page([], missing=max(0, last - self.position), ended=True)
         await asyncio.sleep(_REMOTE_POLL)
         return None
+
+    def _nothing_left(self, bound: int, *, ended: bool) -> Page:
+        missing, self.position = bound - self.position, bound
+        return Page([], missing, ended)
 
     def _page(self, events: list[Event], *, ended: bool = False) -> Page:
         last = events[-1].sequence

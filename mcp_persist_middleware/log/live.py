@@ -88,6 +88,10 @@ class LiveStream:
     def add(self, kind: EventKind, frame: bytes) -> None:
         """Give the next number to an event."""
         self.last += 1
+        if self.degraded:
+            self._show((Event(self.last, 0, kind, frame),))
+            self.signal.notify()
+            return
         self._waiting.append(Event(self.last, self.record.epoch, kind, frame))
         self._waiting_bytes += len(frame)
 
@@ -211,18 +215,17 @@ class LiveStream:
         return self.last if self.degraded else self.committed
 
     def tail_after(self, sequence: int) -> list[Event] | None:
-        """The visible events after a number if the tail holds them all, else None."""
+        """The visible events after a number if the tail holds all that are left, else None."""
         found: list[Event] = []
         for event in reversed(self._tail):
             if event.sequence <= sequence:
                 break
             found.append(event)
         found.reverse()
-        if not found:
-            return None
-        # What a degraded stream has no longer is nowhere else either.
-        whole = found[0].sequence == sequence + 1 or (self.degraded and sequence >= self.committed)
-        return found if whole else None
+        if self.degraded and sequence >= self.committed:
+            # What is not here any more is nowhere else either.
+            return found
+        return found if found and found[0].sequence == sequence + 1 else None
 
     def response_write(self) -> StreamWrite | None:
         """Of an ended degraded stream: its answers, to be logged under a new epoch."""
