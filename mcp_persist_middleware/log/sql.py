@@ -157,6 +157,8 @@ class SqlLog(EventLog):
     async def forget_session(self, namespace: str, path: str, session: str) -> None:
         table = self._tables.stream
         of_session = (
+            # Said for the planner: the index holds no stream without a session.
+            table.c.session != "",
             table.c.session == session,
             table.c.namespace == namespace,
             table.c.path == path,
@@ -202,12 +204,6 @@ class SqlLog(EventLog):
         return await self._execute(
             delete(event).where(event.c.stream == stream_id, event.c.sequence <= bound)
         )
-
-    async def explain(self, prefix: str, sql: str, parameters: dict[str, Any]) -> list[str]:
-        """The query plan of a statement, for tests and for the operator."""
-        async with self._connection() as connection:
-            rows = await connection.execute(text(prefix + sql), parameters)
-            return [str(row) for row in rows]
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

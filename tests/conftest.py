@@ -1,0 +1,43 @@
+"""What every test shares: a store of its own, and a check that it leaves nothing running."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+_SECONDS = 5.0
+
+
+@pytest.fixture
+def tmp_store(tmp_path: Path) -> str:
+    """The URL of a store of this test's own."""
+    return f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"
+
+
+@pytest.fixture
+async def no_leftover_tasks() -> AsyncIterator[None]:
+    """Fail when a task of the library outlives the test."""
+    yield
+    ours = {
+        task
+        for task in asyncio.all_tasks()
+        if task.get_name().startswith("mcp-persist-") and not task.done()
+    }
+    assert not ours
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail when a task or a thread that keeps the process alive outlives the test."""
+    before = set(threading.enumerate())
+    if request.node.get_closest_marker("asyncio") is not None:
+        request.getfixturevalue("no_leftover_tasks")
+    yield
+    deadline = time.monotonic() + _SECONDS
+    for thread in set(threading.enumerate()) - before:
+        if not thread.daemon:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            assert not thread.is_alive(), f"{thread} was left behind"

@@ -1,0 +1,213 @@
+"""A batch: in order, whole entries, one writer, no entry pays for another."""
+
+import asyncio
+import sqlite3
+
+import pytest
+
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.model import Event, EventKind, StreamState, StreamWrite
+from tests.contract.builders import (
+    ALL,
+    COMMITTED,
+    FENCED,
+    REJECTED,
+    add,
+    direct,
+    ending,
+    events,
+    new,
+    numbers,
+    record,
+)
+
+
+async def test_events_come_back_as_they_went_in_and_in_order(log: EventLog) -> None:
+    stream, other = record(), record()
+    kinds = [EventKind.NOISE, EventKind.MESSAGE, EventKind.REQUEST, EventKind.RESPONSE]
+    written = tuple(Event(n, 1, kind, bytes([n, 0, 255])) for n, kind in enumerate(kinds, 1))
+    assert await log.append([new(stream, *written), new(other)]) == [COMMITTED] * 2
+    assert await log.append([add(stream, *events(5, 3)), add(other, *events(1, 2))]) == (
+        [COMMITTED] * 2
+    )
+    assert await log.read(stream.id, 0, *ALL) == [*written, *events(5, 3)]
+    assert await numbers(log, other) == [1, 2]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 1023, 1024, 1025, 2500])
+async def test_no_event_of_a_batch_of_any_size_is_missing(log: EventLog, count: int) -> None:
+    stream = record()
+    await log.append([new(stream)])
+    assert await log.append([add(stream, *events(1, count))]) == [COMMITTED]
+    assert await numbers(log, stream) == list(range(1, count + 1))
+
+
+async def test_an_empty_batch_is_answered_with_nothing(log: EventLog) -> None:
+    assert await log.append([]) == []
+
+
+@pytest.mark.parametrize("plain", [True, False])
+async def test_a_fenced_entry_costs_the_others_nothing(log: EventLog, plain: bool) -> None:
+    streams = [record() for _ in range(5)]
+    await log.append([new(stream) for stream in streams])
+    batch = [add(stream, *events(1, 3)) for stream in streams]
+    batch[2] = add(streams[2], *events(1, 3, epoch=2), epoch=2)
+    if not plain:
+        batch.append(new(record(), *events(1, 1)))
+    outcomes = await log.append(batch)
+    assert outcomes[:5] == [COMMITTED, COMMITTED, FENCED, COMMITTED, COMMITTED]
+    assert set(outcomes[5:]) <= {COMMITTED}
+    assert [await numbers(log, stream) for stream in streams] == [
+        [1, 2, 3],
+        [1, 2, 3],
+        [],
+        [1, 2, 3],
+        [1, 2, 3],
+    ]
+
+
+async def test_a_stream_that_is_not_there_is_fenced(log: EventLog) -> None:
+    assert await log.append([add(record(), *events(1, 1))]) == [FENCED]
+
+
+async def test_a_stream_that_has_ended_takes_nothing_more(log: EventLog) -> None:
+    stream = record()
+    await log.append([new(stream, *events(1, 2), ending=ending(2))])
+    assert await log.append([add(stream, *events(3, 1))]) == [FENCED]
+    assert await log.append([add(stream, *events(3, 1), ending=ending(3))]) == [FENCED]
+    late = add(stream, *events(3, 1, epoch=2), epoch=2, takes_over=1, ending=ending(3))
+    assert await log.append([late]) == [FENCED]
+    assert await numbers(log, stream) == [1, 2]
+    found = await log.find(stream.id)
+    assert found is not None
+    assert (found.epoch, found.last_sequence) == (1, 2)
+
+
+async def test_whoever_takes_over_fences_the_old_writer(log: EventLog) -> None:
+    stream = record()
+    await log.append([new(stream, *events(1, 2))])
+    take = add(stream, *events(3, 1, epoch=2), epoch=2, takes_over=1)
+    assert await log.append([take]) == [COMMITTED]
+    assert await log.append([add(stream, *events(3, 1))]) == [FENCED]
+    assert await log.append([add(stream, *events(4, 1, epoch=2), epoch=2)]) == [COMMITTED]
+    assert [(e.sequence, e.epoch) for e in await log.read(stream.id, 0, *ALL)] == [
+        (1, 1),
+        (2, 1),
+        (3, 2),
+        (4, 2),
+    ]
+    second = add(stream, *events(5, 1, epoch=2), epoch=2, takes_over=1)
+    assert await log.append([second]) == [FENCED]
+
+
+async def test_a_retried_batch_is_committed_and_not_doubled(log: EventLog) -> None:
+    begun, plain, taken = record(), record(), record()
+    await log.append([new(plain), new(taken, *events(1, 1))])
+    batch = [
+        new(begun, *events(1, 3), ending=ending(3)),
+        add(plain, *events(1, 2)),
+        add(taken, *events(2, 1, epoch=2), epoch=2, takes_over=1, ending=ending(2)),
+        new(record()),
+    ]
+    for _ in range(3):
+        assert await log.append(batch) == [COMMITTED] * 4
+    assert await numbers(log, begun) == [1, 2, 3]
+    assert await numbers(log, plain) == [1, 2]
+    assert await numbers(log, taken) == [1, 2]
+    found = await log.find(begun.id)
+    assert found is not None
+    assert (found.state, found.last_sequence) == (StreamState.COMPLETE, 3)
+
+
+async def test_an_entry_half_of_which_is_there_is_not_taken_for_a_retry(log: EventLog) -> None:
+    stream = record()
+    await log.append([new(stream, *events(1, 2))])
+    assert await log.append([add(stream, *events(2, 2))]) == [REJECTED]
+    assert await numbers(log, stream) == [1, 2]
+
+
+async def test_poison_is_rejected_whole_and_harms_nobody(log: EventLog) -> None:
+    good, bad, ended = record(), record(), record()
+    await log.append([new(good), new(bad), new(ended)])
+    doubled = (*events(1, 1), *events(1, 1))
+    batch: list[StreamWrite] = [
+        add(good, *events(1, 2)),
+        add(bad, *doubled, ending=ending(1)),
+        add(ended, *events(1, 1), ending=ending(1)),
+        new(begun := record(), *doubled),
+    ]
+    assert await log.append(batch) == [COMMITTED, REJECTED, COMMITTED, REJECTED]
+    assert [await numbers(log, stream) for stream in (good, bad, ended)] == [[1, 2], [], [1]]
+    assert await log.find(begun.id) is None
+    found = await log.find(bad.id)
+    assert found is not None
+    assert found.state is StreamState.OPEN
+
+
+async def test_a_number_that_no_store_holds_is_rejected(log: EventLog) -> None:
+    stream, good = record(), record()
+    await log.append([new(stream), new(good)])
+    huge = Event(2**70, 1, EventKind.MESSAGE, b"x")
+    assert await log.append([add(stream, huge), add(good, *events(1, 1))]) == [REJECTED, COMMITTED]
+
+
+async def test_two_workers_write_to_one_store_without_loss(log: EventLog, other: EventLog) -> None:
+    async def write(worker: EventLog) -> None:
+        stream = record()
+        streams.append(stream)
+        assert await worker.append([new(stream)]) == [COMMITTED]
+        for n in range(40):
+            entry = add(stream, *events(n * 3 + 1, 3))
+            assert await worker.append([entry]) == [COMMITTED]
+
+    streams: list[object] = []
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(write(worker) for worker in (log, other) * 3))
+    for stream in streams:
+        assert await numbers(other, stream) == list(range(1, 121))  # type: ignore[arg-type]
+
+
+async def test_a_cancelled_append_is_whole_or_nothing_and_holds_no_lock(log: SqliteLog) -> None:
+    outcomes = set()
+    for turns in range(12):
+        stream = record()
+        batch = [new(stream, *events(1, 800), ending=ending(800))]
+        task = asyncio.create_task(log.append(batch))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=10)
+        await log.ping()  # the driver's thread has come to the end of the batch
+        with direct(log._path) as outside:
+            outside.execute("BEGIN IMMEDIATE")
+            outside.execute("ROLLBACK")
+        found, held = await log.find(stream.id), await numbers(log, stream)
+        assert (found is None and held == []) or (
+            found is not None and found.state is StreamState.COMPLETE and len(held) == 800
+        )
+        outcomes.add(found is None)
+        assert await log.append(batch) == [COMMITTED]
+    assert True in outcomes  # cancelled before it had begun
+
+
+async def test_a_writer_that_cannot_write_says_so_and_recovers(log: SqliteLog) -> None:
+    stream = record()
+    with direct(log._path) as outside:
+        outside.execute("PRAGMA locking_mode = NORMAL")
+        outside.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="locked"):
+            await log.append([new(stream, *events(1, 1))])
+        outside.execute("ROLLBACK")
+    assert await log.append([new(stream, *events(1, 1))]) == [COMMITTED]
+    assert await numbers(log, stream) == [1]
+
+
+async def test_a_closed_log_fails_with_a_store_error(log: EventLog) -> None:
+    await log.aclose()
+    await log.aclose()
+    for call in (log.ping(), log.append([new(record())]), log.find(record().id)):
+        with pytest.raises(StoreError):
+            await call
+    assert sqlite3.sqlite_version_info >= (3, 35)

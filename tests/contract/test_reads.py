@@ -1,0 +1,146 @@
+"""Reading: pages, holes, records; and what retention leaves."""
+
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.model import Event, EventKind
+from tests.contract.builders import ALL, add, direct, ending, events, new, numbers, record
+
+
+async def test_a_page_holds_as_many_events_as_fit(log: EventLog) -> None:
+    stream = record()
+    sized = tuple(Event(n, 1, EventKind.MESSAGE, b"x" * 100) for n in range(1, 11))
+    await log.append([new(stream, *sized)])
+    for after, most, size, expected in [
+        (0, 3, 10**6, [1, 2, 3]),
+        (8, 3, 10**6, [9, 10]),
+        (0, 100, 350, [1, 2, 3]),
+        (3, 100, 400, [4, 5, 6, 7]),
+        (0, 100, 1, [1]),
+        (10, 100, 10**6, []),
+        (99, 100, 10**6, []),
+    ]:
+        page = await log.read(stream.id, after, most, size)
+        assert [event.sequence for event in page] == expected
+
+
+async def test_a_large_event_is_alone_in_its_page(log: EventLog) -> None:
+    stream = record()
+    large = Event(2, 1, EventKind.RESPONSE, b"y" * 10_000_000)
+    await log.append([new(stream, *events(1, 1), large, *events(3, 2))])
+    pages, after = [], 0
+    while page := await log.read(stream.id, after, 256, 1 << 20):
+        pages.append([event.sequence for event in page])
+        after = page[-1].sequence
+    assert pages == [[1], [2], [3, 4]]
+    assert (await log.read(stream.id, 1, 256, 1 << 20)) == [large]
+
+
+async def test_a_stream_nobody_knows_has_nothing_to_read(log: EventLog) -> None:
+    assert await log.read(record().id, 0, *ALL) == []
+    assert await log.find(record().id) is None
+
+
+async def test_a_record_is_found_as_it_was_made(log: EventLog) -> None:
+    stream = record()
+    await log.append([new(stream, *events(1, 2))])
+    assert await log.find(stream.id) == stream
+    await log.append([add(stream, ending=ending(2, expires_at=7.5))])
+    found = await log.find(stream.id)
+    assert found is not None
+    assert (found.last_sequence, found.ended_at, found.expires_at) == (2, 1500.0, 7.5)
+
+
+async def test_trimming_takes_the_cheapest_first_and_never_an_answer(log: EventLog) -> None:
+    stream = record()
+    kinds = [EventKind.RESPONSE, EventKind.NOISE, EventKind.REQUEST, EventKind.MESSAGE] * 5
+    written = tuple(Event(n, 1, kind, b"z") for n, kind in enumerate(kinds, 1))
+    await log.append([new(stream, *written)])
+    await log.append([add(stream, *events(21, 1), trim=5)])
+    noise = {n for n, kind in enumerate(kinds, 1) if kind is EventKind.NOISE}
+    assert await numbers(log, stream) == [n for n in range(1, 22) if n not in noise]
+    await log.append([add(stream, *events(22, 1), trim=1000)])
+    left = [event.kind for event in await log.read(stream.id, 0, *ALL)]
+    assert left == [EventKind.RESPONSE, EventKind.REQUEST] * 5
+
+
+async def test_a_forgotten_session_is_gone_at_once_and_no_other(log: EventLog) -> None:
+    mine, open_one, other, elsewhere = (
+        record(session="a"),
+        record(session="a"),
+        record(session="b"),
+        record(session="a", path="/b"),
+    )
+    await log.append([new(mine, *events(1, 1), ending=ending(1)), new(open_one, *events(1, 1))])
+    await log.append([new(s, *events(1, 1), ending=ending(1)) for s in (other, elsewhere)])
+    await log.forget_session("default", "/mcp", "a")
+    for stream in (mine, open_one):
+        found = await log.find(stream.id)
+        assert found is not None
+        assert found.expires_at == 0.0
+    # Its end does not bring it back.
+    await log.append([add(open_one, ending=ending(1))])
+    found = await log.find(open_one.id)
+    assert found is not None
+    assert found.expires_at == 0.0
+    assert (await log.purge(1.0, 1000)).streams == 2
+    assert [await numbers(log, s) for s in (mine, open_one, other, elsewhere)] == [[], [], [1], [1]]
+
+
+async def test_purge_goes_in_bounded_steps_and_keeps_what_has_not_expired(log: SqliteLog) -> None:
+    old = [record() for _ in range(60)]
+    fresh, living = record(), record()
+    await log.append([new(s, *events(1, 7), ending=ending(7, expires_at=10.0)) for s in old])
+    await log.append([new(fresh, *events(1, 7), ending=ending(7, expires_at=11.0))])
+    await log.append([new(living, *events(1, 7))])
+    streams = total = steps = 0
+    more = True
+    while more:
+        purged = await log.purge(10.5, 50)
+        steps += 1
+        assert purged.events <= 50
+        assert steps < 100
+        streams, total, more = streams + purged.streams, total + purged.events, purged.more
+        # Events first, streams last: nothing is ever left that no stream leads to.
+        with direct(log._path) as outside:
+            astray = (
+                "SELECT count(*) FROM mcp_event WHERE stream NOT IN (SELECT id FROM mcp_stream)"
+            )
+            assert outside.execute(astray).fetchone() == (0,)
+    assert (streams, total) == (60, 420)
+    assert [await log.find(s.id) for s in old] == [None] * 60
+    for stream in (fresh, living):
+        assert await log.find(stream.id) is not None
+        assert await numbers(log, stream) == list(range(1, 8))
+
+
+async def test_purge_of_one_huge_stream_stops_at_the_bound(log: EventLog) -> None:
+    stream = record()
+    await log.append([new(stream, *events(1, 500), ending=ending(500, expires_at=1.0))])
+    purged = await log.purge(2.0, 100)
+    assert (purged.streams, purged.events, purged.more) == (0, 100, True)
+    assert await log.find(stream.id) is not None
+    assert (await numbers(log, stream))[0] == 101
+
+
+async def test_freed_pages_go_back_to_the_file_system(log: SqliteLog) -> None:
+    stream = record()
+    big = tuple(Event(n, 1, EventKind.MESSAGE, b"x" * 100_000) for n in range(1, 21))
+    await log.append([new(stream, *big, ending=ending(20, expires_at=1.0))])
+    steps = 0
+    while (await log.purge(2.0, 1000)).more:
+        steps += 1
+        assert steps < 100
+    with direct(log._path) as outside:
+        assert outside.execute("PRAGMA freelist_count").fetchone() == (0,)
+
+
+async def test_the_streams_of_a_worker_that_is_gone_are_orphans(
+    log: EventLog, other: EventLog
+) -> None:
+    mine, left, ended = record(), record(worker="two"), record(worker="two")
+    await log.append([new(mine), new(left), new(ended, ending=ending(0))])
+    assert await log.orphans(10) == []
+    assert other.is_alive("one")
+    await other.aclose()
+    assert not log.is_alive("two")
+    assert await log.orphans(10) == [left]

@@ -1,0 +1,57 @@
+"""The public API as a type checker has to see it; never run."""
+
+from typing import assert_type
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+
+import mcp_persist_middleware as package
+from mcp_persist_middleware import (
+    ClosedError,
+    ConfigurationError,
+    Persistence,
+    PersistError,
+    PersistMiddleware,
+    Settings,
+    StoreError,
+)
+
+assert_type(package.__version__, str)
+
+
+def principal(connection: HTTPConnection) -> str | None:
+    """The caller's name."""
+    return connection.headers.get("x-user")
+
+
+def wrap(app: Starlette) -> PersistMiddleware:
+    """Both ways to apply the middleware."""
+    app.add_middleware(PersistMiddleware, url="sqlite+aiosqlite:///events.db")
+    app.add_middleware(PersistMiddleware, url="events.db", ttl=60, principal=principal)
+    wrapped = PersistMiddleware(app, url="sqlite+aiosqlite:///events.db", prime_after=None)
+    assert_type(wrapped.persistence, Persistence)
+    return PersistMiddleware(wrapped, persistence=wrapped.persistence)
+
+
+async def use() -> None:
+    """The object form."""
+    async with Persistence("events.db", paths=["/mcp"]) as opened:
+        assert_type(opened, Persistence)
+        assert_type(opened.settings, Settings)
+        assert_type(await opened.ping(), None)
+    assert_type(await opened.aclose(), None)
+
+
+def load() -> None:
+    """Settings and the errors they raise."""
+    try:
+        settings = Settings.load({"url": "events.db"}, {})
+    except ConfigurationError as error:
+        assert_type(error.fields, dict[str, object])
+    else:
+        assert_type(settings.retry_ms, int)
+        assert_type(settings.prime_after, float | None)
+        assert_type(settings.paths, tuple[str, ...] | None)
+
+
+errors: list[type[PersistError]] = [ClosedError, ConfigurationError, StoreError]
