@@ -44,6 +44,13 @@ async def two(call: Call) -> None:
     await call.result()
 
 
+async def large(call: Call) -> None:
+    """One event that needs room of its own, then the answer."""
+    await call.head()
+    await call.progress(1, "x" * 100_000)
+    await call.result()
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Another process holds the write lock."""
@@ -183,10 +190,12 @@ async def test_a_store_that_takes_no_more_is_survived(
         for connection in connections:
             raw = connection.driver_connection
             if raw._running:
-                await raw.execute(text)
+                # An open statement would keep the connection's snapshot, and lock out its writes.
+                await raw.execute_fetchall(text)
 
     persistence = Persistence(engine=engine, store_timeout=0.3)
-    async with serving(PersistMiddleware(Scripted(two=two), persistence=persistence)) as port:
+    app = Scripted(two=two, large=large)
+    async with serving(PersistMiddleware(app, persistence=persistence)) as port:
         await works(port)
         broken, mended = {
             "full disk": ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1073741823"),
@@ -196,14 +205,15 @@ async def test_a_store_that_takes_no_more_is_survived(
         @event.listens_for(engine.sync_engine, "connect")
         def still(connection: Any, _: Any) -> None:
             if broken_now:
-                connection.cursor().execute(broken)
+                cursor = connection.cursor()
+                cursor.execute(broken)
+                cursor.close()
 
         broken_now = True
         await pragma(broken)
         session = await RawSession.open(port)
-        pad = "x" * 9000
-        frames = await (await session.call("two", pad=pad)).take(2)
-        assert frames[-1].is_response
+        frames = await (await session.call("large")).take(2)
+        assert [(frame.id, frame.is_response) for frame in frames] == [(None, False), (None, True)]
         broken_now = False
         await pragma(mended)
         writer = (await persistence.context()).writer
