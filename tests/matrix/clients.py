@@ -93,7 +93,7 @@ async def _call(call_tool: CallTool, work: Work, gate: asyncio.Semaphore) -> Out
             # Clients may run callbacks in tasks; those of a finished call may still wait.
             with suppress(TimeoutError):
                 await asyncio.wait_for(complete.wait(), _SETTLE)
-        except Exception as error:  # noqa: BLE001  any failure is an outcome
+        except Exception as error:
             outcome.error = f"{type(error).__name__}: {error}"
     return outcome
 
