@@ -39,6 +39,7 @@ class PersistMiddleware:
     def __init__(
         self,
         app: ASGIApp,
+        /,
         url: str | None = None,
         *,
         persistence: Persistence | None = None,
