@@ -1,0 +1,1 @@
+"""Scripts that hold the middleware against other clients, servers and libraries."""

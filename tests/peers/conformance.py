@@ -1,0 +1,116 @@
+"""Shows that the official conformance suite sees no difference with the middleware in front.
+
+The suite runs against `tests.peers.everything`, bare and persisted, for both protocol eras, and
+every check of every scenario is compared. `server-sse-polling` is judged by itself: a bare server
+cannot pass it, a persisted one does.
+
+Run:     python -m tests.peers.conformance [--cache DIRECTORY]
+         (needs npm; the suite and the node it wants are installed into the cache directory once)
+Expect:  no differences, three successes of server-sse-polling, and exit code 0. The scenarios of
+         the tasks extension fail on both sides, because the SDK does not implement it.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.peers.npm import install
+from tests.support.processes import ServerProcess, running
+
+_PACKAGES = ("node@22", "@modelcontextprotocol/conformance@0.2.0-alpha.12")
+_REVISIONS = ("2025-11-25", "2026-07-28")
+_POLLING = "server-sse-polling"
+_POLLING_CHECKS = 3
+_LONGEST = 300.0
+_SCENARIO = re.compile(r"server-(.+)-\d{4}-\d\d-\d\dT")
+
+Checks = dict[str, list[tuple[str, str]]]
+
+
+async def _suite(modules: Path, url: str, *arguments: str) -> Checks:
+    """Run the suite and read back what it found: the checks of each scenario and their status."""
+    node, suite = modules / "node/bin/node", modules / "@modelcontextprotocol/conformance/dist"
+    with tempfile.TemporaryDirectory() as output:
+        process = await asyncio.create_subprocess_exec(
+            *(str(node), str(suite / "index.js"), "server", "--url", url, "-o", output),
+            *arguments,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            await asyncio.wait_for(process.wait(), _LONGEST)
+        finally:
+            if process.returncode is None:
+                process.kill()
+        return _read(Path(output))
+
+
+def _read(output: Path) -> Checks:
+    return {_name(found): _checks(found) for found in output.glob("*/checks.json")}
+
+
+def _name(found: Path) -> str:
+    match = _SCENARIO.match(found.parent.name)
+    return match[1] if match else found.parent.name
+
+
+def _checks(found: Path) -> list[tuple[str, str]]:
+    """Checks with a verdict; the rest reports the traffic."""
+    entries = [(str(entry["id"]), str(entry["status"])) for entry in json.loads(found.read_text())]
+    return sorted(entry for entry in entries if entry[1] != "INFO")
+
+
+async def _results(modules: Path, persist: bool) -> tuple[dict[str, Checks], Checks]:
+    """The checks of each revision, and those of the polling scenario."""
+    with tempfile.TemporaryDirectory() as directory:
+        environ = {"PEER_DATABASE": str(Path(directory) / "events.db")} if persist else {}
+        log = Path(directory) / "server.log"
+        server = ServerProcess("tests.peers.everything:app()", log, environ=environ)
+        async with running(server):
+            revisions = {
+                revision: await _suite(modules, server.url, "--requirements", revision)
+                for revision in _REVISIONS
+            }
+            return revisions, await _suite(modules, server.url, "--scenario", _POLLING)
+
+
+def _compare(revision: str, bare: Checks, ours: Checks) -> bool:
+    scenarios = sorted((set(bare) | set(ours)) - {_POLLING})
+    different = [name for name in scenarios if bare.get(name) != ours.get(name)]
+    checks = [check for name in scenarios for check in ours.get(name, [])]
+    failed = sum(status == "FAILURE" for _, status in checks)
+    print(
+        f"{revision}: {len(scenarios)} scenarios, {len(checks)} checks, {failed} failed with and"
+        f" without, {len(different)} scenarios differ"
+    )
+    for name in different:
+        print(f"  {name}\n    bare {bare.get(name)}\n    ours {ours.get(name)}")
+    return bool(scenarios) and not different
+
+
+async def _all(modules: Path) -> bool:
+    bare, bare_polling = await _results(modules, persist=False)
+    ours, ours_polling = await _results(modules, persist=True)
+    same = [_compare(revision, bare[revision], ours[revision]) for revision in _REVISIONS]
+    for kind, polling in (("bare", bare_polling), ("ours", ours_polling)):
+        print(f"{_POLLING} {kind}: {polling}")
+    verdicts = [status for checks in ours_polling.values() for _, status in checks]
+    return all(same) and verdicts.count("SUCCESS") >= _POLLING_CHECKS == len(verdicts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests.peers.conformance")
+    default = Path.home() / ".cache" / "mcp-persist-middleware-conformance"
+    parser.add_argument("--cache", type=Path, default=default)
+    modules = install(parser.parse_args().cache, *_PACKAGES)
+    right = asyncio.run(_all(modules))
+    print("identical" if right else "NOT as expected")
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Shows that the official TypeScript clients lose and double nothing when their calls are cut.
+
+Every call reports progress; a relay resets its connection once, at a random byte after the client
+holds its first event id. The clients come back by themselves. A bare server is shown beside it.
+
+Run:     python -m tests.peers.typescript [--calls 100] [--cache DIRECTORY]
+         (needs node 20 and npm; the clients are installed into the cache directory once)
+Expect:  with the middleware every line 0 lost, 0 doubled, 0 reordered and all results, for
+         2025-11-25 and 2026-07-28, and exit code 0; on the bare server most calls fail.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import random
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.peers.npm import install
+from tests.support.processes import mcp_server, running
+from tests.support.relay import Cut, RandomCuts, Relay, cut_calls
+
+_PACKAGES = ("@modelcontextprotocol/sdk@~1.32.0", "@modelcontextprotocol/client@~2.4.0")
+_SOURCES = Path(__file__).parent / "typescript"
+_EVENTS, _DELAY = 30, 0.03
+_RETRY_MS = 300
+_PARALLEL = 10
+_TIMEOUT = 30.0
+_LONGEST = 600.0
+_BARE_CALLS, _BARE_TIMEOUT = 10, 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One client in one mode."""
+
+    script: str
+    mode: str
+    version: str
+
+
+PEERS = (
+    Peer("sdk1.mjs", "legacy", "2025-11-25"),
+    Peer("client2.mjs", "legacy", "2025-11-25"),
+    Peer("client2.mjs", "auto", "2026-07-28"),
+)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the calls of one client saw, summed up."""
+
+    calls: int = 0
+    cuts: int = 0
+    lost: int = 0
+    doubled: int = 0
+    reordered: int = 0
+    results: int = 0
+    versions: set[str] = field(default_factory=set)
+    errors: set[str] = field(default_factory=set)
+
+    def add(self, line: str) -> None:
+        """Count one call."""
+        seen = json.loads(line)
+        progress = seen["progress"]
+        self.calls += 1
+        self.lost += len(set(range(1, _EVENTS + 1)) - set(progress))
+        self.doubled += len(progress) - len(set(progress))
+        self.reordered += sum(b < a for a, b in itertools.pairwise(progress))
+        self.results += seen["result"] == f"counted {_EVENTS}"
+        self.versions.add(str(seen["version"]))
+        if seen["error"]:
+            self.errors.add(seen["error"])
+
+    def exact(self, calls: int) -> bool:
+        """Each call was cut, and each of its events and its result came exactly once."""
+        wrong = self.lost or self.doubled or self.reordered
+        return not wrong and self.calls == self.results == calls == self.cuts
+
+    def __str__(self) -> str:
+        return (
+            f"{self.calls} calls, {self.cuts} cuts: lost {self.lost}, doubled {self.doubled},"
+            f" reordered {self.reordered}, results {self.results}"
+        )
+
+
+def _install(cache: Path) -> Path:
+    """The directory that holds the scripts: they have to lie beside what they import."""
+    install(cache, *_PACKAGES)
+    for source in _SOURCES.glob("*.mjs"):
+        shutil.copy(source, cache)
+    return cache
+
+
+async def _run(cache: Path, peer: Peer, port: int, calls: int, timeout: float) -> Tally:
+    numbers = [calls, _PARALLEL, _EVENTS, _DELAY, timeout]
+    url = f"http://127.0.0.1:{port}/mcp"
+    process = await asyncio.create_subprocess_exec(
+        "node",
+        str(cache / peer.script),
+        url,
+        peer.mode,
+        *map(str, numbers),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), _LONGEST)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    tally = Tally()
+    for line in output.decode().splitlines():
+        tally.add(line)
+    return tally
+
+
+async def _bare(cache: Path, peer: Peer, calls: int) -> Tally:
+    """A bare server sends no ids, so the cuts fall behind a number of events."""
+    chance = random.Random(calls)
+    policy = cut_calls(lambda: Cut(events=chance.randrange(_EVENTS)))
+    with tempfile.TemporaryDirectory() as directory:
+        server = mcp_server(Path(directory), persist=False)
+        async with running(server), Relay(server.port, policy) as relay:
+            tally = await _run(cache, peer, relay.port, calls, _BARE_TIMEOUT)
+            tally.cuts = relay.cuts
+    return tally
+
+
+async def _persisted(cache: Path, peer: Peer, calls: int) -> Tally:
+    """Clients come back so soon that most calls are still running then."""
+    policy = RandomCuts(seed=calls, events=_EVENTS)
+    with tempfile.TemporaryDirectory() as directory:
+        settings = {"retry_ms": _RETRY_MS, "modern_retry_ms": _RETRY_MS}
+        server = mcp_server(Path(directory), settings=settings)
+        async with running(server), Relay(server.port, policy, on_end=policy.ended) as relay:
+            tally = await _run(cache, peer, relay.port, calls, _TIMEOUT)
+            tally.cuts = relay.cuts
+    return tally
+
+
+async def _all(cache: Path, calls: int) -> bool:
+    right = True
+    for peer in PEERS:
+        name = f"{peer.script:<12} {peer.version}"
+        print(f"{name}  bare  {await _bare(cache, peer, _BARE_CALLS)}", flush=True)
+        tally = await _persisted(cache, peer, calls)
+        print(f"{name}  ours  {tally}", *sorted(tally.errors), sep="\n  ", flush=True)
+        right &= tally.exact(calls) and tally.versions == {peer.version}
+    return right
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests.peers.typescript")
+    parser.add_argument("--calls", type=int, default=100)
+    default = Path.home() / ".cache" / "mcp-persist-middleware-peers"
+    parser.add_argument("--cache", type=Path, default=default)
+    arguments = parser.parse_args()
+    right = asyncio.run(_all(_install(arguments.cache), arguments.calls))
+    print("exactly once" if right else "NOT exactly once")
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
