@@ -1,5 +1,6 @@
 """Where a request goes and whom it comes from, as far as that can be known."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -62,12 +63,19 @@ def _claim(user: Any) -> tuple[bytes, bool]:
     """What identifies an authenticated user, and whether it names one person."""
     token = getattr(user, "access_token", None)
     if token is None:
-        identity = getattr(user, "identity", None) or getattr(user, "display_name", "")
-        return json.dumps(["identity", str(identity)]).encode(), bool(identity)
+        identity = _attribute(user, "identity") or _attribute(user, "display_name")
+        return json.dumps(["identity", identity]).encode(), bool(identity)
     claims = getattr(token, "claims", None) or {}
     subject = getattr(token, "subject", None) or claims.get("sub")
     parts = [claims.get("iss"), subject, getattr(token, "client_id", None)]
     return json.dumps(parts, default=str).encode(), subject is not None
+
+
+def _attribute(user: Any, name: str) -> str:
+    # Starlette's BaseUser raises for what a user class leaves out.
+    with contextlib.suppress(NotImplementedError):
+        return str(getattr(user, name, None) or "")
+    return ""
 
 
 def _keyed(context: Context, purpose: str, value: bytes) -> str:
