@@ -9,12 +9,14 @@ LARGE = "x" * 4096
 
 
 async def test_a_client_that_never_reads_does_not_hold_up_the_tool_and_is_cut(store: str) -> None:
-    finished = asyncio.Event()
+    seen, finished = asyncio.Event(), asyncio.Event()
 
     async def flood(call: Call) -> None:
         await call.head()
         for value in range(1, 3001):
             await call.progress(value, LARGE)
+            if value == 1:
+                await seen.wait()
         await call.result()
         finished.set()
 
@@ -23,10 +25,12 @@ async def test_a_client_that_never_reads_does_not_hold_up_the_tool_and_is_cut(st
         params = {"name": "flood", "arguments": {}}
         response = await session.post("tools/call", params, receive_buffer=4096)
         first = await response.take(1)
+        (stream,) = (await persistence.context()).writer.live.values()
+        assert stream.readers == 1
+        seen.set()
         # 12 MB are more than any buffer between here and there takes.
         await asyncio.wait_for(finished.wait(), 30)
-        context = await persistence.context()
-        await until(lambda: not any(s.readers for s in context.writer.live.values()))
+        await until(lambda: stream.readers == 0)
         response.reset()
         replay = await session.get(first[0].id)
         frames = await replay.take(3001)
