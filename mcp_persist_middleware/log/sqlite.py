@@ -63,7 +63,7 @@ class SqliteLog(SqlLog):
         self._writer: AsyncConnection | None = None
         self._driver: aiosqlite.Connection | None = None
         self._inode: tuple[int, int] | None = None
-        self._statements = Statements(self._tables)
+        self._statements = Statements(self.tables)
         self._lock = asyncio.Lock()
         self._workers = WorkerLocks(self._path)
 

@@ -1,0 +1,111 @@
+"""The registry of sessions in SQL, one statement for each operation."""
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, delete, insert, select, tuple_, update
+from sqlalchemy.engine import Row
+from sqlalchemy.exc import IntegrityError
+
+from mcp_persist_middleware.log.base import Sessions
+from mcp_persist_middleware.model import SessionKey, SessionRecord
+
+if TYPE_CHECKING:
+    from mcp_persist_middleware.log.sql import SqlLog
+
+
+class SqlSessions(Sessions):
+    """`Sessions` in the tables of a `SqlLog`."""
+
+    def __init__(self, log: "SqlLog") -> None:
+        self._log = log
+        self._table = log.tables.session
+
+    def _is(self, key: SessionKey) -> Any:
+        c = self._table.c
+        return and_(c.namespace == key.namespace, c.path == key.path, c.id == key.id)
+
+    async def create(self, record: SessionRecord) -> bool:
+        key = record.key
+        row = insert(self._table).values(
+            namespace=key.namespace,
+            path=key.path,
+            id=key.id,
+            principal=record.principal,
+            version=record.version,
+            initialize=record.initialize,
+            generation=record.generation,
+            home=record.home,
+            deleted=record.deleted,
+            expires_at=record.expires_at,
+            **_noted(record),
+        )
+        try:
+            await self._log.execute(row)
+        except IntegrityError:
+            return False
+        return True
+
+    async def find(self, key: SessionKey) -> SessionRecord | None:
+        row = await self._log.first(select(self._table).where(self._is(key)))
+        return None if row is None else _record(row)
+
+    async def move(self, key: SessionKey, generation: int, home: str) -> bool:
+        c = self._table.c
+        moved = (
+            update(self._table)
+            .where(self._is(key), c.generation == generation, c.deleted.is_(False))
+            .values(generation=generation + 1, home=home)
+        )
+        return await self._log.execute(moved) == 1
+
+    async def note(self, record: SessionRecord) -> None:
+        known = update(self._table).where(self._is(record.key)).values(**_noted(record))
+        await self._log.execute(known)
+
+    async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
+        c = self._table.c
+        used = update(self._table).where(
+            tuple_(c.namespace, c.path, c.id).in_(list(keys)), c.deleted.is_(False)
+        )
+        await self._log.execute(used.values(expires_at=expires_at))
+
+    async def delete(self, key: SessionKey, expires_at: float) -> None:
+        gone = update(self._table).where(self._is(key))
+        await self._log.execute(gone.values(deleted=True, expires_at=expires_at, initialize=b""))
+
+    async def purge(self, now: float, limit: int) -> int:
+        c = self._table.c
+        expired = (
+            select(c.namespace, c.path, c.id)
+            .where(c.expires_at <= now)
+            .order_by(c.expires_at)
+            .limit(limit)
+        )
+        key = tuple_(c.namespace, c.path, c.id)
+        return await self._log.execute(delete(self._table).where(key.in_(expired)))
+
+
+def _noted(record: SessionRecord) -> dict[str, Any]:
+    return {
+        "fingerprint": record.fingerprint,
+        "level": record.level,
+        "subscriptions": json.dumps(record.subscriptions),
+    }
+
+
+def _record(row: Row[Any]) -> SessionRecord:
+    return SessionRecord(
+        key=SessionKey(row.namespace, row.path, row.id),
+        principal=row.principal,
+        version=row.version,
+        initialize=row.initialize,
+        generation=row.generation,
+        home=row.home,
+        deleted=row.deleted,
+        expires_at=row.expires_at,
+        fingerprint=row.fingerprint,
+        level=row.level,
+        subscriptions=tuple(json.loads(row.subscriptions)),
+    )
