@@ -9,19 +9,17 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mcp_persist_middleware.asgi import EXTENSION, path_of
 from mcp_persist_middleware.errors import PersistError, StoreError
 from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange import resume, serve
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.exchange.identity import path_of
 from mcp_persist_middleware.lifespan import Lifespan
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.runtime import Persistence
 
 logger = logging.getLogger(__name__)
-
-EXTENSION = "mcp_persist"
 
 
 class PersistMiddleware:
