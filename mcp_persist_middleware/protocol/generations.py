@@ -26,9 +26,8 @@ def outward(generation: int, data: bytes) -> bytes:
 
 def _outward(generation: int, message: Any) -> Any:
     match message:
-        case {"method": str(), "id": request_id, **rest}:
-            changed = {**rest, "method": message["method"], "id": _mark(generation, request_id)}
-            return _with_token(changed, lambda token: _mark(generation, token))
+        case {"method": str(), "id": request_id}:
+            return _with_token(generation, {**message, "id": _mark(generation, request_id)})
         case {"method": "notifications/cancelled", "params": {"requestId": request_id}}:
             params = {**message["params"], "requestId": _mark(generation, request_id)}
             return {**message, "params": params}
@@ -62,11 +61,11 @@ def _inward(generation: int, message: Any) -> Any:
             return message
 
 
-def _with_token(message: dict[str, Any], change: Any) -> dict[str, Any]:
+def _with_token(generation: int, message: dict[str, Any]) -> dict[str, Any]:
     match message:
         case {"params": {"_meta": {"progressToken": token}}}:
             params = message["params"]
-            meta = {**params["_meta"], "progressToken": change(token)}
+            meta = {**params["_meta"], "progressToken": _mark(generation, token)}
             return {**message, "params": {**params, "_meta": meta}}
         case _:
             return message
@@ -97,6 +96,4 @@ def _load(data: bytes) -> Any:
 
 
 def _dump(message: Any) -> bytes:
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8", "surrogatepass"
-    )
+    return json.dumps(message, separators=(",", ":")).encode()
