@@ -28,6 +28,8 @@ from mcp_persist_middleware.model import (
 T = TypeVar("T")
 
 _PURGE_STREAMS = 50
+# Making the tables may take longer than a stream may wait.
+_SCHEMA_SECONDS = 30.0
 
 
 class SqlLog(EventLog):
@@ -59,13 +61,14 @@ class SqlLog(EventLog):
         """The engine; its connections are in autocommit mode."""
 
     @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+    async def _connection(self, timeout: float = 0.0) -> AsyncIterator[AsyncConnection]:
         """A connection for a short read or one statement; the one seam for driver errors."""
+        timeout = timeout or self._timeout
         try:
-            async with asyncio.timeout(self._timeout), self._engine.connect() as connection:
+            async with asyncio.timeout(timeout), self._engine.connect() as connection:
                 yield connection
         except TimeoutError as error:
-            raise StoreError(url=self.name, reason=f"no answer in {self._timeout} s") from error
+            raise StoreError(url=self.name, reason=f"no answer in {timeout} s") from error
         except IntegrityError:
             raise
         except (SQLAlchemyError, OSError) as error:
@@ -77,14 +80,17 @@ class SqlLog(EventLog):
         Raises:
             SchemaVersionError: a newer library has been here.
         """
-        async with self._connection() as connection:
+        async with self._connection(max(self._timeout, _SCHEMA_SECONDS)) as connection:
             # Several workers start at once; one makes the tables, the others find them.
             await connection.execute(text(self._exclusive))
             try:
                 await connection.run_sync(self.tables.metadata.create_all)
                 rows = await self._meta(connection)
-            finally:
                 await connection.execute(text("COMMIT"))
+            except BaseException:
+                # It may not go back into the pool with its transaction open.
+                await connection.invalidate()
+                raise
         found = int(rows["version"])
         if found > schema.VERSION:
             raise SchemaVersionError(url=self.name, found=found, known=schema.VERSION)
