@@ -102,6 +102,7 @@ class SqliteLog(SqlLog):
     def _make_engine(self) -> AsyncEngine:
         engine = create_async_engine(
             self._url,
+            hide_parameters=True,
             pool_size=_READERS + 1,
             max_overflow=0,
             pool_timeout=self._timeout,

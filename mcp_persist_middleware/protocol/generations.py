@@ -39,6 +39,8 @@ def inward(generation: int, body: bytes) -> bytes | None:
     """What a client posts, as the application's session of this generation gets it; None when it
     speaks to another generation alone, and so to nobody."""
     message = _load(body)
+    if not message:
+        return body
     if isinstance(message, list):
         parts = [part for part in (_inward(generation, each) for each in message) if part]
         return _dump(parts) if parts else None

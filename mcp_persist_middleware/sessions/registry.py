@@ -167,13 +167,13 @@ class Registry:
         Raises:
             StoreError: the store does not answer; nothing is lost.
         """
-        while self._touched:
-            some = [self._touched.pop() for _ in range(min(len(self._touched), _MOST_TOUCHED))]
-            try:
-                await self._sessions.touch(some, self._expiry())
-            except StoreError:
-                self._touched.update(some)
-                raise
+        touched, self._touched = list(self._touched), set()
+        try:
+            while touched:
+                await self._sessions.touch(touched[:_MOST_TOUCHED], self._expiry())
+                del touched[:_MOST_TOUCHED]
+        finally:
+            self._touched.update(touched)
         idle = time.monotonic() - self._settings.session_ttl
         while self._held and (oldest := next(iter(self._held.values()))).used_at < idle:
             self.drop(oldest)
