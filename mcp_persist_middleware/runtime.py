@@ -13,6 +13,7 @@ from typing import Any, Self
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.keeper import Keeper
+from mcp_persist_middleware.log.attendance import Attendance
 from mcp_persist_middleware.log.connect import make_log
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.writer import Writer
@@ -140,7 +141,7 @@ class _Runtime:
             settings.max_stream_events,
             settings.max_stream_bytes,
         )
-        return Context(settings, log, writer, worker, limits)
+        return Context(settings, log, writer, worker, limits, Attendance(log))
 
     async def release(self, user: Persistence) -> None:
         async with self._lock:
@@ -150,6 +151,7 @@ class _Runtime:
             context, self.context = self.context, None
             await _stop(self._keeper)
             await self._stop_exchanges(context)
+            await context.attendance.aclose()
             await context.writer.aclose(_STOP_SECONDS)
             await context.log.aclose()
             runtimes = _runtimes()
