@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -14,6 +14,8 @@ from mcp_persist_middleware.signals.base import Subscription
 from tests.contract.builders import add, direct, ending, events, new, record
 from tests.contract.conftest import Factory
 from tests.support.scripted import until
+
+pytestmark = pytest.mark.timeout(30)
 
 
 @contextmanager
@@ -34,12 +36,6 @@ async def _settle(subscription: Subscription) -> None:
         async with asyncio.timeout(0.1):
             while True:
                 await subscription.wait()
-
-
-@pytest.fixture(autouse=True)
-async def within_a_bound() -> AsyncIterator[None]:
-    async with asyncio.timeout(20):
-        yield
 
 
 async def test_a_new_subscription_looks_once_for_what_was_committed_before(log: EventLog) -> None:
@@ -132,9 +128,9 @@ async def test_a_commit_to_another_stream_wakes_nobody(log: SqliteLog, other: Sq
     stream, busy = record(), record()
     await log.append([new(stream), new(busy)])
     with subscribed(other, stream) as subscription, subscribed(other, busy) as witness:
-        for one in (subscription, witness):
-            await one.wait()  # every subscription begins with a look,
-            await one.wait()  # and the poller with what it had not seen
+        await subscription.wait()  # every subscription begins with a look,
+        await subscription.wait()  # and the poller with what it had not seen
+        await _settle(witness)
         for number in range(1, 10):
             await log.append([add(busy, *events(number, 1))])
             await witness.wait()
