@@ -15,10 +15,9 @@ from mcp_persist_middleware.signals.local import Signal
 
 logger = logging.getLogger(__name__)
 
-# A note counts for `LEASE` seconds and is renewed when it is `_RENEW` old: a worker may be late
+# A note counts for `_LEASE` seconds and is renewed when it is `_RENEW` old: a worker may be late
 # by the difference. Notes that fall due together are one write, and writes are `_PAUSE` apart.
-LEASE = 4.0
-_RENEW, _PAUSE = 1.5, 0.1
+_LEASE, _RENEW, _PAUSE = 4.0, 1.5, 0.1
 
 
 class Attendance:
@@ -78,7 +77,7 @@ class Attendance:
         due = [s for s in self._readers if now - self._noted.get(s, never) >= _RENEW / 2]
         if due:
             try:
-                await self._log.attend(due, LEASE)
+                await self._log.attend(due, _LEASE)
                 self._noted |= dict.fromkeys(due, now)
             except StoreError as error:
                 logger.warning("The readers of other workers' streams cannot be noted: %s", error)
