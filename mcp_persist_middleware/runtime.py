@@ -13,6 +13,7 @@ from typing import Any, Self
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, StoreError
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.keeper import Keeper
+from mcp_persist_middleware.log.attendance import Attendance
 from mcp_persist_middleware.log.connect import make_log
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.writer import Writer
@@ -155,7 +156,8 @@ class _Runtime:
             settings.max_stream_events,
             settings.max_stream_bytes,
         )
-        return Parts(Context(settings, log, writer, worker, limits), registry)
+        context = Context(settings, log, writer, worker, limits, Attendance(log))
+        return Parts(context, registry)
 
     async def release(self, user: Persistence) -> None:
         async with self._lock:
@@ -168,6 +170,7 @@ class _Runtime:
             await self._stop_exchanges(context)
             with contextlib.suppress(StoreError):
                 await parts.sessions.keep()
+            await context.attendance.aclose()
             await context.writer.aclose(_STOP_SECONDS)
             await context.log.aclose()
             runtimes = _runtimes()

@@ -2,22 +2,33 @@
 has left."""
 
 import asyncio
+import math
 from collections.abc import Callable
 
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.exchange.context import Context, Running
 
 # An application that was told that its client has left, and goes on, is cancelled after this.
 _LAST_WORD_SECONDS = 30.0
+# A store that cannot say whether somebody reads elsewhere is asked this often, so many seconds
+# apart; then what this worker knows decides.
+_QUESTIONS, _ASK_AGAIN = 3, 1.0
 
 
 class Absence:
-    """One clock for one exchange: no reader, then the disconnect, then the cancellation."""
+    """One clock for one exchange: no reader, then the disconnect, then the cancellation.
+
+    Before an absence is final the store is asked for readers on other workers. While there is one
+    the exchange is not alone; when it has left, the clock starts then.
+    """
 
     def __init__(self, context: Context, exchange: Running, cancel: Callable[[], None]) -> None:
         self._context = context
         self._exchange = exchange
         self._cancel = cancel
+        self._grace = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
     @property
@@ -30,18 +41,22 @@ class Absence:
         await self._gone.wait()
 
     def begin(self, seconds: float) -> None:
-        """Nobody reads; after `seconds`, or when too many others are alone, that is final."""
+        """Nobody reads here; after `seconds` without a reader anywhere, that is final."""
         if not self.is_final:
-            self._set_timer(seconds, self.leave)
-            oldest = self._context.set_detached(self._exchange, detached=True)
-            if oldest is not None:
-                oldest.leave()
+            self._grace = seconds
+            self._set_timer(seconds, self._ask)
+            self._set_detached()
+
+    def crowd_out(self) -> None:
+        """Too many others are alone: it is final now, unless somebody reads elsewhere."""
+        if not self.is_final:
+            self._ask(0.0)
 
     def over(self) -> None:
         """Somebody reads again."""
         self._context.set_detached(self._exchange, detached=False)
         if not self.is_final:
-            self._stop_timer()
+            self._stop()
 
     def leave(self) -> None:
         """The client has left for good."""
@@ -52,13 +67,54 @@ class Absence:
     def close(self) -> None:
         """The exchange has ended: no clock runs any more."""
         self._context.set_detached(self._exchange, detached=False)
-        self._stop_timer()
+        self._stop()
+
+    def _ask(self, grace: float | None = None) -> None:
+        self._stop()
+        settling = self._settle(self._grace if grace is None else grace)
+        self._asking = asyncio.create_task(settling, name="mcp-persist-absence")
+
+    async def _settle(self, grace: float) -> None:
+        """Final, unless a reader elsewhere was there less than `grace` seconds ago."""
+        attended = await self._attended()
+        # This task is about to be over; what follows must not cancel it.
+        self._asking = None
+        if attended + grace <= 0:
+            self.leave()
+            return
+        self._set_timer(attended + self._grace, self._ask)
+        if attended > 0:
+            self._context.set_detached(self._exchange, detached=False)
+        else:
+            self._set_detached()
+
+    async def _attended(self) -> float:
+        """For how long somebody is known to read elsewhere; negative when nobody is."""
+        stream = self._exchange.stream
+        if stream is None or stream.degraded:
+            return -math.inf
+        for _ in range(_QUESTIONS):
+            try:
+                attended = await self._context.log.attended(stream.record.id)
+            except StoreError:
+                await asyncio.sleep(_ASK_AGAIN)
+            else:
+                return attended if attended is not None else -math.inf
+        return -math.inf
+
+    def _set_detached(self) -> None:
+        oldest = self._context.set_detached(self._exchange, detached=True)
+        if oldest is not None:
+            oldest.crowd_out()
 
     def _set_timer(self, seconds: float, call: Callable[[], None]) -> None:
-        self._stop_timer()
+        self._stop()
         self._timer = asyncio.get_running_loop().call_later(seconds, call)
 
-    def _stop_timer(self) -> None:
+    def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None

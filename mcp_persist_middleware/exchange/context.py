@@ -8,6 +8,7 @@ from typing import Protocol
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.exchange.memory import Memory
 from mcp_persist_middleware.exchange.turns import Turns
+from mcp_persist_middleware.log.attendance import Attendance
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import Limits, LiveStream
 from mcp_persist_middleware.log.writer import Writer
@@ -29,6 +30,9 @@ class Running(Protocol):
     def leave(self) -> None:
         """Tell the application that its client has left."""
 
+    def crowd_out(self) -> None:
+        """The same, unless somebody reads on another worker."""
+
 
 @dataclass
 class Context:
@@ -39,6 +43,7 @@ class Context:
     writer: Writer
     worker: str
     limits: Limits
+    attendance: Attendance
     memory: Memory = field(default_factory=Memory)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Strong references to the pumps: the event loop itself holds only weak ones."""

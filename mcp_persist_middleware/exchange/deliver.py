@@ -74,6 +74,7 @@ class Delivery:
             telemetry.clients_cut.add(1)
             logger.info("A client took nothing for %s s and was cut", settings.send_timeout)
         finally:
+            self.cursor.close()
             telemetry.readers.add(-1)
 
     def _leave(self) -> None:

@@ -246,6 +246,10 @@ class Exchange:
         """Tell the application that its client has left; it has half a minute to end."""
         self._absence.leave()
 
+    def crowd_out(self) -> None:
+        """The same because too many others run alone, unless somebody reads on another worker."""
+        self._absence.crowd_out()
+
     def abandon(self) -> None:
         """The client left before it held an id."""
         self._resolve(None)

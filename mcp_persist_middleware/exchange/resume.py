@@ -1,8 +1,10 @@
 """A request with a cursor: what the caller may see of what it has not seen."""
 
 import asyncio
+import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -93,13 +95,24 @@ async def _continue(
         resumed=True,
         head=[(headers.SESSION_ID, session.encode("latin-1"))] if session else [],
     )
+    with _present(context, record, live):
+        await delivery.run(scope, client.receive, send)
+
+
+@contextlib.contextmanager
+def _present(context: Context, record: StreamRecord, live: LiveStream | None) -> Iterator[None]:
+    """The worker that writes the stream knows of a reader, whichever worker that is."""
     if live is not None:
         live.attach()
-    try:
-        await delivery.run(scope, client.receive, send)
-    finally:
-        if live is not None:
+        try:
+            yield
+        finally:
             live.detach()
+    elif record.state is StreamState.OPEN:
+        with context.attendance.reading(record.id):
+            yield
+    else:
+        yield
 
 
 async def _find(context: Context, position: event_id.Position, owner: Owner) -> StreamRecord | None:

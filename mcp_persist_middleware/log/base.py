@@ -1,7 +1,7 @@
 """What a store of streams has to do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from mcp_persist_middleware.model import (
@@ -12,6 +12,9 @@ from mcp_persist_middleware.model import (
     StreamRecord,
     StreamWrite,
 )
+from mcp_persist_middleware.signals.base import Polling, Wakeups
+
+_POLLING = Polling(0.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,11 @@ class EventLog(ABC):
     def sessions(self) -> Sessions:
         """The registry of sessions in the same store."""
 
+    @property
+    def wakeups(self) -> Wakeups:
+        """What tells readers of commits by other workers; of a log without, they look often."""
+        return _POLLING
+
     @abstractmethod
     async def open(self, worker: str) -> None:
         """Connect, make or check the schema; from now on `worker` is alive."""
@@ -111,6 +119,16 @@ class EventLog(ABC):
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         """The committed events with a number above `after`, in order: as many as fit, at least
         one if there is one. A number that is missing has been removed by retention."""
+
+    @abstractmethod
+    async def attend(self, streams: Collection[bytes], seconds: float) -> None:
+        """Note on open streams that somebody reads them for the next so many seconds at least.
+        A note never shortens an earlier one."""
+
+    @abstractmethod
+    async def attended(self, stream: bytes) -> float | None:
+        """For how many seconds somebody is still known to read a stream; negative when that is
+        over since; None when nobody ever was."""
 
     @abstractmethod
     def is_alive(self, worker: str) -> bool:

@@ -1,19 +1,17 @@
 """A reader's place in a stream. The same loop serves a client that never left and one that
 returns for the fifth time: tail, else store, else wait and look again."""
 
-import asyncio
 from dataclasses import dataclass
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Event, EventKind, StreamState
+from mcp_persist_middleware.signals.base import Subscription
 
 _PAGE_EVENTS = 256
 _PAGE_BYTES = 1024 * 1024
-# With every wake-up lost a reader still gets on: at this pace where the writer is in this
-# process, at the other where only the store can tell.
+# With every wake-up lost a reader still gets on at this pace, where the writer is in this process.
 _LOCAL_POLL = 15.0
-_REMOTE_POLL = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Page:
 
 
 class Cursor:
-    """Reads committed events after a position, each once, in order.
+    """Reads committed events after a position, each once, in order. Close it after use.
 
     Args:
         live: the stream itself when it is written in this process.
@@ -44,6 +42,7 @@ class Cursor:
         self._live = live
         self._resumed = resumed
         self._stopped = False
+        self._subscription: Subscription | None = None
         self.position = after
 
     def stop(self) -> None:
@@ -51,6 +50,14 @@ class Cursor:
         self._stopped = True
         if self._live is not None:
             self._live.signal.notify()
+        if self._subscription is not None:
+            self._subscription.notify()
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        if self._subscription is not None:
+            self._subscription.close()
+            self._subscription = None
 
     def ready(self) -> Page | None:
         """The next page if it can be had without waiting for anything."""
@@ -108,7 +115,10 @@ class Cursor:
         if record is None or record.state is not StreamState.OPEN:
             last = record.last_sequence if record is not None else self.position
             return Page([], missing=max(0, last - self.position), ended=True)
-        await asyncio.sleep(_REMOTE_POLL)
+        # Only a reader that has to wait asks to be woken.
+        if self._subscription is None:
+            self._subscription = self._log.wakeups.subscribe(self._stream)
+        await self._subscription.wait()
         return None
 
     def _nothing_left(self, bound: int, *, ended: bool) -> Page:

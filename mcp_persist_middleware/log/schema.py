@@ -58,6 +58,8 @@ def tables(prefix: str) -> Tables:
         Column("expires_at", Float),
         Column("request_ids", Text, nullable=False),
         Column("trace", Text, nullable=False),
+        # Until when a reader on another worker is known to be there.
+        Column("reader_until", Float),
         sqlite_with_rowid=False,
     )
     # Only ended streams have an expiry, so the index holds nothing of the living.

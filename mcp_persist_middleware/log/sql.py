@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import secrets
+import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Select, UpdateBase, delete, func, insert, select, text, update
@@ -30,6 +31,7 @@ T = TypeVar("T")
 _PURGE_STREAMS = 50
 # Making the tables may take longer than a stream may wait.
 _SCHEMA_SECONDS = 30.0
+_ATTEND_STREAMS = 256
 
 
 class SqlLog(EventLog):
@@ -151,6 +153,28 @@ class SqlLog(EventLog):
                 select(table).where(*of_stream, table.c.sequence <= last).order_by(table.c.sequence)
             )
             return [_event(row) for row in rows]
+
+    async def attend(self, streams: Collection[bytes], seconds: float) -> None:
+        table, until = self._tables.stream, time.time() + seconds
+        earlier = table.c.reader_until.is_(None) | (table.c.reader_until < until)
+        is_open = table.c.state == int(StreamState.OPEN)
+        statement = update(table).values(reader_until=until).where(is_open, earlier)
+        names = list(streams)
+        for start in range(0, len(names), _ATTEND_STREAMS):
+            of_part = table.c.id.in_(names[start : start + _ATTEND_STREAMS])
+            await self._whole(self._execute(statement.where(of_part)))
+
+    async def attended(self, stream: bytes) -> float | None:
+        until = await self._whole(self._reader_until(stream))
+        return None if until is None else until - time.time()
+
+    async def _reader_until(self, stream: bytes) -> float | None:
+        table = self._tables.stream
+        async with self._connection() as connection:
+            found: float | None = await connection.scalar(
+                select(table.c.reader_until).where(table.c.id == stream)
+            )
+        return found
 
     async def orphans(self, limit: int) -> list[StreamRecord]:
         return await self._whole(self._orphans(limit))

@@ -25,6 +25,8 @@ from mcp_persist_middleware.log.sql import SqlLog, reason
 from mcp_persist_middleware.log.sqlite_batch import Batch, Statements
 from mcp_persist_middleware.log.sqlite_workers import WorkerLocks
 from mcp_persist_middleware.model import Outcome, StreamWrite
+from mcp_persist_middleware.signals.base import Wakeups
+from mcp_persist_middleware.signals.sqlite import DataVersion
 
 T = TypeVar("T")
 
@@ -67,6 +69,13 @@ class SqliteLog(SqlLog):
         self._statements = Statements(self.tables)
         self._lock = asyncio.Lock()
         self._workers = WorkerLocks(self._path)
+        self._wakeups = DataVersion(
+            self._path, stream=self._tables.stream.name, event=self._tables.event.name
+        )
+
+    @property
+    def wakeups(self) -> Wakeups:
+        return self._wakeups
 
     @property
     def _engine(self) -> AsyncEngine:
@@ -133,6 +142,7 @@ class SqliteLog(SqlLog):
         self._driver = raw.driver_connection
 
     async def aclose(self) -> None:
+        await self._wakeups.aclose()
         if self._running:
             await asyncio.wait(self._running, timeout=self._timeout)
         async with self._lock:

@@ -203,6 +203,7 @@ def _row(record: StreamRecord) -> tuple[object, ...]:
         record.expires_at,
         record.request_ids,
         record.trace,
+        None,
     )
 
 

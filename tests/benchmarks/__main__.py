@@ -14,6 +14,7 @@ from tests.benchmarks.report import Row, document, machine, table
 from tests.benchmarks.rounds import Measure, Plan
 from tests.benchmarks.servers import Variant, Where
 from tests.benchmarks.streams import one_stream, raw_streams, single_events, sixteen_streams
+from tests.benchmarks.tail import live_tail
 
 MEASURES: dict[str, Measure] = {
     "latency": single_events,
@@ -21,6 +22,7 @@ MEASURES: dict[str, Measure] = {
     "sixteen": sixteen_streams,
     "raw": raw_streams,
     "call": single_calls,
+    "tail": live_tail,
     "appends": appends,
     "memory": idle_streams,
     "history": history,

@@ -89,10 +89,31 @@ async def servers(
 
 
 @asynccontextmanager
+async def pair(
+    where: Where, app: str, variant: Variant, **settings: Any
+) -> AsyncIterator[tuple[Server, Server]]:
+    """Two servers of `app` on one database."""
+    database = _new_database(where, app, variant)
+    async with (
+        _server(where, app, variant, settings, database) as one,
+        _server(where, app, variant, settings, database) as two,
+    ):
+        yield one, two
+
+
+def _new_database(where: Where, app: str, variant: Variant) -> Path:
+    return where.directory / f"{app}-{variant}-{os.urandom(4).hex()}.db"
+
+
+@asynccontextmanager
 async def _server(
-    where: Where, app: str, variant: Variant, settings: dict[str, Any]
+    where: Where,
+    app: str,
+    variant: Variant,
+    settings: dict[str, Any],
+    database: Path | None = None,
 ) -> AsyncIterator[Server]:
-    database = where.directory / f"{app}-{variant}-{os.urandom(4).hex()}.db"
+    database = database or _new_database(where, app, variant)
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     name = "competitor" if variant is Variant.PEER else app
     persisted = "ours" if variant in (Variant.NORMAL, Variant.FULL) else "as it is"

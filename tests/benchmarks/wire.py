@@ -14,6 +14,7 @@ TIMEOUT = 120.0
 _VERSION = "2025-11-25"
 _STAMP = re.compile(rb'"message":"(\d+)"')
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_ID = re.compile(rb"\nid: *([^\r\n]+)")
 _SESSION = re.compile(rb"\r\nmcp-session-id: *([^\r\n]+)", re.IGNORECASE)
 
 
@@ -164,6 +165,14 @@ class Connection(asyncio.Protocol):
         async with asyncio.timeout(TIMEOUT):
             return await self.start(request)
 
+    async def first_id(self) -> bytes:
+        """The id of the first event of the answer that is on its way."""
+        assert self._answer is not None
+        async with asyncio.timeout(TIMEOUT):
+            while (found := _ID.search(self._answer.data)) is None:
+                await asyncio.sleep(0.001)
+        return found[1]
+
     def close(self) -> None:
         """Leave at once."""
         if self._waiter is not None:
@@ -190,6 +199,15 @@ def post(endpoint: Endpoint, message: dict[str, Any], session: bytes = b"") -> b
         % (endpoint.path.encode(), endpoint.port, _VERSION.encode(), len(body))
     )
     return head + (b"mcp-session-id: " + session + b"\r\n" if session else b"") + b"\r\n" + body
+
+
+def resume(endpoint: Endpoint, session: bytes, cursor: bytes) -> bytes:
+    """A request for what follows an event."""
+    return (
+        b"GET %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\naccept: text/event-stream\r\n"
+        b"mcp-protocol-version: %s\r\nmcp-session-id: %s\r\nlast-event-id: %s\r\n\r\n"
+        % (endpoint.path.encode(), endpoint.port, _VERSION.encode(), session, cursor)
+    )
 
 
 class Client:
@@ -230,6 +248,14 @@ class Client:
     async def call(self, tool: str, **arguments: Any) -> Answer:
         """Call a tool and wait for the complete response."""
         return await self._connection.ask(self.request(tool, arguments))
+
+    def start(self, tool: str, **arguments: Any) -> asyncio.Future[Answer]:
+        """Call a tool; the future is the complete response."""
+        return self._connection.start(self.request(tool, arguments))
+
+    async def first_id(self) -> bytes:
+        """The id of the first event of the call that was started."""
+        return await self._connection.first_id()
 
     async def __aenter__(self) -> Self:
         return self

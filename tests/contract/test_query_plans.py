@@ -64,15 +64,17 @@ async def test_every_read_and_every_step_of_retention_does_too(log: SqliteLog) -
     await log.append([new(stream, *events(1, 3))])
     await log.read(stream.id, 1, *ALL)
     await log.find(stream.id)
+    await log.attended(stream.id)
     reads = len(seen)
+    await log.attend([stream.id, record().id], 60)
     await log.append([add(stream, ending=ending(3, expires_at=1.0))])
     await log.purge(2.0, 100)
     await log.forget_session("default", "/mcp", "s7")
     await log.append([new(record(worker="gone"))])
     assert len(await log.orphans(10)) == 1
     event.remove(log._made.sync_engine, "before_cursor_execute", note)
-    assert reads >= 3
-    assert len(seen) >= reads + 5
+    assert reads >= 4
+    assert len(seen) >= reads + 6
     for statement, parameters in seen:
         plan = _plan(log, statement, parameters)
         assert plan, statement

@@ -165,17 +165,21 @@ async def running(server: ServerProcess) -> AsyncIterator[ServerProcess]:
 def mcp_server(
     directory: Path,
     *,
+    name: str = "server",
     server: str = "sdk",
     mode: str = "stateful",
     persist: bool = True,
     python: str = sys.executable,
     settings: Mapping[str, object] | None = None,
 ) -> ServerProcess:
-    """A server of `tests.support.servers`, not started; its files are kept in `directory`."""
+    """A server of `tests.support.servers`, not started; its files are kept in `directory`.
+
+    Servers of one directory share its store and need a `name` each.
+    """
     given = settings or {}
     environ = {"TEST_SERVER": server, "TEST_MODE": mode}
     if persist:
         environ["TEST_PERSIST"] = f"sqlite+aiosqlite:///{directory / 'events.db'}"
     environ |= {f"MCP_PERSIST_{name.upper()}": str(value) for name, value in given.items()}
     app = "tests.support.servers:app()"
-    return ServerProcess(app, directory / "server.log", environ=environ, python=python)
+    return ServerProcess(app, directory / f"{name}.log", environ=environ, python=python)

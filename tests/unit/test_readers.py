@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from hypothesis import given, settings
@@ -80,6 +80,11 @@ class MemoryLog(EventLog):
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         await asyncio.sleep(0)
         return [event for event in self.events if event.sequence > after][: min(max_events, 3)]
+
+    async def attend(self, streams: Collection[bytes], seconds: float) -> None: ...
+
+    async def attended(self, stream: bytes) -> float | None:
+        return None
 
     def is_alive(self, worker: str) -> bool:
         return True

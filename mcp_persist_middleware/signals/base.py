@@ -1,0 +1,73 @@
+"""Wake-ups from other workers, as a reader sees them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from mcp_persist_middleware.signals.local import Signal
+
+
+class Subscription:
+    """One reader's place among those who are woken for a stream.
+
+    It remembers that it was notified: a reader that looks into the store, finds nothing and then
+    waits misses no notification of the time in between. The first `wait` returns at once, so that
+    the reader looks for what was committed before it subscribed.
+    """
+
+    __slots__ = ("_close", "_notified", "_signal", "patience")
+
+    def __init__(self, patience: float, close: "Callable[[Subscription], None]") -> None:
+        self.patience = patience
+        """After this long a reader looks into the store by itself."""
+        self._close = close
+        self._notified = True
+        self._signal = Signal()
+
+    def notify(self) -> None:
+        """Something may have been committed to the stream."""
+        self._notified = True
+        self._signal.notify()
+
+    async def wait(self) -> None:
+        """Return when notified since the last `wait` returned, or when patience is over."""
+        if not self._notified:
+            await self._signal.wait(self.patience)
+        self._notified = False
+
+    def close(self) -> None:
+        """Be woken no more. May be called twice."""
+        self._close(self)
+
+
+class Wakeups(ABC):
+    """Tells the readers of one event loop that another worker may have committed something.
+
+    A wake-up carries no data, may be for nothing and may be lost: what counts is only what the
+    store says when the reader looks.
+    """
+
+    @abstractmethod
+    def subscribe(self, stream: bytes) -> Subscription:
+        """Be notified for a stream until the subscription is closed. Without subscriptions
+        nothing runs and nothing is asked."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End what runs. May be called at any time, twice too."""
+
+
+class Polling(Wakeups):
+    """For a store that cannot tell: every reader looks by itself, this often (seconds)."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+
+    def subscribe(self, stream: bytes) -> Subscription:  # noqa: ARG002
+        return Subscription(self._interval, _nothing)
+
+    async def aclose(self) -> None:
+        """Nothing runs."""
+
+
+def _nothing(_: Subscription) -> None:
+    """Nothing was opened."""
