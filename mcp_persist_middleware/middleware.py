@@ -13,6 +13,7 @@ from mcp_persist_middleware.errors import PersistError, StoreError
 from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange import resume, serve
 from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.fence import Fence, refuse
 from mcp_persist_middleware.exchange.identity import path_of
 from mcp_persist_middleware.lifespan import Lifespan
 from mcp_persist_middleware.protocol import classify
@@ -85,8 +86,10 @@ class PersistMiddleware:
         request = self._classify(context, scope)
         if request.kind is Kind.PASS:
             await self.app(scope, receive, send)
+        elif context.holds_lease:
+            await self._dispatch(context, Fence(context, self.app), request, scope, receive, send)
         else:
-            await self._dispatch(context, request, scope, receive, send)
+            await refuse(scope, receive, send)
 
     def _classify(self, context: Context, scope: Scope) -> classify.Request:
         settings, path = context.settings, path_of(scope)
@@ -108,6 +111,7 @@ class PersistMiddleware:
     async def _dispatch(
         self,
         context: Context,
+        app: ASGIApp,
         request: classify.Request,
         scope: Scope,
         receive: Receive,
@@ -116,23 +120,24 @@ class PersistMiddleware:
         scope = _marked(scope)
         match request.kind:
             case Kind.BODY:
-                await self._post(context, request, scope, receive, send)
+                await self._post(context, app, request, scope, receive, send)
             case Kind.STREAM if not _refuses(context):
-                await serve.session_stream(context, self.app, scope, request, receive, send)
+                await serve.session_stream(context, app, scope, request, receive, send)
             case Kind.RESUME:
-                await resume.resume(context, self.app, scope, request, receive, send)
+                await resume.resume(context, app, scope, request, receive, send)
             case Kind.FOREIGN_CURSOR:
-                await resume.foreign_cursor(context, self.app, scope, send)
+                await resume.foreign_cursor(context, app, scope, send)
             case Kind.DELETE:
-                await self._delete(context, request, scope, receive, send)
+                await self._delete(context, app, request, scope, receive, send)
             case Kind.STREAM:
                 await _unavailable(scope, receive, send)
             case Kind.PASS | Kind.EXCHANGE:
-                await self.app(scope, receive, send)
+                await app(scope, receive, send)
 
     async def _post(
         self,
         context: Context,
+        app: ASGIApp,
         head: classify.Request,
         scope: Scope,
         receive: Receive,
@@ -146,13 +151,14 @@ class PersistMiddleware:
                 if _refuses(context):
                     await _unavailable(scope, receive, send)
                 else:
-                    await serve.exchange(context, self.app, scope, request, body, receive, send)
+                    await serve.exchange(context, app, scope, request, body, receive, send)
                 return
-        await self.app(scope, bodies.replay(body, receive), send)
+        await app(scope, bodies.replay(body, receive), send)
 
     async def _delete(
         self,
         context: Context,
+        app: ASGIApp,
         request: classify.Request,
         scope: Scope,
         receive: Receive,
@@ -163,7 +169,7 @@ class PersistMiddleware:
                 await _forget(context, path_of(scope), request.session)
             await send(message)
 
-        await self.app(scope, receive, watch)
+        await app(scope, receive, watch)
 
 
 async def _forget(context: Context, path: str, session: str) -> None:

@@ -27,6 +27,7 @@ class Tables:
     meta: Table
     stream: Table
     event: Table
+    worker: Table
 
 
 def tables(prefix: str) -> Tables:
@@ -77,4 +78,15 @@ def tables(prefix: str) -> Tables:
         Column("payload", LargeBinary, nullable=False),
         sqlite_with_rowid=False,
     )
-    return Tables(metadata, meta, stream, event)
+    worker = Table(
+        prefix + "worker",
+        metadata,
+        Column("id", String(64), primary_key=True),
+        Column("counter", BigInteger, nullable=False),
+        Column("state", SmallInteger, nullable=False),
+        Column("seen_at", Float, nullable=False),
+        # For what only this worker may read, such as the credentials of a relayed request.
+        Column("public_key", LargeBinary),
+        sqlite_with_rowid=False,
+    )
+    return Tables(metadata, meta, stream, event, worker)

@@ -4,18 +4,20 @@ import asyncio
 import contextlib
 import secrets
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, UpdateBase, delete, func, insert, select, text, update
 from sqlalchemy.engine import Row
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_persist_middleware.errors import SchemaVersionError, StoreError
+from mcp_persist_middleware.errors import SchemaVersionError
 from mcp_persist_middleware.log import codec, schema
-from mcp_persist_middleware.log.base import EventLog, Purged
+from mcp_persist_middleware.log.base import EventLog, Purged, WorkerTable
+from mcp_persist_middleware.log.sql_workers import SqlWorkers, connected, engine_of_its_own
 from mcp_persist_middleware.model import (
+    Beat,
     Event,
     EventKind,
     Owner,
@@ -55,13 +57,8 @@ class SqlLog(EventLog):
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         """A connection for a short read or one statement; the one seam for driver errors."""
-        try:
-            async with asyncio.timeout(self._timeout), self._engine.connect() as connection:
-                yield connection
-        except TimeoutError as error:
-            raise StoreError(url=self.name, reason=f"no answer in {self._timeout} s") from error
-        except (SQLAlchemyError, OSError) as error:
-            raise StoreError(url=self.name, reason=reason(error)) from error
+        async with connected(self._engine, self._timeout, self.name) as connection:
+            yield connection
 
     async def _prepare_schema(self) -> None:
         """Make the tables, or check that the ones that are there are ours.
@@ -142,17 +139,53 @@ class SqlLog(EventLog):
             )
             return [_event(row) for row in rows]
 
-    async def orphans(self, limit: int) -> list[StreamRecord]:
-        return await self._whole(self._orphans(limit))
+    def worker_table(self) -> WorkerTable:
+        engine = engine_of_its_own(self._engine)
+        self._tune(engine)
+        connect = partial(connected, engine, self._timeout, self.name)
+        return SqlWorkers(connect, self._tables.worker, self._check_place, engine)
 
-    async def _orphans(self, limit: int) -> list[StreamRecord]:
+    def _tune(self, engine: AsyncEngine) -> None:
+        """Make an engine ready for heartbeats."""
+
+    def _check_place(self) -> None:
+        """Raise `StoreError` when the store is not where it was."""
+
+    @property
+    def _workers(self) -> SqlWorkers:
+        return SqlWorkers(self._connection, self._tables.worker, self._check_place)
+
+    async def workers(self) -> Mapping[str, Beat]:
+        return await self._whole(self._workers.look())
+
+    async def declare_dead(self, worker: str, counter: int) -> bool:
+        return await self._whole(self._workers.declare_dead(worker, counter))
+
+    async def dismiss(self, worker: str) -> None:
+        await self._whole(self._workers.dismiss(worker))
+
+    async def owners(self) -> list[str]:
+        return await self._whole(self._owners())
+
+    async def _owners(self) -> list[str]:
         table = self._tables.stream
-        is_open = table.c.ended_at.is_(None)
+        of_open = select(table.c.worker).where(table.c.ended_at.is_(None)).distinct()
         async with self._connection() as connection:
-            workers = await connection.execute(select(table.c.worker).where(is_open).distinct())
-            gone = [row.worker for row in workers if not self.is_alive(row.worker)]
-            left = select(table).where(is_open, table.c.worker.in_(gone)).limit(limit)
-            return [_record(row) for row in await connection.execute(left)] if gone else []
+            return [row.worker for row in await connection.execute(of_open)]
+
+    async def left_by(self, worker: str, limit: int) -> list[StreamRecord]:
+        return await self._whole(self._left_by(worker, limit))
+
+    async def _left_by(self, worker: str, limit: int) -> list[StreamRecord]:
+        table = self._tables.stream
+        left = (
+            select(table)
+            .where(table.c.ended_at.is_(None), table.c.worker == worker)
+            .order_by(table.c.id)
+            .limit(limit)
+        )
+        async with self._connection() as connection:
+            return [_record(row) for row in await connection.execute(left)]
 
     async def forget_session(self, namespace: str, path: str, session: str) -> None:
         table = self._tables.stream
@@ -209,12 +242,6 @@ class SqlLog(EventLog):
 def _retrieve(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()
-
-
-def reason(error: BaseException) -> str:
-    """What a driver says went wrong, without the statement and its parameters."""
-    origin = getattr(error, "orig", None) or error
-    return f"{type(origin).__name__}: {origin}".splitlines()[0]
 
 
 def _record(row: Row[Any]) -> StreamRecord:

@@ -2,16 +2,17 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_persist_middleware.log.base import EventLog, Purged
+from mcp_persist_middleware.log.base import EventLog, Purged, WorkerTable
 from mcp_persist_middleware.log.cursor import Cursor, Page
 from mcp_persist_middleware.log.live import Limits, LiveStream
 from mcp_persist_middleware.model import (
+    Beat,
     Ending,
     Event,
     EventKind,
@@ -80,10 +81,21 @@ class MemoryLog(EventLog):
         await asyncio.sleep(0)
         return [event for event in self.events if event.sequence > after][: min(max_events, 3)]
 
-    def is_alive(self, worker: str) -> bool:
-        return True
+    def worker_table(self) -> WorkerTable:
+        raise NotImplementedError
 
-    async def orphans(self, limit: int) -> list[StreamRecord]:
+    async def workers(self) -> Mapping[str, Beat]:
+        return {}
+
+    async def declare_dead(self, worker: str, counter: int) -> bool:
+        return False
+
+    async def dismiss(self, worker: str) -> None: ...
+
+    async def owners(self) -> list[str]:
+        return []
+
+    async def left_by(self, worker: str, limit: int) -> list[StreamRecord]:
         return []
 
     async def forget_session(self, namespace: str, path: str, session: str) -> None: ...
