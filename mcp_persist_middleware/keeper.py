@@ -1,4 +1,4 @@
-"""What has to be done again and again: retention, and the end of what dead workers left."""
+"""What has to be done again and again: retention."""
 
 import asyncio
 import logging
@@ -7,14 +7,12 @@ from collections.abc import Awaitable, Callable
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _EVENTS = 500
-_ORPHANS = 100
 # Appends go first.
 _PAUSE = 0.01
 
@@ -27,7 +25,7 @@ class Keeper:
     ) -> None:
         self._log = log
         self._settings = settings
-        self._chores = (self._end_orphans, self._purge, *chores)
+        self._chores = (self._purge, *chores)
 
     async def run(self) -> None:
         """Run until cancelled: once at the start, then every `purge_interval`."""
@@ -40,15 +38,6 @@ class Keeper:
             except Exception:
                 logger.exception("Retention met an unexpected error and goes on")
             await asyncio.sleep(self._settings.purge_interval)
-
-    async def _end_orphans(self) -> None:
-        ended = _ORPHANS
-        while ended == _ORPHANS:
-            ended = 0
-            for record in await self._log.orphans(_ORPHANS):
-                now = await orphans.end(self._log, record, self._settings.ttl)
-                ended += now is None or now.epoch > record.epoch
-                await asyncio.sleep(_PAUSE)
 
     async def _purge(self) -> None:
         more = True

@@ -15,6 +15,7 @@ from mcp_persist_middleware.errors import PersistError, StoreError
 from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange import identity, resume, serve
 from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.fence import Fence, refuse
 from mcp_persist_middleware.lifespan import Lifespan
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
@@ -87,7 +88,10 @@ class PersistMiddleware:
         if request.kind is Kind.PASS:
             await self.app(scope, receive, send)
             return
-        app = self.app
+        if not context.holds_lease:
+            await refuse(scope, receive, send)
+            return
+        app: ASGIApp = Fence(context, self.app)
         if request.era.sessions:
             app = SessionLayer(app, parts.sessions, partial(identity.principal, context))
         await self._dispatch(context, app, request, scope, receive, send)
@@ -133,7 +137,7 @@ class PersistMiddleware:
             case Kind.STREAM:
                 await _unavailable(scope, receive, send)
             case Kind.PASS | Kind.EXCHANGE:
-                await self.app(scope, receive, send)
+                await app(scope, receive, send)
 
     async def _post(
         self,
@@ -155,7 +159,7 @@ class PersistMiddleware:
                     await serve.exchange(context, app, scope, request, body, receive, send)
                 return
         if not head.session and b'"initialize"' not in body.content:
-            app = self.app
+            app = Fence(context, self.app)
         await app(scope, bodies.replay(body, receive), send)
 
     async def _delete(

@@ -109,6 +109,25 @@ class StreamWrite:
     """Delete this many of the oldest events that may be dropped (see `EventKind`)."""
 
 
+class WorkerState(enum.IntEnum):
+    """What a worker says of itself, or what the others have found out about it."""
+
+    LIVE = 0
+    DRAINING = 1
+    """It shuts down: calls that run there may end, new ones belong elsewhere."""
+    DEAD = 2
+    """It stood still for a whole lease. It may not come back under this id."""
+
+
+class Beat(NamedTuple):
+    """A worker's row: whoever has seen `counter` move knows that it lived."""
+
+    counter: int
+    state: WorkerState
+    seen_at: float
+    """The worker's own wall clock at its last heartbeat, for messages only."""
+
+
 class Outcome(enum.Enum):
     """What became of one `StreamWrite`."""
 

@@ -15,14 +15,22 @@ from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.keeper import Keeper
 from mcp_persist_middleware.log.attendance import Attendance
 from mcp_persist_middleware.log.connect import make_log
+from mcp_persist_middleware.log.heart import Heart
+from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.live import Limits
+from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 5.0
+# After a loss of the lease: what waited in the sockets meanwhile has been read, and refused, when
+# the event loop has gone round so often and so much time (seconds) is over.
+_SETTLE_ROUNDS, _SETTLE_SECONDS = 10, 0.2
+_REOPEN_SECONDS = 0.5
 
 
 class Persistence:
@@ -130,7 +138,9 @@ class _Runtime:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = asyncio.Lock()
-        self._keeper: asyncio.Task[None] | None = None
+        self._chores: list[asyncio.Task[None]] = []
+        self._heart: Heart | None = None
+        self._renewal: asyncio.Task[None] | None = None
         self.users: set[Persistence] = set()
         self.parts: Parts | None = None
 
@@ -143,12 +153,20 @@ class _Runtime:
     async def _open(self) -> Parts:
         settings = self._settings
         log, worker = make_log(settings), secrets.token_hex(8)
+        lease = Lease(settings.lease_seconds)
         await log.open(worker)
-        writer = Writer(log, settings.store_timeout)
+        writer = Writer(log, settings.store_timeout, lambda: lease.is_held)
         writer.start()
+        heart = self._heart = Heart(log, worker, lease)
+        liveness = Liveness(log, heart.observer)
+        sweeper = Sweeper(log, liveness, settings, worker)
+        heart.start(on_change=sweeper.wake, on_lost=self._renew_soon)
         registry = Registry(log.sessions, settings, worker)
         keeper = Keeper(log, settings, registry.keep)
-        self._keeper = asyncio.create_task(keeper.run(), name="mcp-persist-keeper")
+        self._chores = [
+            asyncio.create_task(keeper.run(), name="mcp-persist-keeper"),
+            asyncio.create_task(sweeper.run(), name="mcp-persist-sweeper"),
+        ]
         logger.info("Streams are kept in %s", log.name)
         limits = Limits(
             settings.run_ahead_events,
@@ -156,34 +174,69 @@ class _Runtime:
             settings.max_stream_events,
             settings.max_stream_bytes,
         )
-        context = Context(settings, log, writer, worker, limits, Attendance(log))
+        attendance = Attendance(log)
+        context = Context(
+            settings, log, writer, worker, limits, attendance, lease, liveness, heart.drain
+        )
         return Parts(context, registry)
 
     async def release(self, user: Persistence) -> None:
+        if self.users <= {user}:
+            await _stop(self._renewal)
         async with self._lock:
             self.users.discard(user)
             if self.users or self.parts is None:
                 return
             parts, self.parts = self.parts, None
             context = parts.exchanges
-            await _stop(self._keeper)
-            await self._stop_exchanges(context)
+            # The application is shutting down: what it still runs is over, and its streams say so.
+            await context.cancel_exchanges(_STOP_SECONDS)
             with contextlib.suppress(StoreError):
                 await parts.sessions.keep()
-            await context.attendance.aclose()
             await context.writer.aclose(_STOP_SECONDS)
-            await context.log.aclose()
+            await self._leave_store(context)
             runtimes = _runtimes()
             if runtimes.get(self._settings) is self:
                 del runtimes[self._settings]
 
-    async def _stop_exchanges(self, context: Context) -> None:
-        """The application is shutting down: what it still runs is over, and its streams say so."""
-        tasks = list(context.tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
+    async def _leave_store(self, context: Context) -> None:
+        for task in self._chores:
+            await _stop(task)
+        if self._heart is not None:
+            await self._heart.aclose()
+        await context.attendance.aclose()
+        await context.log.aclose()
+
+    def _renew_soon(self) -> None:
+        if self.parts is not None and (self._renewal is None or self._renewal.done()):
+            self._renewal = asyncio.create_task(self._renew(), name="mcp-persist-renewal")
+
+    async def _renew(self) -> None:
+        """Go on as a fresh worker after this one stood still for longer than its lease."""
+        async with self._lock:
+            if self.parts is None or self.parts.exchanges.holds_lease:
+                return
+            before, lost = self.parts, self.parts.exchanges
+            logger.warning(
+                "This worker stood still for longer than its lease (%s s) and may have been "
+                "taken for dead; what it ran is given up, and it goes on as a new one",
+                self._settings.lease_seconds,
+            )
+            await lost.give_up(_STOP_SECONDS)
+            for _ in range(_SETTLE_ROUNDS):
+                await asyncio.sleep(0)
+            await asyncio.sleep(_SETTLE_SECONDS)
+            await self._leave_store(lost)
+            while self.parts is before:
+                try:
+                    fresh = await self._open()
+                except StoreError as error:
+                    logger.warning("There is no new lease yet: %s", error)
+                    await asyncio.sleep(_REOPEN_SECONDS)
+                else:
+                    context = fresh.exchanges
+                    context.memory, context.warned = lost.memory, lost.warned
+                    self.parts = fresh
 
 
 async def _stop(task: asyncio.Task[None] | None) -> None:

@@ -89,6 +89,9 @@ class Settings:
     run_ahead_events: int = _setting(64, "events of one stream that wait for the store", low=1)
     run_ahead_bytes: int = _setting(1 * _MIB, "bytes of one stream that wait for the store", low=1)
     store_timeout: float = _setting(5.0, "how long a failing store is tried", low=0.05)
+    lease_seconds: float = _setting(
+        10.0, "a worker that stands still this long is taken for dead", low=0.5
+    )
     on_store_failure: OnStoreFailure = _setting(
         "degrade", "`degrade`: go on live, without ids; `refuse`: errors"
     )
@@ -120,6 +123,12 @@ class Settings:
             )
         if settings.url is not None and settings.engine is not None:
             raise ConfigurationError(reason="url and engine are both given; keep one of them")
+        if settings.store_timeout >= settings.lease_seconds:
+            raise ConfigurationError(
+                reason=f"store_timeout ({settings.store_timeout:g} s) must be shorter than "
+                f"lease_seconds ({settings.lease_seconds:g} s), or a store that is slow for a "
+                "moment would look like a dead worker; lower the one or raise the other"
+            )
         return settings
 
 

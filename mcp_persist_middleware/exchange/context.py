@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,7 +11,9 @@ from mcp_persist_middleware.exchange.memory import Memory
 from mcp_persist_middleware.exchange.turns import Turns
 from mcp_persist_middleware.log.attendance import Attendance
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.live import Limits, LiveStream
+from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.settings import Settings
 
@@ -34,9 +37,17 @@ class Running(Protocol):
         """The same, unless somebody reads on another worker."""
 
 
+class Connection(Protocol):
+    """A client that reads a stream."""
+
+    def end(self) -> None:
+        """End it in order; the client comes back with its cursor."""
+
+
 @dataclass
 class Context:
-    """The open store and the running exchanges of one event loop."""
+    """The open store and the running exchanges of one event loop, for the life of one worker: who
+    loses its lease goes on with another context, and this one never runs anything again."""
 
     settings: Settings
     log: EventLog
@@ -44,15 +55,42 @@ class Context:
     worker: str
     limits: Limits
     attendance: Attendance
+    lease: Lease
+    liveness: Liveness
+    on_drain: Callable[[], None]
+    """Lets the other workers know that this one shuts down."""
     memory: Memory = field(default_factory=Memory)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Strong references to the pumps: the event loop itself holds only weak ones."""
+    connections: set[Connection] = field(default_factory=set)
+    """The clients that read here."""
     detached: OrderedDict[Running, None] = field(default_factory=OrderedDict)
     """Exchanges without a reader, the longest alone first."""
     session_streams: dict[tuple[str, str], Running] = field(default_factory=dict)
     """The running GET exchange of each path and session."""
     warned: set[str] = field(default_factory=set)
     """The warnings that are given once."""
+
+    @property
+    def holds_lease(self) -> bool:
+        """Whether this worker may run anything: see `Lease`."""
+        return self.lease.is_held
+
+    async def give_up(self, timeout: float) -> None:
+        """The lease is lost: drop the queues, end the clients' connections, cancel the pumps."""
+        self.lease.lose()
+        for connection in list(self.connections):
+            connection.end()
+        await self.writer.abandon()
+        await self.cancel_exchanges(timeout)
+
+    async def cancel_exchanges(self, timeout: float) -> None:
+        """What the application still runs is over."""
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
 
     def set_detached(self, exchange: Running, *, detached: bool) -> Running | None:
         """Note whether an exchange runs without a reader; returns one that has to go when there

@@ -33,7 +33,7 @@ _TOGETHER = 0.01
 _ROTATE_SHARE = 0.01
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Delivery:
     """One connection of one client to one stream."""
 
@@ -68,24 +68,31 @@ class Delivery:
         )
         response.raw_headers = headers.stream_head(self.head)
         telemetry.readers.add(1)
+        self.context.connections.add(self)
+        if not self.context.holds_lease:
+            self.end()
         try:
             await response(scope, receive, send)
         except SendTimeoutError:
             telemetry.clients_cut.add(1)
             logger.info("A client took nothing for %s s and was cut", settings.send_timeout)
         finally:
+            self.context.connections.discard(self)
             self.cursor.close()
             telemetry.readers.add(-1)
 
+    def end(self) -> None:
+        """End this connection in order, and soon."""
+        self._leaving = True
+        self.cursor.stop()
+        if self.turn is not None:
+            self.turn.turns.changed.notify()
+
     def _leave(self) -> None:
         """The server shuts down: idle streams end now, an answer is waited for."""
+        self.context.on_drain()
         wait = 0.0 if self.kind is StreamKind.GET else self.context.settings.drain_seconds
-
-        def stop() -> None:
-            self._leaving = True
-            self.cursor.stop()
-
-        asyncio.get_running_loop().call_later(wait, stop)
+        asyncio.get_running_loop().call_later(wait, self.end)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         opening = self._opening()

@@ -44,8 +44,8 @@ async def resume(
     owner = Owner(context.settings.namespace, path_of(scope), request.session, verdict.principal)
     try:
         record = await _find(context, position, owner)
-        if record is not None and _is_left_behind(context, record):
-            record = await orphans.end(context.log, record, context.settings.ttl)
+        if record is not None:
+            record = await _ended_if_left_behind(context, record)
     except StoreError as error:
         telemetry.resumes.add(1, {"outcome": "store failure"})
         await _later(context, str(error))(scope, receive, send)
@@ -130,12 +130,16 @@ async def _find(context: Context, position: event_id.Position, owner: Owner) -> 
         await asyncio.sleep(_LOOK_AGAIN)
 
 
-def _is_left_behind(context: Context, record: StreamRecord) -> bool:
-    return (
-        record.state is StreamState.OPEN
-        and record.id not in context.writer.live
-        and (record.worker == context.worker or not context.log.is_alive(record.worker))
-    )
+async def _ended_if_left_behind(context: Context, record: StreamRecord) -> StreamRecord | None:
+    if record.state is not StreamState.OPEN or record.id in context.writer.live:
+        return record
+    seen_at: float | None = time.time()
+    if record.worker != context.worker:
+        verdict = await context.liveness.ask(record.worker)
+        if not verdict.gone:
+            return record
+        seen_at = verdict.seen_at
+    return await orphans.end(context.log, record, context.settings.ttl, seen_at)
 
 
 def _is_at_end(position: event_id.Position, record: StreamRecord) -> bool:

@@ -15,6 +15,7 @@ from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context, Running
 from mcp_persist_middleware.exchange.deliver import Delivery
+from mcp_persist_middleware.exchange.fence import refuse
 from mcp_persist_middleware.exchange.pump import Exchange, Opened, State
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.model import StreamKind
@@ -47,6 +48,8 @@ async def exchange(
             await _deliver(context, running, opened, scope, client, send)
         elif running.state is State.PASSING:
             await _pass(running, client)
+        elif running.state is State.HOLDING and not context.holds_lease:
+            await refuse(scope, receive, send)
     except asyncio.CancelledError:
         if running.state in (State.HOLDING, State.PASSING):
             running.cancel()
@@ -207,7 +210,9 @@ async def _pass(running: Exchange, client: Client) -> None:
             await asyncio.wait({finished, watcher}, return_when=asyncio.FIRST_COMPLETED)
             if not finished.done():
                 running.leave()
-        await finished
+        # Cancelled with the worker's lease or at shutdown; the server sees an unfinished answer.
+        if not finished.cancelled():
+            await finished
     finally:
         with suppress(asyncio.CancelledError):
             finished.cancel()

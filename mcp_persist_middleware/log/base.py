@@ -1,16 +1,18 @@
 """What a store of streams has to do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mcp_persist_middleware.model import (
+    Beat,
     Event,
     Outcome,
     SessionKey,
     SessionRecord,
     StreamRecord,
     StreamWrite,
+    WorkerState,
 )
 from mcp_persist_middleware.signals.base import Polling, Wakeups
 
@@ -63,6 +65,30 @@ class Sessions(ABC):
         """Remove at most `limit` sessions that have expired by `now`; how many went."""
 
 
+class WorkerTable(ABC):
+    """The workers on a store, through connections that nothing else uses.
+
+    It belongs to the event loop that first uses it. Every method raises `StoreError` when the
+    store does not do it; after that the table is closed and another one is made.
+    """
+
+    @abstractmethod
+    async def enrol(self, worker: str) -> None:
+        """Make the row of a worker that has none."""
+
+    @abstractmethod
+    async def beat(self, worker: str, state: WorkerState) -> bool:
+        """Move a worker's counter; False when it has no row or was declared dead."""
+
+    @abstractmethod
+    async def look(self) -> Mapping[str, Beat]:
+        """Every worker that has a row."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
 class EventLog(ABC):
     """Streams of numbered events, durable once `append` has returned.
 
@@ -92,11 +118,12 @@ class EventLog(ABC):
 
     @abstractmethod
     async def open(self, worker: str) -> None:
-        """Connect, make or check the schema; from now on `worker` is alive."""
+        """Connect, make or check the schema, enrol `worker`."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Release what `open` acquired. May be called at any time, twice too."""
+        """Release what `open` acquired; the worker has left, and everybody can see that. May be
+        called at any time, twice too."""
 
     @abstractmethod
     async def ping(self) -> None:
@@ -131,12 +158,35 @@ class EventLog(ABC):
         over since; None when nobody ever was."""
 
     @abstractmethod
-    def is_alive(self, worker: str) -> bool:
-        """Whether the worker that owns a stream may still write to it."""
+    def worker_table(self) -> WorkerTable:
+        """A new table of the workers, for the thread that keeps this worker alive."""
+
+    def is_gone(self, worker: str) -> bool:
+        """Whether it is known without asking the store that a worker's process has ended. False
+        says nothing. May be called from any thread."""
+        del worker
+        return False
 
     @abstractmethod
-    async def orphans(self, limit: int) -> list[StreamRecord]:
-        """Open streams whose worker is gone, the oldest first."""
+    async def workers(self) -> Mapping[str, Beat]:
+        """Every worker that has a row."""
+
+    @abstractmethod
+    async def declare_dead(self, worker: str, counter: int) -> bool:
+        """Take a worker's id from it for good, unless its counter has moved from `counter`;
+        whether it is dead. Of its heartbeat and this, one comes first."""
+
+    @abstractmethod
+    async def dismiss(self, worker: str) -> None:
+        """Remove a worker's row: it is gone, and owns no open stream any more."""
+
+    @abstractmethod
+    async def owners(self) -> list[str]:
+        """The workers of all open streams."""
+
+    @abstractmethod
+    async def left_by(self, worker: str, limit: int) -> list[StreamRecord]:
+        """Open streams of a worker, the oldest first."""
 
     @abstractmethod
     async def forget_session(self, namespace: str, path: str, session: str) -> None:

@@ -4,6 +4,7 @@ new epoch, so that the old writer, should it come back, is fenced."""
 import dataclasses
 import json
 import time
+from datetime import UTC, datetime
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.base import EventLog
@@ -23,9 +24,15 @@ from mcp_persist_middleware.protocol.event_id import EventIds
 _PAGE_EVENTS, _PAGE_BYTES = 1000, 1024 * 1024
 
 
-async def end(log: EventLog, record: StreamRecord, ttl: float) -> StreamRecord | None:
+async def end(
+    log: EventLog, record: StreamRecord, ttl: float, seen_at: float | None
+) -> StreamRecord | None:
     """Take over an open stream, answer what it owes and close it, in one transaction; returns
     the record as it is then. Somebody else may be first: then theirs is the end.
+
+    Args:
+        seen_at: when its worker was last seen, if that is known; it was there when the stream
+            began.
 
     Raises:
         StoreError: the store does not answer.
@@ -39,7 +46,8 @@ async def end(log: EventLog, record: StreamRecord, ttl: float) -> StreamRecord |
                 unanswered.difference_update(_answered(event.frame))
     epoch, now = record.epoch + 1, time.time()
     name = EventIds.of(record.id, record.kind, None).name
-    data = {"stream": name, "events": last}
+    seen = datetime.fromtimestamp(max(seen_at or 0.0, record.created_at), UTC)
+    data = {"stream": name, "lastSeen": seen.isoformat(timespec="milliseconds"), "events": last}
     errors = [
         jsonrpc.error(
             json.loads(key),

@@ -29,6 +29,7 @@ class Tables:
     stream: Table
     event: Table
     session: Table
+    worker: Table
 
 
 def tables(prefix: str) -> Tables:
@@ -100,4 +101,15 @@ def tables(prefix: str) -> Tables:
         sqlite_with_rowid=False,
     )
     Index(prefix + "session_expiry", session.c.expires_at)
-    return Tables(metadata, meta, stream, event, session)
+    worker = Table(
+        prefix + "worker",
+        metadata,
+        Column("id", String(64), primary_key=True),
+        Column("counter", BigInteger, nullable=False),
+        Column("state", SmallInteger, nullable=False),
+        Column("seen_at", Float, nullable=False),
+        # For what only this worker may read, such as the credentials of a relayed request.
+        Column("public_key", LargeBinary),
+        sqlite_with_rowid=False,
+    )
+    return Tables(metadata, meta, stream, event, session, worker)

@@ -5,19 +5,21 @@ import contextlib
 import secrets
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Collection, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Select, UpdateBase, delete, func, insert, select, text, update
 from sqlalchemy.engine import Row
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_persist_middleware.errors import SchemaVersionError, StoreError
+from mcp_persist_middleware.errors import SchemaVersionError
 from mcp_persist_middleware.log import codec, schema
-from mcp_persist_middleware.log.base import EventLog, Purged
+from mcp_persist_middleware.log.base import EventLog, Purged, WorkerTable
 from mcp_persist_middleware.log.sql_sessions import SqlSessions
+from mcp_persist_middleware.log.sql_workers import SqlWorkers, connected, engine_of_its_own
 from mcp_persist_middleware.model import (
+    Beat,
     Event,
     EventKind,
     Owner,
@@ -66,15 +68,8 @@ class SqlLog(EventLog):
     async def _connection(self, timeout: float = 0.0) -> AsyncIterator[AsyncConnection]:
         """A connection for a short read or one statement; the one seam for driver errors."""
         timeout = timeout or self._timeout
-        try:
-            async with asyncio.timeout(timeout), self._engine.connect() as connection:
-                yield connection
-        except TimeoutError as error:
-            raise StoreError(url=self.name, reason=f"no answer in {timeout} s") from error
-        except IntegrityError:
-            raise
-        except (SQLAlchemyError, OSError) as error:
-            raise StoreError(url=self.name, reason=reason(error)) from error
+        async with connected(self._engine, timeout, self.name) as connection:
+            yield connection
 
     async def _prepare_schema(self) -> None:
         """Make the tables, or check that the ones that are there are ours.
@@ -155,7 +150,7 @@ class SqlLog(EventLog):
             return [_event(row) for row in rows]
 
     async def attend(self, streams: Collection[bytes], seconds: float) -> None:
-        table, until = self._tables.stream, time.time() + seconds
+        table, until = self.tables.stream, time.time() + seconds
         earlier = table.c.reader_until.is_(None) | (table.c.reader_until < until)
         is_open = table.c.state == int(StreamState.OPEN)
         statement = update(table).values(reader_until=until).where(is_open, earlier)
@@ -169,24 +164,60 @@ class SqlLog(EventLog):
         return None if until is None else until - time.time()
 
     async def _reader_until(self, stream: bytes) -> float | None:
-        table = self._tables.stream
+        table = self.tables.stream
         async with self._connection() as connection:
             found: float | None = await connection.scalar(
                 select(table.c.reader_until).where(table.c.id == stream)
             )
         return found
 
-    async def orphans(self, limit: int) -> list[StreamRecord]:
-        return await self._whole(self._orphans(limit))
+    def worker_table(self) -> WorkerTable:
+        engine = engine_of_its_own(self._engine)
+        self._tune(engine)
+        connect = partial(connected, engine, self._timeout, self.name)
+        return SqlWorkers(connect, self.tables.worker, self._check_place, engine)
 
-    async def _orphans(self, limit: int) -> list[StreamRecord]:
+    def _tune(self, engine: AsyncEngine) -> None:
+        """Make an engine ready for heartbeats."""
+
+    def _check_place(self) -> None:
+        """Raise `StoreError` when the store is not where it was."""
+
+    @property
+    def _workers(self) -> SqlWorkers:
+        return SqlWorkers(self._connection, self.tables.worker, self._check_place)
+
+    async def workers(self) -> Mapping[str, Beat]:
+        return await self._whole(self._workers.look())
+
+    async def declare_dead(self, worker: str, counter: int) -> bool:
+        return await self._whole(self._workers.declare_dead(worker, counter))
+
+    async def dismiss(self, worker: str) -> None:
+        await self._whole(self._workers.dismiss(worker))
+
+    async def owners(self) -> list[str]:
+        return await self._whole(self._owners())
+
+    async def _owners(self) -> list[str]:
         table = self.tables.stream
-        is_open = table.c.ended_at.is_(None)
+        of_open = select(table.c.worker).where(table.c.ended_at.is_(None)).distinct()
         async with self._connection() as connection:
-            workers = await connection.execute(select(table.c.worker).where(is_open).distinct())
-            gone = [row.worker for row in workers if not self.is_alive(row.worker)]
-            left = select(table).where(is_open, table.c.worker.in_(gone)).limit(limit)
-            return [_record(row) for row in await connection.execute(left)] if gone else []
+            return [row.worker for row in await connection.execute(of_open)]
+
+    async def left_by(self, worker: str, limit: int) -> list[StreamRecord]:
+        return await self._whole(self._left_by(worker, limit))
+
+    async def _left_by(self, worker: str, limit: int) -> list[StreamRecord]:
+        table = self.tables.stream
+        left = (
+            select(table)
+            .where(table.c.ended_at.is_(None), table.c.worker == worker)
+            .order_by(table.c.id)
+            .limit(limit)
+        )
+        async with self._connection() as connection:
+            return [_record(row) for row in await connection.execute(left)]
 
     async def forget_session(self, namespace: str, path: str, session: str) -> None:
         table = self.tables.stream
@@ -265,12 +296,6 @@ class SqlLog(EventLog):
 def _retrieve(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()
-
-
-def reason(error: BaseException) -> str:
-    """What a driver says went wrong, without the statement and its parameters."""
-    origin = getattr(error, "orig", None) or error
-    return f"{type(origin).__name__}: {origin}".splitlines()[0]
 
 
 def _record(row: Row[Any]) -> StreamRecord:

@@ -21,7 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
 from mcp_persist_middleware.log.base import Purged
-from mcp_persist_middleware.log.sql import SqlLog, reason
+from mcp_persist_middleware.log.sql import SqlLog
+from mcp_persist_middleware.log.sql_workers import reason
 from mcp_persist_middleware.log.sqlite_batch import Batch, Statements
 from mcp_persist_middleware.log.sqlite_workers import WorkerLocks
 from mcp_persist_middleware.model import Outcome, StreamWrite
@@ -34,6 +35,8 @@ T = TypeVar("T")
 # waited for, after two in a row the next two, then four, and so on: the disk is slow then.
 _HOLD, _SLOWEST = 0.01, 7
 _READERS = 4
+# Of the store's time-out.
+_BEAT_PATIENCE = 0.1
 _WAL_BYTES = 64 * 1024 * 1024
 _VACUUM_PAGES = 256
 
@@ -68,9 +71,10 @@ class SqliteLog(SqlLog):
         self._inode: tuple[int, int] | None = None
         self._statements = Statements(self.tables)
         self._lock = asyncio.Lock()
-        self._workers = WorkerLocks(self._path)
+        self._locks = WorkerLocks(self._path)
+        self._worker = ""
         self._wakeups = DataVersion(
-            self._path, stream=self._tables.stream.name, event=self._tables.event.name
+            self._path, stream=self.tables.stream.name, event=self.tables.event.name
         )
 
     @property
@@ -87,11 +91,13 @@ class SqliteLog(SqlLog):
     async def open(self, worker: str) -> None:
         try:
             self._create_file()
-            self._workers.acquire(worker)
+            self._locks.acquire(worker)
             if self._given is None and self._made is None:
                 self._made = self._make_engine()
             async with self._lock:
                 await self._connect_writer()
+            await self._workers.enrol(worker)
+            self._worker = worker
         except (OSError, SQLAlchemyError, sqlite3.Error, StoreError) as error:
             await self.aclose()
             if isinstance(error, StoreError) and error.__cause__ is None:
@@ -145,15 +151,35 @@ class SqliteLog(SqlLog):
         await self._wakeups.aclose()
         if self._running:
             await asyncio.wait(self._running, timeout=self._timeout)
+        worker, self._worker = self._worker, ""
+        if worker:
+            # Where this fails the lock tells the others, or the lease.
+            with contextlib.suppress(StoreError):
+                await self.dismiss(worker)
         async with self._lock:
             await self._drop_writer()
             made, self._made = self._made, None
         if made is not None:
             await made.dispose()
-        self._workers.release()
+        self._locks.release()
 
-    def is_alive(self, worker: str) -> bool:
-        return self._workers.is_alive(worker)
+    def is_gone(self, worker: str) -> bool:
+        return not self._locks.is_held(worker)
+
+    def _tune(self, engine: AsyncEngine) -> None:
+        """A heartbeat does not queue for the write lock as long as an append may: the next one
+        comes soon, and a failed one is worth knowing."""
+        milliseconds = int(self._timeout * _BEAT_PATIENCE * 1000)
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def hurry(connection: Any, _: Any) -> None:
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout = {milliseconds}")
+            cursor.close()
+
+    def _check_place(self) -> None:
+        if (found := _inode(self._path)) is None or found != self._inode:
+            raise StoreError(url=self.name, reason="its file was deleted or replaced")
 
     async def _drop_writer(self) -> None:
         writer, self._writer, self._driver = self._writer, None, None

@@ -1,5 +1,6 @@
-"""Which of the processes on one SQLite file are alive: each holds a lock on a file of its own,
-and the operating system lets go of it the moment the process is gone."""
+"""Which of the processes on one SQLite file are gone: each holds a lock on a file of its own,
+and the operating system lets go of it the moment the process is gone. A lock that is held says
+nothing: a process that was stopped holds it too."""
 
 import contextlib
 import fcntl
@@ -19,13 +20,12 @@ class WorkerLocks:
         self._mine: Path | None = None
 
     def acquire(self, worker: str) -> None:
-        """Be alive under this id; clears away the files of the dead."""
+        """Be here under this id; clears away the files of the dead."""
         for path in self._database.parent.glob(self._file("*").name):
             _remove_if_dead(path)
         self._mine = self._file(worker)
-        descriptor = os.open(self._mine, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        self._held = descriptor
+        while self._held is None:
+            self._held = _lock(self._mine)
 
     def release(self) -> None:
         """Be gone; a second call does nothing."""
@@ -34,13 +34,25 @@ class WorkerLocks:
             os.close(self._held)
             self._held = self._mine = None
 
-    def is_alive(self, worker: str) -> bool:
-        """Whether the process with this id runs on this host."""
+    def is_held(self, worker: str) -> bool:
+        """Whether the process with this id is on this host, be it stopped or not."""
         path = self._file(worker)
         return path.exists() and not _remove_if_dead(path)
 
     def _file(self, worker: str) -> Path:
         return self._database.with_name(f"{self._database.name}-worker-{worker}")
+
+
+def _lock(path: Path) -> int | None:
+    """A descriptor that holds the lock; None when somebody cleared the file away between its
+    making and its locking."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_ino == os.fstat(descriptor).st_ino:
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _remove_if_dead(path: Path) -> bool:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
@@ -35,11 +36,17 @@ class Writer:
     A stream may run ahead of the store by a bounded number of events and bytes; then whoever
     appends to it waits. When the store has failed for `timeout` seconds the streams that wait are
     degraded, and so is every new one until it is back.
+
+    Args:
+        may_write: whether this worker still holds its lease; asked before every commit.
     """
 
-    def __init__(self, log: EventLog, timeout: float) -> None:
+    def __init__(
+        self, log: EventLog, timeout: float, may_write: Callable[[], bool] = lambda: True
+    ) -> None:
         self._log = log
         self._timeout = timeout
+        self._may_write = may_write
         self._dirty: dict[LiveStream, None] = {}
         self._owed: deque[LiveStream] = deque()
         self._wake = asyncio.Event()
@@ -57,6 +64,20 @@ class Writer:
     def start(self) -> None:
         """Begin to commit."""
         self._task = asyncio.create_task(self._run(), name="mcp-persist-writer")
+
+    async def abandon(self) -> None:
+        """Drop what waits and stop: the streams are not this worker's any more. Whoever still
+        writes to them writes to nobody."""
+        for task in (self._task, self._probing):
+            if task is not None:
+                task.cancel()
+        for stream in self.live.values():
+            stream.degrade()
+        telemetry.streams.add(-len(self.live))
+        self.live.clear()
+        self._dirty.clear()
+        self._owed.clear()
+        await self.aclose(0)
 
     async def aclose(self, timeout: float) -> None:
         """Commit what waits, for at most `timeout` seconds, and stop."""
@@ -118,6 +139,8 @@ class Writer:
                 self._idle.set()
             await self._wake.wait()
             self._wake.clear()
+            if not self._may_write():
+                return
             try:
                 await self._step()
             except Exception:
@@ -128,7 +151,7 @@ class Writer:
         if self.is_down:
             self._give_up("the store is down")
             return
-        while batch := self._gather():
+        while self._may_write() and (batch := self._gather()):
             began = time.monotonic()
             await self._commit(batch)
             await self._pace(began, sum(len(write.events) for _, write in batch))

@@ -71,7 +71,8 @@ async def test_every_read_and_every_step_of_retention_does_too(log: SqliteLog) -
     await log.purge(2.0, 100)
     await log.forget_session("default", "/mcp", "s7")
     await log.append([new(record(worker="gone"))])
-    assert len(await log.orphans(10)) == 1
+    assert sorted(await log.owners()) == ["gone", "one"]
+    assert len(await log.left_by("gone", 10)) == 1
     event.remove(log._made.sync_engine, "before_cursor_execute", note)
     assert reads >= 4
     assert len(seen) >= reads + 6

@@ -134,13 +134,13 @@ async def test_freed_pages_go_back_to_the_file_system(log: SqliteLog) -> None:
         assert outside.execute("PRAGMA freelist_count").fetchone() == (0,)
 
 
-async def test_the_streams_of_a_worker_that_is_gone_are_orphans(
-    log: EventLog, other: EventLog
-) -> None:
+async def test_the_open_streams_of_each_worker_are_found_the_oldest_first(log: EventLog) -> None:
     mine, left, ended = record(), record(worker="two"), record(worker="two")
-    await log.append([new(mine), new(left), new(ended, ending=ending(0))])
-    assert await log.orphans(10) == []
-    assert other.is_alive("one")
-    await other.aclose()
-    assert not log.is_alive("two")
-    assert await log.orphans(10) == [left]
+    more = [record(worker="two") for _ in range(3)]
+    await log.append([new(mine), new(ended, ending=ending(0)), *map(new, (left, *more))])
+    assert sorted(await log.owners()) == ["one", "two"]
+    found = await log.left_by("two", 10)
+    assert {stream.id for stream in found} == {left.id, *(stream.id for stream in more)}
+    assert found == sorted(found, key=lambda stream: stream.id)
+    assert await log.left_by("two", 2) == found[:2]
+    assert await log.left_by("three", 10) == []

@@ -59,7 +59,7 @@ async def test_a_newer_schema_is_refused(make_log: Factory) -> None:
     late = make_log()
     with pytest.raises(SchemaVersionError, match="999"):
         await late.open("two")
-    assert not late.is_alive("two")
+    assert late.is_gone("two")
 
 
 async def test_only_the_owner_may_read_the_files(log: SqliteLog) -> None:

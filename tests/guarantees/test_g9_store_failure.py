@@ -76,7 +76,7 @@ async def works(port: int) -> None:
 
 
 async def test_a_store_that_is_locked_for_a_moment_costs_a_moment(store: str, path: Path) -> None:
-    async with persisted(Scripted(two=two), store, store_timeout=10) as (port, _):
+    async with persisted(Scripted(two=two), store, store_timeout=9) as (port, _):
         session = await RawSession.open(port)
         with locked(path):
             call = asyncio.create_task(session.call("two"))

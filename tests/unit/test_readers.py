@@ -2,16 +2,17 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_persist_middleware.log.base import EventLog, Purged
+from mcp_persist_middleware.log.base import EventLog, Purged, WorkerTable
 from mcp_persist_middleware.log.cursor import Cursor, Page
 from mcp_persist_middleware.log.live import Limits, LiveStream
 from mcp_persist_middleware.model import (
+    Beat,
     Ending,
     Event,
     EventKind,
@@ -86,10 +87,21 @@ class MemoryLog(EventLog):
     async def attended(self, stream: bytes) -> float | None:
         return None
 
-    def is_alive(self, worker: str) -> bool:
-        return True
+    def worker_table(self) -> WorkerTable:
+        raise NotImplementedError
 
-    async def orphans(self, limit: int) -> list[StreamRecord]:
+    async def workers(self) -> Mapping[str, Beat]:
+        return {}
+
+    async def declare_dead(self, worker: str, counter: int) -> bool:
+        return False
+
+    async def dismiss(self, worker: str) -> None: ...
+
+    async def owners(self) -> list[str]:
+        return []
+
+    async def left_by(self, worker: str, limit: int) -> list[StreamRecord]:
         return []
 
     async def forget_session(self, namespace: str, path: str, session: str) -> None: ...

@@ -1,0 +1,47 @@
+"""Whether a worker is gone, asked by whoever finds something that it left behind."""
+
+from dataclasses import dataclass
+
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.observer import Observer
+from mcp_persist_middleware.model import WorkerState
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is known about a worker."""
+
+    gone: bool
+    draining: bool = False
+    seen_at: float | None = None
+    """The wall clock of its last heartbeat; None when its row has been removed."""
+
+
+class Liveness:
+    """Joins the three witnesses: the store's host, the row, and what this worker has observed.
+
+    A worker without a row is gone: it has left in order, or died and was cleared away. Ask about
+    a worker only after its name was read in the store; it enrols before it writes anything.
+    """
+
+    def __init__(self, log: EventLog, observer: Observer) -> None:
+        self._log = log
+        self._observer = observer
+
+    async def ask(self, worker: str) -> Verdict:
+        """The state of a worker. Who was found dead by its silence is dead for everybody from
+        now on, itself included.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        observed = self._observer.beats.get(worker)
+        silent = self._observer.is_dead(worker) and observed is not None
+        beats = await self._log.workers()
+        beat = beats.get(worker)
+        if beat is None:
+            return Verdict(gone=True, seen_at=observed.seen_at if observed is not None else None)
+        gone = beat.state is WorkerState.DEAD
+        if not gone and (self._log.is_gone(worker) or (silent and beat == observed)):
+            gone = await self._log.declare_dead(worker, beat.counter)
+        return Verdict(gone, beat.state is WorkerState.DRAINING, beat.seen_at)

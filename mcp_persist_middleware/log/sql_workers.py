@@ -1,0 +1,127 @@
+"""The table of workers in SQL, and the one seam for what a driver raises."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+
+from sqlalchemy import Table, Update, delete, insert, select, update
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.base import WorkerTable
+from mcp_persist_middleware.model import Beat, WorkerState
+
+Connect = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
+
+_CLOSE_SECONDS = 0.25
+
+
+def reason(error: BaseException) -> str:
+    """What a driver says went wrong, without the statement and its parameters."""
+    origin = getattr(error, "orig", None) or error
+    return f"{type(origin).__name__}: {origin}".splitlines()[0]
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    engine: AsyncEngine, timeout: float, name: str
+) -> AsyncIterator[AsyncConnection]:
+    """A connection for a short piece of work.
+
+    Raises:
+        IntegrityError: a row with this key is there.
+        StoreError: the driver fails, or it takes longer than `timeout`.
+    """
+    try:
+        async with asyncio.timeout(timeout), engine.connect() as connection:
+            yield connection
+    except TimeoutError as error:
+        raise StoreError(url=name, reason=f"no answer in {timeout} s") from error
+    except IntegrityError:
+        raise
+    except (SQLAlchemyError, OSError) as error:
+        raise StoreError(url=name, reason=reason(error)) from error
+
+
+def engine_of_its_own(engine: AsyncEngine) -> AsyncEngine:
+    """An engine that connects like `engine`, with its arguments and its listeners, and shares no
+    connection with it: another event loop may use it."""
+    given = engine.sync_engine
+    made = AsyncEngine(Engine(given.pool.recreate(), given.dialect, given.url))
+    return made.execution_options(isolation_level="AUTOCOMMIT")
+
+
+class SqlWorkers(WorkerTable):
+    """`WorkerTable` over an engine in autocommit mode: every statement is a transaction.
+
+    Args:
+        check: raises when the store is not where it was.
+        engine: closed with the table.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        table: Table,
+        check: Callable[[], None],
+        engine: AsyncEngine | None = None,
+    ) -> None:
+        self._connect = connect
+        self._table = table
+        self._check = check
+        self._engine = engine
+
+    async def enrol(self, worker: str) -> None:
+        self._check()
+        row = {"id": worker, "counter": 1, "state": WorkerState.LIVE, "seen_at": time.time()}
+        async with self._connect() as connection:
+            await connection.execute(delete(self._table).where(self._table.c.id == worker))
+            await connection.execute(insert(self._table).values(row))
+
+    async def beat(self, worker: str, state: WorkerState) -> bool:
+        moved = {"counter": self._table.c.counter + 1, "state": state, "seen_at": time.time()}
+        # Who was declared dead stays dead, however late it wakes.
+        return await self._change(
+            update(self._table)
+            .where(self._table.c.id == worker, self._table.c.state != WorkerState.DEAD)
+            .values(moved)
+        )
+
+    async def look(self) -> Mapping[str, Beat]:
+        self._check()
+        table = self._table
+        rows = select(table.c.id, table.c.counter, table.c.state, table.c.seen_at)
+        async with self._connect() as connection:
+            return {
+                row.id: Beat(row.counter, WorkerState(row.state), row.seen_at)
+                for row in await connection.execute(rows)
+            }
+
+    async def declare_dead(self, worker: str, counter: int) -> bool:
+        """Mark a worker as dead if its counter still stands at `counter`; whether it is dead."""
+        return await self._change(
+            update(self._table)
+            .where(self._table.c.id == worker, self._table.c.counter == counter)
+            .values(state=WorkerState.DEAD)
+        )
+
+    async def dismiss(self, worker: str) -> None:
+        """Remove a worker's row."""
+        async with self._connect() as connection:
+            await connection.execute(delete(self._table).where(self._table.c.id == worker))
+
+    async def _change(self, statement: Update) -> bool:
+        self._check()
+        async with self._connect() as connection:
+            return (await connection.execute(statement)).rowcount == 1
+
+    async def aclose(self) -> None:
+        if self._engine is not None:
+            # A connection that hangs is left to the driver.
+            with contextlib.suppress(TimeoutError, SQLAlchemyError, OSError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._engine.dispose()

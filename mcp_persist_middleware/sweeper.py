@@ -1,0 +1,68 @@
+"""The end of what dead workers left behind."""
+
+import asyncio
+import contextlib
+import logging
+
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log import orphans
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.liveness import Liveness, Verdict
+from mcp_persist_middleware.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_PAGE = 100
+
+
+class Sweeper:
+    """Ends the open streams of workers that are gone, and removes their rows.
+
+    It sleeps until the heart has seen a death, and looks by itself once in a lease.
+    """
+
+    def __init__(self, log: EventLog, liveness: Liveness, settings: Settings, worker: str) -> None:
+        self._log = log
+        self._liveness = liveness
+        self._settings = settings
+        self._worker = worker
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Somebody has died or left."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Run until cancelled: once at the start, then whenever it is woken."""
+        while True:
+            self._woken.clear()
+            try:
+                await self._sweep()
+            except StoreError as error:
+                logger.warning("Streams of workers that are gone stay open for now: %s", error)
+            except Exception:
+                logger.exception("The sweeper met an unexpected error and goes on")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.lease_seconds):
+                    await self._woken.wait()
+
+    async def _sweep(self) -> None:
+        # The names first: a worker enrols before it writes, so who has no row later is gone.
+        names = {*await self._log.owners(), *await self._log.workers()} - {self._worker}
+        for worker in names:
+            verdict = await self._liveness.ask(worker)
+            if verdict.gone:
+                await self._bury(worker, verdict)
+
+    async def _bury(self, worker: str, verdict: Verdict) -> None:
+        ended, more = 0, True
+        while more:
+            left = await self._log.left_by(worker, _PAGE)
+            more = False
+            for record in left:
+                now = await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
+                # One that cannot be ended must not keep the others from their turn for ever.
+                more = more or now is None or now.epoch > record.epoch
+                ended += 1
+        await self._log.dismiss(worker)
+        logger.info("Worker %s is gone; %d of its streams were ended", worker, ended)

@@ -1,0 +1,137 @@
+"""A worker is dead when one observer has seen it stand still for a whole lease; a store that is
+away kills nobody."""
+
+import pytest
+
+from mcp_persist_middleware.log.lease import Lease
+from mcp_persist_middleware.log.observer import Observer
+from mcp_persist_middleware.model import Beat, WorkerState
+
+LEASE = 10.0
+LIVE, DRAINING, DEAD = WorkerState
+
+
+class Clock:
+    """A monotonic clock that stands where it is put."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+class Watching:
+    """An observer that looks once a second."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.observer = Observer(LEASE, clock)
+
+    def look(self, counter: int, state: WorkerState = LIVE, *, took: float = 0.0) -> bool:
+        """Look at worker "w" and then wait for a second; whether it is dead."""
+        began = self.clock.now
+        self.clock.now += took
+        self.observer.look(began, {"w": Beat(counter, state, 0.0)})
+        self.clock.now += 1.0
+        return self.observer.is_dead("w")
+
+
+@pytest.fixture
+def watching(clock: Clock) -> Watching:
+    return Watching(clock)
+
+
+def test_who_stands_still_for_a_lease_is_dead_and_not_before(watching: Watching) -> None:
+    assert [watching.look(7) for _ in range(12)] == [False] * 10 + [True] * 2
+
+
+def test_who_moves_once_in_a_lease_lives(watching: Watching) -> None:
+    assert not any(watching.look(second // 9) for second in range(100))
+
+
+def test_who_moves_again_lives_again(watching: Watching) -> None:
+    assert [watching.look(1) for _ in range(11)][-1]
+    assert not watching.look(2)
+
+
+def test_the_time_that_a_look_takes_counts_for_the_worker(watching: Watching) -> None:
+    watching.look(1, took=2.0)
+    assert [watching.look(1) for _ in range(11)].index(True) == 9, "11 s after the first look began"
+
+
+def test_an_outage_of_the_store_begins_every_observation_anew(watching: Watching) -> None:
+    for _ in range(10):
+        assert not watching.look(1)
+    watching.observer.restart()
+    watching.clock.now += 3 * LEASE
+    assert [watching.look(1) for _ in range(11)] == [False] * 10 + [True]
+
+
+def test_an_observer_that_stood_still_itself_begins_anew(watching: Watching) -> None:
+    watching.look(1)
+    watching.clock.now += 60.0
+    assert [watching.look(1) for _ in range(11)] == [False] * 10 + [True]
+
+
+def test_a_verdict_in_the_store_holds_at_once_and_an_unknown_worker_is_not_dead(
+    watching: Watching,
+) -> None:
+    assert not watching.observer.is_dead("w")
+    assert not watching.look(1, DRAINING)
+    assert watching.look(2, DEAD)
+    watching.observer.look(watching.clock.now, {})
+    assert not watching.observer.is_dead("w")
+
+
+def test_the_observer_knows_when_the_next_death_is_due(watching: Watching, clock: Clock) -> None:
+    assert watching.observer.due() == LEASE
+    watching.look(1)
+    watching.look(1)
+    assert watching.observer.due() == LEASE - 2
+    clock.now += 20
+    assert watching.observer.due() == LEASE, "a death that was seen is not waited for"
+
+
+def test_a_lease_runs_out_by_its_own_clock_and_never_comes_back(clock: Clock) -> None:
+    lease = Lease(LEASE, clock)
+    clock.now += 9.9
+    assert lease.is_held
+    lease.keep(clock.now)
+    clock.now += 9.9
+    assert lease.is_held
+    clock.now += 0.1
+    assert not lease.is_held
+    lease.keep(clock.now)
+    lease.fail(clock.now)
+    assert not lease.is_held
+
+
+def test_a_heartbeat_that_slept_on_its_way_renews_nothing(clock: Clock) -> None:
+    lease, began = Lease(LEASE, clock), clock.now
+    clock.now += 60
+    lease.keep(began)
+    assert not lease.is_held
+
+
+def test_a_worker_whose_store_is_away_keeps_its_lease_while_it_is_awake(clock: Clock) -> None:
+    lease = Lease(LEASE, clock)
+    for _ in range(40):
+        clock.now += 2.0
+        lease.fail(clock.now)
+        assert lease.is_held
+    assert not lease.is_young
+    clock.now += 60.0
+    assert not lease.is_held, "asleep in the outage: it may have ended meanwhile"
+
+
+def test_a_lease_that_was_taken_away_is_lost(clock: Clock) -> None:
+    lease = Lease(LEASE, clock)
+    lease.lose()
+    assert not lease.is_held
+    assert not lease.is_young
