@@ -114,7 +114,7 @@ class SqlLog(EventLog):
         table = self._tables.stream
         async with self._connection() as connection:
             row = (await connection.execute(select(table).where(table.c.id == stream))).first()
-        return None if row is None else _record(row)
+        return None if row is None else record_of(row)
 
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         return await self._whole(self._read(stream, after, max_events, max_bytes))
@@ -176,7 +176,7 @@ class SqlLog(EventLog):
             workers = await connection.execute(select(table.c.worker).where(is_open).distinct())
             gone = [row.worker for row in workers if not self.is_alive(row.worker)]
             left = select(table).where(is_open, table.c.worker.in_(gone)).limit(limit)
-            return [_record(row) for row in await connection.execute(left)] if gone else []
+            return [record_of(row) for row in await connection.execute(left)] if gone else []
 
     async def forget_session(self, namespace: str, path: str, session: str) -> None:
         table = self._tables.stream
@@ -241,7 +241,8 @@ def reason(error: BaseException) -> str:
     return f"{type(origin).__name__}: {origin}".splitlines()[0]
 
 
-def _record(row: Row[Any]) -> StreamRecord:
+def record_of(row: Any) -> StreamRecord:
+    """The record in a row of the stream table."""
     return StreamRecord(
         id=row.id,
         kind=StreamKind(row.kind),
