@@ -103,8 +103,7 @@ class Cursor:
     async def _from_store(self) -> Page | None:
         live = self._live
         bound = live.visible if live is not None else None
-        events = await self._log.read(self._stream, self.position, _PAGE_EVENTS, _PAGE_BYTES)
-        if events:
+        if events := await self._read():
             return self._page(events)
         if live is not None and bound is not None:
             # Retention took all that was committed: go on where the tail begins.
@@ -113,6 +112,9 @@ class Cursor:
             return self._nothing_left(bound, ended=live.ended and bound >= live.visible)
         record = await self._log.find(self._stream)
         if record is None or record.state is not StreamState.OPEN:
+            # The end, and what came before it, may have been committed between the two looks.
+            if events := await self._read():
+                return self._page(events)
             last = record.last_sequence if record is not None else self.position
             return Page([], missing=max(0, last - self.position), ended=True)
         # Only a reader that has to wait asks to be woken.
@@ -120,6 +122,9 @@ class Cursor:
             self._subscription = self._log.wakeups.subscribe(self._stream)
         await self._subscription.wait()
         return None
+
+    async def _read(self) -> list[Event]:
+        return await self._log.read(self._stream, self.position, _PAGE_EVENTS, _PAGE_BYTES)
 
     def _nothing_left(self, bound: int, *, ended: bool) -> Page:
         missing, self.position = bound - self.position, bound

@@ -117,9 +117,13 @@ class SqlLog(EventLog):
         return await asyncio.shield(task)
 
     async def find(self, stream: bytes) -> StreamRecord | None:
+        return await self._whole(self._find(stream))
+
+    async def _find(self, stream: bytes) -> StreamRecord | None:
         table = self.tables.stream
-        row = await self.first(select(table).where(table.c.id == stream))
-        return None if row is None else _record(row)
+        async with self._connection() as connection:
+            row = (await connection.execute(select(table).where(table.c.id == stream))).first()
+        return None if row is None else record_of(row)
 
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         return await self._whole(self._read(stream, after, max_events, max_bytes))
@@ -217,7 +221,7 @@ class SqlLog(EventLog):
             .limit(limit)
         )
         async with self._connection() as connection:
-            return [_record(row) for row in await connection.execute(left)]
+            return [record_of(row) for row in await connection.execute(left)]
 
     async def forget_session(self, namespace: str, path: str, session: str) -> None:
         table = self.tables.stream
@@ -298,7 +302,8 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-def _record(row: Row[Any]) -> StreamRecord:
+def record_of(row: Any) -> StreamRecord:
+    """The record in a row of the stream table."""
     return StreamRecord(
         id=row.id,
         kind=StreamKind(row.kind),

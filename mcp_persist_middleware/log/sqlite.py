@@ -21,11 +21,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
 from mcp_persist_middleware.log.base import Purged
-from mcp_persist_middleware.log.sql import SqlLog
+from mcp_persist_middleware.log.sql import SqlLog, record_of
 from mcp_persist_middleware.log.sql_workers import reason
 from mcp_persist_middleware.log.sqlite_batch import Batch, Statements
+from mcp_persist_middleware.log.sqlite_read import Reads
 from mcp_persist_middleware.log.sqlite_workers import WorkerLocks
-from mcp_persist_middleware.model import Outcome, StreamWrite
+from mcp_persist_middleware.model import Event, Outcome, StreamRecord, StreamWrite
 from mcp_persist_middleware.signals.base import Wakeups
 from mcp_persist_middleware.signals.sqlite import DataVersion
 
@@ -70,6 +71,7 @@ class SqliteLog(SqlLog):
         self._driver: aiosqlite.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._statements = Statements(self.tables)
+        self._reads = Reads(self.tables)
         self._lock = asyncio.Lock()
         self._locks = WorkerLocks(self._path)
         self._worker = ""
@@ -83,10 +85,13 @@ class SqliteLog(SqlLog):
 
     @property
     def _engine(self) -> AsyncEngine:
-        engine = self._given or self._made
-        if engine is None:
+        # Ours is made in autocommit mode: to set it at each checkout costs a hop to the driver's
+        # thread, and one to set it back.
+        if self._made is not None:
+            return self._made
+        if self._given is None:
             raise StoreError(url=self.name, reason="it is not open")
-        return engine.execution_options(isolation_level="AUTOCOMMIT")
+        return self._given.execution_options(isolation_level="AUTOCOMMIT")
 
     async def open(self, worker: str) -> None:
         try:
@@ -244,6 +249,26 @@ class SqliteLog(SqlLog):
             self._slow = 0 if done.acquire(timeout=_HOLD) else min(self._slow + 1, _SLOWEST)
             self._unheld = (1 << self._slow) >> 1
         return await running
+
+    async def _find(self, stream: bytes) -> StreamRecord | None:
+        row = await self._read_in_thread(lambda raw: self._reads.find(raw, stream))
+        return None if row is None else record_of(row)
+
+    async def _read(
+        self, stream: bytes, after: int, max_events: int, max_bytes: int
+    ) -> list[Event]:
+        span = (stream, after, max_events)
+        return await self._read_in_thread(lambda raw: self._reads.page(raw, span, max_bytes))
+
+    async def _read_in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            async with self._connection() as connection:
+                raw = await connection.get_raw_connection()
+                driver: Any = raw.driver_connection
+                found: T = await driver._execute(work, driver._conn)  # noqa: SLF001
+                return found
+        except sqlite3.Error as error:
+            raise StoreError(url=self.name, reason=reason(error)) from error
 
     async def _open_driver(self) -> aiosqlite.Connection:
         if self._driver is None:

@@ -1,5 +1,6 @@
 """Wake-ups from other workers, as a reader sees them."""
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ class Subscription:
 
     def __init__(self, patience: float, close: "Callable[[Subscription], None]") -> None:
         self.patience = patience
-        """After this long a reader looks into the store by itself."""
+        """After about this long a reader looks into the store by itself."""
         self._close = close
         self._notified = True
         self._signal = Signal()
@@ -31,7 +32,8 @@ class Subscription:
     async def wait(self) -> None:
         """Return when notified since the last `wait` returned, or when patience is over."""
         if not self._notified:
-            await self._signal.wait(self.patience)
+            # Readers that came together do not look together.
+            await self._signal.wait(self.patience * random.uniform(0.75, 1.25))  # noqa: S311
         self._notified = False
 
     def close(self) -> None:

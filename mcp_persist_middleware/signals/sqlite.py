@@ -154,12 +154,12 @@ class _Poller(threading.Thread):
             if now == version and streams is asked:
                 pause = min(pause * _SLOWER, _LAZY)
                 continue
-            version, asked, began = now, streams, time.monotonic()
+            version, asked, began = now, streams, time.thread_time()
             found = self._look(connection, streams)
             moved = [stream for stream in streams if seen.get(stream) != found.get(stream)]
             seen = found
             self._wake(moved)
-            took = time.monotonic() - began
+            took = time.thread_time() - began
             pause = max(_POLL, took / _SHARE, len(moved) / _LOOKS_PER_SECOND)
 
     def _look(
