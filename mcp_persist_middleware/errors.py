@@ -47,3 +47,7 @@ class ClosedError(PersistError):
 class EventTooLargeError(PersistError):
     """An event of more than {limit} bytes was sent on one stream; raise max_event_bytes to
     allow it."""
+
+
+class SessionElsewhereError(PersistError):
+    """The session is at home on another worker now."""

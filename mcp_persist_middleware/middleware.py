@@ -10,17 +10,21 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mcp_persist_middleware import relaying, telemetry
 from mcp_persist_middleware.asgi import EXTENSION, path_of
-from mcp_persist_middleware.errors import PersistError, StoreError
+from mcp_persist_middleware.errors import PersistError, SessionElsewhereError, StoreError
 from mcp_persist_middleware.exchange import body as bodies
-from mcp_persist_middleware.exchange import identity, resume, serve
+from mcp_persist_middleware.exchange import identity, remote, resume, serve
+from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.fence import Fence, refuse
 from mcp_persist_middleware.lifespan import Lifespan
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
-from mcp_persist_middleware.runtime import Persistence
+from mcp_persist_middleware.protocol.eras import Era
+from mcp_persist_middleware.runtime import Parts, Persistence
 from mcp_persist_middleware.sessions.layer import SessionLayer
+from mcp_persist_middleware.sessions.parcel import Parcel, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +57,15 @@ class PersistMiddleware:
             persistence = persistence.narrowed(url, settings)
         self.persistence = persistence or Persistence(url, **settings)
         self._said: set[str] = set()
+        # What every request of this application has in its scope, wherever it comes from.
+        self._ground: Scope = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if EXTENSION in scope.get("extensions", {}):
             self._step_aside()
             await self.app(scope, receive, send)
         elif scope["type"] == "lifespan":
+            self._ground["state"] = scope.get("state", {})
             await Lifespan(self.app, self.persistence)(_marked(scope), receive, send)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
@@ -84,6 +91,8 @@ class PersistMiddleware:
             await _unavailable(scope, receive, send)
             return
         context = parts.exchanges
+        if "app" in scope:
+            self._ground["app"] = scope["app"]
         request = self._classify(context, scope)
         if request.kind is Kind.PASS:
             await self.app(scope, receive, send)
@@ -91,10 +100,16 @@ class PersistMiddleware:
         if not context.holds_lease:
             await refuse(scope, receive, send)
             return
+        await self._dispatch(parts, request, scope, receive, send)
+
+    def _app(self, parts: Parts, era: Era, *, takes_over: bool = False) -> ASGIApp:
+        """The application as requests of an era may call it."""
+        context = parts.exchanges
         app: ASGIApp = Fence(context, self.app)
-        if request.era.sessions:
-            app = SessionLayer(app, parts.sessions, partial(identity.principal, context))
-        await self._dispatch(context, app, request, scope, receive, send)
+        if not era.sessions:
+            return app
+        principal, site = partial(identity.principal, context), partial(self._from_elsewhere, parts)
+        return SessionLayer(app, parts.sessions, principal, site, takes_over)
 
     def _classify(self, context: Context, scope: Scope) -> classify.Request:
         settings, path = context.settings, path_of(scope)
@@ -114,69 +129,129 @@ class PersistMiddleware:
         return request
 
     async def _dispatch(
-        self,
-        context: Context,
-        app: ASGIApp,
-        request: classify.Request,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        self, parts: Parts, request: classify.Request, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        scope = _marked(scope)
+        scope, context = _marked(scope), parts.exchanges
         match request.kind:
             case Kind.BODY:
-                await self._post(context, app, request, scope, receive, send)
+                await self._post(parts, request, scope, receive, send)
             case Kind.STREAM if not _refuses(context):
-                await serve.session_stream(context, app, scope, request, receive, send)
+                await self._stream(parts, request, scope, receive, send)
             case Kind.RESUME:
-                await resume.resume(context, app, scope, request, receive, send)
+                app = self._app(parts, request.era)
+                try:
+                    await resume.resume(context, app, scope, request, receive, send)
+                except SessionElsewhereError:
+                    # There is nothing to resume: what is left is the session's stream.
+                    await self._stream(parts, request.anew(), scope, receive, send)
             case Kind.FOREIGN_CURSOR:
-                await resume.foreign_cursor(context, app, scope, send)
+                await resume.foreign_cursor(context, self._app(parts, request.era), scope, send)
             case Kind.DELETE:
-                await self._delete(context, app, request, scope, receive, send)
+                await self._delete(parts, request, scope, receive, send)
             case Kind.STREAM:
                 await _unavailable(scope, receive, send)
             case Kind.PASS | Kind.EXCHANGE:
-                await app(scope, receive, send)
+                await self._app(parts, request.era)(scope, receive, send)
+
+    async def _stream(
+        self, parts: Parts, request: classify.Request, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        async def here(rest: Receive, *, takes_over: bool) -> None:
+            app = self._app(parts, request.era, takes_over=takes_over)
+            marked = _marked(scope)
+            await serve.session_stream(parts.exchanges, app, marked, request, rest, send)
+
+        nothing = Body(complete=True)
+        await self._in_session(parts, request, scope, nothing, receive, send).run(here)
 
     async def _post(
-        self,
-        context: Context,
-        app: ASGIApp,
-        head: classify.Request,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        self, parts: Parts, head: classify.Request, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        context = parts.exchanges
         body = await bodies.read(receive, context.settings.max_body_bytes)
-        if body.complete:
-            known = context.memory.speaks_mcp(path_of(scope))
-            request = classify.by_body(head, scope["headers"], body.content, known_path=known)
+        request = _by_body(context, head, scope, body)
+        if request.kind is Kind.EXCHANGE and _refuses(context):
+            await _unavailable(scope, receive, send)
+            return
+
+        async def here(rest: Receive, *, takes_over: bool) -> None:
+            app = self._app(parts, request.era, takes_over=takes_over)
+            marked, again = _marked(scope), body.again()
             if request.kind is Kind.EXCHANGE:
-                if _refuses(context):
-                    await _unavailable(scope, receive, send)
-                else:
-                    await serve.exchange(context, app, scope, request, body, receive, send)
+                await serve.exchange(context, app, marked, request, again, rest, send)
                 return
-        if not head.session and b'"initialize"' not in body.content:
-            app = Fence(context, self.app)
-        await app(scope, bodies.replay(body, receive), send)
+            if not head.session and b'"initialize"' not in body.content:
+                app = Fence(context, self.app)
+            await app(marked, bodies.replay(again, rest), send)
+
+        await self._in_session(parts, request, scope, body, receive, send).run(here)
 
     async def _delete(
-        self,
-        context: Context,
-        app: ASGIApp,
-        request: classify.Request,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        self, parts: Parts, request: classify.Request, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        context = parts.exchanges
+        body = await bodies.read(receive, context.settings.max_body_bytes)
+
         async def watch(message: Message) -> None:
             if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
                 await _forget(context, path_of(scope), request.session)
             await send(message)
 
-        await app(scope, receive, watch)
+        async def here(rest: Receive, *, takes_over: bool) -> None:
+            app = self._app(parts, request.era, takes_over=takes_over)
+            await app(_marked(scope), bodies.replay(body.again(), rest), watch)
+
+        await self._in_session(parts, request, scope, body, receive, send).run(here)
+
+    def _in_session(
+        self,
+        parts: Parts,
+        request: classify.Request,
+        scope: Scope,
+        body: Body,
+        receive: Receive,
+        send: Send,
+    ) -> relaying.Request:
+        state = self._ground.get("state", {})
+        return relaying.Request(parts, request, scope, body, receive, send, state)
+
+    async def _from_elsewhere(self, parts: Parts, parcel: Parcel) -> Reply:
+        """Run a request of a session that is held here for a client of another worker."""
+        context = parts.exchanges
+        scope = relaying.scope_of(parts, parcel, self._ground)
+        body = Body(
+            [{"type": "http.request", "body": parcel.body, "more_body": False}], complete=True
+        )
+        head = self._classify(context, scope)
+        request = head if head.kind is not Kind.BODY else _by_body(context, head, scope, body)
+        app, collected = self._app(parts, request.era), relaying.Collected(context.settings)
+        found: remote.Remote | None = None
+        with telemetry.continued(relaying.carrier(scope)):
+            match request.kind:
+                case Kind.EXCHANGE:
+                    found = await remote.begin(context, app, scope, request, body, collected)
+                case Kind.STREAM:
+                    found = await remote.begin_session_stream(
+                        context, app, scope, request, collected
+                    )
+                case Kind.DELETE:
+                    rest = bodies.replay(body, remote.stay)
+                    await self._delete(parts, request, scope, rest, collected)
+                case _:
+                    await app(scope, bodies.replay(body, remote.stay), collected)
+        return collected.reply if found is None else relaying.streamed(found)
+
+
+def _by_body(
+    context: Context, head: classify.Request, scope: Scope, body: Body
+) -> classify.Request:
+    """What a POST is; of one that is too large to be looked at, no more than its head says."""
+    known = context.memory.speaks_mcp(path_of(scope))
+    if body.complete:
+        request = classify.by_body(head, scope["headers"], body.content, known_path=known)
+        if request.kind is Kind.EXCHANGE:
+            return request
+    return head
 
 
 async def _forget(context: Context, path: str, session: str) -> None:

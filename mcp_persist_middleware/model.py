@@ -169,3 +169,48 @@ class SessionRecord:
     """The body of the last `logging/setLevel` parameters, or an empty string."""
     subscriptions: tuple[str, ...] = ()
     """The resources the client is subscribed to."""
+
+
+class LetterState(enum.IntEnum):
+    """Where a letter is. It is claimed at most once, and never waits again after that."""
+
+    WAITING = 0
+    CLAIMED = 1
+    ANSWERED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A request on its way to the worker that is its session's home."""
+
+    id: bytes
+    key: SessionKey
+    worker: str
+    """The addressee."""
+    generation: int
+    """The session's generation that it is meant for."""
+    deadline: float
+    """Not claimed by then, it is not run."""
+    content: bytes
+    sealed: bool
+    """Whether only the worker that it was first addressed to can read the content."""
+
+
+class Posted(enum.Enum):
+    """What became of the attempt to post a letter."""
+
+    WAITING = "waiting"
+    FULL = "full"
+    """Too many letters wait for this worker."""
+    MOVED = "moved"
+    """The session is not at this worker, or not in this generation, any more."""
+
+
+class LetterStatus(NamedTuple):
+    """A letter as its sender sees it."""
+
+    state: LetterState
+    worker: str
+    """Who may claim it, or has."""
+    reply: bytes
+    """Empty before it is answered."""

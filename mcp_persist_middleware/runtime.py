@@ -20,6 +20,8 @@ from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.sessions.courier import Courier
+from mcp_persist_middleware.sessions.desk import Desk
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.sweeper import Sweeper
@@ -130,6 +132,7 @@ class Parts:
 
     exchanges: Context
     sessions: Registry
+    courier: Courier
 
 
 class _Runtime:
@@ -160,12 +163,20 @@ class _Runtime:
         heart = self._heart = Heart(log, worker, lease)
         liveness = Liveness(log, heart.observer)
         sweeper = Sweeper(log, liveness, settings, worker)
-        heart.start(on_change=sweeper.wake, on_lost=self._renew_soon)
-        registry = Registry(log.sessions, settings, worker)
-        keeper = Keeper(log, settings, registry.keep)
+        registry = Registry(log.sessions, settings, worker, liveness)
+        desk = Desk(log.inbox, log.wakeups, liveness, lease, registry, settings, worker)
+        await desk.open()
+
+        def on_change() -> None:
+            sweeper.wake()
+            desk.wake()
+
+        heart.start(on_change=on_change, on_lost=self._renew_soon)
+        keeper = Keeper(log, settings, registry.keep, desk.purge)
         self._chores = [
             asyncio.create_task(keeper.run(), name="mcp-persist-keeper"),
             asyncio.create_task(sweeper.run(), name="mcp-persist-sweeper"),
+            asyncio.create_task(desk.run(), name="mcp-persist-desk"),
         ]
         logger.info("Streams are kept in %s", log.name)
         limits = Limits(
@@ -178,7 +189,7 @@ class _Runtime:
         context = Context(
             settings, log, writer, worker, limits, attendance, lease, liveness, heart.drain
         )
-        return Parts(context, registry)
+        return Parts(context, registry, Courier(log.inbox, log.wakeups, liveness))
 
     async def release(self, user: Persistence) -> None:
         if self.users <= {user}:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from mcp_persist_middleware.errors import (
     ConfigurationError,
@@ -27,8 +28,17 @@ _KIB, _MIB = 1024, 1024 * 1024
 Synchronous = Literal["normal", "full"]
 ModernStreams = Literal["resume", "pass"]
 OnStoreFailure = Literal["degrade", "refuse"]
+SessionRouting = Literal["relay", "revive", "local"]
 PrincipalOf = Callable[[HTTPConnection], str | None]
 PersistOf = Callable[[HTTPConnection], bool]
+RelayScope = tuple[Callable[[Scope], Any], Callable[[Scope, Any], None]]
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "synchronous": get_args(Synchronous),
+    "modern_streams": get_args(ModernStreams),
+    "on_store_failure": get_args(OnStoreFailure),
+    "session_routing": get_args(SessionRouting),
+}
 
 
 def _setting(default: Any, help_text: str, *, low: float | None = None, none: bool = False) -> Any:
@@ -67,6 +77,14 @@ class Settings:
     session_ttl: float = _setting(86_400.0, "a session lives this long without use", low=1)
     revive: bool | PersistOf = _setting(
         True, "bring sessions back that the application does not hold; or a callable"
+    )
+    session_routing: SessionRouting = _setting(
+        "relay",
+        "a session that another worker holds: `relay` its requests to it, `revive` it here, or "
+        "`local`: never bring one back",
+    )
+    relay_scope: RelayScope | None = _setting(
+        None, "(dump, load): carry what outer middleware set to the session's worker", none=True
     )
     detach_seconds: float = _setting(3600.0, "work goes on this long without a reader", low=0)
     disconnect_grace: float = _setting(
@@ -188,12 +206,11 @@ def _complaint(value: Any, spec: Any) -> str | None:
         case "table_prefix":
             right = isinstance(value, str) and value.isidentifier() and len(value) <= 32
             return None if right else "expected at most 32 letters, digits and underscores"
-        case "synchronous":
-            return _one_of(value, get_args(Synchronous))
-        case "modern_streams":
-            return _one_of(value, get_args(ModernStreams))
-        case "on_store_failure":
-            return _one_of(value, get_args(OnStoreFailure))
+        case "relay_scope":
+            right = isinstance(value, tuple) and len(value) == 2 and all(map(callable, value))
+            return None if right else "expected a tuple of two callables, (dump, load)"
+        case name if name in _CHOICES:
+            return _one_of(value, _CHOICES[name])
         case _:
             return _scalar(value, spec)
 

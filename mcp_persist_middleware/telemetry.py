@@ -1,10 +1,10 @@
 """Every span and instrument, on opentelemetry-api alone. Attributes carry no payload, no id of a
 session or a principal, and no URL."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from opentelemetry import metrics, propagate, trace
+from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.trace import Link, Span, SpanKind
 
 _NAME = "mcp_persist_middleware"
@@ -66,6 +66,9 @@ sessions = _meter.create_counter(
 stale_replies = _meter.create_counter(
     "mcp_persist.stale_replies", "{message}", "Answers to a question of an earlier generation"
 )
+relayed = _meter.create_counter(
+    "mcp_persist.relayed", "{request}", "Requests put to a session's worker, by `outcome`"
+)
 
 
 def traceparent() -> str:
@@ -76,10 +79,20 @@ def traceparent() -> str:
 
 
 @contextmanager
+def continued(carrier: Mapping[str, str]) -> Iterator[None]:
+    """The trace of a request that came from another worker."""
+    token = context.attach(propagate.extract(carrier))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+@contextmanager
 def replay_span(trace_of_stream: str) -> Iterator[Span]:
     """The span of a resume, linked to the request that made the stream."""
-    context = propagate.extract({"traceparent": trace_of_stream}) if trace_of_stream else None
-    origin = trace.get_current_span(context).get_span_context() if context is not None else None
+    known = propagate.extract({"traceparent": trace_of_stream}) if trace_of_stream else None
+    origin = trace.get_current_span(known).get_span_context() if known is not None else None
     links = [Link(origin)] if origin is not None and origin.is_valid else []
     with _tracer.start_as_current_span(
         "mcp_persist.replay", kind=SpanKind.SERVER, links=links

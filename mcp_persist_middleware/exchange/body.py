@@ -18,6 +18,10 @@ class Body:
         """The bytes read so far."""
         return b"".join(message.get("body", b"") for message in self.messages)
 
+    def again(self) -> "Body":
+        """The same, to be used up by another attempt."""
+        return Body(list(self.messages), self.complete)
+
 
 async def read(receive: Receive, limit: int) -> Body:
     """Read a body up to `limit` bytes; a longer one, or one that breaks off, stays incomplete."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator
 
@@ -57,7 +56,7 @@ async def resume(
     elif live is None and record.state is not StreamState.OPEN and _is_at_end(position, record):
         telemetry.resumes.add(1, {"outcome": "consumed"})
         if record.kind is StreamKind.GET:
-            await serve.session_stream(context, app, scope, _fresh(request), receive, send)
+            await serve.session_stream(context, app, scope, request.anew(), receive, send)
         else:
             await Response(status_code=204)(scope, receive, send)
     else:
@@ -156,10 +155,6 @@ def _start(position: event_id.Position, record: StreamRecord, live: LiveStream |
     return position.sequence
 
 
-def _fresh(request: classify.Request) -> classify.Request:
-    return dataclasses.replace(request, kind=classify.Kind.STREAM, cursor=None)
-
-
 async def _unknown(
     context: Context,
     app: ASGIApp,
@@ -173,7 +168,7 @@ async def _unknown(
     position = request.cursor
     assert position is not None
     if position.kind is StreamKind.GET:
-        await serve.session_stream(context, app, scope, _fresh(request), receive, send)
+        await serve.session_stream(context, app, scope, request.anew(), receive, send)
         return
     error = jsonrpc.error(
         position.request_id,

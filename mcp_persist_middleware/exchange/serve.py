@@ -41,7 +41,7 @@ async def exchange(
     client = Client(receive)
     running.start(body)
     try:
-        opened = await _answer(context, running, client)
+        opened = await answer(context, running, client)
         if opened is not None:
             if running.kind is StreamKind.GET:
                 running.join_session()
@@ -153,7 +153,7 @@ def retry_of(context: Context, era: Era) -> int:
     return settings.modern_retry_ms if era.disconnect_cancels else settings.retry_ms
 
 
-async def _answer(context: Context, running: Exchange, client: Client) -> Opened | None:
+async def answer(context: Context, running: Exchange, client: Client) -> Opened | None:
     """The stream that answers; None when the answer is not a stream or nobody waits for it."""
     await running.begun.wait(_UNWATCHED)
     while not running.opened.done():

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from mcp_persist_middleware.model import (
     Beat,
     Event,
+    Letter,
+    LetterStatus,
     Outcome,
+    Posted,
     SessionKey,
     SessionRecord,
     StreamRecord,
@@ -45,7 +48,8 @@ class Sessions(ABC):
     @abstractmethod
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         """Give a session a new home and the next generation, if it is not deleted and still in
-        this one: of many who try at once, one succeeds."""
+        this one: of many who try at once, one succeeds. In the same transaction the letters that
+        wait for the old home are addressed to the new one."""
 
     @abstractmethod
     async def note(self, record: SessionRecord) -> None:
@@ -89,6 +93,64 @@ class WorkerTable(ABC):
         """Close the connections."""
 
 
+class Inbox(ABC):
+    """Letters between workers: requests for sessions that are at home on another one.
+
+    A letter is claimed by its addressee or withdrawn by its sender, never both, and neither
+    twice. Every method raises `StoreError` when the store does not do it. The topics of the log's
+    `wakeups` are a letter's id for its sender, `topic(worker)` for an addressee.
+    """
+
+    @staticmethod
+    def topic(worker: str) -> bytes:
+        """What a worker subscribes to in order to be woken when letters wait for it."""
+        return worker.encode()
+
+    @abstractmethod
+    async def publish(self, worker: str, public_key: bytes) -> None:
+        """Let the others know the key to which letters for an enrolled worker are sealed."""
+
+    @abstractmethod
+    async def public_key(self, worker: str) -> bytes | None:
+        """That key; None when the worker has none."""
+
+    @abstractmethod
+    async def put(self, letter: Letter, most: int) -> Posted:
+        """Post a letter if the session is where it is addressed to, and fewer than `most` wait
+        there."""
+
+    @abstractmethod
+    async def claim(self, worker: str, limit: int, now: float, deadline: float) -> list[Letter]:
+        """Take the oldest letters that wait for a worker and are not late, each with the
+        generation it is addressed to now. Their content is in no row any more, and the new
+        deadline is the one for the answer."""
+
+    @abstractmethod
+    async def claimed(self, worker: str) -> list[bytes]:
+        """The letters that a worker has claimed and not answered."""
+
+    @abstractmethod
+    async def withdraw(self, letter: bytes) -> bool:
+        """Remove a letter that still waits; False when it is too late for that."""
+
+    @abstractmethod
+    async def answer(self, letter: bytes, worker: str, reply: bytes, deadline: float) -> bool:
+        """Answer a letter that this worker has claimed, once; the reply is kept until the
+        deadline. False when there is nothing to answer."""
+
+    @abstractmethod
+    async def look(self, letter: bytes) -> LetterStatus | None:
+        """Where a letter is; None when it is gone."""
+
+    @abstractmethod
+    async def remove(self, letters: Collection[bytes]) -> None:
+        """These letters' answers have been read."""
+
+    @abstractmethod
+    async def purge(self, now: float, limit: int) -> int:
+        """Remove at most `limit` letters whose deadline is over; how many went."""
+
+
 class EventLog(ABC):
     """Streams of numbered events, durable once `append` has returned.
 
@@ -112,8 +174,14 @@ class EventLog(ABC):
         """The registry of sessions in the same store."""
 
     @property
+    @abstractmethod
+    def inbox(self) -> Inbox:
+        """The letters between the workers, in the same store."""
+
+    @property
     def wakeups(self) -> Wakeups:
-        """What tells readers of commits by other workers; of a log without, they look often."""
+        """What tells of commits by other workers; of a log without, readers look often. A topic is
+        the id of a stream or one of those that `Inbox` names."""
         return _POLLING
 
     @abstractmethod

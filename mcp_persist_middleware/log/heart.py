@@ -52,7 +52,7 @@ class Heart:
         """Begin to beat. The worker is enrolled already.
 
         Args:
-            on_change: called on the event loop when a worker is dead or its row has gone.
+            on_change: called on the event loop when a worker has come, is dead or its row has gone.
             on_lost: called on the event loop, once, when the lease is lost. The heart has stopped.
         """
         self._on_change, self._on_lost = on_change, on_lost
@@ -152,10 +152,10 @@ class Heart:
         self._due = began + _BEAT * self._lease.seconds
 
     def _note(self, began: float, beats: Mapping[str, Beat]) -> None:
-        vanished = self.observer.beats.keys() - beats.keys()
+        changed = self.observer.beats.keys() ^ beats.keys()
         self.observer.look(began, beats)
         others = beats.keys() - {self._worker}
-        if vanished or any(self.observer.is_dead(w) or self._log.is_gone(w) for w in others):
+        if changed or any(self.observer.is_dead(w) or self._log.is_gone(w) for w in others):
             self._tell(self._on_change)
 
     async def _drop_table(self) -> None:

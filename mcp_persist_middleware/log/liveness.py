@@ -28,6 +28,23 @@ class Liveness:
         self._log = log
         self._observer = observer
 
+    def has_company(self, worker: str) -> bool:
+        """Whether another worker than this one was there at the last look."""
+        return any(
+            other != worker and beat.state is not WorkerState.DEAD
+            for other, beat in self._observer.beats.items()
+        )
+
+    def is_in_doubt(self, worker: str) -> bool:
+        """Whether there is any reason to `ask`. Costs nothing: for those who look often."""
+        beat = self._observer.beats.get(worker)
+        return (
+            beat is None
+            or beat.state is not WorkerState.LIVE
+            or self._observer.is_dead(worker)
+            or self._log.is_gone(worker)
+        )
+
     async def ask(self, worker: str) -> Verdict:
         """The state of a worker. Who was found dead by its silence is dead for everybody from
         now on, itself included.

@@ -17,7 +17,10 @@ from sqlalchemy import (
     Text,
 )
 
+from mcp_persist_middleware.model import LetterState
+
 VERSION = 1
+_ANSWERED = int(LetterState.ANSWERED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Tables:
     event: Table
     session: Table
     worker: Table
+    inbox: Table
 
 
 def tables(prefix: str) -> Tables:
@@ -112,4 +116,37 @@ def tables(prefix: str) -> Tables:
         Column("public_key", LargeBinary),
         sqlite_with_rowid=False,
     )
-    return Tables(metadata, meta, stream, event, session, worker)
+    inbox = Table(
+        prefix + "inbox",
+        metadata,
+        Column("id", LargeBinary(16), primary_key=True),
+        Column("namespace", Text, nullable=False),
+        Column("path", Text, nullable=False),
+        Column("session", Text, nullable=False),
+        Column("worker", String(64), nullable=False),
+        Column("generation", Integer, nullable=False),
+        Column("state", SmallInteger, nullable=False),
+        Column("deadline", Float, nullable=False),
+        Column("sealed", Boolean, nullable=False),
+        Column("content", LargeBinary, nullable=False),
+        Column("reply", LargeBinary, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    # What is on its way, by addressee and by session; what has been answered is found by its id.
+    unanswered = inbox.c.state < _ANSWERED
+    Index(
+        prefix + "inbox_worker",
+        inbox.c.worker,
+        inbox.c.state,
+        inbox.c.id,
+        sqlite_where=unanswered,
+        postgresql_where=unanswered,
+    )
+    Index(
+        prefix + "inbox_session",
+        inbox.c.session,
+        sqlite_where=unanswered,
+        postgresql_where=unanswered,
+    )
+    Index(prefix + "inbox_deadline", inbox.c.deadline)
+    return Tables(metadata, meta, stream, event, session, worker, inbox)

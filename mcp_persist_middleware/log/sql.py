@@ -5,17 +5,19 @@ import contextlib
 import secrets
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Select, UpdateBase, delete, func, insert, select, text, update
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from mcp_persist_middleware.errors import SchemaVersionError
 from mcp_persist_middleware.log import codec, schema
 from mcp_persist_middleware.log.base import EventLog, Purged, WorkerTable
+from mcp_persist_middleware.log.sql_inbox import SqlInbox
 from mcp_persist_middleware.log.sql_sessions import SqlSessions
 from mcp_persist_middleware.log.sql_workers import SqlWorkers, connected, engine_of_its_own
 from mcp_persist_middleware.model import (
@@ -44,6 +46,7 @@ class SqlLog(EventLog):
         self._timeout = timeout
         self.tables = schema.tables(prefix)
         self._sessions = SqlSessions(self)
+        self._inbox = SqlInbox(self)
         self._secret = b""
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -58,6 +61,10 @@ class SqlLog(EventLog):
     @property
     def sessions(self) -> SqlSessions:
         return self._sessions
+
+    @property
+    def inbox(self) -> SqlInbox:
+        return self._inbox
 
     @property
     @abstractmethod
@@ -246,6 +253,38 @@ class SqlLog(EventLog):
     async def _execute(self, statement: UpdateBase) -> int:
         async with self._connection() as connection:
             return (await connection.execute(statement)).rowcount
+
+    async def execute_together(self, *statements: UpdateBase) -> list[int]:
+        """Run statements in one transaction; the number of rows that each of them changed.
+
+        Raises:
+            StoreError: the store does not do it, and has done none of them.
+        """
+        return await self._whole(self._execute_together(statements))
+
+    async def _execute_together(self, statements: Sequence[UpdateBase]) -> list[int]:
+        async with self._connection() as connection:
+            await connection.execute(text(self._exclusive))
+            try:
+                counts = [(await connection.execute(each)).rowcount for each in statements]
+                await connection.execute(text("COMMIT"))
+            except BaseException:
+                # It may not go back into the pool with its transaction open.
+                await connection.invalidate()
+                raise
+        return counts
+
+    async def rows(self, statement: Select[Any] | ReturningUpdate[Any]) -> list[Row[Any]]:
+        """The rows of a short read, or those that one statement has changed.
+
+        Raises:
+            StoreError: the store does not do it.
+        """
+        return await self._whole(self._rows(statement))
+
+    async def _rows(self, statement: Select[Any] | ReturningUpdate[Any]) -> list[Row[Any]]:
+        async with self._connection() as connection:
+            return list((await connection.execute(statement)).all())
 
     async def first(self, statement: Select[Any]) -> Row[Any] | None:
         """The first row of a short read.

@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, insert, select, tuple_, update
+from sqlalchemy import and_, delete, exists, insert, select, tuple_, update
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
 from mcp_persist_middleware.log.base import Sessions
-from mcp_persist_middleware.model import SessionKey, SessionRecord
+from mcp_persist_middleware.log.sql_inbox import UNANSWERED
+from mcp_persist_middleware.model import LetterState, SessionKey, SessionRecord
 
 if TYPE_CHECKING:
     from mcp_persist_middleware.log.sql import SqlLog
@@ -58,7 +59,22 @@ class SqlSessions(Sessions):
             .where(self._is(key), c.generation == generation, c.deleted.is_(False))
             .values(generation=generation + 1, home=home)
         )
-        return await self._log.execute(moved) == 1
+        inbox = self._log.tables.inbox
+        won = exists().where(self._is(key), c.generation == generation + 1, c.home == home)
+        # A letter is nobody else's until it is claimed: the winner runs what waited for the loser.
+        readdressed = (
+            update(inbox)
+            .where(
+                inbox.c.namespace == key.namespace,
+                inbox.c.path == key.path,
+                inbox.c.session == key.id,
+                inbox.c.state == int(LetterState.WAITING),
+                inbox.c.state < UNANSWERED,
+                won,
+            )
+            .values(worker=home, generation=generation + 1)
+        )
+        return (await self._log.execute_together(moved, readdressed))[0] == 1
 
     async def note(self, record: SessionRecord) -> None:
         known = update(self._table).where(self._is(record.key)).values(**_noted(record))

@@ -76,7 +76,10 @@ class SqliteLog(SqlLog):
         self._locks = WorkerLocks(self._path)
         self._worker = ""
         self._wakeups = DataVersion(
-            self._path, stream=self.tables.stream.name, event=self.tables.event.name
+            self._path,
+            stream=self.tables.stream.name,
+            event=self.tables.event.name,
+            inbox=self.tables.inbox.name,
         )
 
     @property

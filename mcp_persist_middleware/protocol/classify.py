@@ -36,6 +36,10 @@ class Request:
     call: jsonrpc.Call | None = None
     cursor: event_id.Position | None = None
 
+    def anew(self) -> "Request":
+        """A GET with a cursor, as if it had none."""
+        return Request(Kind.STREAM, self.era, self.session)
+
 
 PASS = Request(Kind.PASS)
 

@@ -9,11 +9,11 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import asgi
-from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.protocol import headers, jsonrpc
 from mcp_persist_middleware.sessions.greeting import Greeting
-from mcp_persist_middleware.sessions.registry import Held, Registry
+from mcp_persist_middleware.sessions.registry import Held, Registry, Site
 from mcp_persist_middleware.sessions.revive import PrincipalOf, revive
 from mcp_persist_middleware.sessions.turn import Repeatable, Turn
 
@@ -29,12 +29,19 @@ class SessionLayer:
 
     Routing decides by what this worker knows: a session that is held here is served; one that
     only the store knows is brought back first; any other is the application's to refuse.
+
+    Raises:
+        SessionElsewhereError: another worker is the session's home. Nothing was run or sent.
     """
 
     app: ASGIApp
     registry: Registry
     principal: PrincipalOf
     """Names the caller of a request that the application has had."""
+    site: Site
+    """Runs requests of other workers for the sessions that begin or come back here."""
+    takes_over: bool = False
+    """Whether a session comes here even from a home that lives."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         public = headers.get(scope["headers"], _ID)
@@ -82,7 +89,9 @@ class SessionLayer:
         if call is None or not call.is_initialize:
             return None
         path, principal = asgi.path_of(scope), self.principal(scope)
-        return await self.registry.begin(path, inner, principal, call.version or "", body)
+        held = await self.registry.begin(path, inner, principal, call.version or "", body)
+        held.site = self.site
+        return held
 
     # A session that has begun before.
 
@@ -121,16 +130,14 @@ class SessionLayer:
             if held is not None:
                 return held
             try:
-                found: Held | asgi.Answer | None = None
-                record = None if _is_probe(scope) else await self.registry.find(key)
-                if record is not None and self.registry.may_revive(scope):
-                    found = await revive(self.registry, self.app, scope, record, self.principal)
+                found = await self._revived(key, scope)
             except StoreError as error:
                 logger.warning("A session cannot be looked up: %s", error)
                 await _unavailable(scope, request.receive, send)
                 return None
         match found:
             case Held():
+                found.site = self.site
                 return found
             case asgi.Answer():
                 await found.pass_on(send)
@@ -139,6 +146,24 @@ class SessionLayer:
             case _:
                 await self._refuse(scope, request, send)
         return None
+
+    async def _revived(self, key: SessionKey, scope: Scope) -> Held | asgi.Answer | None:
+        if _is_probe(scope) or self.registry.is_local:
+            return None
+        record = await self.registry.find(key)
+        if record is None:
+            return None
+        if not (self.takes_over or await self.registry.is_free(record)):
+            raise SessionElsewhereError
+        if not self.registry.may_revive(scope):
+            return None
+        found = await revive(self.registry, self.app, scope, record, self.principal)
+        if found is None:
+            now = await self.registry.find(key)
+            if now is not None and now.generation != record.generation:
+                # Another worker was faster.
+                raise SessionElsewhereError
+        return found
 
     async def _refuse(self, scope: Scope, request: Repeatable, send: Send) -> None:
         """The application says what it says to a session that it does not know. An id that it

@@ -7,7 +7,7 @@ import secrets
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
@@ -16,7 +16,9 @@ from starlette.types import Scope
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import Sessions
+from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.model import SessionKey, SessionRecord
+from mcp_persist_middleware.sessions.parcel import Parcel, Reply
 from mcp_persist_middleware.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 _MOST_HELD = 100_000
 _MOST_TOUCHED = 500
 _PURGED = 500
+
+Site = Callable[[Parcel], Awaitable[Reply]]
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -36,13 +40,18 @@ class Held:
     used_at: float = dataclasses.field(default_factory=time.monotonic)
     is_kept: bool = True
     """Whether the store knows of it; it failed otherwise, and the session dies with us."""
+    site: Site | None = None
+    """Runs a request that comes from another worker, where the session's own requests run."""
 
 
 class Registry:
     """The sessions of one worker. What it holds is served without asking the store."""
 
-    def __init__(self, sessions: Sessions, settings: Settings, worker: str) -> None:
+    def __init__(
+        self, sessions: Sessions, settings: Settings, worker: str, liveness: Liveness
+    ) -> None:
         self._sessions = sessions
+        self._liveness = liveness
         self._settings = settings
         self._worker = worker
         self._held: OrderedDict[SessionKey, Held] = OrderedDict()
@@ -121,6 +130,40 @@ class Registry:
         if record is None or record.deleted or record.expires_at <= time.time():
             return None
         return record
+
+    @property
+    def is_local(self) -> bool:
+        """Whether sessions that are not held here are nobody's business here."""
+        return self._settings.session_routing == "local"
+
+    async def is_free(self, record: SessionRecord, *, asks: bool = True) -> bool:
+        """Whether this worker may become the home of a session that it does not hold. A home that
+        shuts down is left by requests that ask for something, not by what belongs to its calls.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        home = record.home
+        if home == self._worker or self._settings.session_routing == "revive":
+            return True
+        if not self._liveness.is_in_doubt(home):
+            return False
+        verdict = await self._liveness.ask(home)
+        return verdict.gone or (verdict.draining and asks)
+
+    async def check(self, held: Held) -> Held | None:
+        """The session, if this worker is still its home; where any worker may take any session
+        over at once, only the store can tell.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        if held.is_kept:
+            record = await self.find(held.record.key)
+            if record is None or record.generation != held.record.generation:
+                self.drop(held)
+                return None
+        return held
 
     def may_revive(self, scope: Scope) -> bool:
         """What the `revive` setting says of this request."""

@@ -29,23 +29,26 @@ _AFTER_FAILURE = 0.25
 _CHUNK = 256
 _JOIN = 1.0
 
-_Seen = tuple[int | None, int | None]
-"""The last number and the state of a stream, as far as it has any."""
+_Seen = tuple[int | bytes | None, ...]
+"""The last number and the state of a stream, the state of a letter, the last letter that waits for
+a worker: as far as a topic has any of them."""
 
 
 class DataVersion(Wakeups):
-    """Notifies those readers whose stream has moved.
+    """Notifies those readers whose stream has moved, and those whom a letter concerns.
 
     Args:
         path: the database.
-        stream, event: the names of its tables.
+        stream, event, inbox: the names of its tables.
     """
 
-    def __init__(self, path: Path, *, stream: str, event: str) -> None:
+    def __init__(self, path: Path, *, stream: str, event: str, inbox: str) -> None:
         self._path = path
         self._select = (
             f"SELECT v.column1, (SELECT sequence FROM {event} WHERE stream = v.column1"
-            f" ORDER BY sequence DESC LIMIT 1), (SELECT state FROM {stream} WHERE id = v.column1)"
+            f" ORDER BY sequence DESC LIMIT 1), (SELECT state FROM {stream} WHERE id = v.column1),"
+            f" (SELECT state FROM {inbox} WHERE id = v.column1), (SELECT max(id) FROM {inbox}"
+            " WHERE worker = CAST(v.column1 AS TEXT) AND state = 0 AND state < 2)"
             " FROM (VALUES {rows}) AS v"
         )
         self._subscriptions: dict[bytes, list[Subscription]] = {}
@@ -171,8 +174,8 @@ class _Poller(threading.Thread):
             rows = 1 << (len(part) - 1).bit_length()
             part += [None] * (rows - len(part))
             select = self._select.format(rows=", ".join(["(?)"] * rows))
-            for stream, last, state in connection.execute(select, part):
-                found[stream] = (last, state)
+            for stream, *seen in connection.execute(select, part):
+                found[stream] = tuple(seen)
         return found
 
     def _wake(self, streams: Sequence[bytes]) -> None:

@@ -1,0 +1,114 @@
+"""A request whose client is on another worker: run here and read there, through the log alone."""
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mcp_persist_middleware.asgi import path_of
+from mcp_persist_middleware.exchange import authorise, serve
+from mcp_persist_middleware.exchange.body import Body
+from mcp_persist_middleware.exchange.client import Client
+from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.deliver import Delivery
+from mcp_persist_middleware.exchange.pump import Exchange, State
+from mcp_persist_middleware.log.cursor import Cursor
+from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.model import RequestId, StreamKind
+from mcp_persist_middleware.protocol import classify, event_id, headers
+from mcp_persist_middleware.protocol.eras import Era
+
+_CREATED_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A stream that another worker writes, and where its reader begins."""
+
+    stream: bytes
+    kind: StreamKind
+    request_id: RequestId
+    head: headers.RawHeaders
+    after: int = 0
+    joined: bool = False
+    """It had begun before the request that is answered with it."""
+
+
+async def begin(
+    context: Context, app: ASGIApp, scope: Scope, request: classify.Request, body: Body, send: Send
+) -> Remote | None:
+    """Run a request for a client of another worker. Its stream, committed; or None when the
+    answer is not an event stream: `send` has had the whole of it then."""
+    running = Exchange(context, app, scope, request, send)
+    client = Client(stay)
+    running.start(body)
+    try:
+        opened = await serve.answer(context, running, client)
+        if opened is not None:
+            if running.kind is StreamKind.GET:
+                running.join_session()
+            await _created(opened.stream)
+            # Nobody reads it here: from now on only a reader elsewhere keeps it alive.
+            opened.stream.detach()
+            call = request.call
+            number = call.request_id if call is not None else None
+            return Remote(opened.stream.record.id, running.kind, number, opened.head)
+        if running.state is State.PASSING:
+            await running.finished()
+    except asyncio.CancelledError:
+        if running.state in (State.HOLDING, State.PASSING):
+            running.cancel()
+        raise
+    finally:
+        client.close()
+    return None
+
+
+async def begin_session_stream(
+    context: Context, app: ASGIApp, scope: Scope, request: classify.Request, send: Send
+) -> Remote | None:
+    """The same for a GET without a cursor: the session's stream if it runs, else a new one."""
+    running = context.session_streams.get((path_of(scope), request.session))
+    stream = running.stream if running is not None else None
+    if running is None or stream is None:
+        body = Body([{"type": "http.request", "body": b"", "more_body": False}], complete=True)
+        return await begin(context, app, scope, request, body, send)
+    verdict = await authorise.ask(context, app, scope, StreamKind.GET)
+    if verdict.refused or verdict.principal != stream.record.owner.principal:
+        await verdict.pass_on(send)
+        return None
+    head = [(headers.SESSION_ID, stream.record.owner.session.encode("latin-1"))]
+    after = running.turns.delivered
+    return Remote(stream.record.id, StreamKind.GET, None, head, after, joined=True)
+
+
+async def deliver(
+    context: Context, remote: Remote, era: Era, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """The first delivery of a stream that another worker writes."""
+    delivery = Delivery(
+        context,
+        Cursor(context.log, remote.stream, remote.after, None, resumed=False),
+        remote.stream,
+        event_id.EventIds.of(remote.stream, remote.kind, remote.request_id),
+        1,
+        remote.kind,
+        retry_ms=serve.retry_of(context, era),
+        priming=era.priming,
+        resumed=remote.joined,
+        head=list(remote.head),
+    )
+    with context.attendance.reading(remote.stream):
+        await delivery.run(scope, receive, send)
+
+
+async def _created(stream: LiveStream) -> None:
+    """A reader elsewhere finds a stream only in the store."""
+    while not (stream.created or stream.degraded or stream.ended):
+        await stream.signal.wait(_CREATED_SECONDS)
+
+
+async def stay() -> Message:
+    """The client's leaving is not heard here."""
+    await asyncio.Event().wait()
+    return {"type": "http.disconnect"}

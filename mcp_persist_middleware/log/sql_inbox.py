@@ -1,0 +1,143 @@
+"""Letters between workers in SQL: every step is one conditional statement."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.engine import Row
+
+from mcp_persist_middleware.log.base import Inbox
+from mcp_persist_middleware.model import Letter, LetterState, LetterStatus, Posted, SessionKey
+
+if TYPE_CHECKING:
+    from mcp_persist_middleware.log.sql import SqlLog
+
+# Said in the statement's own text, for the planner: the partial indexes hold nothing else.
+UNANSWERED: ColumnElement[int] = literal_column(str(int(LetterState.ANSWERED)))
+_WAITING, _CLAIMED, _ANSWERED = (int(state) for state in LetterState)
+
+
+class SqlInbox(Inbox):
+    """`Inbox` in the tables of a `SqlLog`."""
+
+    def __init__(self, log: "SqlLog") -> None:
+        self._log = log
+        self._table = log.tables.inbox
+        self._worker = log.tables.worker
+
+    async def publish(self, worker: str, public_key: bytes) -> None:
+        mine = update(self._worker).where(self._worker.c.id == worker)
+        await self._log.execute(mine.values(public_key=public_key))
+
+    async def public_key(self, worker: str) -> bytes | None:
+        row = await self._log.first(
+            select(self._worker.c.public_key).where(self._worker.c.id == worker)
+        )
+        return None if row is None else row.public_key
+
+    async def put(self, letter: Letter, most: int) -> Posted:
+        key = letter.key
+        values = {
+            "id": letter.id,
+            "namespace": key.namespace,
+            "path": key.path,
+            "session": key.id,
+            "worker": letter.worker,
+            "generation": letter.generation,
+            "state": _WAITING,
+            "deadline": letter.deadline,
+            "sealed": letter.sealed,
+            "content": letter.content,
+            "reply": b"",
+        }
+        c = self._table.c
+        row = [literal(value, type_=c[name].type) for name, value in values.items()]
+        some = select(c.id).where(*self._of(letter.worker, _WAITING)).limit(most).subquery()
+        waiting = select(func.count()).select_from(some).scalar_subquery()
+        allowed = select(*row).where(exists(self._at_home(letter)), waiting < most)
+        if await self._log.execute(insert(self._table).from_select(list(values), allowed)):
+            return Posted.WAITING
+        found = await self._log.first(self._at_home(letter))
+        return Posted.MOVED if found is None else Posted.FULL
+
+    def _at_home(self, letter: Letter) -> Select[Any]:
+        c = self._log.tables.session.c
+        key = letter.key
+        return select(c.home).where(
+            c.namespace == key.namespace,
+            c.path == key.path,
+            c.id == key.id,
+            c.generation == letter.generation,
+            c.home == letter.worker,
+            c.deleted.is_(False),
+        )
+
+    def _of(self, worker: str, state: int) -> tuple[Any, ...]:
+        c = self._table.c
+        return c.worker == worker, c.state == state, c.state < UNANSWERED
+
+    async def claim(self, worker: str, limit: int, now: float, deadline: float) -> list[Letter]:
+        c = self._table.c
+        mine = (*self._of(worker, _WAITING), c.deadline > now)
+        seen = {
+            row.id: row
+            for row in await self._log.rows(
+                select(self._table).where(*mine).order_by(c.id).limit(limit)
+            )
+        }
+        if not seen:
+            return []
+        claimed = (
+            update(self._table)
+            .where(c.id.in_(list(seen)), *mine)
+            .values(state=_CLAIMED, content=b"", deadline=deadline)
+            .returning(c.id, c.generation)
+        )
+        won = {row.id: row.generation for row in await self._log.rows(claimed)}
+        return [_letter(seen[each], worker, won[each]) for each in sorted(won)]
+
+    async def claimed(self, worker: str) -> list[bytes]:
+        rows = await self._log.rows(select(self._table.c.id).where(*self._of(worker, _CLAIMED)))
+        return [row.id for row in rows]
+
+    async def withdraw(self, letter: bytes) -> bool:
+        c = self._table.c
+        waiting = delete(self._table).where(c.id == letter, c.state == _WAITING)
+        return await self._log.execute(waiting) == 1
+
+    async def answer(self, letter: bytes, worker: str, reply: bytes, deadline: float) -> bool:
+        c = self._table.c
+        mine = and_(c.id == letter, c.worker == worker, c.state == _CLAIMED)
+        answered = update(self._table).where(mine)
+        answered = answered.values(state=_ANSWERED, reply=reply, deadline=deadline)
+        return await self._log.execute(answered) == 1
+
+    async def look(self, letter: bytes) -> LetterStatus | None:
+        c = self._table.c
+        row = await self._log.first(select(c.state, c.worker, c.reply).where(c.id == letter))
+        return None if row is None else LetterStatus(LetterState(row.state), row.worker, row.reply)
+
+    async def remove(self, letters: Collection[bytes]) -> None:
+        await self._log.execute(delete(self._table).where(self._table.c.id.in_(list(letters))))
+
+    async def purge(self, now: float, limit: int) -> int:
+        c = self._table.c
+        late = select(c.id).where(c.deadline <= now).order_by(c.deadline).limit(limit)
+        return await self._log.execute(delete(self._table).where(c.id.in_(late)))
+
+
+def _letter(row: Row[Any], worker: str, generation: int) -> Letter:
+    key = SessionKey(row.namespace, row.path, row.session)
+    return Letter(row.id, key, worker, generation, row.deadline, row.content, row.sealed)

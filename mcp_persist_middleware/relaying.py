@@ -1,0 +1,259 @@
+"""Where sessions meet exchanges: a request of a session is served here, or where the session is."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from starlette.responses import JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.asgi import EXTENSION, path_of
+from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
+from mcp_persist_middleware.exchange import remote
+from mcp_persist_middleware.exchange.body import Body
+from mcp_persist_middleware.exchange.client import Client
+from mcp_persist_middleware.model import SessionRecord
+from mcp_persist_middleware.protocol import classify, headers, jsonrpc, sse
+from mcp_persist_middleware.protocol.classify import Kind
+from mcp_persist_middleware.runtime import Parts
+from mcp_persist_middleware.sessions import sealing
+from mcp_persist_middleware.sessions.courier import Undelivered
+from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply, Streamed, Whole
+from mcp_persist_middleware.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# A session that moves more often than this while one request looks for it is not found by it.
+_MOVES = 4
+_TRACE = (b"traceparent", b"tracestate")
+
+
+class Serve(Protocol):
+    """Serves a request here, as often as it is called."""
+
+    async def __call__(self, rest: Receive, *, takes_over: bool) -> None:
+        """Serve it. `rest` goes on behind the body; `takes_over` moves the session here even
+        from a home that lives."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One request of a session."""
+
+    parts: Parts
+    request: classify.Request
+    scope: Scope
+    body: Body
+    receive: Receive
+    send: Send
+    state: dict[str, Any]
+    """What every request of this application finds in `scope["state"]`."""
+    _client: Client | None = field(default=None)
+
+    async def run(self, serve: Serve) -> None:
+        """Serve it where its session is."""
+        takes_over = False
+        try:
+            for _ in range(_MOVES):
+                outcome = None if takes_over else await self._try_relay()
+                match outcome:
+                    case None | NotRun(forsaken=True):
+                        takes_over = outcome is not None
+                    case NotRun():
+                        continue
+                    case _:
+                        await self._deliver(outcome)
+                        return
+                try:
+                    await serve(self._rest, takes_over=takes_over)
+                except SessionElsewhereError:
+                    takes_over = False
+                else:
+                    return
+            await self._refuse("the session is moving between workers")
+        finally:
+            if self._client is not None:
+                self._client.close()
+
+    @property
+    def _rest(self) -> Receive:
+        """What there is to hear behind the body: some servers tell of a disconnect only once."""
+        return self.receive if self._client is None else self._client.receive
+
+    async def _try_relay(self) -> Reply | Undelivered | None:
+        """What has become of it on another worker; None when it is to be served here."""
+        try:
+            record = await self._elsewhere()
+            if record is None:
+                return None
+            if not await self._may_cross(record):
+                return NotRun(forsaken=True)
+            return await self._relay(record)
+        except StoreError as error:
+            logger.warning("The worker of a session cannot be found or reached: %s", error)
+            return Undelivered.LATE
+
+    async def _elsewhere(self) -> SessionRecord | None:
+        """The session, if it is to be looked for on another worker."""
+        registry, request = self.parts.sessions, self.request
+        if not request.session or registry.is_local:
+            return None
+        key = registry.key(path_of(self.scope), request.session)
+        held = registry.held(key)
+        if held is not None and self._is_contested():
+            held = await registry.check(held)
+        if held is not None:
+            return None
+        record = await registry.find(key)
+        asks = request.kind in (Kind.EXCHANGE, Kind.STREAM)
+        if record is None or await registry.is_free(record, asks=asks):
+            return None
+        return record
+
+    def _is_contested(self) -> bool:
+        """Whether other workers take sessions over from homes that live."""
+        settings = self.parts.exchanges.settings
+        return settings.session_routing == "revive" or not sealing.is_available()
+
+    # On its way to another worker.
+
+    async def _may_cross(self, record: SessionRecord) -> bool:
+        """Whether this request may lie in the store until it is fetched."""
+        scope = self.scope
+        if not headers.credentials(scope["headers"]) and not scope.get("query_string"):
+            return True
+        if await self.parts.courier.can_seal(record.home):
+            return True
+        self._say(
+            "seal",
+            "A request with credentials is not relayed to the worker of its session, because they "
+            "cannot be sealed there (install the extra 'relay' everywhere); the session is "
+            "taken over instead",
+        )
+        return False
+
+    async def _relay(self, record: SessionRecord) -> Reply | Undelivered:
+        if not self.body.complete:
+            return Whole(413, [(b"content-length", b"0")], b"")
+        if self._client is None:
+            self._client = Client(self.receive)
+        client = self._client
+        return await self.parts.courier.carry(record, self._parcel(), client.watch())
+
+    def _parcel(self) -> Parcel:
+        scope, context = self.scope, self.parts.exchanges
+        if trace := telemetry.traceparent():
+            kept = headers.without(scope["headers"], *_TRACE)
+            scope = {**scope, "headers": [*kept, (b"traceparent", trace.encode())]}
+        outer = None
+        if context.settings.relay_scope is not None:
+            outer = context.settings.relay_scope[0](self.scope)
+        elif "user" in scope or scope.get("state", {}).keys() - self.state.keys():
+            self._say(
+                "scope",
+                "Outer middleware set a user or state in a request that is relayed to another "
+                "worker; they stay behind. Pass relay_scope=(dump, load) to carry them",
+            )
+        return Parcel(scope, self.body.content, outer)
+
+    def _say(self, name: str, text: str) -> None:
+        warned = self.parts.exchanges.warned
+        if name not in warned:
+            warned.add(name)
+            logger.warning(text)
+
+    # Back from there.
+
+    async def _deliver(self, outcome: Reply | Undelivered) -> None:
+        match outcome:
+            case Streamed():
+                found = remote.Remote(
+                    outcome.stream,
+                    outcome.kind,
+                    outcome.request_id,
+                    outcome.head,
+                    outcome.after,
+                    outcome.joined,
+                )
+                assert self._client is not None
+                era, context = self.request.era, self.parts.exchanges
+                receive = self._client.receive
+                await remote.deliver(context, found, era, self.scope, receive, self.send)
+            case Whole():
+                head = {"status": outcome.status, "headers": list(outcome.head)}
+                await self.send({"type": "http.response.start", **head})
+                await self.send({"type": "http.response.body", "body": outcome.body})
+            case Undelivered.LEFT:
+                return
+            case Undelivered.LOST if self.request.kind is Kind.EXCHANGE:
+                await self._end_calls()
+            case _:
+                await self._refuse("the worker of this session cannot be reached")
+
+    async def _end_calls(self) -> None:
+        """An HTTP error would leave most clients waiting for their answer."""
+        call = self.request.call
+        text = "Interrupted: the worker that ran this request is gone; it was not run again"
+        errors = [
+            sse.event(jsonrpc.error(each, text, {"resumable": False}, jsonrpc.INTERRUPTED))
+            for each in (call.request_ids if call is not None else ())
+        ]
+        response = Response(b"".join(error + sse.CRLF for error in errors))
+        response.raw_headers = headers.stream_head([])
+        await response(self.scope, self.receive, self.send)
+
+    async def _refuse(self, text: str) -> None:
+        error = {"code": jsonrpc.INTERRUPTED, "message": f"Not run: {text}"}
+        body = {"jsonrpc": "2.0", "id": None, "error": error}
+        response = JSONResponse(body, 503, headers={"Retry-After": "1"})
+        await response(self.scope, self.receive, self.send)
+
+
+class Collected:
+    """Takes an answer that is no event stream, for a client on another worker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._limit = settings.max_event_bytes
+        self._status = 500
+        self._head: headers.RawHeaders = []
+        self._body = bytearray()
+
+    async def __call__(self, message: Message) -> None:
+        """Take what the application sends."""
+        if message["type"] == "http.response.start":
+            self._status, self._head = message["status"], message.get("headers", [])
+        elif message["type"] == "http.response.body" and len(self._body) <= self._limit:
+            self._body += message.get("body", b"")
+
+    @property
+    def reply(self) -> Whole:
+        """All of it; of one that is too large, the word that it is."""
+        if len(self._body) > self._limit:
+            return Whole(502, [(b"content-length", b"0")], b"")
+        return Whole(self._status, self._head, bytes(self._body))
+
+
+def streamed(found: remote.Remote) -> Streamed:
+    """The reply to a request that is answered with a stream."""
+    return Streamed(
+        found.stream, found.kind, found.request_id, found.head, found.after, found.joined
+    )
+
+
+def scope_of(parts: Parts, parcel: Parcel, ground: Scope) -> Scope:
+    """The scope of a request that came from another worker, on the ground of this application."""
+    state = dict(ground.get("state", {}))
+    scope = {"asgi": {"version": "3.0"}, **ground, **parcel.scope, "state": state}
+    scope["extensions"] = {EXTENSION: {}}
+    scope.setdefault("raw_path", scope["path"].encode())
+    load = parts.exchanges.settings.relay_scope
+    if load is not None and parcel.outer is not None:
+        load[1](scope, parcel.outer)
+    return scope
+
+
+def carrier(scope: Scope) -> dict[str, str]:
+    """The trace that a request belongs to."""
+    found = {name.decode(): headers.get(scope["headers"], name) for name in _TRACE}
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,161 @@
+"""The sender's side of a relay: a letter to the worker that holds the session, and its reply."""
+
+import asyncio
+import contextlib
+import enum
+import time
+from collections.abc import Awaitable
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.base import Inbox
+from mcp_persist_middleware.log.liveness import Liveness
+from mcp_persist_middleware.model import Letter, LetterState, LetterStatus, Posted, SessionRecord
+from mcp_persist_middleware.protocol.event_id import new_stream_id
+from mcp_persist_middleware.sessions import parcel as parcels
+from mcp_persist_middleware.sessions import sealing
+from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply
+from mcp_persist_middleware.signals.base import Subscription, Wakeups
+
+# A worker that lives and has not claimed a letter after this is not going to answer soon.
+_CLAIM_SECONDS = 10.0
+_MOST_WAITING = 1000
+_LOOK_SECONDS = 1.0
+_READ_AT_ONCE = 64
+_KEYS = 256
+
+
+class Undelivered(enum.Enum):
+    """Why there is no reply."""
+
+    FULL = "full"
+    """Too much waits for the session's worker."""
+    LATE = "late"
+    """It lives, and has not taken the letter in time; it was not run."""
+    LOST = "lost"
+    """It had taken the letter, and is gone; nobody runs it again."""
+    LEFT = "left"
+    """The client has gone."""
+
+
+class Courier:
+    """Carries requests to other workers. Bounded by the callers, who wait, and by the inbox."""
+
+    def __init__(self, inbox: Inbox, wakeups: Wakeups, liveness: Liveness) -> None:
+        self._inbox = inbox
+        self._wakeups = wakeups
+        self._liveness = liveness
+        self._read: list[bytes] = []
+        self._keys: dict[str, bytes | None] = {}
+
+    async def can_seal(self, worker: str) -> bool:
+        """Whether credentials may travel to a worker.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        return await self._key(worker) is not None
+
+    async def carry(
+        self, record: SessionRecord, parcel: Parcel, left: Awaitable[None]
+    ) -> Reply | Undelivered:
+        """Put a request to the home of a session and wait for what becomes of it, or until the
+        client has `left`.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        name, key = new_stream_id(), await self._key(record.home)
+        content = parcel.pack()
+        if key is not None:
+            content = sealing.seal(content, key, name)
+        letter = Letter(
+            id=name,
+            key=record.key,
+            worker=record.home,
+            generation=record.generation,
+            deadline=time.time() + _CLAIM_SECONDS,
+            content=content,
+            sealed=key is not None,
+        )
+        topic = self._wakeups.subscribe(name)
+        try:
+            posted = await self._inbox.put(letter, _MOST_WAITING)
+            if posted is not Posted.WAITING:
+                return NotRun() if posted is Posted.MOVED else Undelivered.FULL
+            outcome = await self._wait(letter, topic, asyncio.ensure_future(left))
+        except (asyncio.CancelledError, StoreError):
+            with contextlib.suppress(StoreError):
+                await self._inbox.withdraw(name)
+            raise
+        finally:
+            topic.close()
+        telemetry.relayed.add(1, {"outcome": _name(outcome)})
+        return outcome
+
+    async def _wait(
+        self, letter: Letter, topic: Subscription, left: asyncio.Future[None]
+    ) -> Reply | Undelivered:
+        woken = asyncio.ensure_future(topic.wait())
+        try:
+            while True:
+                waiting: set[asyncio.Future[None]] = {woken, left}
+                await asyncio.wait(
+                    waiting, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                if woken.done():
+                    woken = asyncio.ensure_future(topic.wait())
+                status = await self._inbox.look(letter.id)
+                outcome = await self._judge(letter, status, left=left.done())
+                if outcome is not None:
+                    return outcome
+        finally:
+            woken.cancel()
+
+    async def _judge(
+        self, letter: Letter, status: LetterStatus | None, *, left: bool
+    ) -> Reply | Undelivered | None:
+        """What has become of the letter; None while that is open."""
+        if status is None:
+            return Undelivered.LOST
+        if status.state is LetterState.ANSWERED:
+            return await self._take(letter.id, status.reply)
+        gone = (
+            self._liveness.is_in_doubt(status.worker)
+            and (await self._liveness.ask(status.worker)).gone
+        )
+        late = status.state is LetterState.WAITING and time.time() > letter.deadline
+        if (gone or left or late) and await self._inbox.withdraw(letter.id):
+            return Undelivered.LEFT if left else NotRun() if gone else Undelivered.LATE
+        if left:
+            return Undelivered.LEFT
+        if not gone:
+            return None
+        # Its last word may have come between the two looks; or it is another worker's now.
+        last = await self._inbox.look(letter.id)
+        if last is None or (last.state is LetterState.CLAIMED and last.worker == status.worker):
+            await self._inbox.remove([letter.id])
+            return Undelivered.LOST
+        return None
+
+    async def _take(self, letter: bytes, reply: bytes) -> Reply:
+        self._read.append(letter)
+        if len(self._read) >= _READ_AT_ONCE:
+            read, self._read = self._read, []
+            # What cannot be removed now is removed when its time is over.
+            with contextlib.suppress(StoreError):
+                await self._inbox.remove(read)
+        return parcels.unpack_reply(reply)
+
+    async def _key(self, worker: str) -> bytes | None:
+        if not sealing.is_available():
+            return None
+        if self._keys.get(worker) is None:
+            while len(self._keys) >= _KEYS:
+                del self._keys[next(iter(self._keys))]
+            self._keys[worker] = await self._inbox.public_key(worker)
+        return self._keys[worker]
+
+
+def _name(outcome: Reply | Undelivered) -> str:
+    return outcome.value if isinstance(outcome, Undelivered) else type(outcome).__name__.lower()

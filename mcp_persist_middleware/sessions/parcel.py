@@ -1,0 +1,142 @@
+"""What travels between two workers: a request with the named parts of its scope, and what became
+of it. Pure: bytes in, bytes out."""
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import Scope
+
+from mcp_persist_middleware.model import RequestId, StreamKind
+
+_TEXT = ("method", "path", "root_path", "scheme", "http_version")
+_BYTES = ("query_string", "raw_path")
+_ADDRESSES = ("client", "server")
+_LENGTH = struct.Struct(">I")
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A request."""
+
+    scope: Scope
+    """Its named parts, and nothing else."""
+    body: bytes
+    outer: Any = None
+    """What the `relay_scope` setting made of the rest."""
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        scope = self.scope
+        head: dict[str, Any] = {name: scope[name] for name in _TEXT if name in scope}
+        head |= {name: _text(scope[name]) for name in _BYTES if scope.get(name) is not None}
+        head |= {name: scope[name] for name in _ADDRESSES if scope.get(name) is not None}
+        return _join({**head, "headers": _texts(scope["headers"]), "outer": self.outer}, self.body)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Parcel":
+        """From bytes."""
+        head, body = _split(data)
+        outer = head.pop("outer")
+        scope: dict[str, Any] = {"type": "http", "client": None, "server": None, **head}
+        scope |= {name: head[name].encode("latin-1") for name in _BYTES if name in head}
+        scope |= {name: tuple(head[name]) for name in _ADDRESSES if name in head}
+        scope["headers"] = _bytes(head["headers"])
+        return cls(scope, body, outer)
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """The answer is a stream in the log."""
+
+    stream: bytes
+    kind: StreamKind
+    request_id: RequestId
+    head: RawHeaders
+    after: int = 0
+    """Where its reader begins."""
+    joined: bool = False
+    """It had begun before this request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The answer, from its status to its last byte."""
+
+    status: int
+    head: RawHeaders
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """The application has not seen the request, and will not."""
+
+    forsaken: bool = False
+    """The addressee is the session's home and does not hold it: whoever can may take it over."""
+
+
+Reply = Streamed | Whole | NotRun
+
+
+def pack_reply(reply: Reply) -> bytes:
+    """A reply as bytes."""
+    match reply:
+        case Streamed():
+            head = {
+                "stream": reply.stream.hex(),
+                "kind": reply.kind.value,
+                "id": reply.request_id,
+                "headers": _texts(reply.head),
+                "after": reply.after,
+                "joined": reply.joined,
+            }
+            return _join(head, b"")
+        case Whole():
+            return _join({"status": reply.status, "headers": _texts(reply.head)}, reply.body)
+        case NotRun():
+            return _join({"forsaken": reply.forsaken}, b"")
+
+
+def unpack_reply(data: bytes) -> Reply:
+    """A reply from bytes."""
+    head, body = _split(data)
+    match head:
+        case {"stream": stream}:
+            kind, number = StreamKind(head["kind"]), head["id"]
+            headers = _bytes(head["headers"])
+            return Streamed(
+                bytes.fromhex(stream), kind, number, headers, head["after"], head["joined"]
+            )
+        case {"status": status}:
+            return Whole(status, _bytes(head["headers"]), body)
+        case _:
+            return NotRun(head["forsaken"])
+
+
+def _join(head: Mapping[str, Any], body: bytes) -> bytes:
+    text = json.dumps(head).encode()
+    return _LENGTH.pack(len(text)) + text + body
+
+
+def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
+    (length,) = _LENGTH.unpack_from(data)
+    end = _LENGTH.size + length
+    head: dict[str, Any] = json.loads(data[_LENGTH.size : end])
+    return head, data[end:]
+
+
+def _text(data: bytes) -> str:
+    return data.decode("latin-1")
+
+
+def _texts(headers: RawHeaders) -> list[tuple[str, str]]:
+    return [(_text(name), _text(value)) for name, value in headers]
+
+
+def _bytes(headers: Sequence[Sequence[str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
