@@ -17,10 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-from mcp_persist_middleware.model import LetterState
-
 VERSION = 1
-_ANSWERED = int(LetterState.ANSWERED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,21 +129,7 @@ def tables(prefix: str) -> Tables:
         Column("reply", LargeBinary, nullable=False),
         sqlite_with_rowid=False,
     )
-    # What is on its way, by addressee and by session; what has been answered is found by its id.
-    unanswered = inbox.c.state < _ANSWERED
-    Index(
-        prefix + "inbox_worker",
-        inbox.c.worker,
-        inbox.c.state,
-        inbox.c.id,
-        sqlite_where=unanswered,
-        postgresql_where=unanswered,
-    )
-    Index(
-        prefix + "inbox_session",
-        inbox.c.session,
-        sqlite_where=unanswered,
-        postgresql_where=unanswered,
-    )
+    Index(prefix + "inbox_worker", inbox.c.worker, inbox.c.state, inbox.c.id)
+    Index(prefix + "inbox_session", inbox.c.session)
     Index(prefix + "inbox_deadline", inbox.c.deadline)
     return Tables(metadata, meta, stream, event, session, worker, inbox)

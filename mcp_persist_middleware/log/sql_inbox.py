@@ -4,7 +4,6 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    ColumnElement,
     Select,
     and_,
     delete,
@@ -12,7 +11,6 @@ from sqlalchemy import (
     func,
     insert,
     literal,
-    literal_column,
     select,
     update,
 )
@@ -24,8 +22,6 @@ from mcp_persist_middleware.model import Letter, LetterState, LetterStatus, Post
 if TYPE_CHECKING:
     from mcp_persist_middleware.log.sql import SqlLog
 
-# Said in the statement's own text, for the planner: the partial indexes hold nothing else.
-UNANSWERED: ColumnElement[int] = literal_column(str(int(LetterState.ANSWERED)))
 _WAITING, _CLAIMED, _ANSWERED = (int(state) for state in LetterState)
 
 
@@ -86,7 +82,7 @@ class SqlInbox(Inbox):
 
     def _of(self, worker: str, state: int) -> tuple[Any, ...]:
         c = self._table.c
-        return c.worker == worker, c.state == state, c.state < UNANSWERED
+        return c.worker == worker, c.state == state
 
     async def claim(self, worker: str, limit: int, now: float, deadline: float) -> list[Letter]:
         c = self._table.c

@@ -9,7 +9,6 @@ from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
 from mcp_persist_middleware.log.base import Sessions
-from mcp_persist_middleware.log.sql_inbox import UNANSWERED
 from mcp_persist_middleware.model import LetterState, SessionKey, SessionRecord
 
 if TYPE_CHECKING:
@@ -69,7 +68,6 @@ class SqlSessions(Sessions):
                 inbox.c.path == key.path,
                 inbox.c.session == key.id,
                 inbox.c.state == int(LetterState.WAITING),
-                inbox.c.state < UNANSWERED,
                 won,
             )
             .values(worker=home, generation=generation + 1)

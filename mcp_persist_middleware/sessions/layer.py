@@ -167,9 +167,10 @@ class SessionLayer:
 
     async def _refuse(self, scope: Scope, request: Repeatable, send: Send) -> None:
         """The application says what it says to a session that it does not know. An id that it
-        gave to somebody else meanwhile is not one that it knows from this client."""
+        gave to somebody else meanwhile is not one that it knows from this client, and what it
+        has left of a session that moved on or was deleted elsewhere is nobody's."""
         key = self.registry.key(asgi.path_of(scope), headers.get(scope["headers"], _ID) or "")
-        if self.registry.is_inner(key):
+        if self.registry.is_inner(key) or await self.registry.is_known(key):
             scope["headers"] = headers.replaced(scope["headers"], _ID, secrets.token_hex(16))
         await self.app(scope, request.receive, send)
 

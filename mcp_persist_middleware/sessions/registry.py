@@ -165,6 +165,13 @@ class Registry:
                 return None
         return held
 
+    async def is_known(self, key: SessionKey) -> bool:
+        """Whether the store has ever heard of a session, or cannot say."""
+        try:
+            return await self._sessions.find(key) is not None
+        except StoreError:
+            return True
+
     def may_revive(self, scope: Scope) -> bool:
         """What the `revive` setting says of this request."""
         revive = self._settings.revive

@@ -48,7 +48,7 @@ class DataVersion(Wakeups):
             f"SELECT v.column1, (SELECT sequence FROM {event} WHERE stream = v.column1"
             f" ORDER BY sequence DESC LIMIT 1), (SELECT state FROM {stream} WHERE id = v.column1),"
             f" (SELECT state FROM {inbox} WHERE id = v.column1), (SELECT max(id) FROM {inbox}"
-            " WHERE worker = CAST(v.column1 AS TEXT) AND state = 0 AND state < 2)"
+            " WHERE worker = CAST(v.column1 AS TEXT) AND state = 0)"
             " FROM (VALUES {rows}) AS v"
         )
         self._subscriptions: dict[bytes, list[Subscription]] = {}

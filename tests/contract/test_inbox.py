@@ -1,0 +1,257 @@
+"""The letters between workers: what every store promises of them."""
+
+import asyncio
+import dataclasses
+import re
+import time
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event
+
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.model import (
+    Letter,
+    LetterState,
+    Posted,
+    SessionKey,
+    SessionRecord,
+)
+from mcp_persist_middleware.protocol.event_id import new_stream_id
+from tests.contract.builders import direct
+
+NOW = 1000.0
+KEY = SessionKey("default", "/mcp", "s")
+
+
+async def session(log: EventLog, key: SessionKey = KEY, home: str = "one") -> None:
+    """A session at home on a worker."""
+    record = SessionRecord(
+        key=key,
+        principal="",
+        version="2025-11-25",
+        initialize=b"{}",
+        generation=1,
+        home=home,
+        expires_at=time.time() + 60,
+    )
+    assert await log.sessions.create(record)
+
+
+def letter(*, worker: str = "one", generation: int = 1, **more: Any) -> Letter:
+    """A request for the session."""
+    made = Letter(new_stream_id(), KEY, worker, generation, NOW + 10, b"please", sealed=False)
+    return dataclasses.replace(made, **more)
+
+
+async def claim(log: EventLog, worker: str, now: float = NOW) -> list[Letter]:
+    """Everything that waits for a worker."""
+    return await log.inbox.claim(worker, 100, now, now + 60)
+
+
+async def test_a_letter_is_claimed_with_its_content_and_answered_once(
+    log: EventLog, other: EventLog
+) -> None:
+    await session(log)
+    sent = letter()
+    assert await other.inbox.put(sent, 10) is Posted.WAITING
+    assert await other.inbox.look(sent.id) == (LetterState.WAITING, "one", b"")
+    (got,) = await claim(log, "one")
+    assert (got.id, got.key, got.content, got.generation) == (sent.id, KEY, b"please", 1)
+    assert await log.inbox.claimed("one") == [sent.id]
+    assert await claim(log, "one") == []
+    assert await log.inbox.answer(sent.id, "one", b"done", NOW + 60)
+    assert not await log.inbox.answer(sent.id, "one", b"twice", NOW + 60)
+    assert await other.inbox.look(sent.id) == (LetterState.ANSWERED, "one", b"done")
+    assert await log.inbox.claimed("one") == []
+    await other.inbox.remove([sent.id])
+    assert await other.inbox.look(sent.id) is None
+
+
+async def test_what_was_claimed_is_in_no_row_any_more(log: SqliteLog) -> None:
+    await session(log)
+    await log.inbox.put(letter(content=b"a secret"), 10)
+    await claim(log, "one")
+    with direct(log._path) as outside:
+        assert outside.execute("SELECT content FROM mcp_inbox").fetchall() == [(b"",)]
+
+
+async def test_a_worker_claims_only_letters_for_itself_the_oldest_first(log: EventLog) -> None:
+    await session(log)
+    elsewhere = SessionKey("default", "/mcp", "t")
+    await session(log, elsewhere, "two")
+    mine = [letter() for _ in range(3)]
+    for each in [*mine, letter(key=elsewhere, worker="two")]:
+        assert await log.inbox.put(each, 10) is Posted.WAITING
+    (first,) = await log.inbox.claim("one", 1, NOW, NOW + 60)
+    rest = await claim(log, "one")
+    assert [first.id, *(each.id for each in rest)] == sorted(each.id for each in mine)
+
+
+async def test_no_more_letters_wait_for_one_worker_than_may(log: EventLog) -> None:
+    await session(log)
+    put = [await log.inbox.put(letter(), 3) for _ in range(5)]
+    assert put == [Posted.WAITING] * 3 + [Posted.FULL] * 2
+    await log.inbox.claim("one", 1, NOW, NOW + 60)
+    assert await log.inbox.put(letter(), 3) is Posted.WAITING
+
+
+async def test_a_letter_to_where_the_session_is_not_is_not_posted(log: EventLog) -> None:
+    assert await log.inbox.put(letter(), 10) is Posted.MOVED
+    await session(log)
+    assert await log.inbox.put(letter(worker="two"), 10) is Posted.MOVED
+    assert await log.sessions.move(KEY, 1, "two")
+    assert await log.inbox.put(letter(), 10) is Posted.MOVED
+    assert await log.inbox.put(letter(worker="two", generation=2), 10) is Posted.WAITING
+    await log.sessions.delete(KEY, time.time() + 60)
+    assert await log.inbox.put(letter(worker="two", generation=2), 10) is Posted.MOVED
+
+
+async def test_a_session_that_moves_takes_along_what_waits_for_it(
+    log: EventLog, other: EventLog
+) -> None:
+    await session(log)
+    claimed, waiting = letter(), letter()
+    await log.inbox.put(claimed, 10)
+    await claim(log, "one")
+    await log.inbox.put(waiting, 10)
+    # Who comes too late moves nothing.
+    assert not await other.sessions.move(KEY, 7, "three")
+    assert await other.sessions.move(KEY, 1, "two")
+    assert await claim(log, "one") == []
+    (got,) = await claim(other, "two")
+    assert (got.id, got.worker, got.generation) == (waiting.id, "two", 2)
+    assert await log.inbox.look(claimed.id) == (LetterState.CLAIMED, "one", b"")
+
+
+async def test_a_letter_that_was_withdrawn_is_not_claimed_nor_the_reverse(log: EventLog) -> None:
+    await session(log)
+    one, two = letter(), letter()
+    await log.inbox.put(one, 10)
+    assert await log.inbox.withdraw(one.id)
+    assert await claim(log, "one") == []
+    await log.inbox.put(two, 10)
+    await claim(log, "one")
+    assert not await log.inbox.withdraw(two.id)
+
+
+async def test_a_late_letter_is_not_claimed_and_is_purged(log: EventLog) -> None:
+    await session(log)
+    sent = letter()
+    await log.inbox.put(sent, 10)
+    assert await claim(log, "one", NOW + 11) == []
+    assert await log.inbox.purge(NOW + 9, 10) == 0
+    assert await log.inbox.purge(NOW + 11, 10) == 1
+    assert await log.inbox.look(sent.id) is None
+
+
+async def test_of_all_who_claim_or_withdraw_at_once_one_gets_the_letter(
+    log: EventLog, other: EventLog
+) -> None:
+    await session(log)
+    for _ in range(20):
+        sent = letter()
+        await log.inbox.put(sent, 10)
+        *claims, withdrawn = await asyncio.gather(
+            claim(log, "one"), claim(other, "one"), claim(log, "one"), log.inbox.withdraw(sent.id)
+        )
+        got = [each.id for claimed in claims for each in claimed]
+        assert got + [sent.id] * withdrawn == [sent.id]
+
+
+async def test_each_worker_publishes_its_own_key(log: EventLog, other: EventLog) -> None:
+    assert await other.inbox.public_key("one") is None
+    await log.inbox.publish("one", b"k" * 32)
+    assert await other.inbox.public_key("one") == b"k" * 32
+    assert await other.inbox.public_key("two") is None
+    assert await other.inbox.public_key("nobody") is None
+
+
+STEPS = st.lists(
+    st.sampled_from(["put", "claim one", "claim two", "withdraw", "move", "answer", "purge"]),
+    max_size=30,
+)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(STEPS)
+async def test_no_letter_is_run_twice_nor_after_it_was_withdrawn(
+    log: EventLog, steps: list[str]
+) -> None:
+    key = SessionKey("default", "/mcp", new_stream_id().hex())
+    await session(log, key)
+    home, generation = "one", 1
+    sent: list[bytes] = []
+    run: list[bytes] = []
+    withdrawn: list[bytes] = []
+    for step in steps:
+        match step:
+            case "put":
+                new = letter(key=key, worker=home, generation=generation)
+                assert await log.inbox.put(new, 1000) is Posted.WAITING
+                sent.append(new.id)
+            case "claim one" | "claim two":
+                claimed = await claim(log, step[6:])
+                assert not claimed or step[6:] == home
+                assert all(each.generation == generation for each in claimed)
+                run += [each.id for each in claimed]
+            case "withdraw":
+                withdrawn += [each for each in sent if await log.inbox.withdraw(each)]
+            case "move":
+                home = "two" if home == "one" else "one"
+                assert await log.sessions.move(key, generation, home)
+                generation += 1
+            case "answer":
+                for each in sent:
+                    answered = [await log.inbox.answer(each, w, b"ok", NOW) for w in ("one", "two")]
+                    assert sum(answered) <= 1
+            case _:
+                await log.inbox.purge(NOW, 1000)
+    assert len(set(run)) == len(run)
+    assert not set(run) & set(withdrawn)
+    await claim(log, home)
+    await log.inbox.purge(NOW + 1000, 1000)
+
+
+async def test_every_step_finds_its_rows_by_an_index(log: SqliteLog) -> None:
+    await session(log)
+    for n in range(50):
+        key = SessionKey("default", "/mcp", f"s{n}")
+        await session(log, key, f"worker{n}")
+        await log.inbox.put(letter(key=key, worker=f"worker{n}"), 100)
+    with direct(log._path) as outside:
+        outside.execute("ANALYZE")
+    seen: list[tuple[str, Any]] = []
+    assert log._made is not None
+
+    def note(_c: Any, _k: Any, statement: str, parameters: Any, _x: Any, _m: bool) -> None:
+        if re.match("SELECT|UPDATE|DELETE|INSERT", statement):
+            seen.append((statement, parameters))
+
+    event.listen(log._made.sync_engine, "before_cursor_execute", note)
+    sent = letter()
+    await log.inbox.put(sent, 100)
+    await log.inbox.look(sent.id)
+    await claim(log, "one")
+    await log.inbox.claimed("one")
+    await log.inbox.answer(sent.id, "one", b"", NOW)
+    await log.inbox.withdraw(sent.id)
+    await log.inbox.remove([sent.id])
+    await log.sessions.move(KEY, 1, "two")
+    await log.inbox.purge(NOW, 10)
+    event.remove(log._made.sync_engine, "before_cursor_execute", note)
+    assert len(seen) >= 10
+    for statement, parameters in seen:
+        with direct(log._path) as outside:
+            steps = [
+                row[3] for row in outside.execute("EXPLAIN QUERY PLAN " + statement, parameters)
+            ]
+        # A subquery is walked as far as it was limited to.
+        scans = [
+            s for s in steps if re.match(r"SCAN (?!anon|\(|CONSTANT|mcp_inbox USING INDEX)", s)
+        ]
+        assert not scans, (statement, steps)

@@ -1,0 +1,89 @@
+"""Workers whose sessions have state in memory, on the store that `TEST_PERSIST` names."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from mcp_persist_middleware import PersistMiddleware
+from tests.support.processes import ServerProcess, running
+from tests.support.stateful import Message, Receive, Send, State, Stateful, _event, _json
+
+
+class Witness(Stateful):
+    """`Stateful`, and: `pause` reports progress and waits to be cancelled; `work` notes in the
+    server's log that it runs; credentials "nobody" and "busy" are refused; a GET is a stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paused: dict[int, asyncio.Event] = {}
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        headers = dict(scope.get("headers", []))
+        match headers.get(b"authorization"):
+            case b"nobody":
+                await _json(send, 401, {"error": "who?"}, (b"www-authenticate", b"Bearer"))
+            case b"busy":
+                await _json(send, 503, {"error": "later"}, (b"retry-after", b"77"))
+            case _:
+                await super().__call__(scope, receive, send)
+
+    async def _message(self, state: State, message: Message, scope: Message, send: Send) -> None:
+        if message.get("method") == "notifications/cancelled":
+            self.paused[message["params"]["requestId"]].set()
+        await super()._message(state, message, scope, send)
+
+    async def _call(self, state: State, message: Message, scope: Message, send: Send) -> None:
+        arguments = message["params"].get("arguments", {})
+        match message["params"]["name"]:
+            case "pause":
+                await self._pause(message, send)
+            case "work":
+                print(f"work {arguments['n']}", file=sys.stderr, flush=True)
+                await super()._call(state, message, scope, send)
+            case "plain":
+                state.calls += 1
+                value = {"value": state.calls, "size": arguments["size"] * "x"}
+                await _json(send, 200, {"jsonrpc": "2.0", "id": message["id"], "result": value})
+            case _:
+                await super()._call(state, message, scope, send)
+
+    async def _pause(self, message: Message, send: Send) -> None:
+        cancelled = self.paused[message["id"]] = asyncio.Event()
+        head = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        progress = {"progressToken": "p", "progress": 1}
+        await _event(send, {"method": "notifications/progress", "params": progress})
+        print("paused", file=sys.stderr, flush=True)
+        await cancelled.wait()
+        await _event(send, {"id": message["id"], "result": {"value": "cancelled"}})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def app() -> PersistMiddleware:
+    """One worker's application."""
+    given = json.loads(os.environ.get("TEST_SETTINGS", "{}"))
+    return PersistMiddleware(Witness(), url=os.environ["TEST_PERSIST"], **given)
+
+
+def worker(directory: Path, name: str, **settings: object) -> ServerProcess:
+    """One worker, not started."""
+    environ = {"TEST_PERSIST": f"sqlite+aiosqlite:///{directory / 'events.db'}"}
+    environ["TEST_SETTINGS"] = json.dumps(settings)
+    module = "tests.multiworker.stateful_app:app()"
+    return ServerProcess(module, directory / f"{name}.log", environ=environ)
+
+
+@asynccontextmanager
+async def workers(
+    directory: Path, count: int = 2, **settings: object
+) -> AsyncIterator[list[ServerProcess]]:
+    """Workers on one store; they know of each other."""
+    made = [worker(directory, f"worker{n}", **settings) for n in range(count)]
+    async with AsyncExitStack() as stack:
+        for each in made:
+            await stack.enter_async_context(running(each))
+        yield made

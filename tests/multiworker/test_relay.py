@@ -1,0 +1,243 @@
+"""A session has one home, and any worker serves it."""
+
+import asyncio
+import os
+import random
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.multiworker.stateful_app import workers
+from tests.support.processes import ServerProcess
+from tests.support.session import RawSession
+from tests.support.sse_client import Frame, Response
+
+pytestmark = pytest.mark.timeout(90)
+
+
+def on(session: RawSession, server: ServerProcess) -> RawSession:
+    """The same session, asked of this worker from now on."""
+    session.port = server.port
+    return session
+
+
+async def value(response: Response) -> Any:
+    """What a tool answered, or the status of a refusal."""
+    if response.status != 200:
+        return response.status
+    (frame,) = [frame for frame in await read(response) if frame.is_response]
+    return frame.message.get("result", {}).get("value", frame.message.get("error"))
+
+
+async def read(response: Response) -> list[Frame]:
+    """The frames with data up to the answer."""
+    frames = []
+    async for frame in response.frames():
+        frames += [frame] if frame.data else []
+        if frame.is_response:
+            break
+    return frames
+
+
+async def reply(session: RawSession, frame: Frame, text: str) -> int:
+    """The client's answer to a question of the server."""
+    message = {"jsonrpc": "2.0", "id": frame.message["id"], "result": text}
+    response = await session._send(message, session.headers())
+    response.close()
+    return response.status
+
+
+async def test_the_state_of_a_session_is_one_whichever_worker_is_asked(tmp_path: Path) -> None:
+    choice = random.Random(7)
+    async with workers(tmp_path, 3) as servers:
+
+        async def one_client(number: int) -> list[Any]:
+            session = await RawSession.open(servers[number % 3].port)
+            return [
+                await value(await on(session, choice.choice(servers)).call("count"))
+                for _ in range(12)
+            ]
+
+        values = await asyncio.gather(*(one_client(number) for number in range(6)))
+        for each in values:
+            assert each == list(range(1, 13))
+        assert not any(server.complaints for server in servers)
+
+
+async def test_a_question_is_answered_through_the_other_worker(tmp_path: Path) -> None:
+    async with workers(tmp_path) as (one, two):
+        session = await RawSession.open(one.port)
+        for asked, answered in ((one, two), (two, one), (two, two)):
+            response = await on(session, asked).call("ask")
+            (question,) = await response.take(1)
+            assert question.message["method"] == "elicitation/create"
+            assert await reply(on(session, answered), question, "ann") == 202
+            assert await value(response) == "ann"
+
+
+async def test_a_call_is_cancelled_through_the_other_worker(tmp_path: Path) -> None:
+    async with workers(tmp_path) as (one, two):
+        session = await RawSession.open(one.port)
+        for asked, cancelled in ((one, two), (two, one), (two, two)):
+            params = {"name": "pause", "arguments": {}}
+            number = random.Random().getrandbits(30)
+            response = await on(session, asked).post("tools/call", params, request_id=number)
+            (progress,) = await response.take(1)
+            assert progress.progress == 1
+            gone = {"requestId": number}
+            status = await on(session, cancelled).notify("notifications/cancelled", gone)
+            assert status == 202
+            assert await value(response) == "cancelled"
+
+
+async def test_a_session_deleted_on_one_worker_is_unknown_to_both(tmp_path: Path) -> None:
+    async with workers(tmp_path) as (one, two):
+        session = await RawSession.open(one.port)
+        assert await value(await on(session, two).call("count")) == 1
+        assert await on(session, two).delete() == 200
+        for server in (one, two):
+            assert await value(await on(session, server).call("count")) == 404
+        await one.kill()
+        await one.start()
+        assert await value(await on(session, one).call("count")) == 404
+
+
+async def test_plain_answers_and_refusals_cross_unchanged(tmp_path: Path) -> None:
+    async with workers(tmp_path) as (one, two):
+        session = await RawSession.open(one.port)
+        answers = []
+        for server in (one, two):
+            params = {"name": "plain", "arguments": {"size": 300_000}}
+            response = await on(session, server).post("tools/call", params)
+            body = await response.body()
+            assert (response.status, response.headers["content-type"]) == (200, "application/json")
+            answers.append(len(body))
+        assert answers[0] == answers[1] > 300_000
+        for credential, status, name in (
+            ("nobody", 401, "www-authenticate"),
+            ("busy", 503, "retry-after"),
+        ):
+            session.extra = {"authorization": credential}
+            seen = []
+            for server in (one, two):
+                response = await on(session, server).call("count")
+                headers = [h for h in response.raw_headers if h[0] not in ("date", "server")]
+                seen.append((response.status, headers, await response.body()))
+            assert seen[0] == seen[1]
+            assert seen[1][0] == status
+            assert name in dict(seen[1][1])
+
+
+async def test_a_call_whose_home_is_killed_ends_with_an_error_and_the_next_one_works(
+    tmp_path: Path,
+) -> None:
+    async with workers(tmp_path) as (one, two):
+        session = await RawSession.open(one.port)
+        response = await on(session, two).call("pause")
+        (progress,) = await response.take(1)
+        assert progress.progress == 1
+        await one.kill()
+        error = await asyncio.wait_for(value(response), 12)
+        assert "not run again" in error["message"]
+        told = await value(await session.call("tell"))
+        assert (told["session"], told["generation"]) == (session.session_id, 2)
+        assert await value(await session.call("count")) == 2
+        # The worker that comes back relays to where the session is now.
+        await one.start()
+        assert await value(await on(session, one).call("count")) == 3
+
+
+async def test_what_a_dead_home_had_not_claimed_is_run_once_by_the_next(tmp_path: Path) -> None:
+    async with workers(tmp_path) as (one, two):
+        session = await RawSession.open(one.port)
+        assert await value(await on(session, two).call("count")) == 1
+        os.kill(one.pid, signal.SIGSTOP)
+        calls = [asyncio.create_task(session.call("work", n=n)) for n in range(5)]
+        await waiting(tmp_path, 5)
+        await one.kill()
+        values = [await value(await asyncio.wait_for(call, 15)) for call in calls]
+        assert sorted(values) == [1, 2, 3, 4, 5]
+        ran = [line for line in (one.log + two.log).splitlines() if line.startswith("work ")]
+        assert sorted(ran) == [f"work {n}" for n in range(5)]
+
+
+async def test_credentials_lie_in_no_row_that_can_be_read(tmp_path: Path) -> None:
+    async with workers(tmp_path) as (one, two):
+        session = await RawSession.open(one.port, extra={"authorization": "open-sesame"})
+        os.kill(one.pid, signal.SIGSTOP)
+        call = asyncio.create_task(on(session, two).call("work", n="cave-of-treasures"))
+        await waiting(tmp_path, 1)
+        with sqlite3.connect(tmp_path / "events.db") as store:
+            ((content, sealed),) = store.execute("SELECT content, sealed FROM mcp_inbox")
+        store.close()
+        assert sealed
+        for text in (b"open-sesame", b"cave-of-treasures"):
+            assert text not in content
+        os.kill(one.pid, signal.SIGCONT)
+        assert await value(await call) == 1
+
+
+async def test_a_client_that_gives_up_takes_its_request_back(tmp_path: Path) -> None:
+    async with workers(tmp_path) as (one, two):
+        session = await RawSession.open(one.port)
+        os.kill(one.pid, signal.SIGSTOP)
+        body = b'{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"count"}}'
+        _, writer = await asyncio.open_connection("127.0.0.1", two.port)
+        lines = [f"{name}: {text}" for name, text in session.headers().items()]
+        lines += ["host: here", f"content-length: {len(body)}"]
+        writer.write(("POST /mcp HTTP/1.1\r\n" + "\r\n".join(lines) + "\r\n\r\n").encode() + body)
+        await waiting(tmp_path, 1)
+        writer.transport.abort()
+        await waiting(tmp_path, 0)
+        os.kill(one.pid, signal.SIGCONT)
+        assert await value(await on(session, two).call("count")) == 1
+
+
+async def test_a_session_stream_is_served_through_the_other_worker(tmp_path: Path) -> None:
+    """With a real server: the application of the other tests has no such stream."""
+    from tests.multiworker.servers import two_servers
+
+    async with two_servers(tmp_path) as (one, two):
+        session = await RawSession.open(one.port)
+        stream = await on(session, two).get()
+        assert stream.status == 200
+        assert stream.is_stream
+        assert stream.headers["mcp-session-id"] == session.session_id
+        assert await session.delete() == 200
+        async for _ in stream.frames():
+            pass
+
+
+async def test_every_worker_on_its_own_brings_nothing_back(tmp_path: Path) -> None:
+    async with workers(tmp_path, session_routing="local") as (one, two):
+        session = await RawSession.open(one.port)
+        assert await value(await on(session, two).call("count")) == 404
+        assert await value(await on(session, one).call("count")) == 1
+
+
+async def test_a_session_that_is_taken_over_is_nowhere_else(tmp_path: Path) -> None:
+    async with workers(tmp_path, session_routing="revive") as (one, two):
+        session = await RawSession.open(one.port)
+        generations = []
+        for server in (one, two, two, one):
+            told = await value(await on(session, server).call("tell"))
+            generations.append(told["generation"])
+        assert generations == [1, 2, 2, 3]
+        assert await on(session, two).delete() == 200
+        assert await value(await on(session, one).call("tell")) == 404
+
+
+async def waiting(directory: Path, count: int) -> None:
+    """Wait until so many letters wait."""
+    store = sqlite3.connect(directory / "events.db")
+    try:
+        async with asyncio.timeout(10):
+            while store.execute("SELECT count(*) FROM mcp_inbox WHERE state = 0").fetchone() != (
+                count,
+            ):
+                await asyncio.sleep(0.01)
+    finally:
+        store.close()
