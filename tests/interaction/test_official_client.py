@@ -72,7 +72,7 @@ async def test_after_a_kill_the_call_ends_and_the_client_goes_on(
         await asyncio.sleep(1)  # the outage, as a user would have it
         await server.start()
         # At 2026-07-28 a client asks twice within two seconds, which may be too early.
-        with pytest.raises(Exception, match="Interrupted|reconnection attempts were exhausted"):
+        with pytest.raises(Exception, match=r"Interrupted|reconnection attempts were exhausted"):
             await asyncio.wait_for(call, 12)
         assert seen == list(range(1, len(seen) + 1))
         seen.clear()
