@@ -145,7 +145,7 @@ class _Runtime:
         await log.open(worker)
         writer = Writer(log, settings.store_timeout)
         writer.start()
-        registry = Registry(log.sessions, settings, worker)
+        registry = Registry(log.sessions, settings, worker, lambda: writer.is_down)
         keeper = Keeper(log, settings, registry.keep)
         self._keeper = asyncio.create_task(keeper.run(), name="mcp-persist-keeper")
         logger.info("Streams are kept in %s", log.name)
