@@ -163,7 +163,7 @@ class _Runtime:
         heart = self._heart = Heart(log, worker, lease)
         liveness = Liveness(log, heart.observer)
         sweeper = Sweeper(log, liveness, settings, worker)
-        registry = Registry(log.sessions, settings, worker, liveness)
+        registry = Registry(log.sessions, settings, worker, liveness, lambda: writer.is_down)
         desk = Desk(log.inbox, log.wakeups, liveness, lease, registry, settings, worker)
         await desk.open()
 

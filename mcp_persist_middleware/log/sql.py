@@ -274,30 +274,22 @@ class SqlLog(EventLog):
                 raise
         return counts
 
-    async def rows(self, statement: Select[Any] | ReturningUpdate[Any]) -> list[Row[Any]]:
+    async def all(self, statement: Select[Any] | ReturningUpdate[Any]) -> Sequence[Row[Any]]:
         """The rows of a short read, or those that one statement has changed.
 
         Raises:
             StoreError: the store does not do it.
         """
-        return await self._whole(self._rows(statement))
+        return await self._whole(self._all(statement))
 
-    async def _rows(self, statement: Select[Any] | ReturningUpdate[Any]) -> list[Row[Any]]:
+    async def _all(self, statement: Select[Any] | ReturningUpdate[Any]) -> Sequence[Row[Any]]:
         async with self._connection() as connection:
-            return list((await connection.execute(statement)).all())
+            rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
+            return rows
 
     async def first(self, statement: Select[Any]) -> Row[Any] | None:
-        """The first row of a short read.
-
-        Raises:
-            StoreError: the store does not do it.
-        """
-        return await self._whole(self._first(statement))
-
-    async def _first(self, statement: Select[Any]) -> Row[Any] | None:
-        async with self._connection() as connection:
-            row: Row[Any] | None = (await connection.execute(statement)).first()
-            return row
+        """The one row of a read by key."""
+        return next(iter(await self.all(statement)), None)
 
     async def purge(self, now: float, max_events: int) -> Purged:
         return await self._whole(self._purge(now, max_events))

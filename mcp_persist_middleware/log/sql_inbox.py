@@ -89,7 +89,7 @@ class SqlInbox(Inbox):
         mine = (*self._of(worker, _WAITING), c.deadline > now)
         seen = {
             row.id: row
-            for row in await self._log.rows(
+            for row in await self._log.all(
                 select(self._table).where(*mine).order_by(c.id).limit(limit)
             )
         }
@@ -101,11 +101,11 @@ class SqlInbox(Inbox):
             .values(state=_CLAIMED, content=b"", deadline=deadline)
             .returning(c.id, c.generation)
         )
-        won = {row.id: row.generation for row in await self._log.rows(claimed)}
+        won = {row.id: row.generation for row in await self._log.all(claimed)}
         return [_letter(seen[each], worker, won[each]) for each in sorted(won)]
 
     async def claimed(self, worker: str) -> list[bytes]:
-        rows = await self._log.rows(select(self._table.c.id).where(*self._of(worker, _CLAIMED)))
+        rows = await self._log.all(select(self._table.c.id).where(*self._of(worker, _CLAIMED)))
         return [row.id for row in rows]
 
     async def withdraw(self, letter: bytes) -> bool:
