@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, Self
 
+from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, StoreError
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.keeper import Keeper
@@ -140,7 +141,11 @@ class _Runtime:
         settings = self._settings
         log, worker = make_log(settings), secrets.token_hex(8)
         lease = Lease(settings.lease_seconds)
-        await log.open(worker)
+        try:
+            await log.open(worker)
+        except asyncio.CancelledError:
+            await log.aclose()
+            raise
         writer = Writer(log, settings.store_timeout, lambda: lease.is_held)
         writer.start()
         heart = self._heart = Heart(log, worker, lease)
@@ -199,6 +204,7 @@ class _Runtime:
                 "taken for dead; what it ran is given up, and it goes on as a new one",
                 self._settings.lease_seconds,
             )
+            telemetry.leases_lost.add(1)
             await lost.give_up(_STOP_SECONDS)
             for _ in range(_SETTLE_ROUNDS):
                 await asyncio.sleep(0)
