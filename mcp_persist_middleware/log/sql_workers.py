@@ -17,7 +17,7 @@ from mcp_persist_middleware.model import Beat, WorkerState
 
 Connect = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
-_CLOSE_SECONDS = 0.25
+_CLOSE_SECONDS = 0.5
 
 
 def reason(error: BaseException) -> str:
