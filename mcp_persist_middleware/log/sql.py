@@ -5,7 +5,6 @@ import contextlib
 import secrets
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, UpdateBase, delete, func, insert, select, text, update
@@ -15,7 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from mcp_persist_middleware.errors import SchemaVersionError
 from mcp_persist_middleware.log import codec, schema
 from mcp_persist_middleware.log.base import EventLog, Purged, WorkerTable
-from mcp_persist_middleware.log.sql_workers import SqlWorkers, connected, engine_of_its_own
+from mcp_persist_middleware.log.sql_workers import (
+    OwnConnection,
+    SqlWorkers,
+    connected,
+    engine_of_its_own,
+)
 from mcp_persist_middleware.model import (
     Beat,
     Event,
@@ -142,8 +146,8 @@ class SqlLog(EventLog):
     def worker_table(self) -> WorkerTable:
         engine = engine_of_its_own(self._engine)
         self._tune(engine)
-        connect = partial(connected, engine, self._timeout, self.name)
-        return SqlWorkers(connect, self._tables.worker, self._check_place, engine)
+        connection = OwnConnection(engine, self._timeout, self.name)
+        return SqlWorkers(connection, self._tables.worker, self._check_place)
 
     def _tune(self, engine: AsyncEngine) -> None:
         """Make an engine ready for heartbeats."""
