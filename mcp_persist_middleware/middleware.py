@@ -3,26 +3,26 @@
 import dataclasses
 import logging
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mcp_persist_middleware.asgi import EXTENSION, path_of
 from mcp_persist_middleware.errors import PersistError, StoreError
 from mcp_persist_middleware.exchange import body as bodies
-from mcp_persist_middleware.exchange import resume, serve
+from mcp_persist_middleware.exchange import identity, resume, serve
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.fence import Fence, refuse
-from mcp_persist_middleware.exchange.identity import path_of
 from mcp_persist_middleware.lifespan import Lifespan
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.runtime import Persistence
+from mcp_persist_middleware.sessions.layer import SessionLayer
 
 logger = logging.getLogger(__name__)
-
-EXTENSION = "mcp_persist"
 
 
 class PersistMiddleware:
@@ -76,20 +76,25 @@ class PersistMiddleware:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            context = await self.persistence.context()
+            parts = await self.persistence.parts()
         except PersistError as error:
             if "failed" not in self._said:
                 self._said.add("failed")
                 logger.error("%s", error)
             await _unavailable(scope, receive, send)
             return
+        context = parts.exchanges
         request = self._classify(context, scope)
         if request.kind is Kind.PASS:
             await self.app(scope, receive, send)
-        elif context.holds_lease:
-            await self._dispatch(context, Fence(context, self.app), request, scope, receive, send)
-        else:
+            return
+        if not context.holds_lease:
             await refuse(scope, receive, send)
+            return
+        app: ASGIApp = Fence(context, self.app)
+        if request.era.sessions:
+            app = SessionLayer(app, parts.sessions, partial(identity.principal, context))
+        await self._dispatch(context, app, request, scope, receive, send)
 
     def _classify(self, context: Context, scope: Scope) -> classify.Request:
         settings, path = context.settings, path_of(scope)
@@ -153,6 +158,8 @@ class PersistMiddleware:
                 else:
                     await serve.exchange(context, app, scope, request, body, receive, send)
                 return
+        if not head.session and b'"initialize"' not in body.content:
+            app = Fence(context, self.app)
         await app(scope, bodies.replay(body, receive), send)
 
     async def _delete(

@@ -20,6 +20,7 @@ from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.sweeper import Sweeper
 
@@ -97,13 +98,17 @@ class Persistence:
         await (await self.context()).log.ping()
 
     async def context(self) -> Context:
+        """What the exchanges on the running event loop share; opens the store when it is not."""
+        return (await self.parts()).exchanges
+
+    async def parts(self) -> "Parts":
         """What requests on the running event loop share; opens the store when it is not open."""
         runtime = self._loop_runtime()
-        if runtime.context is None or self not in runtime.users:
+        if runtime.parts is None or self not in runtime.users:
             await runtime.start(self)
-        if runtime.context is None:
+        if runtime.parts is None:
             raise ClosedError
-        return runtime.context
+        return runtime.parts
 
     def _loop_runtime(self) -> "_Runtime":
         runtimes = _runtimes()
@@ -119,6 +124,14 @@ class Persistence:
         await self.aclose()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parts:
+    """What is open on one event loop."""
+
+    exchanges: Context
+    sessions: Registry
+
+
 class _Runtime:
     """One store on one event loop."""
 
@@ -129,15 +142,15 @@ class _Runtime:
         self._heart: Heart | None = None
         self._renewal: asyncio.Task[None] | None = None
         self.users: set[Persistence] = set()
-        self.context: Context | None = None
+        self.parts: Parts | None = None
 
     async def start(self, user: Persistence) -> None:
         async with self._lock:
-            if self.context is None:
-                self.context = await self._open()
+            if self.parts is None:
+                self.parts = await self._open()
             self.users.add(user)
 
-    async def _open(self) -> Context:
+    async def _open(self) -> Parts:
         settings = self._settings
         log, worker = make_log(settings), secrets.token_hex(8)
         lease = Lease(settings.lease_seconds)
@@ -148,11 +161,12 @@ class _Runtime:
             raise
         writer = Writer(log, settings.store_timeout, lambda: lease.is_held)
         writer.start()
+        registry = Registry(log.sessions, settings, worker, lambda: writer.is_down)
         heart = self._heart = Heart(log, worker, lease)
         liveness = Liveness(log, heart.observer)
         sweeper = Sweeper(log, liveness, settings, worker)
         heart.start(on_change=sweeper.wake, on_lost=self._renew_soon)
-        keeper = Keeper(log, settings)
+        keeper = Keeper(log, settings, registry.keep)
         self._chores = [
             asyncio.create_task(keeper.run(), name="mcp-persist-keeper"),
             asyncio.create_task(sweeper.run(), name="mcp-persist-sweeper"),
@@ -164,18 +178,22 @@ class _Runtime:
             settings.max_stream_events,
             settings.max_stream_bytes,
         )
-        return Context(settings, log, writer, worker, limits, lease, liveness, heart.drain)
+        context = Context(settings, log, writer, worker, limits, lease, liveness, heart.drain)
+        return Parts(context, registry)
 
     async def release(self, user: Persistence) -> None:
         if self.users <= {user}:
             await _stop(self._renewal)
         async with self._lock:
             self.users.discard(user)
-            if self.users or self.context is None:
+            if self.users or self.parts is None:
                 return
-            context, self.context = self.context, None
+            parts, self.parts = self.parts, None
+            context = parts.exchanges
             # The application is shutting down: what it still runs is over, and its streams say so.
             await context.cancel_exchanges(_STOP_SECONDS)
+            with contextlib.suppress(StoreError):
+                await parts.sessions.keep()
             await context.writer.aclose(_STOP_SECONDS)
             await self._leave_store(context)
             runtimes = _runtimes()
@@ -190,15 +208,16 @@ class _Runtime:
         await context.log.aclose()
 
     def _renew_soon(self) -> None:
-        if self.context is not None and (self._renewal is None or self._renewal.done()):
+        if self.parts is not None and (self._renewal is None or self._renewal.done()):
             self._renewal = asyncio.create_task(self._renew(), name="mcp-persist-renewal")
 
     async def _renew(self) -> None:
         """Go on as a fresh worker after this one stood still for longer than its lease."""
         async with self._lock:
-            lost = self.context
-            if lost is None or lost.holds_lease:
+            before = self.parts
+            if before is None or before.exchanges.holds_lease:
                 return
+            lost = before.exchanges
             logger.warning(
                 "This worker stood still for longer than its lease (%s s) and may have been "
                 "taken for dead; what it ran is given up, and it goes on as a new one",
@@ -209,16 +228,20 @@ class _Runtime:
             for _ in range(_SETTLE_ROUNDS):
                 await asyncio.sleep(0)
             await asyncio.sleep(_SETTLE_SECONDS)
+            # What was deleted stays deleted, whoever holds the session now.
+            with contextlib.suppress(StoreError):
+                await before.sessions.keep()
             await self._leave_store(lost)
-            while self.context is lost:
+            while self.parts is before:
                 try:
                     fresh = await self._open()
                 except StoreError as error:
                     logger.warning("There is no new lease yet: %s", error)
                     await asyncio.sleep(_REOPEN_SECONDS)
                 else:
-                    fresh.memory, fresh.warned = lost.memory, lost.warned
-                    self.context = fresh
+                    fresh.exchanges.memory = lost.memory
+                    fresh.exchanges.warned = lost.warned
+                    self.parts = fresh
 
 
 async def _stop(task: asyncio.Task[None] | None) -> None:

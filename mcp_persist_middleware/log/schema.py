@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     Index,
@@ -28,6 +29,7 @@ class Tables:
     stream: Table
     event: Table
     worker: Table
+    session: Table
 
 
 def tables(prefix: str) -> Tables:
@@ -89,4 +91,23 @@ def tables(prefix: str) -> Tables:
         Column("public_key", LargeBinary),
         sqlite_with_rowid=False,
     )
-    return Tables(metadata, meta, stream, event, worker)
+    session = Table(
+        prefix + "session",
+        metadata,
+        Column("namespace", Text, primary_key=True),
+        Column("path", Text, primary_key=True),
+        Column("id", Text, primary_key=True),
+        Column("principal", Text, nullable=False),
+        Column("version", Text, nullable=False),
+        Column("initialize", LargeBinary, nullable=False),
+        Column("generation", Integer, nullable=False),
+        Column("home", Text, nullable=False),
+        Column("deleted", Boolean, nullable=False),
+        Column("expires_at", Float, nullable=False),
+        Column("fingerprint", Text, nullable=False),
+        Column("level", Text, nullable=False),
+        Column("subscriptions", Text, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    Index(prefix + "session_expiry", session.c.expires_at)
+    return Tables(metadata, meta, stream, event, worker, session)

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 
 from sqlalchemy import Table, Update, delete, insert, select, update
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware.errors import StoreError
@@ -27,10 +27,14 @@ def reason(error: BaseException) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _answering(timeout: float, name: str) -> AsyncIterator[None]:
+async def _answering(
+    timeout: float, name: str, passing: tuple[type[Exception], ...] = ()
+) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(timeout):
             yield
+    except passing:
+        raise
     except TimeoutError as error:
         raise StoreError(url=name, reason=f"no answer in {timeout} s") from error
     except (SQLAlchemyError, OSError) as error:
@@ -44,9 +48,10 @@ async def connected(
     """A connection for a short piece of work.
 
     Raises:
+        IntegrityError: a row with this key is there.
         StoreError: the driver fails, or it takes longer than `timeout`.
     """
-    async with _answering(timeout, name), engine.connect() as connection:
+    async with _answering(timeout, name, (IntegrityError,)), engine.connect() as connection:
         yield connection
 
 
