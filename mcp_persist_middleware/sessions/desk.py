@@ -54,13 +54,13 @@ class Desk:
         self._in_doubt = False
 
     async def open(self) -> None:
-        """Let the others know this worker's key.
-
-        Raises:
-            StoreError: the store does not answer.
-        """
+        """Let the others know this worker's key. Those who do not know it do not relay
+        credentials to it."""
         if self._seal is not None:
-            await self._inbox.publish(self._worker, self._seal.public)
+            try:
+                await self._inbox.publish(self._worker, self._seal.public)
+            except StoreError as error:
+                logger.warning("Credentials cannot be relayed to this worker: %s", error)
 
     def wake(self) -> None:
         """Another worker has come or gone."""
@@ -79,6 +79,8 @@ class Desk:
                     await self._woken.wait()
                     continue
                 if topic is None:
+                    # The row may have been made anew meanwhile.
+                    await self.open()
                     topic = self._wakeups.subscribe(self._inbox.topic(self._worker))
                 await topic.wait()
                 await self._empty()
