@@ -227,6 +227,10 @@ class SqliteLog(SqlLog):
         row = await self._read_in_thread(lambda raw: self._reads.find(raw, stream))
         return None if row is None else record_of(row)
 
+    async def _reader_until(self, stream: bytes) -> float | None:
+        row = await self._read_in_thread(lambda raw: self._reads.find(raw, stream))
+        return None if row is None else row.reader_until
+
     async def _read(
         self, stream: bytes, after: int, max_events: int, max_bytes: int
     ) -> list[Event]:

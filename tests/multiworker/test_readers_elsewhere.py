@@ -180,6 +180,28 @@ async def test_notes_of_many_readers_are_few_writes(
             response.reset()
 
 
+async def test_a_note_that_fails_is_made_again_and_said(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = 0
+    attend = SqliteLog.attend
+
+    async def failing(self: SqliteLog, streams: Collection[bytes], seconds: float) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            raise StoreError(url=self.name, reason="a test")
+        await attend(self, streams, seconds)
+
+    monkeypatch.setattr(SqliteLog, "attend", failing)
+    async with two_workers(tmp_store, disconnect_grace=5) as workers:
+        response = await workers.move(MODERN)
+        await until(lambda: tries >= 4)
+        assert not workers.app.calls[0].gone.is_set()
+        response.reset()
+    assert sum("cannot be noted" in text for text in caplog.messages) == 2
+
+
 def _pollers() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name == "mcp-persist-data-version"]
 
