@@ -127,6 +127,25 @@ async def test_a_client_that_nobody_sees_again_is_gone_after_the_grace(tmp_store
             await workers.app.calls[0].gone.wait()
 
 
+async def test_the_clock_of_an_absence_starts_when_the_last_reader_elsewhere_left(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    async def left_a_moment_ago(_log: SqliteLog, _stream: bytes) -> float | None:
+        asked.append(time.monotonic())
+        return -0.1 if len(asked) == 1 else -10.0
+
+    monkeypatch.setattr(SqliteLog, "attended", left_a_moment_ago)
+    async with two_workers(tmp_store, disconnect_grace=0.5) as workers:
+        _, response, _ = await workers.start(MODERN)
+        response.reset()
+        async with asyncio.timeout(10):
+            await workers.app.calls[0].gone.wait()
+    assert len(asked) == 2
+    assert asked[1] - asked[0] >= 0.39
+
+
 async def test_when_too_many_run_alone_those_that_are_read_elsewhere_stay(tmp_store: str) -> None:
     async with two_workers(tmp_store, detach_seconds=3600, max_detached=1) as workers:
         moved = await workers.move(HANDSHAKE)
