@@ -67,12 +67,12 @@ class SqliteLog(SqlLog):
         self._writer: AsyncConnection | None = None
         self._driver: aiosqlite.Connection | None = None
         self._inode: tuple[int, int] | None = None
-        self._statements = Statements(self._tables)
-        self._reads = Reads(self._tables)
+        self._statements = Statements(self.tables)
+        self._reads = Reads(self.tables)
         self._lock = asyncio.Lock()
         self._workers = WorkerLocks(self._path)
         self._wakeups = DataVersion(
-            self._path, stream=self._tables.stream.name, event=self._tables.event.name
+            self._path, stream=self.tables.stream.name, event=self.tables.event.name
         )
 
     @property
@@ -116,6 +116,7 @@ class SqliteLog(SqlLog):
     def _make_engine(self) -> AsyncEngine:
         engine = create_async_engine(
             self._url,
+            hide_parameters=True,
             pool_size=_READERS + 1,
             max_overflow=0,
             pool_timeout=self._timeout,
