@@ -36,7 +36,7 @@ async def test_every_statement_of_a_batch_finds_its_rows_by_an_index(log: Sqlite
     await _filled(log)
     sql, reads = Statements(tables("mcp_")), Reads(tables("mcp_"))
     for statement in (
-        reads.record,
+        reads.stream,
         reads.events,
         sql.insert(1),
         sql.insert(8),
