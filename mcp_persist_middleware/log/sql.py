@@ -49,8 +49,8 @@ class SqlLog(EventLog):
         self.name = url.render_as_string(hide_password=True)
         self._timeout = timeout
         self.tables = schema.tables(prefix)
-        self._sessions = SqlSessions(self)
-        self._inbox = SqlInbox(self)
+        self._sessions: SqlSessions = SqlSessions(self)
+        self._inbox: SqlInbox = SqlInbox(self)
         self._secret = b""
         self._running: set[asyncio.Task[Any]] = set()
 

@@ -14,7 +14,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.engine import Row
 
 from mcp_persist_middleware.log.base import Inbox
 from mcp_persist_middleware.model import Letter, LetterState, LetterStatus, Posted, SessionKey
@@ -102,7 +101,7 @@ class SqlInbox(Inbox):
             .returning(c.id, c.generation)
         )
         won = {row.id: row.generation for row in await self._log.all(claimed)}
-        return [_letter(seen[each], worker, won[each]) for each in sorted(won)]
+        return [letter_of(seen[each], worker, won[each]) for each in sorted(won)]
 
     async def claimed(self, worker: str) -> list[bytes]:
         rows = await self._log.all(select(self._table.c.id).where(*self._of(worker, _CLAIMED)))
@@ -134,6 +133,7 @@ class SqlInbox(Inbox):
         return await self._log.execute(delete(self._table).where(c.id.in_(late)))
 
 
-def _letter(row: Row[Any], worker: str, generation: int) -> Letter:
+def letter_of(row: Any, worker: str, generation: int) -> Letter:
+    """The letter in a row of the inbox."""
     key = SessionKey(row.namespace, row.path, row.session)
     return Letter(row.id, key, worker, generation, row.deadline, row.content, row.sealed)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, exists, insert, select, update
-from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
 from mcp_persist_middleware.log.base import Sessions
@@ -49,7 +48,7 @@ class SqlSessions(Sessions):
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
         row = await self._log.first(select(self._table).where(self._is(key)))
-        return None if row is None else _record(row)
+        return None if row is None else session_of(row)
 
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         c = self._table.c
@@ -120,7 +119,8 @@ def _noted(record: SessionRecord) -> dict[str, Any]:
     }
 
 
-def _record(row: Row[Any]) -> SessionRecord:
+def session_of(row: Any) -> SessionRecord:
+    """The record in a row of the session table."""
     return SessionRecord(
         key=SessionKey(row.namespace, row.path, row.id),
         principal=row.principal,

@@ -24,6 +24,7 @@ from mcp_persist_middleware.log.base import Purged
 from mcp_persist_middleware.log.sql import SqlLog
 from mcp_persist_middleware.log.sql_workers import reason
 from mcp_persist_middleware.log.sqlite_batch import Batch, Statements
+from mcp_persist_middleware.log.sqlite_inbox import SqliteInbox, SqliteSessions
 from mcp_persist_middleware.log.sqlite_read import Reads
 from mcp_persist_middleware.log.sqlite_workers import WorkerLocks
 from mcp_persist_middleware.model import Event, Outcome, StreamWrite
@@ -72,6 +73,8 @@ class SqliteLog(SqlLog):
         self._inode: tuple[int, int] | None = None
         self._statements = Statements(self.tables)
         self._reads = Reads(self.tables)
+        self._sessions = SqliteSessions(self)
+        self._inbox = SqliteInbox(self)
         self._lock = asyncio.Lock()
         self._locks = WorkerLocks(self._path)
         self._worker = ""
@@ -264,6 +267,14 @@ class SqliteLog(SqlLog):
     ) -> list[Event]:
         span = (stream, after, max_events)
         return await self._read_in_thread(lambda raw: self._reads.page(raw, span, max_bytes))
+
+    async def in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a short piece of work on a connection of the pool, in one hop and to its end.
+
+        Raises:
+            StoreError: the store does not do it.
+        """
+        return await self._whole(self._read_in_thread(work))
 
     async def _read_in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
