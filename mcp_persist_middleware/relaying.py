@@ -97,7 +97,7 @@ class Request:
     async def _elsewhere(self) -> SessionRecord | None:
         """The session, if it is to be looked for on another worker."""
         registry, request = self.parts.sessions, self.request
-        if not request.session or registry.is_local:
+        if not (request.session and request.era.sessions) or registry.is_local:
             return None
         key = registry.key(path_of(self.scope), request.session)
         held = registry.held(key)

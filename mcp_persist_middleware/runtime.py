@@ -194,7 +194,8 @@ class _Runtime:
         context = Context(
             settings, log, writer, worker, limits, attendance, lease, liveness, heart.drain
         )
-        return Parts(context, registry, Courier(log.inbox, log.wakeups, liveness))
+        courier = Courier(log.inbox, log.wakeups, liveness, settings.lease_seconds)
+        return Parts(context, registry, courier)
 
     async def release(self, user: Persistence) -> None:
         if self.users <= {user}:

@@ -17,8 +17,9 @@ from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply
 from mcp_persist_middleware.signals.base import Subscription, Wakeups
 
-# A worker that lives and has not claimed a letter after this is not going to answer soon.
-_CLAIM_SECONDS = 10.0
+# Longer than a lease by this: by then a worker that has not claimed a letter is known to be dead,
+# or too busy.
+_AFTER_LEASE = 2.0
 _MOST_WAITING = 1000
 _LOOK_SECONDS = 1.0
 _READ_AT_ONCE = 64
@@ -41,7 +42,10 @@ class Undelivered(enum.Enum):
 class Courier:
     """Carries requests to other workers. Bounded by the callers, who wait, and by the inbox."""
 
-    def __init__(self, inbox: Inbox, wakeups: Wakeups, liveness: Liveness) -> None:
+    def __init__(
+        self, inbox: Inbox, wakeups: Wakeups, liveness: Liveness, lease_seconds: float
+    ) -> None:
+        self._patience = lease_seconds + _AFTER_LEASE
         self._inbox = inbox
         self._wakeups = wakeups
         self._liveness = liveness
@@ -74,7 +78,7 @@ class Courier:
             key=record.key,
             worker=record.home,
             generation=record.generation,
-            deadline=time.time() + _CLAIM_SECONDS,
+            deadline=time.time() + self._patience,
             content=content,
             sealed=key is not None,
         )

@@ -4,6 +4,7 @@ were here."""
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.log.base import Inbox
@@ -23,8 +24,11 @@ logger = logging.getLogger(__name__)
 _MOST_RUNNING = 512
 _PAGE = 64
 _REPLY_SECONDS = 60.0
+# So long a cancellation is held for the calls before it to reach the application.
+_HOLD_SECONDS = 0.5
 _AFTER_FAILURE, _ATTEMPTS = 0.5, 20
 _PURGED = 500
+_CANCELLED = b"notifications/cancelled"
 
 
 class Desk:
@@ -48,7 +52,7 @@ class Desk:
         self._settings = settings
         self._worker = worker
         self._seal = sealing.Seal() if sealing.is_available() else None
-        self._running: dict[bytes, asyncio.Task[None]] = {}
+        self._running: dict[bytes, tuple[Letter, asyncio.Task[None]]] = {}
         self._woken = asyncio.Event()
         self._ended = asyncio.Event()
         self._in_doubt = False
@@ -87,7 +91,7 @@ class Desk:
         finally:
             if topic is not None:
                 topic.close()
-            for task in self._running.values():
+            for _, task in self._running.values():
                 task.cancel()
 
     async def purge(self) -> None:
@@ -137,16 +141,17 @@ class Desk:
             self._in_doubt = False
 
     def _start(self, letter: Letter) -> None:
-        task = asyncio.create_task(self._serve(letter), name="mcp-persist-relayed")
-        self._running[letter.id] = task
+        before = [task for other, task in self._running.values() if other.key == letter.key]
+        task = asyncio.create_task(self._serve(letter, before), name="mcp-persist-relayed")
+        self._running[letter.id] = letter, task
         task.add_done_callback(lambda _: self._end(letter.id))
 
     def _end(self, letter: bytes) -> None:
         del self._running[letter]
         self._ended.set()
 
-    async def _serve(self, letter: Letter) -> None:
-        reply = await self._reply(letter)
+    async def _serve(self, letter: Letter, before: Sequence[asyncio.Task[None]]) -> None:
+        reply = await self._reply(letter, before)
         for _ in range(_ATTEMPTS):
             try:
                 await self._answer(letter.id, reply)
@@ -156,7 +161,7 @@ class Desk:
             else:
                 return
 
-    async def _reply(self, letter: Letter) -> Reply:
+    async def _reply(self, letter: Letter, before: Sequence[asyncio.Task[None]]) -> Reply:
         held = self._registry.held(letter.key)
         if held is None or held.record.generation != letter.generation:
             return NotRun(forsaken=held is None)
@@ -167,6 +172,8 @@ class Desk:
         except sealing.UnreadableError:
             # It was addressed to the home before this one. Its sender has it, and seals it anew.
             return NotRun()
+        if before and _CANCELLED in parcel.body:
+            await asyncio.wait(before, timeout=_HOLD_SECONDS)
         try:
             async with asyncio.timeout(self._settings.detach_seconds):
                 return await held.site(parcel)

@@ -15,7 +15,7 @@ from tests.support.stateful import Message, Receive, Send, State, Stateful, _eve
 
 class Witness(Stateful):
     """`Stateful`, and: `pause` reports progress and waits to be cancelled; `work` notes in the
-    server's log that it runs; credentials "nobody" and "busy" are refused; a GET is a stream."""
+    server's log that it runs; `plain` answers without a stream, `stuck` never; credentials "nobody" and "busy" are refused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,6 +44,9 @@ class Witness(Stateful):
             case "work":
                 print(f"work {arguments['n']}", file=sys.stderr, flush=True)
                 await super()._call(state, message, scope, send)
+            case "stuck":
+                print("stuck", file=sys.stderr, flush=True)
+                await asyncio.Event().wait()
             case "plain":
                 state.calls += 1
                 value = {"value": state.calls, "size": arguments["size"] * "x"}

@@ -150,6 +150,47 @@ async def test_a_call_whose_home_is_killed_ends_with_an_error_and_the_next_one_w
         assert await value(await on(session, one).call("count")) == 3
 
 
+async def test_a_call_that_was_taken_by_a_home_that_dies_is_not_run_again(tmp_path: Path) -> None:
+    async with workers(tmp_path) as (one, two):
+        session = await RawSession.open(one.port)
+        call = asyncio.create_task(on(session, two).call("stuck"))
+        await one.wait_for_log("stuck")
+        await one.kill()
+        response = await asyncio.wait_for(call, 12)
+        error = await value(response)
+        assert "not run again" in error["message"]
+        assert "stuck" not in two.log
+
+
+async def test_a_home_that_stands_still_loses_its_sessions_and_runs_nothing_afterwards(
+    tmp_path: Path,
+) -> None:
+    async with workers(tmp_path, lease_seconds=2) as (one, two):
+        session = await RawSession.open(one.port)
+        os.kill(one.pid, signal.SIGSTOP)
+        response = await asyncio.wait_for(on(session, two).call("work", n=1), 10)
+        assert await value(response) == 1
+        os.kill(one.pid, signal.SIGCONT)
+        await one.wait_for_log("goes on as a new one")
+        for expected, server in enumerate((one, two, one), 2):
+            assert await value(await on(session, server).call("count")) == expected
+        assert "work" not in one.log
+
+
+async def test_a_cancellation_does_not_overtake_its_call(tmp_path: Path) -> None:
+    async with workers(tmp_path) as (one, two):
+        session = await RawSession.open(one.port)
+        os.kill(one.pid, signal.SIGSTOP)
+        params = {"name": "pause", "arguments": {}}
+        call = asyncio.create_task(on(session, two).post("tools/call", params, request_id=77))
+        await waiting(tmp_path, 1)
+        cancel = asyncio.create_task(session.notify("notifications/cancelled", {"requestId": 77}))
+        await waiting(tmp_path, 2)
+        os.kill(one.pid, signal.SIGCONT)
+        assert await value(await call) == "cancelled"
+        assert await cancel == 202
+
+
 async def test_what_a_dead_home_had_not_claimed_is_run_once_by_the_next(tmp_path: Path) -> None:
     async with workers(tmp_path) as (one, two):
         session = await RawSession.open(one.port)
