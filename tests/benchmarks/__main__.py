@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.benchmarks.calls import single_calls
 from tests.benchmarks.logs import appends, history
 from tests.benchmarks.memory import idle_streams
+from tests.benchmarks.relay import relayed_calls
 from tests.benchmarks.report import Row, document, machine, table
 from tests.benchmarks.rounds import Measure, Plan
 from tests.benchmarks.servers import Variant, Where
@@ -23,6 +24,7 @@ MEASURES: dict[str, Measure] = {
     "raw": raw_streams,
     "call": single_calls,
     "tail": live_tail,
+    "relay": relayed_calls,
     "appends": appends,
     "memory": idle_streams,
     "history": history,

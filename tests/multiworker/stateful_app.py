@@ -15,7 +15,8 @@ from tests.support.stateful import Message, Receive, Send, State, Stateful, _eve
 
 class Witness(Stateful):
     """`Stateful`, and: `pause` reports progress and waits to be cancelled; `work` notes in the
-    server's log that it runs; `plain` answers without a stream, `stuck` never; credentials "nobody" and "busy" are refused."""
+    server's log that it runs; `plain` answers without a stream, `stuck` never; credentials
+    "nobody" and "busy" are refused."""
 
     def __init__(self) -> None:
         super().__init__()

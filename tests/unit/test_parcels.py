@@ -1,0 +1,92 @@
+"""What travels between two workers arrives as it was sent, and only where it was sent to."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_persist_middleware.model import StreamKind
+from mcp_persist_middleware.sessions import sealing
+from mcp_persist_middleware.sessions.parcel import (
+    NotRun,
+    Parcel,
+    Reply,
+    Streamed,
+    Whole,
+    pack_reply,
+    unpack_reply,
+)
+from mcp_persist_middleware.sessions.sealing import Seal, UnreadableError, seal
+
+HEADERS = st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=50)))
+IDS = st.one_of(st.none(), st.integers(), st.text(max_size=20))
+
+
+def scope(**more: Any) -> dict[str, Any]:
+    """What a server hands over, and what layers have put there."""
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": "/a/mcp",
+        "root_path": "/a",
+        "raw_path": b"/a/mcp",
+        "scheme": "https",
+        "http_version": "2",
+        "query_string": b"q=\xff",
+        "client": ("10.0.0.1", 5),
+        "server": ("mcp.test", 443),
+        "headers": [],
+        "user": object(),
+        "state": {"pool": object()},
+        **more,
+    }
+
+
+@given(HEADERS, st.binary(max_size=200))
+def test_a_request_arrives_with_its_named_parts_and_nothing_else(
+    headers: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    sent = scope(headers=headers)
+    got = Parcel.unpack(Parcel(sent, body, {"tenant": 7}).pack())
+    assert got.body == body
+    assert got.outer == {"tenant": 7}
+    assert got.scope == {k: v for k, v in sent.items() if k not in ("user", "state")}
+
+
+@given(
+    st.one_of(
+        st.builds(
+            Streamed,
+            st.binary(min_size=16, max_size=16),
+            st.sampled_from(StreamKind),
+            IDS,
+            HEADERS,
+            st.integers(0, 1 << 40),
+            st.booleans(),
+        ),
+        st.builds(Whole, st.integers(100, 599), HEADERS, st.binary(max_size=200)),
+        st.builds(NotRun, st.booleans()),
+    )
+)
+def test_a_reply_arrives_as_it_was_sent(reply: Reply) -> None:
+    assert unpack_reply(pack_reply(reply)) == reply
+
+
+def test_a_box_opens_for_its_addressee_and_its_letter_alone() -> None:
+    assert sealing.is_available()
+    one, two = Seal(), Seal()
+    box = seal(b"a secret", one.public, b"letter")
+    assert b"a secret" not in box
+    assert box != seal(b"a secret", one.public, b"letter")
+    assert one.open(box, b"letter") == b"a secret"
+    for key, content, letter in (
+        (two, box, b"letter"),
+        (one, box, b"another"),
+        (one, box[:-1] + bytes([box[-1] ^ 1]), b"letter"),
+        (one, bytes([box[0] ^ 1]) + box[1:], b"letter"),
+        (one, box[:10], b"letter"),
+        (one, b"", b"letter"),
+    ):
+        with pytest.raises(UnreadableError):
+            key.open(content, letter)
