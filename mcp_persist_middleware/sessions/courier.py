@@ -100,7 +100,10 @@ class Courier:
     async def _wait(
         self, letter: Letter, topic: Subscription, left: asyncio.Future[None]
     ) -> Reply | Undelivered:
+        # The first look is for what was there before the letter: nothing.
+        await topic.wait()
         woken = asyncio.ensure_future(topic.wait())
+        due = time.monotonic() + _LOOK_SECONDS
         try:
             while True:
                 waiting: set[asyncio.Future[None]] = {woken, left}
@@ -110,20 +113,22 @@ class Courier:
                 if woken.done():
                     woken = asyncio.ensure_future(topic.wait())
                 status = await self._inbox.look(letter.id)
-                outcome = await self._judge(letter, status, left=left.done())
-                if outcome is not None:
-                    return outcome
+                if status is not None and status.state is LetterState.ANSWERED:
+                    return await self._take(letter.id, status.reply)
+                if left.done() or time.monotonic() >= due:
+                    due = time.monotonic() + _LOOK_SECONDS
+                    outcome = await self._judge(letter, status, left=left.done())
+                    if outcome is not None:
+                        return outcome
         finally:
             woken.cancel()
 
     async def _judge(
         self, letter: Letter, status: LetterStatus | None, *, left: bool
     ) -> Reply | Undelivered | None:
-        """What has become of the letter; None while that is open."""
+        """What has become of a letter that has no answer; None while that is open."""
         if status is None:
             return Undelivered.LOST
-        if status.state is LetterState.ANSWERED:
-            return await self._take(letter.id, status.reply)
         gone = (
             self._liveness.is_in_doubt(status.worker)
             and (await self._liveness.ask(status.worker)).gone

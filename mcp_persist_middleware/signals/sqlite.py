@@ -30,8 +30,8 @@ _CHUNK = 256
 _JOIN = 1.0
 
 _Seen = tuple[int | bytes | None, ...]
-"""The last number and the state of a stream, the state of a letter, the last letter that waits for
-a worker: as far as a topic has any of them."""
+"""The last number and the state of a stream, whether a letter is answered, the last letter that
+waits for a worker: as far as a topic has any of them."""
 
 
 class DataVersion(Wakeups):
@@ -47,8 +47,8 @@ class DataVersion(Wakeups):
         self._select = (
             f"SELECT v.column1, (SELECT sequence FROM {event} WHERE stream = v.column1"
             f" ORDER BY sequence DESC LIMIT 1), (SELECT state FROM {stream} WHERE id = v.column1),"
-            f" (SELECT state FROM {inbox} WHERE id = v.column1), (SELECT max(id) FROM {inbox}"
-            " WHERE worker = CAST(v.column1 AS TEXT) AND state = 0)"
+            f" (SELECT 1 FROM {inbox} WHERE id = v.column1 AND state = 2),"
+            f" (SELECT max(id) FROM {inbox} WHERE worker = CAST(v.column1 AS TEXT) AND state = 0)"
             " FROM (VALUES {rows}) AS v"
         )
         self._subscriptions: dict[bytes, list[Subscription]] = {}
