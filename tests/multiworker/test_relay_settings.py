@@ -1,0 +1,120 @@
+"""What crosses to the session's worker, and what does not: two workers on one event loop."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_persist_middleware import PersistMiddleware
+from mcp_persist_middleware.sessions import sealing
+from tests.multiworker.test_relay import value
+from tests.support.scripted import Message, Receive, Send, serving
+from tests.support.session import RawSession
+from tests.support.stateful import State, Stateful, _event
+
+
+class Mirror(Stateful):
+    """Answers `count` with what it finds in its scope."""
+
+    async def _call(self, state: State, message: Message, scope: Message, send: Send) -> None:
+        state.calls += 1
+        head = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        headers = dict(scope["headers"])
+        found = {
+            "tenant": scope.get("state", {}).get("tenant"),
+            "pool": scope.get("state", {}).get("pool"),
+            "calls": state.calls,
+            "generation": scope["extensions"]["mcp_persist"]["generation"],
+            "trace": headers.get(b"traceparent", b"").decode(),
+            "path": scope["path"],
+            "client": scope["client"][0],
+        }
+        await _event(send, {"id": message["id"], "result": {"value": found}})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def tenants(app: Any) -> Any:
+    """Outer middleware: the tenant of a request, in its state."""
+
+    async def outer(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            name = dict(scope["headers"]).get(b"x-tenant")
+            if name is not None:
+                scope["state"] = {**scope.get("state", {}), "tenant": name.decode()}
+        await app(scope, receive, send)
+
+    return outer
+
+
+@asynccontextmanager
+async def two(directory: Path, **settings: Any) -> AsyncIterator[tuple[int, int]]:
+    """The ports of two workers on one store; one setting differs, or they would be one."""
+    url = f"sqlite+aiosqlite:///{directory / 'events.db'}"
+    one, other = (
+        tenants(PersistMiddleware(Mirror(), url=url, retry_ms=retry, **settings))
+        for retry in (1000, 1001)
+    )
+    async with serving(one) as first, serving(other) as second:
+        yield first, second
+
+
+async def test_outer_state_crosses_with_relay_scope(tmp_path: Path) -> None:
+    def dump(scope: Message) -> Any:
+        return scope.get("state", {}).get("tenant")
+
+    def load(scope: Message, tenant: Any) -> None:
+        scope["state"]["tenant"] = tenant
+
+    async with two(tmp_path, relay_scope=(dump, load)) as (one, other):
+        session = await RawSession.open(one, extra={"x-tenant": "acme"})
+        for port in (one, other):
+            session.port = port
+            found = await value(await session.call("count"))
+            assert (found["tenant"], found["generation"]) == ("acme", 1)
+
+
+async def test_without_relay_scope_outer_state_stays_behind_and_that_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one, extra={"x-tenant": "acme"})
+        session.port = other
+        for calls in (1, 2, 3):
+            found = await value(await session.call("count"))
+            assert (found["tenant"], found["calls"], found["path"]) == (None, calls, "/mcp")
+    said = [each for each in caplog.messages if "relay_scope" in each]
+    assert len(said) == 1
+
+
+async def test_the_trace_of_a_request_crosses_with_it(tmp_path: Path) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one, extra={"traceparent": trace})
+        session.port = other
+        found = await value(await session.call("count"))
+        assert (found["trace"], found["client"]) == (trace, "127.0.0.1")
+
+
+async def test_credentials_that_cannot_be_sealed_take_the_session_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sealing, "_found", False)
+    caplog.set_level(logging.WARNING)
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one, extra={"authorization": "Bearer abc"})
+        found = []
+        for port in (one, other, other, one):
+            session.port = port
+            found.append((await value(await session.call("count")))["generation"])
+        assert found == [1, 2, 2, 3]
+        open_session = await RawSession.open(one)
+        for port, calls in ((one, 1), (other, 2), (one, 3)):
+            open_session.port = port
+            told = await value(await open_session.call("count"))
+            assert (told["calls"], told["generation"]) == (calls, 1)
+    said = [each for each in caplog.messages if "install the extra 'relay'" in each]
+    assert len(said) == 2
