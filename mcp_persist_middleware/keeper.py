@@ -25,6 +25,8 @@ class Keeper:
     ) -> None:
         self._log = log
         self._settings = settings
+        # A session that is in use is touched in the store well before it would expire.
+        self._interval = min(settings.purge_interval, settings.session_ttl / 4)
         self._chores = (self._purge, *chores)
 
     async def run(self) -> None:
@@ -37,7 +39,7 @@ class Keeper:
                 logger.warning("Retention is put off: %s", error)
             except Exception:
                 logger.exception("Retention met an unexpected error and goes on")
-            await asyncio.sleep(self._settings.purge_interval)
+            await asyncio.sleep(self._interval)
 
     async def _purge(self) -> None:
         more = True

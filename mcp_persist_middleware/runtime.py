@@ -161,7 +161,7 @@ class _Runtime:
         liveness = Liveness(log, heart.observer)
         sweeper = Sweeper(log, liveness, settings, worker)
         heart.start(on_change=sweeper.wake, on_lost=self._renew_soon)
-        registry = Registry(log.sessions, settings, worker)
+        registry = Registry(log.sessions, settings, worker, lambda: writer.is_down)
         keeper = Keeper(log, settings, registry.keep)
         self._chores = [
             asyncio.create_task(keeper.run(), name="mcp-persist-keeper"),

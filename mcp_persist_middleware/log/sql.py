@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -247,18 +247,22 @@ class SqlLog(EventLog):
         async with self._connection() as connection:
             return (await connection.execute(statement)).rowcount
 
-    async def first(self, statement: Select[Any]) -> Row[Any] | None:
-        """The first row of a short read.
+    async def all(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        """The rows of a short read.
 
         Raises:
             StoreError: the store does not do it.
         """
-        return await self._whole(self._first(statement))
+        return await self._whole(self._all(statement))
 
-    async def _first(self, statement: Select[Any]) -> Row[Any] | None:
+    async def _all(self, statement: Select[Any]) -> Sequence[Row[Any]]:
         async with self._connection() as connection:
-            row: Row[Any] | None = (await connection.execute(statement)).first()
-            return row
+            rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
+            return rows
+
+    async def first(self, statement: Select[Any]) -> Row[Any] | None:
+        """The one row of a read by key."""
+        return next(iter(await self.all(statement)), None)
 
     async def purge(self, now: float, max_events: int) -> Purged:
         return await self._whole(self._purge(now, max_events))

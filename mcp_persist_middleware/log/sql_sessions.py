@@ -1,10 +1,10 @@
 """The registry of sessions in SQL, one statement for each operation."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, insert, select, tuple_, update
+from sqlalchemy import and_, delete, insert, select, update
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
@@ -65,11 +65,10 @@ class SqlSessions(Sessions):
         await self._log.execute(known)
 
     async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
-        c = self._table.c
-        used = update(self._table).where(
-            tuple_(c.namespace, c.path, c.id).in_(list(keys)), c.deleted.is_(False)
-        )
-        await self._log.execute(used.values(expires_at=expires_at))
+        living = self._table.c.deleted.is_(False)
+        for some in self._among(keys):
+            used = update(self._table).where(some, living)
+            await self._log.execute(used.values(expires_at=expires_at))
 
     async def delete(self, key: SessionKey, expires_at: float) -> None:
         gone = update(self._table).where(self._is(key))
@@ -83,8 +82,20 @@ class SqlSessions(Sessions):
             .order_by(c.expires_at)
             .limit(limit)
         )
-        key = tuple_(c.namespace, c.path, c.id)
-        return await self._log.execute(delete(self._table).where(key.in_(expired)))
+        keys = [SessionKey(row.namespace, row.path, row.id) for row in await self._log.all(expired)]
+        # One that was used meanwhile stays.
+        gone = [delete(self._table).where(some, c.expires_at <= now) for some in self._among(keys)]
+        return sum([await self._log.execute(statement) for statement in gone])
+
+    def _among(self, keys: Iterable[SessionKey]) -> Iterator[Any]:
+        """Conditions that find these sessions by the primary key (SQLite walks the table for a
+        list of whole keys)."""
+        by_place: dict[tuple[str, str], list[str]] = {}
+        for key in keys:
+            by_place.setdefault((key.namespace, key.path), []).append(key.id)
+        c = self._table.c
+        for (namespace, path), ids in by_place.items():
+            yield and_(c.namespace == namespace, c.path == path, c.id.in_(ids))
 
 
 def _noted(record: SessionRecord) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import secrets
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _MOST_HELD = 100_000
 _MOST_TOUCHED = 500
 _PURGED = 500
+# What a client says of itself is short; a longer initialize is served, and not kept.
+_MAX_INITIALIZE = 256 * 1024
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -41,14 +43,23 @@ class Held:
 class Registry:
     """The sessions of one worker. What it holds is served without asking the store."""
 
-    def __init__(self, sessions: Sessions, settings: Settings, worker: str) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        settings: Settings,
+        worker: str,
+        is_down: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._sessions = sessions
         self._settings = settings
         self._worker = worker
+        self._is_down = is_down
         self._held: OrderedDict[SessionKey, Held] = OrderedDict()
         self._by_inner: weakref.WeakValueDictionary[tuple[str, str], Held] = (
             weakref.WeakValueDictionary()
         )
+        self._deleted: set[SessionKey] = set()
+        """What the store has yet to be told."""
         self._touched: set[SessionKey] = set()
         self._locks: weakref.WeakValueDictionary[SessionKey, asyncio.Lock] = (
             weakref.WeakValueDictionary()
@@ -100,13 +111,15 @@ class Registry:
             expires_at=self._expiry(),
         )
         held = Held(record, inner)
+        held.is_kept = len(initialize) <= _MAX_INITIALIZE and not self._is_down()
         try:
-            while not await self._sessions.create(held.record):
+            while held.is_kept and not await self._sessions.create(held.record):
                 key = self.key(path, secrets.token_hex(16))
                 held.record = dataclasses.replace(record, key=key)
         except StoreError as error:
             logger.warning("A session will not outlive this process: %s", error)
             held.is_kept = False
+        held.record = dataclasses.replace(held.record, initialize=b"")
         telemetry.sessions.add(1, {"event": "begun"})
         self._hold(held)
         return held
@@ -117,6 +130,8 @@ class Registry:
         Raises:
             StoreError: the store does not answer.
         """
+        if key in self._deleted:
+            return None
         record = await self._sessions.find(key)
         if record is None or record.deleted or record.expires_at <= time.time():
             return None
@@ -135,7 +150,10 @@ class Registry:
         """
         if not await self._sessions.move(record.key, record.generation, self._worker):
             return None
-        record = dataclasses.replace(record, generation=record.generation + 1, home=self._worker)
+        generation = record.generation + 1
+        record = dataclasses.replace(
+            record, generation=generation, home=self._worker, initialize=b""
+        )
         held = Held(record, inner)
         telemetry.sessions.add(1, {"event": "revived"})
         self._hold(held)
@@ -147,14 +165,21 @@ class Registry:
         if record != held.record:
             held.record = record
             if held.is_kept:
-                await self._try(self._sessions.note(record))
+                try:
+                    await self._sessions.note(record)
+                except StoreError as error:
+                    logger.warning("What revival has to repeat is not kept: %s", error)
 
     async def end(self, held: Held) -> None:
         """The client has deleted its session: it never comes back, anywhere."""
         key = held.record.key
         self._held.pop(key, None)
         telemetry.sessions.add(1, {"event": "deleted"})
-        await self._try(self._sessions.delete(key, self._expiry()))
+        self._deleted.add(key)
+        try:
+            await self._tell_deleted()
+        except StoreError as error:
+            logger.warning("The store does not know yet of a deleted session: %s", error)
 
     def drop(self, held: Held) -> None:
         """The application has forgotten this one."""
@@ -167,6 +192,7 @@ class Registry:
         Raises:
             StoreError: the store does not answer; nothing is lost.
         """
+        await self._tell_deleted()
         touched, self._touched = list(self._touched), set()
         try:
             while touched:
@@ -190,8 +216,7 @@ class Registry:
     def _expiry(self) -> float:
         return time.time() + self._settings.session_ttl
 
-    async def _try(self, write: Coroutine[None, None, None]) -> None:
-        try:
-            await write
-        except StoreError as error:
-            logger.warning("What was to be kept of a session is not: %s", error)
+    async def _tell_deleted(self) -> None:
+        for key in list(self._deleted):
+            await self._sessions.delete(key, self._expiry())
+            self._deleted.discard(key)

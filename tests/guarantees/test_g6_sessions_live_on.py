@@ -281,3 +281,18 @@ async def test_a_client_that_takes_json_alone_has_a_session_too(store: str) -> N
     async with persisted(Stateful(), store) as (port, _):
         session.port = port
         assert await value(session) == 1
+
+
+async def test_a_deletion_that_the_store_did_not_hear_of_is_told_again(
+    store: str, tmp_path: Path
+) -> None:
+    async with persisted(Stateful(), store, purge_interval=0.05) as (port, _):
+        session = await RawSession.open(port)
+        with sqlite3.connect(tmp_path / "events.db") as file:
+            file.execute("ALTER TABLE mcp_session RENAME TO away")
+        assert await session.delete() == 200
+        assert await value(session) == 404
+        with sqlite3.connect(tmp_path / "events.db") as file:
+            file.execute("ALTER TABLE away RENAME TO mcp_session")
+            deleted = "SELECT deleted FROM mcp_session"
+            await until(lambda: file.execute(deleted).fetchone() == (1,))
