@@ -59,11 +59,14 @@ class Attendance:
 
     async def _run(self) -> None:
         """Until nobody has read for a while."""
-        while self._readers or self._noted:
-            pause = await self._note()
-            if pause > 0:
-                await self._came.wait(pause)
-        self._task = None
+        try:
+            while self._readers or self._noted:
+                pause = await self._note()
+                if pause > 0:
+                    await self._came.wait(pause)
+        finally:
+            if self._task is asyncio.current_task():
+                self._task = None
 
     async def _note(self) -> float:
         """Note what is due; the seconds until something is again."""

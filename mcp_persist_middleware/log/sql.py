@@ -31,9 +31,9 @@ from mcp_persist_middleware.model import (
 T = TypeVar("T")
 
 _PURGE_STREAMS = 50
+_ATTEND_STREAMS = 256
 # Making the tables may take longer than a stream may wait.
 _SCHEMA_SECONDS = 30.0
-_ATTEND_STREAMS = 256
 
 
 class SqlLog(EventLog):
@@ -117,13 +117,14 @@ class SqlLog(EventLog):
         return await asyncio.shield(task)
 
     async def find(self, stream: bytes) -> StreamRecord | None:
-        return await self._whole(self._find(stream))
+        row = await self._whole(self._row(stream))
+        return None if row is None else record_of(row)
 
-    async def _find(self, stream: bytes) -> StreamRecord | None:
+    async def _row(self, stream: bytes) -> Any | None:
+        """The row of a stream, its columns as attributes."""
         table = self.tables.stream
         async with self._connection() as connection:
-            row = (await connection.execute(select(table).where(table.c.id == stream))).first()
-        return None if row is None else record_of(row)
+            return (await connection.execute(select(table).where(table.c.id == stream))).first()
 
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         return await self._whole(self._read(stream, after, max_events, max_bytes))
@@ -164,16 +165,10 @@ class SqlLog(EventLog):
             await self._whole(self._execute(statement.where(of_part)))
 
     async def attended(self, stream: bytes) -> float | None:
-        until = await self._whole(self._reader_until(stream))
-        return None if until is None else until - time.time()
-
-    async def _reader_until(self, stream: bytes) -> float | None:
-        table = self.tables.stream
-        async with self._connection() as connection:
-            found: float | None = await connection.scalar(
-                select(table.c.reader_until).where(table.c.id == stream)
-            )
-        return found
+        row = await self._whole(self._row(stream))
+        if row is None or row.reader_until is None:
+            return None
+        return float(row.reader_until) - time.time()
 
     def worker_table(self) -> WorkerTable:
         engine = engine_of_its_own(self._engine)

@@ -21,12 +21,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
 from mcp_persist_middleware.log.base import Purged
-from mcp_persist_middleware.log.sql import SqlLog, record_of
+from mcp_persist_middleware.log.sql import SqlLog
 from mcp_persist_middleware.log.sql_workers import reason
 from mcp_persist_middleware.log.sqlite_batch import Batch, Statements
 from mcp_persist_middleware.log.sqlite_read import Reads
 from mcp_persist_middleware.log.sqlite_workers import WorkerLocks
-from mcp_persist_middleware.model import Event, Outcome, StreamRecord, StreamWrite
+from mcp_persist_middleware.model import Event, Outcome, StreamWrite
 from mcp_persist_middleware.signals.base import Wakeups
 from mcp_persist_middleware.signals.sqlite import DataVersion
 
@@ -250,9 +250,8 @@ class SqliteLog(SqlLog):
             self._unheld = (1 << self._slow) >> 1
         return await running
 
-    async def _find(self, stream: bytes) -> StreamRecord | None:
-        row = await self._read_in_thread(lambda raw: self._reads.find(raw, stream))
-        return None if row is None else record_of(row)
+    async def _row(self, stream: bytes) -> Any | None:
+        return await self._read_in_thread(lambda raw: self._reads.row(raw, stream))
 
     async def _read(
         self, stream: bytes, after: int, max_events: int, max_bytes: int

@@ -19,15 +19,15 @@ class Reads:
     def __init__(self, tables: Tables) -> None:
         self._columns = [column.name for column in tables.stream.c]
         names = ", ".join(self._columns)
-        self.record = f"SELECT {names} FROM {tables.stream.name} WHERE id = ?"
+        self.stream = f"SELECT {names} FROM {tables.stream.name} WHERE id = ?"
         self.events = (
             f"SELECT sequence, epoch, kind, codec, payload FROM {tables.event.name}"
             " WHERE stream = ? AND sequence > ? ORDER BY sequence LIMIT ?"
         )
 
-    def find(self, connection: sqlite3.Connection, stream: bytes) -> Any | None:
+    def row(self, connection: sqlite3.Connection, stream: bytes) -> Any | None:
         """The row of a stream, its columns as attributes."""
-        row = connection.execute(self.record, (stream,)).fetchone()
+        row = connection.execute(self.stream, (stream,)).fetchone()
         return (
             None if row is None else SimpleNamespace(**dict(zip(self._columns, row, strict=True)))
         )

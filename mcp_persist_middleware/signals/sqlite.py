@@ -104,6 +104,7 @@ class _Poller(threading.Thread):
         self._notify = notify
         self._loop = asyncio.get_running_loop()
         self._ended = threading.Event()
+        self._failing = False
 
     def stop(self) -> None:
         """End within a round."""
@@ -116,16 +117,14 @@ class _Poller(threading.Thread):
             self._call(self.over.set)
 
     def _run(self) -> None:
-        was_failing = False
         while not self._is_over():
             try:
                 with contextlib.closing(self._connect()) as connection:
-                    was_failing = False
                     self._follow(connection)
             except (sqlite3.Error, OSError) as error:
-                if not was_failing:
+                if not self._failing:
                     logger.warning("No wake-ups for now, readers look by themselves: %s", error)
-                was_failing = True
+                self._failing = True
                 streams = self.streams
                 self._wake(streams)
                 self._ended.wait(max(_AFTER_FAILURE, len(streams) / _LOOKS_PER_SECOND))
@@ -156,6 +155,7 @@ class _Poller(threading.Thread):
                 continue
             version, asked, began = now, streams, time.thread_time()
             found = self._look(connection, streams)
+            self._failing = False
             moved = [stream for stream in streams if seen.get(stream) != found.get(stream)]
             seen = found
             self._wake(moved)

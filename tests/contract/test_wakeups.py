@@ -156,6 +156,24 @@ async def test_readers_are_woken_in_a_file_that_took_the_place_of_a_deleted_one(
             await replacement.aclose()
 
 
+async def test_readers_look_by_themselves_while_the_poller_has_no_database(
+    log: SqliteLog, other: SqliteLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = record()
+    moved = log._path.with_name("moved")
+    with subscribed(other, stream) as subscription:
+        await _settle(subscription)
+        log._path.rename(moved)
+        for _ in range(3):
+            await subscription.wait()
+        moved.rename(log._path)
+        await until(lambda: not other.wakeups._poller._failing)
+        await _settle(subscription)
+        await log.append([new(stream, *events(1, 1))])
+        await subscription.wait()
+    assert sum("No wake-ups for now" in text for text in caplog.messages) == 1
+
+
 async def test_the_poller_cannot_write_and_finds_its_rows_by_an_index(log: SqliteLog) -> None:
     streams = [record(session=f"s{n}") for n in range(50)]
     await log.append([new(s, *events(1, 20), ending=ending(20)) for s in streams])

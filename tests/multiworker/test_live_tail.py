@@ -37,7 +37,7 @@ async def test_a_call_cut_on_one_worker_is_read_on_the_other_down_to_its_result(
     tmp_path: Path, version: str
 ) -> None:
     # Shorter than the call by far: only the reader on the other worker keeps it alive.
-    patience = {"disconnect_grace": 0.5, "detach_seconds": 0.5}
+    patience = {"disconnect_grace": 1.5, "detach_seconds": 1.5}
     async with two_servers(tmp_path, **patience) as (one, two):
         session = await RawSession.open(one.port, version)
         response = await session.call("count", n=120, delay=0.06)
@@ -57,15 +57,15 @@ async def test_a_call_cut_on_one_worker_is_read_on_the_other_down_to_its_result(
 async def test_a_modern_call_is_cancelled_once_its_client_has_left_every_worker(
     tmp_path: Path,
 ) -> None:
-    async with two_servers(tmp_path, disconnect_grace=0.5) as (one, two):
+    async with two_servers(tmp_path, disconnect_grace=1, resume_rotate="off") as (one, two):
         session = await RawSession.open(one.port, MODERN)
         response = await session.call("count", n=5000, delay=0.02)
         first = await response.take(3)
         response.reset()
         session.port = two.port
         resumed = await session.get(last_id(first))
-        read = await resumed.take(75)
-        assert len(read) == 75
+        read = await resumed.take(85)
+        assert len(read) == 85
         assert "cancelled" not in one.log
         resumed.reset()
         left = time.monotonic()
@@ -90,7 +90,7 @@ async def test_calls_of_many_clients_are_read_on_the_other_worker_at_once(tmp_pa
 
 
 async def test_what_is_read_elsewhere_is_milliseconds_old(tmp_path: Path) -> None:
-    async with two_servers(tmp_path) as (one, two):
+    async with two_servers(tmp_path, resume_rotate="off") as (one, two):
         session = await RawSession.open(one.port)
         here = await session.call("count", n=300, delay=0.01)
         first = await here.take(1)
@@ -105,7 +105,6 @@ async def test_what_is_read_elsewhere_is_milliseconds_old(tmp_path: Path) -> Non
                 if frame.is_response:
                     return
 
-        # The resumed connection ends in order after two seconds: enough.
         await asyncio.gather(*map(note, (here, there), arrivals))
         lags = sorted(arrivals[1][n] - at for n, at in arrivals[0].items() if n in arrivals[1])
     assert len(lags) >= 100
