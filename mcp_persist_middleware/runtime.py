@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, Self
 
+from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, StoreError
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.keeper import Keeper
@@ -154,14 +155,18 @@ class _Runtime:
         settings = self._settings
         log, worker = make_log(settings), secrets.token_hex(8)
         lease = Lease(settings.lease_seconds)
-        await log.open(worker)
+        try:
+            await log.open(worker)
+        except asyncio.CancelledError:
+            await log.aclose()
+            raise
         writer = Writer(log, settings.store_timeout, lambda: lease.is_held)
         writer.start()
+        registry = Registry(log.sessions, settings, worker, lambda: writer.is_down)
         heart = self._heart = Heart(log, worker, lease)
         liveness = Liveness(log, heart.observer)
         sweeper = Sweeper(log, liveness, settings, worker)
         heart.start(on_change=sweeper.wake, on_lost=self._renew_soon)
-        registry = Registry(log.sessions, settings, worker, lambda: writer.is_down)
         keeper = Keeper(log, settings, registry.keep)
         self._chores = [
             asyncio.create_task(keeper.run(), name="mcp-persist-keeper"),
@@ -214,18 +219,23 @@ class _Runtime:
     async def _renew(self) -> None:
         """Go on as a fresh worker after this one stood still for longer than its lease."""
         async with self._lock:
-            if self.parts is None or self.parts.exchanges.holds_lease:
+            before = self.parts
+            if before is None or before.exchanges.holds_lease:
                 return
-            before, lost = self.parts, self.parts.exchanges
+            lost = before.exchanges
             logger.warning(
                 "This worker stood still for longer than its lease (%s s) and may have been "
                 "taken for dead; what it ran is given up, and it goes on as a new one",
                 self._settings.lease_seconds,
             )
+            telemetry.leases_lost.add(1)
             await lost.give_up(_STOP_SECONDS)
             for _ in range(_SETTLE_ROUNDS):
                 await asyncio.sleep(0)
             await asyncio.sleep(_SETTLE_SECONDS)
+            # What was deleted stays deleted, whoever holds the session now.
+            with contextlib.suppress(StoreError):
+                await before.sessions.keep()
             await self._leave_store(lost)
             while self.parts is before:
                 try:
@@ -234,8 +244,8 @@ class _Runtime:
                     logger.warning("There is no new lease yet: %s", error)
                     await asyncio.sleep(_REOPEN_SECONDS)
                 else:
-                    context = fresh.exchanges
-                    context.memory, context.warned = lost.memory, lost.warned
+                    fresh.exchanges.memory = lost.memory
+                    fresh.exchanges.warned = lost.warned
                     self.parts = fresh
 
 

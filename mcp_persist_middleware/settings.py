@@ -90,7 +90,7 @@ class Settings:
     run_ahead_bytes: int = _setting(1 * _MIB, "bytes of one stream that wait for the store", low=1)
     store_timeout: float = _setting(5.0, "how long a failing store is tried", low=0.05)
     lease_seconds: float = _setting(
-        10.0, "a worker that stands still this long is taken for dead", low=0.5
+        10.0, "a worker that stands still this long is taken for dead", low=1
     )
     on_store_failure: OnStoreFailure = _setting(
         "degrade", "`degrade`: go on live, without ids; `refuse`: errors"

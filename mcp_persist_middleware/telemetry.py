@@ -48,6 +48,9 @@ early_starts = _meter.create_counter(
 interrupted = _meter.create_counter(
     "mcp_persist.streams.interrupted", "{stream}", "Streams that ended without the app's answer"
 )
+leases_lost = _meter.create_counter(
+    "mcp_persist.leases.lost", "{lease}", "Times this worker stood still for longer than its lease"
+)
 clients_cut = _meter.create_counter(
     "mcp_persist.clients.cut", "{client}", "Clients that took nothing for send_timeout"
 )

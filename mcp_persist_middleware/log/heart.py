@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog, WorkerTable
 from mcp_persist_middleware.log.lease import Lease
@@ -132,6 +133,7 @@ class Heart:
                     await self._beat(table, began)
                 self._note(began, await table.look())
         except (StoreError, TimeoutError) as error:
+            telemetry.store_failures.add(1)
             logger.debug("A heartbeat failed: %s", error)
             self._due = 0.0
             self.observer.restart()

@@ -6,7 +6,6 @@ import secrets
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Select, UpdateBase, delete, func, insert, select, text, update
@@ -17,7 +16,12 @@ from mcp_persist_middleware.errors import SchemaVersionError
 from mcp_persist_middleware.log import codec, schema
 from mcp_persist_middleware.log.base import EventLog, Purged, WorkerTable
 from mcp_persist_middleware.log.sql_sessions import SqlSessions
-from mcp_persist_middleware.log.sql_workers import SqlWorkers, connected, engine_of_its_own
+from mcp_persist_middleware.log.sql_workers import (
+    OwnConnection,
+    SqlWorkers,
+    connected,
+    engine_of_its_own,
+)
 from mcp_persist_middleware.model import (
     Beat,
     Event,
@@ -67,8 +71,7 @@ class SqlLog(EventLog):
     @contextlib.asynccontextmanager
     async def _connection(self, timeout: float = 0.0) -> AsyncIterator[AsyncConnection]:
         """A connection for a short read or one statement; the one seam for driver errors."""
-        timeout = timeout or self._timeout
-        async with connected(self._engine, timeout, self.name) as connection:
+        async with connected(self._engine, timeout or self._timeout, self.name) as connection:
             yield connection
 
     async def _prepare_schema(self) -> None:
@@ -173,8 +176,8 @@ class SqlLog(EventLog):
     def worker_table(self) -> WorkerTable:
         engine = engine_of_its_own(self._engine)
         self._tune(engine)
-        connect = partial(connected, engine, self._timeout, self.name)
-        return SqlWorkers(connect, self.tables.worker, self._check_place, engine)
+        connection = OwnConnection(engine, self._timeout, self.name)
+        return SqlWorkers(connection, self.tables.worker, self._check_place)
 
     def _tune(self, engine: AsyncEngine) -> None:
         """Make an engine ready for heartbeats."""

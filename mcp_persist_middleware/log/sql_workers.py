@@ -17,13 +17,28 @@ from mcp_persist_middleware.model import Beat, WorkerState
 
 Connect = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
-_CLOSE_SECONDS = 0.25
+_CLOSE_SECONDS = 0.5
 
 
 def reason(error: BaseException) -> str:
     """What a driver says went wrong, without the statement and its parameters."""
     origin = getattr(error, "orig", None) or error
     return f"{type(origin).__name__}: {origin}".splitlines()[0]
+
+
+@contextlib.asynccontextmanager
+async def _answering(
+    timeout: float, name: str, passing: tuple[type[Exception], ...] = ()
+) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except passing:
+        raise
+    except TimeoutError as error:
+        raise StoreError(url=name, reason=f"no answer in {timeout} s") from error
+    except (SQLAlchemyError, OSError) as error:
+        raise StoreError(url=name, reason=reason(error)) from error
 
 
 @contextlib.asynccontextmanager
@@ -36,15 +51,34 @@ async def connected(
         IntegrityError: a row with this key is there.
         StoreError: the driver fails, or it takes longer than `timeout`.
     """
-    try:
-        async with asyncio.timeout(timeout), engine.connect() as connection:
-            yield connection
-    except TimeoutError as error:
-        raise StoreError(url=name, reason=f"no answer in {timeout} s") from error
-    except IntegrityError:
-        raise
-    except (SQLAlchemyError, OSError) as error:
-        raise StoreError(url=name, reason=reason(error)) from error
+    async with _answering(timeout, name, (IntegrityError,)), engine.connect() as connection:
+        yield connection
+
+
+class OwnConnection:
+    """One connection that stays open from one heartbeat to the next: taking it from a pool and
+    giving it back would cost more than what is done with it."""
+
+    def __init__(self, engine: AsyncEngine, timeout: float, name: str) -> None:
+        self._engine = engine
+        self._timeout = timeout
+        self._name = name
+        self._open: AsyncConnection | None = None
+
+    @contextlib.asynccontextmanager
+    async def __call__(self) -> AsyncIterator[AsyncConnection]:
+        async with _answering(self._timeout, self._name):
+            if self._open is None:
+                self._open = await self._engine.connect()
+            yield self._open
+
+    async def aclose(self) -> None:
+        """Close it, unless it hangs: then it is left to the driver."""
+        with contextlib.suppress(TimeoutError, SQLAlchemyError, OSError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                if self._open is not None:
+                    await self._open.close()
+                await self._engine.dispose()
 
 
 def engine_of_its_own(engine: AsyncEngine) -> AsyncEngine:
@@ -60,20 +94,14 @@ class SqlWorkers(WorkerTable):
 
     Args:
         check: raises when the store is not where it was.
-        engine: closed with the table.
     """
 
     def __init__(
-        self,
-        connect: Connect,
-        table: Table,
-        check: Callable[[], None],
-        engine: AsyncEngine | None = None,
+        self, connect: Connect | OwnConnection, table: Table, check: Callable[[], None]
     ) -> None:
         self._connect = connect
         self._table = table
         self._check = check
-        self._engine = engine
 
     async def enrol(self, worker: str) -> None:
         self._check()
@@ -120,8 +148,5 @@ class SqlWorkers(WorkerTable):
             return (await connection.execute(statement)).rowcount == 1
 
     async def aclose(self) -> None:
-        if self._engine is not None:
-            # A connection that hangs is left to the driver.
-            with contextlib.suppress(TimeoutError, SQLAlchemyError, OSError):
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await self._engine.dispose()
+        if isinstance(self._connect, OwnConnection):
+            await self._connect.aclose()

@@ -169,7 +169,10 @@ class SqliteLog(SqlLog):
         self._locks.release()
 
     def is_gone(self, worker: str) -> bool:
-        return not self._locks.is_held(worker)
+        try:
+            return not self._locks.is_held(worker)
+        except OSError:  # no descriptor is left, for one: that says nothing either
+            return False
 
     def _tune(self, engine: AsyncEngine) -> None:
         """A heartbeat does not queue for the write lock as long as an append may: the next one

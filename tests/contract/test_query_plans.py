@@ -11,7 +11,7 @@ from mcp_persist_middleware.log.sqlite_batch import Statements
 from mcp_persist_middleware.log.sqlite_read import Reads
 from tests.contract.builders import add, direct, ending, events, new, record
 
-_TABLE = re.compile(r"SCAN (mcp_(?:event|stream)|s)\b")
+_TABLE = re.compile(r"SCAN (mcp_(?:event|stream|worker)|s)\b")
 
 
 def _scans(plan: list[str]) -> list[str]:
@@ -72,6 +72,8 @@ async def test_every_other_statement_and_every_step_of_retention_does_too(log: S
     await log.purge(2.0, 100)
     await log.forget_session("default", "/mcp", "s7")
     await log.append([new(record(worker="gone"))])
+    await log.declare_dead("gone", 1)
+    await log.dismiss("gone")
     assert sorted(await log.owners()) == ["gone", "one"]
     assert len(await log.left_by("gone", 10)) == 1
     event.remove(log._made.sync_engine, "before_cursor_execute", note)

@@ -171,6 +171,7 @@ def mcp_server(
     persist: bool = True,
     python: str = sys.executable,
     settings: Mapping[str, object] | None = None,
+    log: Path | None = None,
 ) -> ServerProcess:
     """A server of `tests.support.servers`, not started; its files are kept in `directory`.
 
@@ -182,4 +183,5 @@ def mcp_server(
         environ["TEST_PERSIST"] = f"sqlite+aiosqlite:///{directory / 'events.db'}"
     environ |= {f"MCP_PERSIST_{name.upper()}": str(value) for name, value in given.items()}
     app = "tests.support.servers:app()"
-    return ServerProcess(app, directory / f"{name}.log", environ=environ, python=python)
+    log = log or directory / f"{name}.log"
+    return ServerProcess(app, log, environ=environ, python=python)

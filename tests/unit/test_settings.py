@@ -60,6 +60,13 @@ def test_the_environment_is_read_and_the_argument_wins() -> None:
         Settings.load({}, environ | {"MCP_PERSIST_TTL": "soon"})
 
 
+def test_a_store_that_is_tried_for_longer_than_the_lease_is_refused() -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.load({"url": "events.db", "store_timeout": 3, "lease_seconds": 3}, {})
+    assert "store_timeout (3 s) must be shorter than lease_seconds (3 s)" in str(raised.value)
+    assert "raise the other" in str(raised.value)
+
+
 def test_no_store_and_two_stores_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="no store is named"):
         Settings.load({}, {})

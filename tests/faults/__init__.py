@@ -1,0 +1,1 @@
+"""What happens to real processes: they are killed, stopped, and cut off from their store."""

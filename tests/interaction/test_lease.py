@@ -1,0 +1,243 @@
+"""A worker runs and writes only with its lease, and goes on under a new id when it has lost it."""
+
+import asyncio
+import json
+import threading
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from mcp_persist_middleware import Persistence
+from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.log.connect import make_log
+from mcp_persist_middleware.model import StreamState, WorkerState
+from mcp_persist_middleware.settings import Settings
+from tests.faults.workers import Store
+from tests.support.scripted import Call, Scripted, persisted, until
+from tests.support.session import RawSession
+
+LEASE = 1.0
+SETTINGS: dict[str, Any] = {"lease_seconds": LEASE, "store_timeout": 0.4}
+
+
+async def two(call: Call) -> None:
+    """One event, then the answer."""
+    await call.head()
+    await call.progress(1)
+    await call.result()
+
+
+async def endless(call: Call) -> None:
+    """One event, and then nothing, whatever happens."""
+    await call.head()
+    await call.progress(1)
+    await asyncio.Event().wait()
+
+
+async def silent(call: Call) -> None:
+    """No answer at all."""
+    del call
+    await asyncio.Event().wait()
+
+
+async def renewed(persistence: Persistence, lost: Context) -> Context:
+    """The context of the worker that follows."""
+    async with asyncio.timeout(10):
+        while (context := await persistence.context()) is lost:
+            await asyncio.sleep(0.01)
+    return context
+
+
+async def works(port: int) -> None:
+    """A call is kept."""
+    session = await RawSession.open(port)
+    frames = await (await session.call("two")).take(2)
+    assert [bool(frame.id) for frame in frames] == [True, True]
+
+
+@asynccontextmanager
+async def half_sent(session: RawSession):
+    """A call whose body has not come to its end yet; yields what sends the rest of it."""
+    params = {"name": "two", "arguments": {}}
+    message = {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": params}
+    body = json.dumps(message).encode()
+    head = ["POST /mcp HTTP/1.1", "host: x", f"content-length: {len(body)}", "connection: close"]
+    head += [f"{name}: {value}" for name, value in session.headers().items()]
+    reader, writer = await asyncio.open_connection("127.0.0.1", session.port)
+    writer.write("\r\n".join([*head, "", ""]).encode() + body[:20])
+
+    async def finish() -> bytes:
+        writer.write(body[20:])
+        async with asyncio.timeout(10):
+            return await reader.read()
+
+    try:
+        await writer.drain()
+        yield finish
+    finally:
+        writer.close()
+
+
+async def test_a_worker_that_lost_its_lease_goes_on_as_another_one(tmp_store: str) -> None:
+    app = Scripted(two=two, endless=endless, silent=silent)
+    async with persisted(app, tmp_store, **SETTINGS) as (port, persistence):
+        lost = await persistence.context()
+        session = await RawSession.open(port)
+        response = await session.call("endless")
+        (first,) = await response.take(1)
+        waiting = asyncio.create_task(session.call("silent"))
+        await until(lambda: len(app.calls) == 2)
+        lost.lease.lose()
+        refused = await session.call("two")
+        assert refused.status == 503
+        assert json.loads(await refused.body())["error"]["code"] == -32000
+        assert (await waiting).status == 503
+        assert [frame async for frame in response.frames() if frame.data] == []
+        fresh = await renewed(persistence, lost)
+        assert fresh.worker != lost.worker
+        assert (fresh.holds_lease, lost.holds_lease) == (True, False)
+        assert not lost.tasks
+        assert len(app.calls) == 2, "what was refused was not run"
+        await works(port)
+        replay = await session.get(first.id)
+        (answer,) = [frame async for frame in replay.frames() if frame.data]
+        assert answer.message["error"]["data"]["events"] == 1
+
+
+async def test_a_request_that_began_before_the_loss_is_not_run_after_it(tmp_store: str) -> None:
+    app = Scripted(two=two)
+    async with persisted(app, tmp_store, **SETTINGS) as (port, persistence):
+        session = await RawSession.open(port)
+        async with half_sent(session) as finish:
+            seen = len(app.requests)
+            lost = await persistence.context()
+            lost.lease.lose()
+            await renewed(persistence, lost)
+            assert b" 503 " in (await finish()).split(b"\r\n")[0]
+        assert len(app.requests) == seen
+        await works(port)
+
+
+async def test_nothing_is_written_without_the_lease(tmp_store: str) -> None:
+    steps = asyncio.Semaphore(0)
+
+    async def stepping(call: Call) -> None:
+        await call.head()
+        for value in range(1, 4):
+            await steps.acquire()
+            await call.progress(value)
+
+    async with persisted(Scripted(stepping=stepping), tmp_store, **SETTINGS) as (port, persistence):
+        session = await RawSession.open(port)
+        response = await session.call("stepping")
+        steps.release()
+        (first,) = await response.take(1)
+        lost = await persistence.context()
+        (stream,) = lost.writer.live.values()
+        lost.lease.lose()
+        steps.release()
+        steps.release()
+        fresh = await renewed(persistence, lost)
+        async with asyncio.timeout(5):
+            while (record := await fresh.log.find(stream.record.id)) is not None:
+                if record.state is StreamState.FAILED:
+                    break
+                await asyncio.sleep(0.01)
+        events = await fresh.log.read(stream.record.id, 0, 10, 1 << 20)
+        assert [(event.sequence, event.epoch) for event in events] == [(1, 1), (2, 2)]
+        assert first.id is not None
+
+
+async def test_who_was_declared_dead_finds_out_and_begins_anew(tmp_store: str) -> None:
+    other = make_log(Settings.load({"url": tmp_store, **SETTINGS}, {}))
+    async with persisted(Scripted(two=two), tmp_store, **SETTINGS) as (port, persistence):
+        lost = await persistence.context()
+        await other.open("other")
+        try:
+            # Its counter may move while it is looked at: then it lives, and is looked at again.
+            async with asyncio.timeout(5):
+                while not await other.declare_dead(
+                    lost.worker, (await other.workers())[lost.worker].counter
+                ):
+                    await asyncio.sleep(0)
+            fresh = await renewed(persistence, lost)
+            await works(port)
+            async with asyncio.timeout(5):
+                while (await other.workers()).keys() != {fresh.worker, "other"}:
+                    await asyncio.sleep(0.01)
+        finally:
+            await other.aclose()
+
+
+async def test_without_a_store_there_is_no_new_lease_and_with_it_there_is(
+    tmp_store: str,
+) -> None:
+    store = Store(Path(tmp_store.partition(":///")[2]))
+    async with persisted(Scripted(two=two), tmp_store, **SETTINGS) as (port, persistence):
+        lost = await persistence.context()
+        session = await RawSession.open(port)
+        with store.locked():
+            lost.lease.lose()
+            for _ in range(3):
+                assert (await session.call("two")).status == 503
+        await renewed(persistence, lost)
+        await works(port)
+
+
+async def test_a_blocked_event_loop_is_not_a_death(tmp_store: str) -> None:
+    async with persisted(Scripted(two=two), tmp_store, **SETTINGS) as (port, persistence):
+        context = await persistence.context()
+        before = (await context.log.workers())[context.worker].counter
+        time.sleep(2 * LEASE)  # noqa: ASYNC251 - the blocked event loop itself
+        assert context.holds_lease
+        assert (await context.log.workers())[context.worker].counter >= before + 4
+        await works(port)
+        assert await persistence.context() is context
+
+
+async def test_a_worker_that_drains_is_seen_to(tmp_store: str) -> None:
+    async with Persistence(url=tmp_store, **SETTINGS) as persistence:
+        context = await persistence.context()
+        context.on_drain()
+        async with asyncio.timeout(5):
+            while (await context.log.workers())[context.worker].state is not WorkerState.DRAINING:
+                await asyncio.sleep(0.01)
+        verdict = await context.liveness.ask(context.worker)
+        assert (verdict.gone, verdict.draining) == (False, True)
+
+
+async def test_two_workers_on_one_store_leave_each_other_alone(tmp_store: str) -> None:
+    async with Persistence(url=tmp_store, **SETTINGS) as one:
+        first = await one.context()
+        async with Persistence(url=tmp_store, namespace="other", **SETTINGS) as two_:
+            second = await two_.context()
+            before = await first.log.workers()
+            assert before.keys() == {first.worker, second.worker}
+            async with asyncio.timeout(20):
+                while any(
+                    beat.counter < before[worker].counter + 12
+                    for worker, beat in (await first.log.workers()).items()
+                ):
+                    await asyncio.sleep(0.05)
+            assert not (await first.liveness.ask(second.worker)).gone
+            assert not (await second.liveness.ask(first.worker)).gone
+        async with asyncio.timeout(5):
+            while not (await first.liveness.ask(second.worker)).gone:
+                await asyncio.sleep(0.01)
+
+
+def test_a_heart_ends_with_the_event_loop_that_nobody_closed(tmp_store: str) -> None:
+    async def leave_it() -> None:
+        await Persistence(url=tmp_store, **SETTINGS).start()
+
+    before = set(threading.enumerate())
+    asyncio.run(leave_it())
+    hearts = [
+        thread
+        for thread in set(threading.enumerate()) - before
+        if thread.name == "mcp-persist-heart"
+    ]
+    assert len(hearts) == 1
+    hearts[0].join(5)
+    assert not hearts[0].is_alive()
