@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError
+from mcp_persist_middleware.exchange import shield
 from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.drain import Drain
 from mcp_persist_middleware.keeper import Keeper
 from mcp_persist_middleware.log.connect import make_log
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.shutdown import ShutdownWatch
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +76,16 @@ class Persistence:
         """
         await self._loop_runtime().start(self)
 
+    async def drain(self) -> None:
+        """Let running calls end, for at most `drain_seconds` from the first word of a shutdown;
+        a call that has not ended then is answered with an error, for its client to find.
+        """
+        for runtime in list(_runtimes().values()):
+            if self in runtime.users and runtime.context is not None:
+                await runtime.context.drain.finished()
+
     async def aclose(self) -> None:
-        """Commit what waits and close what was opened here. May be called twice."""
+        """Drain, commit what waits and close what was opened here. May be called twice."""
         for runtime in list(_runtimes().values()):
             if self in runtime.users:
                 await runtime.release(self)
@@ -117,6 +128,7 @@ class _Runtime:
         self._settings = settings
         self._lock = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
+        self._watch: ShutdownWatch | None = None
         self.users: set[Persistence] = set()
         self.context: Context | None = None
 
@@ -140,14 +152,22 @@ class _Runtime:
             settings.max_stream_events,
             settings.max_stream_bytes,
         )
-        return Context(settings, log, writer, worker, limits)
+        drain = Drain(settings.drain_seconds)
+        shield.install()
+        self._watch = ShutdownWatch(drain.begin)
+        self._watch.start()
+        return Context(settings, log, writer, worker, limits, drain)
 
     async def release(self, user: Persistence) -> None:
+        if self.users == {user} and self.context is not None:
+            await self.context.drain.finished()
         async with self._lock:
             self.users.discard(user)
             if self.users or self.context is None:
                 return
             context, self.context = self.context, None
+            if self._watch is not None:
+                await self._watch.aclose()
             await _stop(self._keeper)
             await self._stop_exchanges(context)
             await context.writer.aclose(_STOP_SECONDS)
@@ -157,7 +177,7 @@ class _Runtime:
                 del runtimes[self._settings]
 
     async def _stop_exchanges(self, context: Context) -> None:
-        """The application is shutting down: what it still runs is over, and its streams say so."""
+        """What the application still runs is over, and its streams say so."""
         tasks = list(context.tasks)
         for task in tasks:
             task.cancel()

@@ -43,6 +43,11 @@ class Absence:
         if not self.is_final:
             self._stop_timer()
 
+    def hold(self) -> None:
+        """Stop the clock: how long nobody reads does not matter any more."""
+        if not self.is_final:
+            self._stop_timer()
+
     def leave(self) -> None:
         """The client has left for good."""
         if not self.is_final:

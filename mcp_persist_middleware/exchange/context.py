@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.exchange.drain import Drain
 from mcp_persist_middleware.exchange.memory import Memory
 from mcp_persist_middleware.exchange.turns import Turns
 from mcp_persist_middleware.log.base import EventLog
@@ -39,6 +40,7 @@ class Context:
     writer: Writer
     worker: str
     limits: Limits
+    drain: Drain
     memory: Memory = field(default_factory=Memory)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Strong references to the pumps: the event loop itself holds only weak ones."""
@@ -48,6 +50,11 @@ class Context:
     """The running GET exchange of each path and session."""
     warned: set[str] = field(default_factory=set)
     """The warnings that are given once."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker is about to stop."""
+        return self.drain.began
 
     def set_detached(self, exchange: Running, *, detached: bool) -> Running | None:
         """Note whether an exchange runs without a reader; returns one that has to go when there
