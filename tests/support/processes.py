@@ -170,6 +170,7 @@ def mcp_server(
     persist: bool = True,
     python: str = sys.executable,
     settings: Mapping[str, object] | None = None,
+    arguments: Sequence[str] = (),
 ) -> ServerProcess:
     """A server of `tests.support.servers`, not started; its files are kept in `directory`."""
     given = settings or {}
@@ -178,4 +179,5 @@ def mcp_server(
         environ["TEST_PERSIST"] = f"sqlite+aiosqlite:///{directory / 'events.db'}"
     environ |= {f"MCP_PERSIST_{name.upper()}": str(value) for name, value in given.items()}
     app = "tests.support.servers:app()"
-    return ServerProcess(app, directory / "server.log", environ=environ, python=python)
+    log = directory / "server.log"
+    return ServerProcess(app, log, environ=environ, python=python, arguments=arguments)
