@@ -15,7 +15,7 @@ from typing import Any
 from sse_starlette import EventSourceResponse
 from starlette.types import Message
 
-# A ping that nobody reads; sse-starlette before 3.4 has no way to send none.
+# A ping that nobody reads; older releases of sse-starlette cannot be told to send none.
 _SELDOM = 86_400
 
 
