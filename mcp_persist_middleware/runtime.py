@@ -81,8 +81,8 @@ class Persistence:
         a call that has not ended then is answered with an error, for its client to find.
         """
         for runtime in list(_runtimes().values()):
-            if self in runtime.users and runtime.context is not None:
-                await runtime.context.drain.finished()
+            if self in runtime.users:
+                await runtime.drain(self)
 
     async def aclose(self) -> None:
         """Drain, commit what waits and close what was opened here. May be called twice."""
@@ -158,9 +158,14 @@ class _Runtime:
         self._watch.start()
         return Context(settings, log, writer, worker, limits, drain)
 
+    async def drain(self, user: Persistence) -> None:
+        """The last user ends all; another one, unless the whole process stops, ends nothing."""
+        context = self.context
+        if context is not None and (self.users == {user} or context.draining):
+            await context.drain.finished()
+
     async def release(self, user: Persistence) -> None:
-        if self.users == {user} and self.context is not None:
-            await self.context.drain.finished()
+        await self.drain(user)
         async with self._lock:
             self.users.discard(user)
             if self.users or self.context is None:
