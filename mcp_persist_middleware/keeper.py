@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
@@ -21,21 +22,26 @@ _PAUSE = 0.01
 class Keeper:
     """Keeps the log within its bounds, in small steps; a store in trouble puts it off."""
 
-    def __init__(self, log: EventLog, settings: Settings) -> None:
+    def __init__(
+        self, log: EventLog, settings: Settings, *chores: Callable[[], Awaitable[None]]
+    ) -> None:
         self._log = log
         self._settings = settings
+        # A session that is in use is touched in the store well before it would expire.
+        self._interval = min(settings.purge_interval, settings.session_ttl / 4)
+        self._chores = (self._end_orphans, self._purge, *chores)
 
     async def run(self) -> None:
         """Run until cancelled: once at the start, then every `purge_interval`."""
         while True:
             try:
-                await self._end_orphans()
-                await self._purge()
+                for chore in self._chores:
+                    await chore()
             except StoreError as error:
                 logger.warning("Retention is put off: %s", error)
             except Exception:
                 logger.exception("Retention met an unexpected error and goes on")
-            await asyncio.sleep(self._settings.purge_interval)
+            await asyncio.sleep(self._interval)
 
     async def _end_orphans(self) -> None:
         ended = _ORPHANS

@@ -3,25 +3,25 @@
 import dataclasses
 import logging
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mcp_persist_middleware.asgi import EXTENSION, path_of
 from mcp_persist_middleware.errors import PersistError, StoreError
 from mcp_persist_middleware.exchange import body as bodies
-from mcp_persist_middleware.exchange import resume, serve
+from mcp_persist_middleware.exchange import identity, resume, serve
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.exchange.identity import path_of
 from mcp_persist_middleware.lifespan import Lifespan
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.runtime import Persistence
+from mcp_persist_middleware.sessions.layer import SessionLayer
 
 logger = logging.getLogger(__name__)
-
-EXTENSION = "mcp_persist"
 
 
 class PersistMiddleware:
@@ -75,18 +75,22 @@ class PersistMiddleware:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            context = await self.persistence.context()
+            parts = await self.persistence.parts()
         except PersistError as error:
             if "failed" not in self._said:
                 self._said.add("failed")
                 logger.error("%s", error)
             await _unavailable(scope, receive, send)
             return
+        context = parts.exchanges
         request = self._classify(context, scope)
         if request.kind is Kind.PASS:
             await self.app(scope, receive, send)
-        else:
-            await self._dispatch(context, request, scope, receive, send)
+            return
+        app = self.app
+        if request.era.sessions:
+            app = SessionLayer(app, parts.sessions, partial(identity.principal, context))
+        await self._dispatch(context, app, request, scope, receive, send)
 
     def _classify(self, context: Context, scope: Scope) -> classify.Request:
         settings, path = context.settings, path_of(scope)
@@ -108,6 +112,7 @@ class PersistMiddleware:
     async def _dispatch(
         self,
         context: Context,
+        app: ASGIApp,
         request: classify.Request,
         scope: Scope,
         receive: Receive,
@@ -116,15 +121,15 @@ class PersistMiddleware:
         scope = _marked(scope)
         match request.kind:
             case Kind.BODY:
-                await self._post(context, request, scope, receive, send)
+                await self._post(context, app, request, scope, receive, send)
             case Kind.STREAM if not _refuses(context):
-                await serve.session_stream(context, self.app, scope, request, receive, send)
+                await serve.session_stream(context, app, scope, request, receive, send)
             case Kind.RESUME:
-                await resume.resume(context, self.app, scope, request, receive, send)
+                await resume.resume(context, app, scope, request, receive, send)
             case Kind.FOREIGN_CURSOR:
-                await resume.foreign_cursor(context, self.app, scope, send)
+                await resume.foreign_cursor(context, app, scope, send)
             case Kind.DELETE:
-                await self._delete(context, request, scope, receive, send)
+                await self._delete(context, app, request, scope, receive, send)
             case Kind.STREAM:
                 await _unavailable(scope, receive, send)
             case Kind.PASS | Kind.EXCHANGE:
@@ -133,6 +138,7 @@ class PersistMiddleware:
     async def _post(
         self,
         context: Context,
+        app: ASGIApp,
         head: classify.Request,
         scope: Scope,
         receive: Receive,
@@ -146,13 +152,16 @@ class PersistMiddleware:
                 if _refuses(context):
                     await _unavailable(scope, receive, send)
                 else:
-                    await serve.exchange(context, self.app, scope, request, body, receive, send)
+                    await serve.exchange(context, app, scope, request, body, receive, send)
                 return
-        await self.app(scope, bodies.replay(body, receive), send)
+        if not head.session and b'"initialize"' not in body.content:
+            app = self.app
+        await app(scope, bodies.replay(body, receive), send)
 
     async def _delete(
         self,
         context: Context,
+        app: ASGIApp,
         request: classify.Request,
         scope: Scope,
         receive: Receive,
@@ -163,7 +172,7 @@ class PersistMiddleware:
                 await _forget(context, path_of(scope), request.session)
             await send(message)
 
-        await self.app(scope, receive, watch)
+        await app(scope, receive, watch)
 
 
 async def _forget(context: Context, path: str, session: str) -> None:

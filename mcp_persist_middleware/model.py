@@ -117,3 +117,36 @@ class Outcome(enum.Enum):
     """Another writer holds the stream, or it has ended."""
     REJECTED = "rejected"
     """The store refuses these very bytes, whatever the weather."""
+
+
+class SessionKey(NamedTuple):
+    """A session as its clients name it, and where that name holds."""
+
+    namespace: str
+    path: str
+    id: str
+    """The public id: valid for as long as the session lives, whatever holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A session as the store knows it: all that it takes to bring it back."""
+
+    key: SessionKey
+    principal: str
+    version: str
+    """The protocol version that was negotiated."""
+    initialize: bytes
+    """The body of the client's `initialize` request."""
+    generation: int
+    """Counts the application's sessions that have stood behind the public id, from 1."""
+    home: str
+    """The worker that holds the application's session."""
+    expires_at: float
+    deleted: bool = False
+    fingerprint: str = ""
+    """A hash of what the application promised in its answer to `initialize`."""
+    level: str = ""
+    """The body of the last `logging/setLevel` parameters, or an empty string."""
+    subscriptions: tuple[str, ...] = ()
+    """The resources the client is subscribed to."""

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, Self
 
-from mcp_persist_middleware.errors import ClosedError, ConfigurationError
+from mcp_persist_middleware.errors import ClosedError, ConfigurationError, StoreError
 from mcp_persist_middleware.exchange import shield
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.drain import Drain
@@ -18,6 +18,7 @@ from mcp_persist_middleware.keeper import Keeper
 from mcp_persist_middleware.log.connect import make_log
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.shutdown import ShutdownWatch
 
@@ -99,13 +100,17 @@ class Persistence:
         await (await self.context()).log.ping()
 
     async def context(self) -> Context:
+        """What the exchanges on the running event loop share; opens the store when it is not."""
+        return (await self.parts()).exchanges
+
+    async def parts(self) -> "Parts":
         """What requests on the running event loop share; opens the store when it is not open."""
         runtime = self._loop_runtime()
-        if runtime.context is None or self not in runtime.users:
+        if runtime.parts is None or self not in runtime.users:
             await runtime.start(self)
-        if runtime.context is None:
+        if runtime.parts is None:
             raise ClosedError
-        return runtime.context
+        return runtime.parts
 
     def _loop_runtime(self) -> "_Runtime":
         runtimes = _runtimes()
@@ -121,6 +126,14 @@ class Persistence:
         await self.aclose()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parts:
+    """What is open on one event loop."""
+
+    exchanges: Context
+    sessions: Registry
+
+
 class _Runtime:
     """One store on one event loop."""
 
@@ -130,21 +143,23 @@ class _Runtime:
         self._keeper: asyncio.Task[None] | None = None
         self._watch: ShutdownWatch | None = None
         self.users: set[Persistence] = set()
-        self.context: Context | None = None
+        self.parts: Parts | None = None
 
     async def start(self, user: Persistence) -> None:
         async with self._lock:
-            if self.context is None:
-                self.context = await self._open()
+            if self.parts is None:
+                self.parts = await self._open()
             self.users.add(user)
 
-    async def _open(self) -> Context:
+    async def _open(self) -> Parts:
         settings = self._settings
         log, worker = make_log(settings), secrets.token_hex(8)
         await log.open(worker)
         writer = Writer(log, settings.store_timeout)
         writer.start()
-        self._keeper = asyncio.create_task(Keeper(log, settings).run(), name="mcp-persist-keeper")
+        registry = Registry(log.sessions, settings, worker, lambda: writer.is_down)
+        keeper = Keeper(log, settings, registry.keep)
+        self._keeper = asyncio.create_task(keeper.run(), name="mcp-persist-keeper")
         logger.info("Streams are kept in %s", log.name)
         limits = Limits(
             settings.run_ahead_events,
@@ -156,25 +171,29 @@ class _Runtime:
         shield.install()
         self._watch = ShutdownWatch(drain.begin)
         self._watch.start()
-        return Context(settings, log, writer, worker, limits, drain)
+        return Parts(Context(settings, log, writer, worker, limits, drain), registry)
 
     async def drain(self, user: Persistence) -> None:
         """The last user ends all; another one, unless the whole process stops, ends nothing."""
-        context = self.context
-        if context is not None and (self.users == {user} or context.draining):
-            await context.drain.finished()
+        if self.parts is not None:
+            context = self.parts.exchanges
+            if self.users == {user} or context.draining:
+                await context.drain.finished()
 
     async def release(self, user: Persistence) -> None:
         await self.drain(user)
         async with self._lock:
             self.users.discard(user)
-            if self.users or self.context is None:
+            if self.users or self.parts is None:
                 return
-            context, self.context = self.context, None
+            parts, self.parts = self.parts, None
+            context = parts.exchanges
             if self._watch is not None:
                 await self._watch.aclose()
             await _stop(self._keeper)
             await self._stop_exchanges(context)
+            with contextlib.suppress(StoreError):
+                await parts.sessions.keep()
             await context.writer.aclose(_STOP_SECONDS)
             await context.log.aclose()
             runtimes = _runtimes()

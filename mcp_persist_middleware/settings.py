@@ -64,6 +64,10 @@ class Settings:
         1.0, "open the stream of an answer that is this late", low=0, none=True
     )
     prime_json: bool = _setting(False, "`prime_after` also where the app answers in JSON mode")
+    session_ttl: float = _setting(86_400.0, "a session lives this long without use", low=1)
+    revive: bool | PersistOf = _setting(
+        True, "bring sessions back that the application does not hold; or a callable"
+    )
     detach_seconds: float = _setting(3600.0, "work goes on this long without a reader", low=0)
     disconnect_grace: float = _setting(
         4.0, "2026-07-28: a client that is back within this time has not cancelled", low=0
@@ -165,8 +169,8 @@ def _complaint(value: Any, spec: Any) -> str | None:
         case "engine":
             is_engine = hasattr(value, "sync_engine")
             return None if is_engine else "expected a sqlalchemy.ext.asyncio.AsyncEngine"
-        case "persist" | "principal":
-            return None if callable(value) else "expected a callable of one HTTPConnection"
+        case "persist" | "principal" | "revive":
+            return _callable(value, or_bool=isinstance(spec.default, bool))
         case "paths":
             right = not isinstance(value, str) and all(
                 isinstance(path, str) and path.startswith("/") for path in value
@@ -183,6 +187,12 @@ def _complaint(value: Any, spec: Any) -> str | None:
             return _one_of(value, get_args(OnStoreFailure))
         case _:
             return _scalar(value, spec)
+
+
+def _callable(value: Any, *, or_bool: bool) -> str | None:
+    if callable(value) or (or_bool and isinstance(value, bool)):
+        return None
+    return f"expected {'True, False or ' if or_bool else ''}a callable of one HTTPConnection"
 
 
 def _one_of(value: Any, choices: tuple[str, ...]) -> str | None:

@@ -60,6 +60,12 @@ purged_streams = _meter.create_counter(
 purged_events = _meter.create_counter(
     "mcp_persist.purged.events", "{event}", "Events removed by retention"
 )
+sessions = _meter.create_counter(
+    "mcp_persist.sessions", "{session}", "Sessions, by `event`: begun, revived, refused, deleted"
+)
+stale_replies = _meter.create_counter(
+    "mcp_persist.stale_replies", "{message}", "Answers to a question of an earlier generation"
+)
 
 
 def traceparent() -> str:

@@ -17,13 +17,6 @@ logger = logging.getLogger(__name__)
 ANONYMOUS = ""
 
 
-def path_of(scope: Scope) -> str:
-    """The full path of a request, mounts included (Starlette keeps the mount in both)."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path if path.startswith(root) else root + path
-
-
 def credential(context: Context, scope: Scope) -> str:
     """A keyed hash of everything in a request that can be a credential; empty without any."""
     parts = headers.credentials(scope["headers"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Scope, Send
 
+from mcp_persist_middleware.asgi import path_of
 from mcp_persist_middleware.errors import EventTooLargeError
 from mcp_persist_middleware.exchange import identity, shield
 from mcp_persist_middleware.exchange.absence import Absence
@@ -68,7 +69,7 @@ class Exchange:
             **scope,
             "headers": headers.without(scope["headers"], b"accept-encoding", headers.LAST_EVENT_ID),
         }
-        self.path = identity.path_of(scope)
+        self.path = path_of(scope)
         self.reissue_key: tuple[str, bytes] | None = None
         """By whom and with what content a 2026-07-28 request was made, if that is known."""
         if request.call is not None and request.call.fingerprint:

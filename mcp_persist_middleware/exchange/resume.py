@@ -8,12 +8,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.asgi import path_of
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.exchange import authorise, serve
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
-from mcp_persist_middleware.exchange.identity import path_of
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
@@ -37,7 +37,7 @@ async def resume(
     verdict = await authorise.ask(context, app, scope, position.kind)
     if verdict.refused:
         telemetry.resumes.add(1, {"outcome": "refused"})
-        await authorise.pass_on(verdict, send)
+        await verdict.pass_on(send)
         return
     owner = Owner(context.settings.namespace, path_of(scope), request.session, verdict.principal)
     try:
@@ -182,7 +182,7 @@ async def foreign_cursor(context: Context, app: ASGIApp, scope: Scope, send: Sen
     """A cursor that no stream of ours ever gave."""
     verdict = await authorise.ask(context, app, scope, StreamKind.POST)
     if verdict.refused:
-        await authorise.pass_on(verdict, send)
+        await verdict.pass_on(send)
         return
     text = "Last-Event-ID names no stream of this server; begin anew without it"
 

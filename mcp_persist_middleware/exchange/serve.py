@@ -9,12 +9,12 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.asgi import path_of
 from mcp_persist_middleware.exchange import authorise, identity
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context, Running
 from mcp_persist_middleware.exchange.deliver import Delivery
-from mcp_persist_middleware.exchange.identity import path_of
 from mcp_persist_middleware.exchange.pump import Exchange, Opened, State
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.model import StreamKind
@@ -76,7 +76,7 @@ async def session_stream(
         return
     verdict = await authorise.ask(context, app, scope, StreamKind.GET)
     if verdict.refused or verdict.principal != stream.record.owner.principal:
-        await authorise.pass_on(verdict, send)
+        await verdict.pass_on(send)
         return
     await follow(context, running, None, scope, request.era, Client(receive), send)
 

@@ -1,10 +1,17 @@
 """What a store of streams has to do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mcp_persist_middleware.model import Event, Outcome, StreamRecord, StreamWrite
+from mcp_persist_middleware.model import (
+    Event,
+    Outcome,
+    SessionKey,
+    SessionRecord,
+    StreamRecord,
+    StreamWrite,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +21,43 @@ class Purged:
     streams: int
     events: int
     more: bool
+
+
+class Sessions(ABC):
+    """The registry of sessions that every worker on a store shares.
+
+    Every method raises `StoreError` when the store does not do it.
+    """
+
+    @abstractmethod
+    async def create(self, record: SessionRecord) -> bool:
+        """Commit a new session; False when its id is taken, by a deleted one too."""
+
+    @abstractmethod
+    async def find(self, key: SessionKey) -> SessionRecord | None:
+        """The session, deleted ones included; None when there is none or it was purged."""
+
+    @abstractmethod
+    async def move(self, key: SessionKey, generation: int, home: str) -> bool:
+        """Give a session a new home and the next generation, if it is not deleted and still in
+        this one: of many who try at once, one succeeds."""
+
+    @abstractmethod
+    async def note(self, record: SessionRecord) -> None:
+        """Keep what revival has to repeat: fingerprint, level and subscriptions."""
+
+    @abstractmethod
+    async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
+        """These sessions were used: they expire later."""
+
+    @abstractmethod
+    async def delete(self, key: SessionKey, expires_at: float) -> None:
+        """Delete a session for every worker. A tombstone stays until `expires_at`, so that
+        nobody who still holds the session brings it back."""
+
+    @abstractmethod
+    async def purge(self, now: float, limit: int) -> int:
+        """Remove at most `limit` sessions that have expired by `now`; how many went."""
 
 
 class EventLog(ABC):
@@ -32,6 +76,11 @@ class EventLog(ABC):
     @abstractmethod
     def secret(self) -> bytes:
         """A random key that every worker on this store shares and that never leaves it."""
+
+    @property
+    @abstractmethod
+    def sessions(self) -> Sessions:
+        """The registry of sessions in the same store."""
 
     @abstractmethod
     async def open(self, worker: str) -> None:

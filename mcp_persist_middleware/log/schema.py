@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     Index,
@@ -27,6 +28,7 @@ class Tables:
     meta: Table
     stream: Table
     event: Table
+    session: Table
 
 
 def tables(prefix: str) -> Tables:
@@ -77,4 +79,23 @@ def tables(prefix: str) -> Tables:
         Column("payload", LargeBinary, nullable=False),
         sqlite_with_rowid=False,
     )
-    return Tables(metadata, meta, stream, event)
+    session = Table(
+        prefix + "session",
+        metadata,
+        Column("namespace", Text, primary_key=True),
+        Column("path", Text, primary_key=True),
+        Column("id", Text, primary_key=True),
+        Column("principal", Text, nullable=False),
+        Column("version", Text, nullable=False),
+        Column("initialize", LargeBinary, nullable=False),
+        Column("generation", Integer, nullable=False),
+        Column("home", Text, nullable=False),
+        Column("deleted", Boolean, nullable=False),
+        Column("expires_at", Float, nullable=False),
+        Column("fingerprint", Text, nullable=False),
+        Column("level", Text, nullable=False),
+        Column("subscriptions", Text, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    Index(prefix + "session_expiry", session.c.expires_at)
+    return Tables(metadata, meta, stream, event, session)

@@ -4,17 +4,18 @@ import asyncio
 import contextlib
 import secrets
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, UpdateBase, delete, func, insert, select, text, update
+from sqlalchemy import URL, Select, UpdateBase, delete, func, insert, select, text, update
 from sqlalchemy.engine import Row
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware.errors import SchemaVersionError, StoreError
 from mcp_persist_middleware.log import codec, schema
 from mcp_persist_middleware.log.base import EventLog, Purged
+from mcp_persist_middleware.log.sql_sessions import SqlSessions
 from mcp_persist_middleware.model import (
     Event,
     EventKind,
@@ -27,6 +28,8 @@ from mcp_persist_middleware.model import (
 T = TypeVar("T")
 
 _PURGE_STREAMS = 50
+# Making the tables may take longer than a stream may wait.
+_SCHEMA_SECONDS = 30.0
 
 
 class SqlLog(EventLog):
@@ -35,7 +38,8 @@ class SqlLog(EventLog):
     def __init__(self, url: URL, *, prefix: str, timeout: float) -> None:
         self.name = url.render_as_string(hide_password=True)
         self._timeout = timeout
-        self._tables = schema.tables(prefix)
+        self.tables = schema.tables(prefix)
+        self._sessions = SqlSessions(self)
         self._secret = b""
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -48,18 +52,25 @@ class SqlLog(EventLog):
         return self._secret
 
     @property
+    def sessions(self) -> SqlSessions:
+        return self._sessions
+
+    @property
     @abstractmethod
     def _engine(self) -> AsyncEngine:
         """The engine; its connections are in autocommit mode."""
 
     @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+    async def _connection(self, timeout: float = 0.0) -> AsyncIterator[AsyncConnection]:
         """A connection for a short read or one statement; the one seam for driver errors."""
+        timeout = timeout or self._timeout
         try:
-            async with asyncio.timeout(self._timeout), self._engine.connect() as connection:
+            async with asyncio.timeout(timeout), self._engine.connect() as connection:
                 yield connection
         except TimeoutError as error:
-            raise StoreError(url=self.name, reason=f"no answer in {self._timeout} s") from error
+            raise StoreError(url=self.name, reason=f"no answer in {timeout} s") from error
+        except IntegrityError:
+            raise
         except (SQLAlchemyError, OSError) as error:
             raise StoreError(url=self.name, reason=reason(error)) from error
 
@@ -69,21 +80,24 @@ class SqlLog(EventLog):
         Raises:
             SchemaVersionError: a newer library has been here.
         """
-        async with self._connection() as connection:
+        async with self._connection(max(self._timeout, _SCHEMA_SECONDS)) as connection:
             # Several workers start at once; one makes the tables, the others find them.
             await connection.execute(text(self._exclusive))
             try:
-                await connection.run_sync(self._tables.metadata.create_all)
+                await connection.run_sync(self.tables.metadata.create_all)
                 rows = await self._meta(connection)
-            finally:
                 await connection.execute(text("COMMIT"))
+            except BaseException:
+                # It may not go back into the pool with its transaction open.
+                await connection.invalidate()
+                raise
         found = int(rows["version"])
         if found > schema.VERSION:
             raise SchemaVersionError(url=self.name, found=found, known=schema.VERSION)
         self._secret = rows["secret"]
 
     async def _meta(self, connection: AsyncConnection) -> dict[str, bytes]:
-        meta = self._tables.meta
+        meta = self.tables.meta
         rows = {row.name: row.value for row in await connection.execute(select(meta))}
         for name, value in (
             ("version", str(schema.VERSION).encode()),
@@ -106,12 +120,8 @@ class SqlLog(EventLog):
         return await asyncio.shield(task)
 
     async def find(self, stream: bytes) -> StreamRecord | None:
-        return await self._whole(self._find(stream))
-
-    async def _find(self, stream: bytes) -> StreamRecord | None:
-        table = self._tables.stream
-        async with self._connection() as connection:
-            row = (await connection.execute(select(table).where(table.c.id == stream))).first()
+        table = self.tables.stream
+        row = await self.first(select(table).where(table.c.id == stream))
         return None if row is None else _record(row)
 
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
@@ -120,7 +130,7 @@ class SqlLog(EventLog):
     async def _read(
         self, stream: bytes, after: int, max_events: int, max_bytes: int
     ) -> list[Event]:
-        table = self._tables.event
+        table = self.tables.event
         of_stream = (table.c.stream == stream, table.c.sequence > after)
         sizes = (
             select(table.c.sequence, func.length(table.c.payload))
@@ -146,7 +156,7 @@ class SqlLog(EventLog):
         return await self._whole(self._orphans(limit))
 
     async def _orphans(self, limit: int) -> list[StreamRecord]:
-        table = self._tables.stream
+        table = self.tables.stream
         is_open = table.c.ended_at.is_(None)
         async with self._connection() as connection:
             workers = await connection.execute(select(table.c.worker).where(is_open).distinct())
@@ -155,7 +165,7 @@ class SqlLog(EventLog):
             return [_record(row) for row in await connection.execute(left)] if gone else []
 
     async def forget_session(self, namespace: str, path: str, session: str) -> None:
-        table = self._tables.stream
+        table = self.tables.stream
         of_session = (
             # Said for the planner: the index holds no stream without a session.
             table.c.session != "",
@@ -163,17 +173,43 @@ class SqlLog(EventLog):
             table.c.namespace == namespace,
             table.c.path == path,
         )
-        await self._whole(self._execute(update(table).where(*of_session).values(expires_at=0.0)))
+        await self.execute(update(table).where(*of_session).values(expires_at=0.0))
+
+    async def execute(self, statement: UpdateBase) -> int:
+        """Run one statement that is a transaction of its own; the number of rows it changed.
+
+        Raises:
+            IntegrityError: a row with this key is there.
+            StoreError: the store does not do it.
+        """
+        return await self._whole(self._execute(statement))
 
     async def _execute(self, statement: UpdateBase) -> int:
         async with self._connection() as connection:
             return (await connection.execute(statement)).rowcount
 
+    async def all(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        """The rows of a short read.
+
+        Raises:
+            StoreError: the store does not do it.
+        """
+        return await self._whole(self._all(statement))
+
+    async def _all(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        async with self._connection() as connection:
+            rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
+            return rows
+
+    async def first(self, statement: Select[Any]) -> Row[Any] | None:
+        """The one row of a read by key."""
+        return next(iter(await self.all(statement)), None)
+
     async def purge(self, now: float, max_events: int) -> Purged:
         return await self._whole(self._purge(now, max_events))
 
     async def _purge(self, now: float, max_events: int) -> Purged:
-        stream = self._tables.stream
+        stream = self.tables.stream
         expired = (
             select(stream.c.id)
             .where(stream.c.expires_at.is_not(None), stream.c.expires_at <= now)
@@ -192,7 +228,7 @@ class SqlLog(EventLog):
         return Purged(streams, events, more=len(ids) == _PURGE_STREAMS)
 
     async def _purge_events(self, stream_id: bytes, limit: int) -> int:
-        event = self._tables.event
+        event = self.tables.event
         oldest = (
             select(event.c.sequence)
             .where(event.c.stream == stream_id)

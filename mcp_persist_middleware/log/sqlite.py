@@ -64,7 +64,7 @@ class SqliteLog(SqlLog):
         self._writer: AsyncConnection | None = None
         self._driver: aiosqlite.Connection | None = None
         self._inode: tuple[int, int] | None = None
-        self._statements = Statements(self._tables)
+        self._statements = Statements(self.tables)
         self._lock = asyncio.Lock()
         self._workers = WorkerLocks(self._path)
 
@@ -102,6 +102,7 @@ class SqliteLog(SqlLog):
     def _make_engine(self) -> AsyncEngine:
         engine = create_async_engine(
             self._url,
+            hide_parameters=True,
             pool_size=_READERS + 1,
             max_overflow=0,
             pool_timeout=self._timeout,

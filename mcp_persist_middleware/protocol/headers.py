@@ -27,6 +27,12 @@ def without(headers: RawHeaders, *names: bytes) -> list[tuple[bytes, bytes]]:
     return [(key, value) for key, value in headers if key.lower() not in names]
 
 
+def replaced(headers: RawHeaders, name: bytes, value: str) -> list[tuple[bytes, bytes]]:
+    """The headers with another value for one of them, which keeps its place."""
+    new = value.encode("latin-1")
+    return [(key, new if key.lower() == name else old) for key, old in headers]
+
+
 def media_type(headers: RawHeaders) -> bytes:
     """The content type without its parameters, in lower case; empty when there is none."""
     value = get(headers, b"content-type") or ""

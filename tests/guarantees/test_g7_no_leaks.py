@@ -62,7 +62,7 @@ async def stream_of(session: RawSession) -> str:
 async def test_a_cursor_of_another_caller_is_an_unknown_one(
     store: str, mine: dict[str, str], other: dict[str, str]
 ) -> None:
-    async with persisted(Scripted(two=two), store, store_timeout=0.2) as (port, _):
+    async with persisted(Scripted(two=two), store, store_timeout=1.0) as (port, _):
         owner = await RawSession.open(port, extra=mine)
         cursor = await stream_of(owner)
         thief = await RawSession.open(port, extra=other)
@@ -74,7 +74,7 @@ async def test_a_cursor_of_another_caller_is_an_unknown_one(
 async def test_a_cursor_of_another_session_path_or_namespace_is_an_unknown_one(store: str) -> None:
     app = Starlette(
         routes=[Mount("/a", Scripted(two=two)), Mount("/b", Scripted(two=two))],
-        middleware=[Middleware(PersistMiddleware, url=store, store_timeout=0.2)],
+        middleware=[Middleware(PersistMiddleware, url=store, store_timeout=1.0)],
     )
     async with serving(app) as port:
         owner = await RawSession.open(port, path="/a/mcp")
@@ -85,7 +85,7 @@ async def test_a_cursor_of_another_session_path_or_namespace_is_an_unknown_one(s
         for session in (another, elsewhere):
             assert await asked(session, cursor) == await asked(session, UNKNOWN)
         assert "secret result" in (await asked(owner, cursor))[2]
-    async with persisted(Scripted(two=two), store, store_timeout=0.2, namespace="n") as (port, _):
+    async with persisted(Scripted(two=two), store, store_timeout=1.0, namespace="n") as (port, _):
         owner.port, owner.path = port, "/a/mcp"
         assert await asked(owner, cursor) == await asked(owner, UNKNOWN)
 
@@ -148,7 +148,7 @@ async def test_a_stream_belongs_to_the_person_whom_the_application_authenticated
     store: str, mine: str, later: str, is_mine: bool
 ) -> None:
     app = AuthenticationMiddleware(Scripted(two=two), backend=Tokens())
-    async with persisted(app, store, store_timeout=0.2) as (port, _):
+    async with persisted(app, store, store_timeout=1.0) as (port, _):
         session = await RawSession.open(port, extra={"authorization": f"Bearer {mine}"})
         cursor = await stream_of(session)
         session.extra["authorization"] = f"Bearer {later}"
@@ -159,7 +159,7 @@ async def test_the_principal_setting_names_the_caller(store: str) -> None:
     def principal(connection: HTTPConnection) -> str | None:
         return connection.headers.get("x-user")
 
-    async with persisted(Scripted(two=two), store, store_timeout=0.2, principal=principal) as (
+    async with persisted(Scripted(two=two), store, store_timeout=1.0, principal=principal) as (
         port,
         _,
     ):
@@ -172,7 +172,7 @@ async def test_the_principal_setting_names_the_caller(store: str) -> None:
 
 
 async def test_a_deleted_session_is_unknown(store: str) -> None:
-    async with persisted(Scripted(two=two), store, store_timeout=0.2) as (port, _):
+    async with persisted(Scripted(two=two), store, store_timeout=1.0) as (port, _):
         session = await RawSession.open(port)
         cursor = await stream_of(session)
         assert await session.delete() == 200

@@ -90,7 +90,7 @@ async def test_a_stream_goes_on_live_without_ids_and_its_answer_is_logged_later(
     store: str, path: Path
 ) -> None:
     steps = Steps()
-    async with persisted(Scripted(steps=steps, two=two), store, store_timeout=0.4) as (
+    async with persisted(Scripted(steps=steps, two=two), store, store_timeout=0.8) as (
         port,
         persistence,
     ):
@@ -121,7 +121,7 @@ async def test_a_stream_goes_on_live_without_ids_and_its_answer_is_logged_later(
 
 
 async def test_new_calls_are_served_while_the_store_is_away(store: str, path: Path) -> None:
-    async with persisted(Scripted(two=two), store, store_timeout=0.3) as (port, persistence):
+    async with persisted(Scripted(two=two), store, store_timeout=0.8) as (port, persistence):
         session = await RawSession.open(port)
         with locked(path):
             for _ in range(3):
@@ -134,7 +134,7 @@ async def test_new_calls_are_served_while_the_store_is_away(store: str, path: Pa
 
 async def test_refuse_says_so_on_open_streams_and_to_new_ones(store: str, path: Path) -> None:
     steps = Steps()
-    policy: dict[str, Any] = {"store_timeout": 0.3, "on_store_failure": "refuse"}
+    policy: dict[str, Any] = {"store_timeout": 0.8, "on_store_failure": "refuse"}
     async with persisted(Scripted(steps=steps, two=two), store, **policy) as (port, persistence):
         session = await RawSession.open(port)
         response = await session.call("steps")
@@ -154,7 +154,7 @@ async def test_refuse_says_so_on_open_streams_and_to_new_ones(store: str, path: 
 async def test_a_file_that_vanishes_is_a_failed_store_and_made_anew(
     store: str, path: Path, how: str
 ) -> None:
-    async with persisted(Scripted(two=two), store, store_timeout=0.5) as (port, persistence):
+    async with persisted(Scripted(two=two), store, store_timeout=0.8) as (port, persistence):
         await works(port)
         if how == "deleted":
             for name in path.parent.glob("events.db*"):
@@ -193,7 +193,7 @@ async def test_a_store_that_takes_no_more_is_survived(
                 # An open statement would keep the connection's snapshot, and lock out its writes.
                 await raw.execute_fetchall(text)
 
-    persistence = Persistence(engine=engine, store_timeout=0.3)
+    persistence = Persistence(engine=engine, store_timeout=0.8)
     app = Scripted(two=two, large=large)
     async with serving(PersistMiddleware(app, persistence=persistence)) as port:
         await works(port)

@@ -130,7 +130,7 @@ async def test_a_result_is_read_by_the_person_whose_call_it_was_alone(
     tmp_store: str, build: Build, version: str
 ) -> None:
     app, _ = build(PEOPLE)
-    async with serving(PersistMiddleware(app, url=tmp_store, store_timeout=0.2)) as port:
+    async with serving(PersistMiddleware(app, url=tmp_store, store_timeout=1.0)) as port:
         ann = await RawSession.open(port, version, extra=bearer("ann-1"))
         cursor = await stream_of(ann, "ann")
         assert "secret of ann" in (await asked(ann, cursor))[2]
@@ -175,7 +175,7 @@ async def test_a_caller_without_a_valid_token_gets_the_bare_servers_401(
 @pytest.mark.parametrize("version", [HANDSHAKE, MODERN])
 async def test_a_slow_introspection_still_ends_in_401(tmp_store: str, version: str) -> None:
     app, verifier = sdk(PEOPLE)
-    settings: dict[str, Any] = {"prime_after": 0.05, "store_timeout": 0.2}
+    settings: dict[str, Any] = {"prime_after": 0.05, "store_timeout": 1.0}
     async with serving(PersistMiddleware(app, url=tmp_store, **settings)) as port:
         ann = await RawSession.open(port, version, extra=bearer("ann-1"))
         cursor = await stream_of(ann, "ann")
@@ -198,7 +198,7 @@ async def test_mounts_with_different_authentication_keep_to_themselves(tmp_store
             yield
 
     app = Starlette(routes=[Mount("/left", left), Mount("/right", right)], lifespan=lifespan)
-    app.add_middleware(PersistMiddleware, url=tmp_store, store_timeout=0.2)
+    app.add_middleware(PersistMiddleware, url=tmp_store, store_timeout=1.0)
     async with serving(app) as port:
         owner = await RawSession.open(port, path="/left/mcp", extra=bearer("one"))
         cursor = await stream_of(owner, "left")

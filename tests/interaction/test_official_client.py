@@ -1,13 +1,16 @@
-"""The official 2.x client against the official 2.x server, its connection cut in every call."""
+"""The official 2.x client against the official 2.x server: cut in every call, and killed."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from tests.matrix.clients import CLIENTS as CONNECT
 from tests.matrix.clients import Outcome, Work, run
 from tests.matrix.score import Score, score
 from tests.support.processes import ServerProcess, mcp_server, running
 from tests.support.relay import Cut, RandomCuts, Relay, cut_calls
+from tests.support.scripted import until
 
 CLIENTS = ["mcp.Client 2.x", "ClientSession 2.x"]
 WORK = Work(calls=15, events=10, delay=0.06, at_once=15)
@@ -50,3 +53,30 @@ async def test_without_the_middleware_no_cut_call_has_a_result(client: str, tmp_
         outcomes = await run(client, f"http://127.0.0.1:{relay.port}/mcp", WORK)
     assert [outcome.result for outcome in outcomes] == [""] * WORK.calls
     assert {len(outcome.progress) for outcome in outcomes} == {1}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_after_a_kill_the_call_ends_and_the_client_goes_on(
+    client: str, tmp_path: Path
+) -> None:
+    seen: list[float] = []
+
+    async def progress(value: float, _total: float | None, _message: str | None) -> None:
+        seen.append(value)
+
+    server = mcp_server(tmp_path)
+    async with running(server), CONNECT[client](server.url) as call_tool:
+        call = asyncio.create_task(call_tool("count", {"n": 1000, "delay": 0.05}, progress))
+        await until(lambda: len(seen) >= 3)
+        await server.kill()
+        await asyncio.sleep(1)  # the outage, as a user would have it
+        await server.start()
+        # At 2026-07-28 a client asks twice within two seconds, which may be too early.
+        with pytest.raises(Exception, match=r"Interrupted|reconnection attempts were exhausted"):
+            await asyncio.wait_for(call, 12)
+        assert seen == list(range(1, len(seen) + 1))
+        seen.clear()
+        result = await asyncio.wait_for(call_tool("count", {"n": 3, "delay": 0}, progress), 12)
+        assert result.content[0].text == "counted 3"
+        await until(lambda: seen == [1, 2, 3])
+    assert server.complaints == []

@@ -36,7 +36,7 @@ def moved(cursor: str, sequence: int) -> str:
 
 
 async def test_a_finished_stream_answers_by_the_place_of_the_cursor(store: str) -> None:
-    async with persisted(Scripted(three=three), store, store_timeout=0.2) as (port, _):
+    async with persisted(Scripted(three=three), store, store_timeout=1.0) as (port, _):
         session = await RawSession.open(port)
         frames = await (await session.call("three")).take(4)
         first, last = str(frames[0].id), str(frames[-1].id)
@@ -205,7 +205,7 @@ async def test_the_newest_get_connection_receives_and_the_older_one_is_promoted(
         await call.end()
 
     app = Scripted(GET=session_stream)
-    async with persisted(app, store, store_timeout=0.2) as (port, _):
+    async with persisted(app, store, store_timeout=1.0) as (port, _):
         session = await RawSession.open(port)
         one = await session.get()
         assert one.status == 200

@@ -43,6 +43,7 @@ class MemoryLog(EventLog):
 
     name = "memory"
     secret = b""
+    sessions: Any = None
 
     def __init__(self, record: StreamRecord) -> None:
         self.record: StreamRecord = record

@@ -1,0 +1,145 @@
+"""What every part knows of the application: where a request goes, and how to ask the application
+something of our own."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp, Message, Scope, Send
+
+from mcp_persist_middleware.protocol import headers
+
+EXTENSION = "mcp_persist"
+"""The key in `scope["extensions"]` under which the application finds what it is told."""
+
+_TIMEOUT, _AFTERWARDS = 30.0, 1.0
+_MAX_BODY = 64 * 1024
+_NOT_COPIED = (
+    headers.LAST_EVENT_ID,
+    b"content-length",
+    b"content-type",
+    b"transfer-encoding",
+    b"accept",
+    b"accept-encoding",
+)
+
+
+def path_of(scope: Scope) -> str:
+    """The full path of a request, mounts included (Starlette keeps the mount in both)."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path if path.startswith(root) else root + path
+
+
+def question(scope: Scope, method: str, *, without: tuple[bytes, ...] = ()) -> Scope:
+    """The scope of a request of ours in the name of a client: its headers, its credentials."""
+    raw = headers.without(scope["headers"], *_NOT_COPIED, *without)
+    raw.append((b"accept", b"application/json, text/event-stream"))
+    if method == "POST":
+        raw.append((b"content-type", b"application/json"))
+    extensions = dict(scope.get("extensions", {}))
+    extensions[EXTENSION] = dict(extensions.get(EXTENSION, {}))
+    return {**scope, "method": method, "headers": raw, "extensions": extensions}
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the application said to a question."""
+
+    messages: list[Message] = field(default_factory=list)
+    """The ASGI messages of its response, or a plain 500 or 504 when it gave none."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        status: int = self.messages[0]["status"]
+        return status
+
+    @property
+    def headers(self) -> headers.RawHeaders:
+        """The head's headers."""
+        found: headers.RawHeaders = self.messages[0].get("headers", [])
+        return found
+
+    @property
+    def body(self) -> bytes:
+        """What is known of the body."""
+        return b"".join(message.get("body", b"") for message in self.messages[1:])
+
+    async def pass_on(self, send: Send) -> None:
+        """Give it to the client, unchanged."""
+        for message in self.messages:
+            await send(message)
+
+
+async def ask(
+    app: ASGIApp, scope: Scope, body: bytes, *, until: Callable[[bytes], bool] | None = None
+) -> Answer:
+    """Put a question to the application and wait for its answer, for half a minute at most.
+
+    An event stream is left as soon as it has begun, or, with `until`, as soon as what has come
+    of it satisfies that. Whatever the application raises is raised.
+    """
+    listener = _Listener(body, until)
+    running: asyncio.Future[None] = asyncio.ensure_future(app(scope, listener.receive, listener))
+    running.add_done_callback(lambda _: listener.known.set())
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TIMEOUT):
+                await listener.known.wait()
+        # What an application does behind its answer to a notification is not cut short.
+        await asyncio.wait({running}, timeout=_AFTERWARDS)
+        if running.done():
+            running.result()
+    finally:
+        running.cancel()
+    return listener.answer if listener.answer.messages else _silence(500 if running.done() else 504)
+
+
+class _Listener:
+    """The client's side of a question."""
+
+    def __init__(self, body: bytes, until: Callable[[bytes], bool] | None) -> None:
+        self._request: Message | None = {"type": "http.request", "body": body, "more_body": False}
+        self._until = until
+        self._size = 0
+        self._is_stream = False
+        self.known = asyncio.Event()
+        """All that has to be known is known; the application may hear that we have left."""
+        self.answer = Answer()
+
+    async def receive(self) -> Message:
+        if self._request is not None:
+            message, self._request = self._request, None
+            return message
+        await self.known.wait()
+        return {"type": "http.disconnect"}
+
+    async def __call__(self, message: Message) -> None:
+        match message["type"]:
+            case "http.response.start":
+                self.answer.messages.append(message)
+                status, raw = message["status"], message.get("headers", [])
+                self._is_stream = headers.is_event_stream(status, raw)
+                if self._is_stream and self._until is None:
+                    self.known.set()
+            case "http.response.body":
+                more = message.get("more_body", False)
+                self._size += len(message.get("body", b""))
+                if self._size <= _MAX_BODY or not more:
+                    self.answer.messages.append(message)
+                if not more or self._is_enough():
+                    self.known.set()
+
+    def _is_enough(self) -> bool:
+        return self._is_stream and self._until is not None and self._until(self.answer.body)
+
+
+def _silence(status: int) -> Answer:
+    head = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [(b"content-length", b"0")],
+    }
+    return Answer([head, {"type": "http.response.body", "body": b""}])

@@ -1,0 +1,122 @@
+"""The registry of sessions in SQL, one statement for each operation."""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, delete, insert, select, update
+from sqlalchemy.engine import Row
+from sqlalchemy.exc import IntegrityError
+
+from mcp_persist_middleware.log.base import Sessions
+from mcp_persist_middleware.model import SessionKey, SessionRecord
+
+if TYPE_CHECKING:
+    from mcp_persist_middleware.log.sql import SqlLog
+
+
+class SqlSessions(Sessions):
+    """`Sessions` in the tables of a `SqlLog`."""
+
+    def __init__(self, log: "SqlLog") -> None:
+        self._log = log
+        self._table = log.tables.session
+
+    def _is(self, key: SessionKey) -> Any:
+        c = self._table.c
+        return and_(c.namespace == key.namespace, c.path == key.path, c.id == key.id)
+
+    async def create(self, record: SessionRecord) -> bool:
+        key = record.key
+        row = insert(self._table).values(
+            namespace=key.namespace,
+            path=key.path,
+            id=key.id,
+            principal=record.principal,
+            version=record.version,
+            initialize=record.initialize,
+            generation=record.generation,
+            home=record.home,
+            deleted=record.deleted,
+            expires_at=record.expires_at,
+            **_noted(record),
+        )
+        try:
+            await self._log.execute(row)
+        except IntegrityError:
+            return False
+        return True
+
+    async def find(self, key: SessionKey) -> SessionRecord | None:
+        row = await self._log.first(select(self._table).where(self._is(key)))
+        return None if row is None else _record(row)
+
+    async def move(self, key: SessionKey, generation: int, home: str) -> bool:
+        c = self._table.c
+        moved = (
+            update(self._table)
+            .where(self._is(key), c.generation == generation, c.deleted.is_(False))
+            .values(generation=generation + 1, home=home)
+        )
+        return await self._log.execute(moved) == 1
+
+    async def note(self, record: SessionRecord) -> None:
+        known = update(self._table).where(self._is(record.key)).values(**_noted(record))
+        await self._log.execute(known)
+
+    async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
+        living = self._table.c.deleted.is_(False)
+        for some in self._among(keys):
+            used = update(self._table).where(some, living)
+            await self._log.execute(used.values(expires_at=expires_at))
+
+    async def delete(self, key: SessionKey, expires_at: float) -> None:
+        gone = update(self._table).where(self._is(key))
+        await self._log.execute(gone.values(deleted=True, expires_at=expires_at, initialize=b""))
+
+    async def purge(self, now: float, limit: int) -> int:
+        c = self._table.c
+        expired = (
+            select(c.namespace, c.path, c.id)
+            .where(c.expires_at <= now)
+            .order_by(c.expires_at)
+            .limit(limit)
+        )
+        keys = [SessionKey(row.namespace, row.path, row.id) for row in await self._log.all(expired)]
+        # One that was used meanwhile stays.
+        gone = [delete(self._table).where(some, c.expires_at <= now) for some in self._among(keys)]
+        return sum([await self._log.execute(statement) for statement in gone])
+
+    def _among(self, keys: Iterable[SessionKey]) -> Iterator[Any]:
+        """Conditions that find these sessions by the primary key (SQLite walks the table for a
+        list of whole keys)."""
+        by_place: dict[tuple[str, str], list[str]] = {}
+        for key in keys:
+            by_place.setdefault((key.namespace, key.path), []).append(key.id)
+        c = self._table.c
+        for (namespace, path), ids in by_place.items():
+            yield and_(c.namespace == namespace, c.path == path, c.id.in_(ids))
+
+
+def _noted(record: SessionRecord) -> dict[str, Any]:
+    return {
+        "fingerprint": record.fingerprint,
+        "level": record.level,
+        "subscriptions": json.dumps(record.subscriptions),
+    }
+
+
+def _record(row: Row[Any]) -> SessionRecord:
+    return SessionRecord(
+        key=SessionKey(row.namespace, row.path, row.id),
+        principal=row.principal,
+        version=row.version,
+        initialize=row.initialize,
+        generation=row.generation,
+        home=row.home,
+        deleted=row.deleted,
+        expires_at=row.expires_at,
+        fingerprint=row.fingerprint,
+        level=row.level,
+        subscriptions=tuple(json.loads(row.subscriptions)),
+    )

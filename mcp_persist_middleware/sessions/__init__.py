@@ -1,0 +1,1 @@
+"""Sessions outlive the process that made them."""

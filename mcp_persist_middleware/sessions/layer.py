@@ -1,0 +1,159 @@
+"""The application with sessions that last: a public id stands for whichever session of the
+application is behind it just now."""
+
+import logging
+import secrets
+from dataclasses import dataclass
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mcp_persist_middleware import asgi
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.model import SessionKey
+from mcp_persist_middleware.protocol import headers, jsonrpc
+from mcp_persist_middleware.sessions.greeting import Greeting
+from mcp_persist_middleware.sessions.registry import Held, Registry
+from mcp_persist_middleware.sessions.revive import PrincipalOf, revive
+from mcp_persist_middleware.sessions.turn import Repeatable, Turn
+
+logger = logging.getLogger(__name__)
+
+_ID = headers.SESSION_ID
+_MAX_GREETING = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLayer:
+    """An ASGI application around the application, for requests of eras that have sessions.
+
+    Routing decides by what this worker knows: a session that is held here is served; one that
+    only the store knows is brought back first; any other is the application's to refuse.
+    """
+
+    app: ASGIApp
+    registry: Registry
+    principal: PrincipalOf
+    """Names the caller of a request that the application has had."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        public = headers.get(scope["headers"], _ID)
+        if public is not None:
+            key = self.registry.key(asgi.path_of(scope), public)
+            await self._go_on(key, scope, Repeatable(receive, self.registry.max_body_bytes), send)
+        elif scope["method"] == "POST":
+            await self._begin(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    # A new session.
+
+    async def _begin(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Repeatable(receive, self.registry.max_body_bytes)
+        held: Held | None = None
+        head: headers.RawHeaders = ()
+        body = bytearray()
+
+        async def answer(message: Message) -> None:
+            nonlocal held, head
+            if message["type"] == "http.response.start":
+                head = message.get("headers", ())
+                held = await self._begun(scope, request.body, message)
+                request.forget()
+                if held is not None:
+                    public = held.record.key.id
+                    message = {**message, "headers": headers.replaced(head, _ID, public)}
+            elif held is not None and not held.record.fingerprint and len(body) < _MAX_GREETING:
+                body.extend(message.get("body", b""))
+                greeting = Greeting.parse(head, bytes(body))
+                if greeting is not None:
+                    promised = {"fingerprint": greeting.fingerprint, "version": greeting.version}
+                    await self.registry.note(held, **promised)
+            await send(message)
+
+        await self.app(scope, request.receive, answer)
+
+    async def _begun(self, scope: Scope, body: bytes, message: Message) -> Held | None:
+        """The session that this head of an answer gives to a client, committed."""
+        inner = headers.get(message.get("headers", ()), _ID)
+        if inner is None or not 200 <= message["status"] < 300:
+            return None
+        call = jsonrpc.parse(body)
+        if call is None or not call.is_initialize:
+            return None
+        path, principal = asgi.path_of(scope), self.principal(scope)
+        return await self.registry.begin(path, inner, principal, call.version or "", body)
+
+    # A session that has begun before.
+
+    async def _go_on(self, key: SessionKey, scope: Scope, request: Repeatable, send: Send) -> None:
+        held = self.registry.held(key)
+        if held is None:
+            held = await self._bring_back(key, scope, request, send)
+        if held is None:
+            return
+        unknown = await Turn(self.app, self.registry, held, scope, request).run(send)
+        if unknown is None:
+            return
+        # The application has forgotten a session that nobody ended: it was idle for too long.
+        self.registry.drop(held)
+        if request.can_repeat and not _is_probe(scope):
+            held = await self._bring_back(key, scope, request, send, otherwise=unknown)
+            if held is None:
+                return
+            unknown = await Turn(self.app, self.registry, held, scope, request.again()).run(send)
+        if unknown is not None:
+            await unknown.pass_on(send)
+
+    async def _bring_back(
+        self,
+        key: SessionKey,
+        scope: Scope,
+        request: Repeatable,
+        send: Send,
+        otherwise: asgi.Answer | None = None,
+    ) -> Held | None:
+        """The session, held here from now on. Without one the client has been answered: with
+        what the application says to a session that it does not know, or to this caller."""
+        async with self.registry.lock(key):
+            # Of many requests that come together the first one does it.
+            held = self.registry.held(key)
+            if held is not None:
+                return held
+            try:
+                found: Held | asgi.Answer | None = None
+                record = None if _is_probe(scope) else await self.registry.find(key)
+                if record is not None and self.registry.may_revive(scope):
+                    found = await revive(self.registry, self.app, scope, record, self.principal)
+            except StoreError as error:
+                logger.warning("A session cannot be looked up: %s", error)
+                await _unavailable(scope, request.receive, send)
+                return None
+        match found:
+            case Held():
+                return found
+            case asgi.Answer():
+                await found.pass_on(send)
+            case _ if otherwise is not None:
+                await otherwise.pass_on(send)
+            case _:
+                await self._refuse(scope, request, send)
+        return None
+
+    async def _refuse(self, scope: Scope, request: Repeatable, send: Send) -> None:
+        """The application says what it says to a session that it does not know. An id that it
+        gave to somebody else meanwhile is not one that it knows from this client."""
+        key = self.registry.key(asgi.path_of(scope), headers.get(scope["headers"], _ID) or "")
+        if self.registry.is_inner(key):
+            scope["headers"] = headers.replaced(scope["headers"], _ID, secrets.token_hex(16))
+        await self.app(scope, request.receive, send)
+
+
+def _is_probe(scope: Scope) -> bool:
+    return bool(scope.get("extensions", {}).get(asgi.EXTENSION, {}).get("probe"))
+
+
+async def _unavailable(scope: Scope, receive: Receive, send: Send) -> None:
+    error = {"code": -32000, "message": "The session store is unavailable"}
+    body = {"jsonrpc": "2.0", "id": None, "error": error}
+    await JSONResponse(body, 503, headers={"Retry-After": "5"})(scope, receive, send)

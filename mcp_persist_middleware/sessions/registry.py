@@ -1,0 +1,222 @@
+"""Which sessions this worker holds, and what the store knows of all of them."""
+
+import asyncio
+import dataclasses
+import logging
+import secrets
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.base import Sessions
+from mcp_persist_middleware.model import SessionKey, SessionRecord
+from mcp_persist_middleware.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_MOST_HELD = 100_000
+_MOST_TOUCHED = 500
+_PURGED = 500
+# What a client says of itself is short; a longer initialize is served, and not kept.
+_MAX_INITIALIZE = 256 * 1024
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Held:
+    """A session of the application that stands behind a public id on this worker."""
+
+    record: SessionRecord
+    inner: str
+    """The id that the application gave it."""
+    used_at: float = dataclasses.field(default_factory=time.monotonic)
+    is_kept: bool = True
+    """Whether the store knows of it; it failed otherwise, and the session dies with us."""
+
+
+class Registry:
+    """The sessions of one worker. What it holds is served without asking the store."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        settings: Settings,
+        worker: str,
+        is_down: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._sessions = sessions
+        self._settings = settings
+        self._worker = worker
+        self._is_down = is_down
+        self._held: OrderedDict[SessionKey, Held] = OrderedDict()
+        self._by_inner: weakref.WeakValueDictionary[tuple[str, str], Held] = (
+            weakref.WeakValueDictionary()
+        )
+        self._deleted: set[SessionKey] = set()
+        """What the store has yet to be told."""
+        self._touched: set[SessionKey] = set()
+        self._locks: weakref.WeakValueDictionary[SessionKey, asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
+
+    @property
+    def max_body_bytes(self) -> int:
+        """How much of a request is kept for a second try."""
+        return self._settings.max_body_bytes
+
+    def key(self, path: str, public: str) -> SessionKey:
+        """The session that a request names."""
+        return SessionKey(self._settings.namespace, path, public)
+
+    def held(self, key: SessionKey) -> Held | None:
+        """The session, if it is held here; it counts as used now."""
+        found = self._held.get(key)
+        if found is not None:
+            found.used_at = time.monotonic()
+            self._held.move_to_end(key)
+            self._touched.add(key)
+        return found
+
+    def is_inner(self, key: SessionKey) -> bool:
+        """Whether the application gave this id to a session that has another public one."""
+        found = self._by_inner.get((key.path, key.id))
+        return found is not None and found.record.key != key
+
+    def lock(self, key: SessionKey) -> asyncio.Lock:
+        """Whoever brings a session back holds this."""
+        lock = self._locks.get(key)
+        if lock is None:
+            self._locks[key] = lock = asyncio.Lock()
+        return lock
+
+    async def begin(
+        self, path: str, inner: str, principal: str, version: str, initialize: bytes
+    ) -> Held:
+        """Commit a new session, under the application's id or, when that one is taken, under one
+        of ours. A store that fails costs the session its life after this process.
+        """
+        record = SessionRecord(
+            key=self.key(path, inner),
+            principal=principal,
+            version=version,
+            initialize=initialize,
+            generation=1,
+            home=self._worker,
+            expires_at=self._expiry(),
+        )
+        held = Held(record, inner)
+        held.is_kept = len(initialize) <= _MAX_INITIALIZE and not self._is_down()
+        try:
+            while held.is_kept and not await self._sessions.create(held.record):
+                key = self.key(path, secrets.token_hex(16))
+                held.record = dataclasses.replace(record, key=key)
+        except StoreError as error:
+            logger.warning("A session will not outlive this process: %s", error)
+            held.is_kept = False
+        held.record = dataclasses.replace(held.record, initialize=b"")
+        telemetry.sessions.add(1, {"event": "begun"})
+        self._hold(held)
+        return held
+
+    async def find(self, key: SessionKey) -> SessionRecord | None:
+        """A session of the store that may be brought back.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        if key in self._deleted:
+            return None
+        record = await self._sessions.find(key)
+        if record is None or record.deleted or record.expires_at <= time.time():
+            return None
+        return record
+
+    def may_revive(self, scope: Scope) -> bool:
+        """What the `revive` setting says of this request."""
+        revive = self._settings.revive
+        return revive if isinstance(revive, bool) else bool(revive(HTTPConnection(scope)))
+
+    async def take(self, record: SessionRecord, inner: str) -> Held | None:
+        """Become the home of a session that was brought back; None when another was faster.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        if not await self._sessions.move(record.key, record.generation, self._worker):
+            return None
+        generation = record.generation + 1
+        record = dataclasses.replace(
+            record, generation=generation, home=self._worker, initialize=b""
+        )
+        held = Held(record, inner)
+        telemetry.sessions.add(1, {"event": "revived"})
+        self._hold(held)
+        return held
+
+    async def note(self, held: Held, **changes: object) -> None:
+        """Keep a change of what revival has to repeat."""
+        record = dataclasses.replace(held.record, **changes)  # type: ignore[arg-type]
+        if record != held.record:
+            held.record = record
+            if held.is_kept:
+                try:
+                    await self._sessions.note(record)
+                except StoreError as error:
+                    logger.warning("What revival has to repeat is not kept: %s", error)
+
+    async def end(self, held: Held) -> None:
+        """The client has deleted its session: it never comes back, anywhere."""
+        key = held.record.key
+        self._held.pop(key, None)
+        telemetry.sessions.add(1, {"event": "deleted"})
+        self._deleted.add(key)
+        try:
+            await self._tell_deleted()
+        except StoreError as error:
+            logger.warning("The store does not know yet of a deleted session: %s", error)
+
+    def drop(self, held: Held) -> None:
+        """The application has forgotten this one."""
+        if self._held.get(held.record.key) is held:
+            del self._held[held.record.key]
+
+    async def keep(self) -> None:
+        """Write down which sessions were used, forget the idle, purge the expired.
+
+        Raises:
+            StoreError: the store does not answer; nothing is lost.
+        """
+        await self._tell_deleted()
+        touched, self._touched = list(self._touched), set()
+        try:
+            while touched:
+                await self._sessions.touch(touched[:_MOST_TOUCHED], self._expiry())
+                del touched[:_MOST_TOUCHED]
+        finally:
+            self._touched.update(touched)
+        idle = time.monotonic() - self._settings.session_ttl
+        while self._held and (oldest := next(iter(self._held.values()))).used_at < idle:
+            self.drop(oldest)
+        while await self._sessions.purge(time.time(), _PURGED) == _PURGED:
+            pass
+
+    def _hold(self, held: Held) -> None:
+        self._by_inner[held.record.key.path, held.inner] = held
+        self._held[held.record.key] = held
+        self._held.move_to_end(held.record.key)
+        if len(self._held) > _MOST_HELD:
+            self._held.popitem(last=False)
+
+    def _expiry(self) -> float:
+        return time.time() + self._settings.session_ttl
+
+    async def _tell_deleted(self) -> None:
+        for key in list(self._deleted):
+            await self._sessions.delete(key, self._expiry())
+            self._deleted.discard(key)

@@ -1,0 +1,115 @@
+"""A session is brought back: what its client once said is said again to the application, in the
+name of whoever asks for it now."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+
+from starlette.types import ASGIApp, Scope
+
+from mcp_persist_middleware import asgi, telemetry
+from mcp_persist_middleware.model import SessionRecord
+from mcp_persist_middleware.protocol import headers, jsonrpc, sse
+from mcp_persist_middleware.sessions.greeting import Greeting
+from mcp_persist_middleware.sessions.registry import Held, Registry
+
+logger = logging.getLogger(__name__)
+
+# The application's own word on the caller, or on its own state: the client has to hear it.
+_REFUSALS = frozenset({401, 403, 421, 429})
+
+PrincipalOf = Callable[[Scope], str]
+
+
+async def revive(
+    registry: Registry,
+    app: ASGIApp,
+    scope: Scope,
+    record: SessionRecord,
+    principal: PrincipalOf,
+) -> Held | asgi.Answer | None:
+    """Make the application's session anew; with the credentials of `scope`.
+
+    Returns the session; or the application's refusal, for the client; or None when there is no
+    such session for this caller any more (another principal, another promise, or deleted
+    meanwhile).
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    question = asgi.question(scope, "POST", without=_SESSION_HEADERS)
+    greeted = await asgi.ask(app, question, record.initialize, until=_is_answered)
+    if greeted.status in _REFUSALS or greeted.status >= 500:
+        telemetry.sessions.add(1, {"event": "refused"})
+        return greeted
+    inner = headers.get(greeted.headers, headers.SESSION_ID)
+    greeting = Greeting.parse(greeted.headers, greeted.body)
+    if not 200 <= greeted.status < 300 or inner is None or greeting is None:
+        logger.warning("A session cannot be brought back: its initialize is refused now")
+        return None
+    speak = _Speaker(app, scope, inner, record.version)
+    changed = record.fingerprint not in ("", greeting.fingerprint)
+    if changed:
+        logger.warning("A session is not brought back: the application's capabilities changed")
+    if changed or principal(question) != record.principal:
+        telemetry.sessions.add(1, {"event": "refused"})
+        await speak.goodbye()
+        return None
+    for message in _repeated(record):
+        answer = await speak(message)
+        if not 200 <= answer.status < 300:
+            await speak.goodbye()
+            return answer if answer.status >= 500 else None
+    held = await registry.take(record, inner)
+    if held is None:
+        await speak.goodbye()
+    return held
+
+
+_SESSION_HEADERS = (headers.SESSION_ID, headers.PROTOCOL_VERSION)
+
+
+class _Speaker:
+    """Says what a client of the new session would."""
+
+    def __init__(self, app: ASGIApp, scope: Scope, inner: str, version: str) -> None:
+        self._app = app
+        self._scope = scope
+        self._head = [
+            (headers.SESSION_ID, inner.encode("latin-1")),
+            (headers.PROTOCOL_VERSION, version.encode("latin-1")),
+        ]
+
+    def _question(self, method: str) -> Scope:
+        question = asgi.question(self._scope, method, without=_SESSION_HEADERS)
+        question["headers"] += self._head
+        return question
+
+    async def __call__(self, message: bytes) -> asgi.Answer:
+        return await asgi.ask(self._app, self._question("POST"), message, until=_is_answered)
+
+    async def goodbye(self) -> None:
+        """Nobody will use this session."""
+        await asgi.ask(self._app, self._question("DELETE"), b"")
+
+
+def _repeated(record: SessionRecord) -> Iterator[bytes]:
+    """What follows `initialize`, in its order; no request passes before `initialized` did."""
+    yield b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
+    if record.level:
+        yield _request("logging/setLevel", {"level": record.level})
+    for uri in record.subscriptions:
+        yield _request("resources/subscribe", {"uri": uri})
+
+
+def _request(method: str, params: dict[str, str]) -> bytes:
+    request_id = f"revive-{method}"
+    return json.dumps(
+        {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
+    ).encode()
+
+
+def _is_answered(body: bytes) -> bool:
+    """Whether an event stream has brought its response."""
+    frames = sse.FrameParser(len(body) + 1).feed(body)
+    return any(jsonrpc.scan(frame.data)[1] for frame in frames)

@@ -1,0 +1,123 @@
+"""The registry of sessions: who has which, once, for every worker."""
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from sqlalchemy import event
+
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.model import SessionKey, SessionRecord
+from tests.contract.builders import direct
+
+
+def session(name: str = "s", *, path: str = "/mcp", expires_at: float = 2000.0) -> SessionRecord:
+    """A new session."""
+    return SessionRecord(
+        key=SessionKey("default", path, name),
+        principal="ann",
+        version="2025-11-25",
+        initialize=b'{"method":"initialize"}',
+        generation=1,
+        home="one",
+        expires_at=expires_at,
+    )
+
+
+async def test_a_session_is_found_by_every_worker_as_it_was_made(
+    log: EventLog, other: EventLog
+) -> None:
+    made = session()
+    assert await log.sessions.create(made)
+    assert await other.sessions.find(made.key) == made
+    for key in (session("t").key, session(path="/b").key, made.key._replace(namespace="n")):
+        assert await log.sessions.find(key) is None
+
+
+async def test_an_id_is_given_once_also_after_its_deletion(log: EventLog, other: EventLog) -> None:
+    made = session()
+    assert [await log.sessions.create(made), await other.sessions.create(made)] == [True, False]
+    await log.sessions.delete(made.key, 3000.0)
+    assert not await other.sessions.create(made)
+    assert await other.sessions.create(session(path="/b"))
+
+
+async def test_of_many_who_want_a_session_one_gets_it(log: EventLog, other: EventLog) -> None:
+    made = session()
+    await log.sessions.create(made)
+    moves = [
+        worker.sessions.move(made.key, 1, f"w{n}") for n, worker in enumerate([log, other] * 5)
+    ]
+    assert sorted(await asyncio.gather(*moves)) == [False] * 9 + [True]
+    found = await log.sessions.find(made.key)
+    assert found is not None
+    assert found.generation == 2
+    assert not await log.sessions.move(made.key, 1, "late")
+
+
+async def test_a_deleted_session_is_nobodys_and_says_no_more(log: EventLog) -> None:
+    made = session()
+    await log.sessions.create(made)
+    await log.sessions.delete(made.key, 3000.0)
+    assert not await log.sessions.move(made.key, 1, "two")
+    await log.sessions.touch([made.key], 9000.0)
+    found = await log.sessions.find(made.key)
+    assert found is not None
+    assert (found.deleted, found.initialize, found.expires_at) == (True, b"", 3000.0)
+
+
+async def test_what_revival_repeats_is_kept(log: EventLog, other: EventLog) -> None:
+    made = session()
+    await log.sessions.create(made)
+    changed = dataclasses.replace(
+        made, fingerprint="f", level="debug", subscriptions=("a://1", "ü://2")
+    )
+    await log.sessions.note(changed)
+    assert await other.sessions.find(made.key) == changed
+
+
+async def test_what_is_used_expires_later_and_what_has_expired_is_purged(log: EventLog) -> None:
+    kept = [session(f"k{n}", expires_at=10.0) for n in range(3)]
+    gone = [session(f"g{n}", expires_at=10.0 + n) for n in range(5)]
+    for made in kept + gone:
+        await log.sessions.create(made)
+    await log.sessions.touch([made.key for made in kept], 5000.0)
+    await log.sessions.touch([], 9.0)
+    assert [await log.sessions.purge(13.5, 3), await log.sessions.purge(13.5, 3)] == [3, 1]
+    assert await log.sessions.purge(13.5, 3) == 0
+    left = [await log.sessions.find(made.key) for made in gone]
+    assert [found is not None for found in left] == [False] * 4 + [True]
+    for made in kept:
+        found = await log.sessions.find(made.key)
+        assert found is not None
+        assert found.expires_at == 5000.0
+
+
+async def test_every_statement_finds_its_rows_by_an_index(log: SqliteLog) -> None:
+    for n in range(200):
+        await log.sessions.create(session(f"s{n}"))
+    with direct(log._path) as outside:
+        outside.execute("ANALYZE")
+    seen: list[tuple[str, Any]] = []
+    assert log._made is not None
+
+    def note(_c: Any, _k: Any, statement: str, parameters: Any, _x: Any, _m: bool) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            seen.append((statement, parameters))
+
+    event.listen(log._made.sync_engine, "before_cursor_execute", note)
+    made = session("s7")
+    await log.sessions.find(made.key)
+    await log.sessions.move(made.key, 1, "two")
+    await log.sessions.note(made)
+    await log.sessions.touch([session(f"s{n}").key for n in range(50)], 3000.0)
+    await log.sessions.delete(made.key, 3000.0)
+    await log.sessions.purge(2500.0, 10)
+    event.remove(log._made.sync_engine, "before_cursor_execute", note)
+    assert len(seen) >= 6
+    with direct(log._path) as outside:
+        for statement, parameters in seen:
+            rows = outside.execute("EXPLAIN QUERY PLAN " + statement, parameters).fetchall()
+            scans = [row[3] for row in rows if row[3].startswith("SCAN mcp_session")]
+            assert not scans, (statement[:200], rows)
