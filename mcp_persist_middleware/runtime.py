@@ -191,14 +191,9 @@ class _Runtime:
             settings.max_stream_events,
             settings.max_stream_bytes,
         )
-        drain = Drain(settings.drain_seconds)
+        drain = Drain(settings.drain_seconds, heart.drain)
         shield.install()
-
-        def stopping() -> None:
-            heart.drain()
-            drain.begin()
-
-        self._watch = ShutdownWatch(stopping)
+        self._watch = ShutdownWatch(drain.begin)
         self._watch.start()
         context = Context(
             settings, log, writer, worker, limits, Attendance(log), lease, liveness, drain

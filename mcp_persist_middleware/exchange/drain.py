@@ -4,6 +4,7 @@ what has not ended by then is told so in the log."""
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from mcp_persist_middleware.signals.local import Signal
@@ -45,14 +46,16 @@ class Drain:
 
     Args:
         seconds: how long calls may go on after `begin`.
+        on_begin: lets the other workers know.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, on_begin: Callable[[], None] = lambda: None) -> None:
         self.readers: set[Reader] = set()
         self.runners: set[Runner] = set()
         self.changed = Signal()
         """Tells that a runner has ended."""
         self._seconds = seconds
+        self._on_begin = on_begin
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -75,6 +78,7 @@ class Drain:
         busy = sum(runner.is_busy for runner in self.runners)
         logger.info("Shutting down: %d calls have %g s to end", busy, self._seconds)
         self._deadline = time.monotonic() + self._seconds
+        self._on_begin()
         self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
         for runner in list(self.runners):
             runner.hold()
