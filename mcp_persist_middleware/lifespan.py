@@ -44,7 +44,11 @@ class Lifespan:
             if first is not None:
                 message, first = first, None
                 return message
-            return await receive()
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                # The application goes on until its calls have had their time.
+                await self._persistence.drain()
+            return message
 
         async def send_inner(message: Message) -> None:
             self._answered.set()

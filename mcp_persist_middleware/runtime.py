@@ -12,7 +12,9 @@ from typing import Any, Self
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, StoreError
+from mcp_persist_middleware.exchange import shield
 from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.drain import Drain
 from mcp_persist_middleware.keeper import Keeper
 from mcp_persist_middleware.log.attendance import Attendance
 from mcp_persist_middleware.log.connect import make_log
@@ -25,6 +27,7 @@ from mcp_persist_middleware.sessions.courier import Courier
 from mcp_persist_middleware.sessions.desk import Desk
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.shutdown import ShutdownWatch
 from mcp_persist_middleware.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
@@ -86,8 +89,16 @@ class Persistence:
         """
         await self._loop_runtime().start(self)
 
+    async def drain(self) -> None:
+        """Let running calls end, for at most `drain_seconds` from the first word of a shutdown;
+        a call that has not ended then is answered with an error, for its client to find.
+        """
+        for runtime in list(_runtimes().values()):
+            if self in runtime.users:
+                await runtime.drain(self)
+
     async def aclose(self) -> None:
-        """Commit what waits and close what was opened here. May be called twice."""
+        """Drain, commit what waits and close what was opened here. May be called twice."""
         for runtime in list(_runtimes().values()):
             if self in runtime.users:
                 await runtime.release(self)
@@ -145,6 +156,7 @@ class _Runtime:
         self._chores: list[asyncio.Task[None]] = []
         self._heart: Heart | None = None
         self._renewal: asyncio.Task[None] | None = None
+        self._watch: ShutdownWatch | None = None
         self.users: set[Persistence] = set()
         self.parts: Parts | None = None
 
@@ -190,23 +202,33 @@ class _Runtime:
             settings.max_stream_events,
             settings.max_stream_bytes,
         )
-        attendance = Attendance(log)
+        drain = Drain(settings.drain_seconds, heart.drain)
+        shield.install()
+        self._watch = ShutdownWatch(drain.begin)
+        self._watch.start()
         context = Context(
-            settings, log, writer, worker, limits, attendance, lease, liveness, heart.drain
+            settings, log, writer, worker, limits, Attendance(log), lease, liveness, drain
         )
         courier = Courier(log.inbox, log.wakeups, liveness, settings.lease_seconds)
         return Parts(context, registry, courier)
 
+    async def drain(self, user: Persistence) -> None:
+        """The last user ends all; another one, unless the whole process stops, ends nothing."""
+        if self.parts is not None:
+            context = self.parts.exchanges
+            if self.users == {user} or context.draining:
+                await context.drain.finished()
+
     async def release(self, user: Persistence) -> None:
         if self.users <= {user}:
             await _stop(self._renewal)
+        await self.drain(user)
         async with self._lock:
             self.users.discard(user)
             if self.users or self.parts is None:
                 return
             parts, self.parts = self.parts, None
             context = parts.exchanges
-            # The application is shutting down: what it still runs is over, and its streams say so.
             await context.cancel_exchanges(_STOP_SECONDS)
             with contextlib.suppress(StoreError):
                 await parts.sessions.keep()
@@ -217,6 +239,8 @@ class _Runtime:
                 del runtimes[self._settings]
 
     async def _leave_store(self, context: Context) -> None:
+        if self._watch is not None:
+            await self._watch.aclose()
         for task in self._chores:
             await _stop(task)
         if self._heart is not None:

@@ -94,7 +94,7 @@ class Settings:
     resume_rotate: float | None = _setting(
         2.0, "a resumed connection that delivered ends cleanly this often", low=0.05, none=True
     )
-    drain_seconds: float = _setting(8.0, "how long shutdown waits for open streams", low=0)
+    drain_seconds: float = _setting(8.0, "how long calls may go on after SIGTERM", low=0)
     ttl: float = _setting(86_400.0, "a stream is kept this long after its end", low=0)
     anonymous_ttl: float = _setting(
         300.0, "the same for a stream without session and principal", low=0

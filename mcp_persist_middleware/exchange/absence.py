@@ -58,6 +58,11 @@ class Absence:
         if not self.is_final:
             self._stop()
 
+    def hold(self) -> None:
+        """Stop the clock: how long nobody reads does not matter any more."""
+        if not self.is_final:
+            self._stop()
+
     def leave(self) -> None:
         """The client has left for good."""
         if not self.is_final:

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.exchange.drain import Drain
 from mcp_persist_middleware.exchange.memory import Memory
 from mcp_persist_middleware.exchange.turns import Turns
 from mcp_persist_middleware.log.attendance import Attendance
@@ -37,13 +37,6 @@ class Running(Protocol):
         """The same, unless somebody reads on another worker."""
 
 
-class Connection(Protocol):
-    """A client that reads a stream."""
-
-    def end(self) -> None:
-        """End it in order; the client comes back with its cursor."""
-
-
 @dataclass
 class Context:
     """The open store and the running exchanges of one event loop, for the life of one worker: who
@@ -57,13 +50,10 @@ class Context:
     attendance: Attendance
     lease: Lease
     liveness: Liveness
-    on_drain: Callable[[], None]
-    """Lets the other workers know that this one shuts down."""
+    drain: Drain
     memory: Memory = field(default_factory=Memory)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Strong references to the pumps: the event loop itself holds only weak ones."""
-    connections: set[Connection] = field(default_factory=set)
-    """The clients that read here."""
     detached: OrderedDict[Running, None] = field(default_factory=OrderedDict)
     """Exchanges without a reader, the longest alone first."""
     session_streams: dict[tuple[str, str], Running] = field(default_factory=dict)
@@ -79,8 +69,8 @@ class Context:
     async def give_up(self, timeout: float) -> None:
         """The lease is lost: drop the queues, end the clients' connections, cancel the pumps."""
         self.lease.lose()
-        for connection in list(self.connections):
-            connection.end()
+        for reader in list(self.drain.readers):
+            reader.stop()
         await self.writer.abandon()
         await self.cancel_exchanges(timeout)
 
@@ -91,6 +81,11 @@ class Context:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=timeout)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker is about to stop."""
+        return self.drain.began
 
     def set_detached(self, exchange: Running, *, detached: bool) -> Running | None:
         """Note whether an exchange runs without a reader; returns one that has to go when there

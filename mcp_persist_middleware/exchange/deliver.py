@@ -5,11 +5,9 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
-import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
@@ -17,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.farewell import Farewell
 from mcp_persist_middleware.exchange.turns import Turn
 from mcp_persist_middleware.log.cursor import Cursor, Page
 from mcp_persist_middleware.model import Event, EventKind, StreamKind
@@ -63,36 +62,44 @@ class Delivery:
             ping=settings.ping_seconds,
             ping_message_factory=lambda: ServerSentEvent(comment="ping"),
             send_timeout=settings.send_timeout,
-            shutdown_event=cast(anyio.Event, _OnShutdown(self._leave)),
+            # We leave by ourselves in time; this is for a client that takes nothing meanwhile.
             shutdown_grace_period=settings.drain_seconds + 1,
         )
         response.raw_headers = headers.stream_head(self.head)
         telemetry.readers.add(1)
-        self.context.connections.add(self)
+        farewell = Farewell(send)
+        self.context.drain.join(self)
         if not self.context.holds_lease:
-            self.end()
+            self.stop()
         try:
-            await response(scope, receive, send)
+            await response(scope, receive, farewell.send)
+        except asyncio.CancelledError:
+            await farewell.say(self._last_retry_ms)
+            raise
         except SendTimeoutError:
             telemetry.clients_cut.add(1)
             logger.info("A client took nothing for %s s and was cut", settings.send_timeout)
         finally:
-            self.context.connections.discard(self)
+            self.context.drain.readers.discard(self)
             self.cursor.close()
             telemetry.readers.add(-1)
 
-    def end(self) -> None:
-        """End this connection in order, and soon."""
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request that runs here is going to be answered on this connection."""
+        return self.kind is StreamKind.GET or not self.cursor.is_local
+
+    def stop(self) -> None:
+        """End the connection in order, soon; its client is asked to come back."""
         self._leaving = True
         self.cursor.stop()
         if self.turn is not None:
             self.turn.turns.changed.notify()
 
-    def _leave(self) -> None:
-        """The server shuts down: idle streams end now, an answer is waited for."""
-        self.context.on_drain()
-        wait = 0.0 if self.kind is StreamKind.GET else self.context.settings.drain_seconds
-        asyncio.get_running_loop().call_later(wait, self.end)
+    @property
+    def _last_retry_ms(self) -> int:
+        """What covers a restart, whatever the era's own pace is."""
+        return max(self.retry_ms, self.context.settings.retry_ms)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         opening = self._opening()
@@ -129,7 +136,7 @@ class Delivery:
         except StoreError as error:
             # A clean end brings the client back with its cursor, when the store may be back.
             logger.warning("A stream cannot be read now: %s", error)
-        yield sse.retry(self.retry_ms)
+        yield sse.retry(self._last_retry_ms if self._leaving else self.retry_ms)
 
     def _is_last(self, page: Page) -> bool:
         if self.turn is not None:
@@ -219,10 +226,3 @@ def _slices(data: bytes) -> Iterator[bytes]:
         return
     for start in range(0, len(data), _CHUNK):
         yield data[start : start + _CHUNK]
-
-
-class _OnShutdown:
-    """Stands where sse-starlette wants an event to set, and calls instead."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self.set = call

@@ -10,10 +10,11 @@ from starlette.types import ASGIApp, Message, Scope, Send
 
 from mcp_persist_middleware.asgi import path_of
 from mcp_persist_middleware.errors import EventTooLargeError
-from mcp_persist_middleware.exchange import identity
+from mcp_persist_middleware.exchange import identity, shield
 from mcp_persist_middleware.exchange.absence import Absence
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.drain import INTERRUPTED
 from mcp_persist_middleware.exchange.late import LateAnswer
 from mcp_persist_middleware.exchange.recorder import Recorder
 from mcp_persist_middleware.exchange.turns import Turns
@@ -107,11 +108,35 @@ class Exchange:
         self._task = asyncio.create_task(self._run(), name="mcp-persist-pump")
         self._context.tasks.add(self._task)
         self._task.add_done_callback(self._context.tasks.discard)
+        self._context.drain.runners.add(self)
+        self._task.add_done_callback(self._ended)
 
     def cancel(self) -> None:
         """Cancel the application, as the server would have without us."""
         if self._task is not None:
             self._task.cancel()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the answer to a request is still to come."""
+        is_over = self._task is None or self._task.done() or self._recorder.is_ended
+        return self.kind is StreamKind.POST and not is_over
+
+    def hold(self) -> None:
+        """The server is about to stop: its clients leave, and that is no wish of theirs."""
+        self._absence.hold()
+
+    def interrupt(self, why: str) -> None:
+        """End the request with an error in its stream. One that has no stream yet is left to the
+        server, whose connection waits for it.
+        """
+        if self.stream is not None:
+            self._recorder.finish(why)
+            self.cancel()
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        self._context.drain.runners.discard(self)
+        self._context.drain.changed.notify()
 
     def join_session(self) -> None:
         """Let later GET requests of the session find this stream."""
@@ -130,6 +155,7 @@ class Exchange:
             await asyncio.shield(self._task)
 
     async def _run(self) -> None:
+        shield.cover()
         try:
             await self._app(self.scope, self._receive, self._send)
         except Exception as error:
@@ -149,6 +175,8 @@ class Exchange:
     def _why(self) -> str:
         if self._absence.is_final:
             return "the client left and did not come back in time; the request was cancelled"
+        if self._context.draining:
+            return INTERRUPTED
         return "the application ended the request without an answer"
 
     def _resolve(self, opened: "Opened | None") -> None:
@@ -264,7 +292,7 @@ class Exchange:
         if self.stream is None or self.stream.readers:
             self._absence.over()
         elif self._task is not None and not self._task.done():
-            cancels = self.request.era.disconnect_cancels
+            cancels = self.request.era.disconnect_cancels and not self._context.draining
             settings = self._context.settings
             self._absence.begin(settings.disconnect_grace if cancels else settings.detach_seconds)
 

@@ -45,6 +45,11 @@ class Cursor:
         self._subscription: Subscription | None = None
         self.position = after
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the stream is written in this process."""
+        return self._live is not None
+
     def stop(self) -> None:
         """Let a waiting `next` return, with a page that ends here."""
         self._stopped = True

@@ -37,9 +37,9 @@ from mcp_persist_middleware.model import (
 T = TypeVar("T")
 
 _PURGE_STREAMS = 50
+_ATTEND_STREAMS = 256
 # Making the tables may take longer than a stream may wait.
 _SCHEMA_SECONDS = 30.0
-_ATTEND_STREAMS = 256
 
 
 class SqlLog(EventLog):

@@ -199,7 +199,7 @@ async def test_a_blocked_event_loop_is_not_a_death(tmp_store: str) -> None:
 async def test_a_worker_that_drains_is_seen_to(tmp_store: str) -> None:
     async with Persistence(url=tmp_store, **SETTINGS) as persistence:
         context = await persistence.context()
-        context.on_drain()
+        context.drain.begin()
         async with asyncio.timeout(5):
             while (await context.log.workers())[context.worker].state is not WorkerState.DRAINING:
                 await asyncio.sleep(0.01)

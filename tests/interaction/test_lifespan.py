@@ -239,6 +239,17 @@ async def test_a_failed_start_up_of_the_application_is_forwarded_unchanged(store
     assert sent == [{"type": "lifespan.startup.failed", "message": "the application's own"}]
 
 
+async def test_a_server_that_stops_leaves_another_one_on_its_event_loop_alone(store: str) -> None:
+    def app() -> PersistMiddleware:
+        return PersistMiddleware(Starlette(routes=[Mount("/", Scripted(two=two))]), url=store)
+
+    async with serving(staying := app()) as port:
+        async with serving(app()) as other:
+            await keeps(other)
+        assert not (await staying.persistence.context()).draining
+        await keeps(port)
+
+
 async def test_sigterm_ends_idle_streams_cleanly_and_soon(tmp_path: Path) -> None:
     async with running(mcp_server(tmp_path, settings={"drain_seconds": 1})) as server:
         sessions = [await RawSession.open(server.port) for _ in range(20)]

@@ -2,6 +2,7 @@
 loop, with the clocks turned up."""
 
 import asyncio
+import re
 import threading
 import time
 from collections import Counter
@@ -222,8 +223,12 @@ async def test_a_note_that_fails_is_made_again_and_said(
     assert sum("cannot be noted" in text for text in caplog.messages) == 2
 
 
-def _pollers() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "mcp-persist-data-version"]
+def _pollers() -> list[set[bytes]]:
+    """The streams that each poller asks for; each asks for its worker's letters as well."""
+    found = [t for t in threading.enumerate() if isinstance(t, wakeups._Poller)]
+    letters = re.compile(rb"[0-9a-f]{16}")
+    asked = [{topic for topic in t.streams if not letters.fullmatch(topic)} for t in found]
+    return [streams for streams in asked if streams]
 
 
 def _tasks() -> Counter[str]:

@@ -2,23 +2,28 @@
 
 On each server a raw client reads a call at 250 events/s and two flat out, is cut every 12 events
 and comes back with its cursor; a client leaves and comes back when the call is over, another one
-never does. Then each server is started with a URL of an unknown kind, an unknown setting and a
-directory that cannot be written to.
+never does. It is stopped (SIGTERM) with one call that has its client, one whose client is away,
+one that is too long, and an idle stream, and started again. Then each server is started with a URL
+of an unknown kind, an unknown setting and a directory that cannot be written to.
 
 Run:     python -m tests.peers.servers
          (needs the test environment: hypercorn and granian beside uvicorn)
 Expect:  0 lost, 0 doubled, 0 reordered on each server and in both eras; a finished call is
          replayed whole, the replay ends by itself, and its last cursor is answered with 204; at
-         2026-07-28 the call of a client that left is cancelled; every start-up failure
+         2026-07-28 the call of a client that left is cancelled; at the stop the idle stream ends
+         within 2 s, the first call arrives whole, the second is replayed after the restart, the
+         third is answered with an error, all bodies end in order; every start-up failure
          ends the server with a code that is not zero and a sentence that names the value and the
          fix; exit code 0.
 """
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +32,7 @@ from pathlib import Path
 from tests.peers.cutting import count_through_cuts, summary
 from tests.support.processes import ROOT
 from tests.support.session import HANDSHAKE, MODERN, RawSession, last_id
+from tests.support.sse_client import Frame, Response
 
 _APP = "tests.peers.apps:app"
 _COMMANDS = {
@@ -37,7 +43,7 @@ _COMMANDS = {
 }
 _LOADS = ((600, 250.0), (1_000, 0.0), (1_000, 0.0))
 _EVERY = 12
-_REPLAYED, _LEFT = 60, 601
+_REPLAYED, _LEFT, _DRAINED = 60, 601, 12
 _NO_CONTENT = 204
 _START, _LONGEST = 20.0, 120.0
 
@@ -169,6 +175,48 @@ async def _serves(server: str, directory: Path) -> bool:
     return all(right) and replayed and cancelled
 
 
+async def _body(response: Response) -> tuple[list[Frame], float]:
+    """What is left of a body that has to end in order, and when it ended."""
+    return [frame async for frame in response.frames()], time.monotonic()
+
+
+async def _stopped(
+    port: int, process: asyncio.subprocess.Process
+) -> tuple[RawSession, list[list[Frame]], bool]:
+    """The frames of three calls, attached, away and too long, at a stop in their middle."""
+    session = await RawSession.open(port, HANDSHAKE)
+    idle = await session.get()
+    calls = [await session.call("count", n=n, rate=5.0) for n in (_DRAINED, _DRAINED, _LEFT)]
+    seen = [await call.take(3) for call in calls]
+    calls[1].reset()
+    process.terminate()
+    began = time.monotonic()
+    (_, ended), (rest, _), (more, _) = await asyncio.gather(*map(_body, (idle, calls[0], calls[2])))
+    seen[0] += rest
+    seen[2] += more
+    code = await asyncio.wait_for(process.wait(), _START)
+    return session, seen, ended - began < 2 and code in (0, -signal.SIGTERM)
+
+
+async def shuts_down(server: str, directory: Path) -> bool:
+    """Whether a stop loses nothing on this server, and says what could not be finished."""
+    port, environ = _port(), {"MCP_PERSIST_DRAIN_SECONDS": "2.5"}
+    async with _started(server, port, directory, environ) as process:
+        await _accepting(port, process)
+        session, seen, right = await _stopped(port, process)
+    async with _started(server, port, directory, environ) as process:
+        await _accepting(port, process)
+        for frames in seen[1:]:
+            rest, _ = await _body(await session.get(last_id(frames)))
+            frames.extend(rest)
+    progress = [[f.progress for f in frames if f.progress is not None] for frames in seen]
+    whole = all(numbers == list(range(1, _DRAINED + 1)) for numbers in progress[:2])
+    answers = [frames[-1].message or {} for frames in seen]
+    told = ["result" in answers[0], "result" in answers[1], "error" in answers[2]]
+    print(f"{server:<10} stopped: whole {whole}, answered {told}, idle stream and exit {right}")
+    return whole and all(told) and right
+
+
 async def _refuses(server: str, failure: Failure, directory: Path) -> bool:
     async with _started(server, _port(), directory, failure.environ) as process:
         try:
@@ -187,6 +235,7 @@ async def _all() -> bool:
     for server in _COMMANDS:
         with tempfile.TemporaryDirectory() as directory:
             right &= await _serves(server, Path(directory))
+            right &= await shuts_down(server, Path(directory))
             for failure in _failures(Path(directory)):
                 right &= await _refuses(server, failure, Path(directory))
     return right

@@ -172,6 +172,7 @@ def mcp_server(
     python: str = sys.executable,
     settings: Mapping[str, object] | None = None,
     log: Path | None = None,
+    arguments: Sequence[str] = (),
 ) -> ServerProcess:
     """A server of `tests.support.servers`, not started; its files are kept in `directory`.
 
@@ -184,4 +185,4 @@ def mcp_server(
     environ |= {f"MCP_PERSIST_{name.upper()}": str(value) for name, value in given.items()}
     app = "tests.support.servers:app()"
     log = log or directory / f"{name}.log"
-    return ServerProcess(app, log, environ=environ, python=python)
+    return ServerProcess(app, log, environ=environ, python=python, arguments=arguments)

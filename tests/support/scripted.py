@@ -142,7 +142,8 @@ async def serving(app: Any) -> AsyncIterator[int]:
 @contextlib.asynccontextmanager
 async def persisted(app: Any, url: str, **settings: Any) -> AsyncIterator[tuple[int, Persistence]]:
     """The application behind the middleware; the port, and the open persistence."""
-    persistence = Persistence(url=url, **settings)
+    # A tool that the test still holds at the end is not waited for.
+    persistence = Persistence(url=url, **{"drain_seconds": 0.1, **settings})
     async with serving(PersistMiddleware(app, persistence=persistence)) as port:
         yield port, persistence
 

@@ -1,0 +1,98 @@
+"""Hears that the server is about to stop, before it says so in the lifespan protocol.
+
+The lifespan's shutdown comes when the connections are closed, and ours wait for the shutdown.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from types import FrameType
+from typing import Any
+
+from sse_starlette import EventSourceResponse
+from starlette.types import Message
+
+# A ping that nobody reads; older releases of sse-starlette cannot be told to send none.
+_SELDOM = 86_400
+
+
+class ShutdownWatch:
+    """Calls once, on the event loop that it was started on, when the server begins to stop.
+
+    Two ways, whichever is first. Under uvicorn sse-starlette finds it out: a response of its own
+    that nobody reads ends then, as every other one does. Where the server has installed a handler
+    for SIGTERM that sse-starlette does not know (hypercorn, granian), that handler is chained: it
+    is called as before, and put back at the end. A process without a handler (hypercorn's worker
+    processes), a server in another thread or one that is stopped by its own means is heard of by
+    neither: there the lifespan protocol, or the end of the connection, is the first word.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._before: Callable[[int, FrameType | None], Any] | None = None
+        # One object, to be known again: a bound method is a new one each time.
+        self._handler = self._handle
+
+    def start(self) -> None:
+        """Begin to listen."""
+        # A context of its own: that of the first request would live as long as the process.
+        context = contextvars.Context()
+        self._task = self._loop.create_task(
+            self._listen(), name="mcp-persist-shutdown", context=context
+        )
+        if threading.current_thread() is not threading.main_thread():
+            return
+        handler = signal.getsignal(signal.SIGTERM)
+        is_known = hasattr(getattr(handler, "__self__", None), "should_exit")
+        if callable(handler) and not is_known:
+            self._before = handler
+            signal.signal(signal.SIGTERM, self._handler)
+
+    async def aclose(self) -> None:
+        """Stop listening; the handler from before is back, unless somebody has chained ours."""
+        self._call = _nothing
+        if self._before is not None and signal.getsignal(signal.SIGTERM) is self._handler:
+            signal.signal(signal.SIGTERM, self._before)
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._tell)
+        if self._before is not None:
+            self._before(number, frame)
+
+    def _tell(self) -> None:
+        call, self._call = self._call, _nothing
+        call()
+
+    async def _listen(self) -> None:
+        await EventSourceResponse(_silence(), ping=_SELDOM)(
+            {"type": "http", "method": "GET", "headers": []}, _receive, _send
+        )
+        self._tell()
+
+
+async def _silence() -> AsyncIterator[bytes]:
+    await asyncio.Event().wait()
+    yield b""
+
+
+async def _receive() -> Message:
+    await asyncio.Event().wait()
+    return {"type": "http.disconnect"}
+
+
+async def _send(_: Message) -> None:
+    """To nobody."""
+
+
+def _nothing() -> None:
+    """Do nothing."""

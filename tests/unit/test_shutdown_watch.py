@@ -1,0 +1,134 @@
+"""How the first word of a shutdown is heard, and what is left of the listening."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+from sse_starlette import EventSourceResponse
+
+from mcp_persist_middleware.exchange import shield
+from mcp_persist_middleware.shutdown import ShutdownWatch
+from tests.support.scripted import until
+
+
+@pytest.fixture
+def handler() -> Iterator[list[int]]:
+    """A server's own handler for SIGTERM; the signals that it was given."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    yield heard
+    signal.signal(signal.SIGTERM, before)
+
+
+async def test_a_servers_own_handler_is_called_as_before_and_put_back(handler: list[int]) -> None:
+    own, told = signal.getsignal(signal.SIGTERM), asyncio.Event()
+    watch = ShutdownWatch(told.set)
+    watch.start()
+    signal.raise_signal(signal.SIGTERM)
+    await asyncio.wait_for(told.wait(), 5)
+    await watch.aclose()
+    assert handler == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is own
+
+
+async def test_closed_in_any_order_two_watches_leave_the_servers_handler_in_charge(
+    handler: list[int],
+) -> None:
+    calls: list[str] = []
+    first = ShutdownWatch(lambda: calls.append("first"))
+    second = ShutdownWatch(lambda: calls.append("second"))
+    first.start()
+    second.start()
+    await first.aclose()
+    signal.raise_signal(signal.SIGTERM)
+    await until(lambda: calls)
+    await second.aclose()
+    signal.raise_signal(signal.SIGTERM)
+    assert (handler, calls) == ([signal.SIGTERM] * 2, ["second"])
+
+
+@pytest.mark.parametrize("disposition", [signal.SIG_DFL, signal.SIG_IGN])
+async def test_a_process_without_a_handler_is_left_without_one(disposition: Any) -> None:
+    before = signal.signal(signal.SIGTERM, disposition)
+    try:
+        watch = ShutdownWatch(lambda: None)
+        watch.start()
+        assert signal.getsignal(signal.SIGTERM) is disposition
+        await watch.aclose()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Uvicorn:
+    should_exit = False
+
+    def handle_exit(self, *_: object) -> None:
+        self.should_exit = True
+
+
+async def test_uvicorns_handler_is_not_touched_and_is_heard_through_sse_starlette() -> None:
+    server, told = _Uvicorn(), asyncio.Event()
+    before = signal.signal(signal.SIGTERM, server.handle_exit)
+    try:
+        watch = ShutdownWatch(told.set)
+        watch.start()
+        assert signal.getsignal(signal.SIGTERM) == server.handle_exit
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(told.wait(), 5)
+        await watch.aclose()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_in_another_thread_no_handler_is_installed(handler: list[int]) -> None:
+    own = signal.getsignal(signal.SIGTERM)
+
+    async def main() -> None:
+        watch = ShutdownWatch(lambda: None)
+        watch.start()
+        await watch.aclose()
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert signal.getsignal(signal.SIGTERM) is own
+    assert not handler
+
+
+async def test_only_a_covered_stream_is_shielded_from_the_exit_switch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def exits() -> None:
+        """The server is already shutting down."""
+
+    monkeypatch.setattr(EventSourceResponse, "_listen_for_exit_signal", staticmethod(exits))
+    assert shield.install()
+    installed = EventSourceResponse._listen_for_exit_signal
+    assert shield.install()
+    assert EventSourceResponse._listen_for_exit_signal is installed
+
+    async def covered() -> None:
+        shield.cover()
+        await EventSourceResponse._listen_for_exit_signal()
+
+    with anyio.fail_after(5):
+        await EventSourceResponse._listen_for_exit_signal()
+    waiting = asyncio.create_task(covered())
+    done, _ = await asyncio.wait({waiting}, timeout=0.1)
+    assert not done
+    waiting.cancel()
+
+
+@pytest.mark.parametrize("found", [None, "a text", classmethod(lambda _: None)])
+async def test_an_unknown_sse_starlette_is_left_alone_and_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, found: Any
+) -> None:
+    monkeypatch.setattr(EventSourceResponse, "_listen_for_exit_signal", found)
+    assert not shield.install()
+    assert vars(EventSourceResponse)["_listen_for_exit_signal"] is found
+    assert "not known" in caplog.text
