@@ -188,6 +188,8 @@ class Request:
                 return
             case Undelivered.LOST if self.request.kind is Kind.EXCHANGE:
                 await self._end_calls()
+            case Undelivered.LOST:
+                await self._refuse("the worker of this session is gone", run="Perhaps not run")
             case _:
                 await self._refuse("the worker of this session cannot be reached")
 
@@ -203,8 +205,8 @@ class Request:
         response.raw_headers = headers.stream_head([])
         await response(self.scope, self.receive, self.send)
 
-    async def _refuse(self, text: str) -> None:
-        error = {"code": jsonrpc.INTERRUPTED, "message": f"Not run: {text}"}
+    async def _refuse(self, text: str, run: str = "Not run") -> None:
+        error = {"code": jsonrpc.INTERRUPTED, "message": f"{run}: {text}"}
         body = {"jsonrpc": "2.0", "id": None, "error": error}
         response = JSONResponse(body, 503, headers={"Retry-After": "1"})
         await response(self.scope, self.receive, self.send)

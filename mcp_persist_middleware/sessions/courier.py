@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import enum
+import logging
 import time
 from collections.abc import Awaitable
 
@@ -17,11 +18,14 @@ from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply
 from mcp_persist_middleware.signals.base import Subscription, Wakeups
 
+logger = logging.getLogger(__name__)
+
 # Longer than a lease by this: by then a worker that has not claimed a letter is known to be dead,
 # or too busy.
 _AFTER_LEASE = 2.0
 _MOST_WAITING = 1000
 _LOOK_SECONDS = 1.0
+_AFTER_FAILURE = 0.25
 _READ_AT_ONCE = 64
 _KEYS = 256
 
@@ -34,7 +38,7 @@ class Undelivered(enum.Enum):
     LATE = "late"
     """It lives, and has not taken the letter in time; it was not run."""
     LOST = "lost"
-    """It had taken the letter, and is gone; nobody runs it again."""
+    """It had taken the letter, or may have, and cannot be heard; nobody runs it again."""
     LEFT = "left"
     """The client has gone."""
 
@@ -67,7 +71,7 @@ class Courier:
         client has `left`.
 
         Raises:
-            StoreError: the store does not answer.
+            StoreError: the store does not answer. Nothing was run.
         """
         name, key = new_stream_id(), await self._key(record.home)
         content = parcel.pack()
@@ -84,11 +88,11 @@ class Courier:
         )
         topic = self._wakeups.subscribe(name)
         try:
-            posted = await self._inbox.put(letter, _MOST_WAITING)
+            posted = await self._put(letter)
             if posted is not Posted.WAITING:
                 return NotRun() if posted is Posted.MOVED else Undelivered.FULL
             outcome = await self._wait(letter, topic, asyncio.ensure_future(left))
-        except (asyncio.CancelledError, StoreError):
+        except asyncio.CancelledError:
             with contextlib.suppress(StoreError):
                 await self._inbox.withdraw(name)
             raise
@@ -97,13 +101,30 @@ class Courier:
         telemetry.relayed.add(1, {"outcome": _name(outcome)})
         return outcome
 
+    async def _put(self, letter: Letter) -> Posted:
+        """Post it. A store that fails may have kept it all the same: then it is waited for."""
+        try:
+            return await self._inbox.put(letter, _MOST_WAITING)
+        except StoreError:
+            if await self._is_posted(letter):
+                return Posted.WAITING
+            raise
+
+    async def _is_posted(self, letter: Letter) -> bool:
+        """Whether a letter may be on its way in spite of all."""
+        try:
+            withdrawn = await self._inbox.withdraw(letter.id)
+            return not withdrawn and await self._inbox.look(letter.id) is not None
+        except StoreError:
+            return True
+
     async def _wait(
         self, letter: Letter, topic: Subscription, left: asyncio.Future[None]
     ) -> Reply | Undelivered:
         # The first look is for what was there before the letter: nothing.
         await topic.wait()
         woken = asyncio.ensure_future(topic.wait())
-        due = time.monotonic() + _LOOK_SECONDS
+        due, failing = time.monotonic() + _LOOK_SECONDS, 0.0
         try:
             while True:
                 waiting: set[asyncio.Future[None]] = {woken, left}
@@ -112,14 +133,23 @@ class Courier:
                 )
                 if woken.done():
                     woken = asyncio.ensure_future(topic.wait())
-                status = await self._inbox.look(letter.id)
-                if status is not None and status.state is LetterState.ANSWERED:
-                    return await self._take(letter.id, status.reply)
-                if left.done() or time.monotonic() >= due:
-                    due = time.monotonic() + _LOOK_SECONDS
-                    outcome = await self._judge(letter, status, left=left.done())
-                    if outcome is not None:
-                        return outcome
+                try:
+                    status = await self._inbox.look(letter.id)
+                    if status is not None and status.state is LetterState.ANSWERED:
+                        return await self._take(letter.id, status.reply)
+                    if left.done() or time.monotonic() >= due:
+                        due = time.monotonic() + _LOOK_SECONDS
+                        outcome = await self._judge(letter, status, left=left.done())
+                        if outcome is not None:
+                            return outcome
+                    failing = 0.0
+                except StoreError as error:
+                    # It may be running: nobody may be told that it was not.
+                    failing = failing or time.monotonic()
+                    if left.done() or time.monotonic() - failing > self._patience:
+                        logger.warning("What became of a letter is not known: %s", error)
+                        return Undelivered.LEFT if left.done() else Undelivered.LOST
+                    await asyncio.sleep(_AFTER_FAILURE)
         finally:
             woken.cancel()
 

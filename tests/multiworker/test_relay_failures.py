@@ -1,0 +1,94 @@
+"""The store stumbles while a request is on its way: it is run once, and answered once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.sqlite_inbox import SqliteInbox
+from mcp_persist_middleware.model import Letter, Posted
+from tests.multiworker.test_relay import value
+from tests.multiworker.test_relay_settings import two
+from tests.support.session import RawSession
+
+
+class Stumbling:
+    """Lets a step of the inbox fail so many times, before or after it was done."""
+
+    def __init__(self, step: Any, times: int, *, after: bool) -> None:
+        self._step = step
+        self._after = after
+        self.left = times
+
+    async def __call__(self, inbox: SqliteInbox, *arguments: Any) -> Any:
+        """One step."""
+        done = await self._step(inbox, *arguments) if self._after or not self.left else None
+        if not self.left:
+            return done
+        self.left -= 1
+        raise StoreError(url="events.db", reason="it stumbled")
+
+
+@pytest.mark.parametrize(("name", "after"), [("look", False), ("put", True), ("answer", False)])
+async def test_a_request_on_its_way_is_run_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, after: bool
+) -> None:
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one)
+        session.port = other
+        assert (await value(await session.call("count")))["calls"] == 1
+        stumbling = Stumbling(getattr(SqliteInbox, name), 1 if name == "put" else 3, after=after)
+        monkeypatch.setattr(SqliteInbox, name, lambda *given: stumbling(*given))
+        assert (await value(await session.call("count")))["calls"] == 2
+        assert stumbling.left == 0
+
+
+async def test_a_claim_whose_outcome_was_never_heard_is_given_back_and_run_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one)
+        session.port = other
+        real, deaf = SqliteInbox.claim, [True]
+
+        async def claim(inbox: SqliteInbox, *arguments: Any) -> list[Letter]:
+            letters = await real(inbox, *arguments)
+            if letters and deaf:
+                deaf.pop()
+                raise StoreError(url="events.db", reason="it stumbled")
+            return letters
+
+        monkeypatch.setattr(SqliteInbox, "claim", claim)
+        assert (await value(await session.call("count")))["calls"] == 1
+        assert not deaf
+
+
+async def test_a_request_that_cannot_be_posted_is_refused_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one)
+        session.port = other
+        stumbling = Stumbling(SqliteInbox.put, 1, after=False)
+        monkeypatch.setattr(SqliteInbox, "put", lambda *given: stumbling(*given))
+        response = await session.call("count")
+        assert (response.status, response.headers["retry-after"]) == (503, "1")
+        assert (await value(await session.call("count")))["calls"] == 1
+
+
+async def test_a_full_inbox_refuses_and_says_when_to_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(_: SqliteInbox, __: Letter, ___: int) -> Posted:
+        return await real(_, __, 0)
+
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one)
+        session.port = other
+        real = SqliteInbox.put
+        monkeypatch.setattr(SqliteInbox, "put", full)
+        response = await session.call("count")
+        assert (response.status, response.headers["retry-after"]) == (503, "1")
+        monkeypatch.setattr(SqliteInbox, "put", real)
+        assert (await value(await session.call("count")))["calls"] == 1
