@@ -87,7 +87,7 @@ class Desk:
                     await self.open()
                     topic = self._wakeups.subscribe(self._inbox.topic(self._worker))
                 await topic.wait()
-                await self._empty()
+                await self._empty(topic)
         finally:
             if topic is not None:
                 topic.close()
@@ -103,7 +103,7 @@ class Desk:
         while await self._inbox.purge(time.time(), _PURGED) == _PURGED:
             pass
 
-    async def _empty(self) -> None:
+    async def _empty(self, topic: Subscription) -> None:
         """Claim what waits, as long as there is room."""
         try:
             await self._settle_doubt()
@@ -122,6 +122,7 @@ class Desk:
         except StoreError as error:
             logger.warning("Letters of other workers wait: %s", error)
             await asyncio.sleep(_AFTER_FAILURE)
+            topic.notify()
 
     async def _claim(self, limit: int) -> list[Letter]:
         now = time.time()

@@ -21,13 +21,17 @@ class Stumbling:
         self._after = after
         self.left = times
 
-    async def __call__(self, inbox: SqliteInbox, *arguments: Any) -> Any:
-        """One step."""
-        done = await self._step(inbox, *arguments) if self._after or not self.left else None
-        if not self.left:
-            return done
-        self.left -= 1
-        raise StoreError(url="events.db", reason="it stumbled")
+    def method(self) -> Any:
+        """The step, to be set in its place."""
+
+        async def step(inbox: SqliteInbox, *arguments: Any) -> Any:
+            done = await self._step(inbox, *arguments) if self._after or not self.left else None
+            if not self.left:
+                return done
+            self.left -= 1
+            raise StoreError(url="events.db", reason="it stumbled")
+
+        return step
 
 
 @pytest.mark.parametrize(("name", "after"), [("look", False), ("put", True), ("answer", False)])
@@ -39,7 +43,7 @@ async def test_a_request_on_its_way_is_run_once(
         session.port = other
         assert (await value(await session.call("count")))["calls"] == 1
         stumbling = Stumbling(getattr(SqliteInbox, name), 1 if name == "put" else 3, after=after)
-        monkeypatch.setattr(SqliteInbox, name, lambda *given: stumbling(*given))
+        monkeypatch.setattr(SqliteInbox, name, stumbling.method())
         assert (await value(await session.call("count")))["calls"] == 2
         assert stumbling.left == 0
 
@@ -71,7 +75,7 @@ async def test_a_request_that_cannot_be_posted_is_refused_and_not_run(
         session = await RawSession.open(one)
         session.port = other
         stumbling = Stumbling(SqliteInbox.put, 1, after=False)
-        monkeypatch.setattr(SqliteInbox, "put", lambda *given: stumbling(*given))
+        monkeypatch.setattr(SqliteInbox, "put", stumbling.method())
         response = await session.call("count")
         assert (response.status, response.headers["retry-after"]) == (503, "1")
         assert (await value(await session.call("count")))["calls"] == 1
