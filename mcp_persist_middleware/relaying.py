@@ -112,16 +112,22 @@ class Request:
         return record
 
     def _is_contested(self) -> bool:
-        """Whether other workers take sessions over from homes that live."""
-        settings = self.parts.exchanges.settings
-        return settings.session_routing == "revive" or not sealing.is_available()
+        """Whether other workers take this session over from a home that lives."""
+        if self.parts.exchanges.settings.session_routing == "revive":
+            return True
+        return not sealing.is_available() and self._is_secret
+
+    @property
+    def _is_secret(self) -> bool:
+        """Whether it carries what may lie in the store only if it is sealed."""
+        scope = self.scope
+        return bool(headers.credentials(scope["headers"]) or scope.get("query_string"))
 
     # On its way to another worker.
 
     async def _may_cross(self, record: SessionRecord) -> bool:
         """Whether this request may lie in the store until it is fetched."""
-        scope = self.scope
-        if not headers.credentials(scope["headers"]) and not scope.get("query_string"):
+        if not self._is_secret:
             return True
         if await self.parts.courier.can_seal(record.home):
             return True
