@@ -1,27 +1,23 @@
 """The log in SQL: what every dialect shares. Hot writes are in the dialect's own file."""
 
-import asyncio
-import contextlib
 import secrets
 import time
-from abc import abstractmethod
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Select, UpdateBase, delete, func, insert, select, text, update
+from sqlalchemy import URL, delete, func, insert, select, text, update
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.sql.dml import ReturningUpdate
 
 from mcp_persist_middleware.errors import SchemaVersionError
 from mcp_persist_middleware.log import codec, schema
 from mcp_persist_middleware.log.base import EventLog, Purged, WorkerTable
 from mcp_persist_middleware.log.sql_inbox import SqlInbox
 from mcp_persist_middleware.log.sql_sessions import SqlSessions
+from mcp_persist_middleware.log.sql_store import SqlStore
 from mcp_persist_middleware.log.sql_workers import (
     OwnConnection,
     SqlWorkers,
-    connected,
     engine_of_its_own,
 )
 from mcp_persist_middleware.model import (
@@ -42,21 +38,14 @@ _ATTEND_STREAMS = 256
 _SCHEMA_SECONDS = 30.0
 
 
-class SqlLog(EventLog):
-    """Reads, retention and schema over an `AsyncEngine` in autocommit mode."""
+class SqlLog(SqlStore, EventLog):
+    """Reads, retention and schema."""
 
     def __init__(self, url: URL, *, prefix: str, timeout: float) -> None:
-        self.name = url.render_as_string(hide_password=True)
-        self._timeout = timeout
-        self.tables = schema.tables(prefix)
+        super().__init__(url, prefix=prefix, timeout=timeout)
         self._sessions: SqlSessions = SqlSessions(self)
         self._inbox: SqlInbox = SqlInbox(self)
         self._secret = b""
-        self._running: set[asyncio.Task[Any]] = set()
-
-    name: str = ""
-    _exclusive: str
-    """The statement that begins a transaction which is alone in writing."""
 
     @property
     def secret(self) -> bytes:
@@ -69,17 +58,6 @@ class SqlLog(EventLog):
     @property
     def inbox(self) -> SqlInbox:
         return self._inbox
-
-    @property
-    @abstractmethod
-    def _engine(self) -> AsyncEngine:
-        """The engine; its connections are in autocommit mode."""
-
-    @contextlib.asynccontextmanager
-    async def _connection(self, timeout: float = 0.0) -> AsyncIterator[AsyncConnection]:
-        """A connection for a short read or one statement; the one seam for driver errors."""
-        async with connected(self._engine, timeout or self._timeout, self.name) as connection:
-            yield connection
 
     async def _prepare_schema(self) -> None:
         """Make the tables, or check that the ones that are there are ours.
@@ -115,16 +93,6 @@ class SqlLog(EventLog):
                 await connection.execute(insert(meta).values(name=name, value=value))
                 rows[name] = value
         return rows
-
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
-        """Finish an operation even when its caller is cancelled: a connection that is cancelled
-        on its way out of the pool, or back, is lost to it.
-        """
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        task.add_done_callback(_retrieve)
-        return await asyncio.shield(task)
 
     async def find(self, stream: bytes) -> StreamRecord | None:
         row = await self._whole(self._row(stream))
@@ -239,56 +207,6 @@ class SqlLog(EventLog):
         )
         await self.execute(update(table).where(*of_session).values(expires_at=0.0))
 
-    async def execute(self, statement: UpdateBase) -> int:
-        """Run one statement that is a transaction of its own; the number of rows it changed.
-
-        Raises:
-            IntegrityError: a row with this key is there.
-            StoreError: the store does not do it.
-        """
-        return await self._whole(self._execute(statement))
-
-    async def _execute(self, statement: UpdateBase) -> int:
-        async with self._connection() as connection:
-            return (await connection.execute(statement)).rowcount
-
-    async def execute_together(self, *statements: UpdateBase) -> list[int]:
-        """Run statements in one transaction; the number of rows that each of them changed.
-
-        Raises:
-            StoreError: the store does not do it, and has done none of them.
-        """
-        return await self._whole(self._execute_together(statements))
-
-    async def _execute_together(self, statements: Sequence[UpdateBase]) -> list[int]:
-        async with self._connection() as connection:
-            await connection.execute(text(self._exclusive))
-            try:
-                counts = [(await connection.execute(each)).rowcount for each in statements]
-                await connection.execute(text("COMMIT"))
-            except BaseException:
-                # It may not go back into the pool with its transaction open.
-                await connection.invalidate()
-                raise
-        return counts
-
-    async def all(self, statement: Select[Any] | ReturningUpdate[Any]) -> Sequence[Row[Any]]:
-        """The rows of a short read, or those that one statement has changed.
-
-        Raises:
-            StoreError: the store does not do it.
-        """
-        return await self._whole(self._all(statement))
-
-    async def _all(self, statement: Select[Any] | ReturningUpdate[Any]) -> Sequence[Row[Any]]:
-        async with self._connection() as connection:
-            rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
-            return rows
-
-    async def first(self, statement: Select[Any]) -> Row[Any] | None:
-        """The one row of a read by key."""
-        return next(iter(await self.all(statement)), None)
-
     async def purge(self, now: float, max_events: int) -> Purged:
         return await self._whole(self._purge(now, max_events))
 
@@ -324,11 +242,6 @@ class SqlLog(EventLog):
         return await self._execute(
             delete(event).where(event.c.stream == stream_id, event.c.sequence <= bound)
         )
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 def record_of(row: Any) -> StreamRecord:

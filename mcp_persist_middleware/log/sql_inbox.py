@@ -1,7 +1,7 @@
 """Letters between workers in SQL: every step is one conditional statement."""
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import (
     Select,
@@ -16,28 +16,26 @@ from sqlalchemy import (
 )
 
 from mcp_persist_middleware.log.base import Inbox
+from mcp_persist_middleware.log.sql_store import SqlStore
 from mcp_persist_middleware.model import Letter, LetterState, LetterStatus, Posted, SessionKey
-
-if TYPE_CHECKING:
-    from mcp_persist_middleware.log.sql import SqlLog
 
 _WAITING, _CLAIMED, _ANSWERED = (int(state) for state in LetterState)
 
 
 class SqlInbox(Inbox):
-    """`Inbox` in the tables of a `SqlLog`."""
+    """`Inbox` in the tables of a `SqlStore`."""
 
-    def __init__(self, log: "SqlLog") -> None:
-        self._log = log
-        self._table = log.tables.inbox
-        self._worker = log.tables.worker
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self._table = store.tables.inbox
+        self._worker = store.tables.worker
 
     async def publish(self, worker: str, public_key: bytes) -> None:
         mine = update(self._worker).where(self._worker.c.id == worker)
-        await self._log.execute(mine.values(public_key=public_key))
+        await self._store.execute(mine.values(public_key=public_key))
 
     async def public_key(self, worker: str) -> bytes | None:
-        row = await self._log.first(
+        row = await self._store.first(
             select(self._worker.c.public_key).where(self._worker.c.id == worker)
         )
         return None if row is None else row.public_key
@@ -62,13 +60,13 @@ class SqlInbox(Inbox):
         some = select(c.id).where(*self._of(letter.worker, _WAITING)).limit(most).subquery()
         waiting = select(func.count()).select_from(some).scalar_subquery()
         allowed = select(*row).where(exists(self._at_home(letter)), waiting < most)
-        if await self._log.execute(insert(self._table).from_select(list(values), allowed)):
+        if await self._store.execute(insert(self._table).from_select(list(values), allowed)):
             return Posted.WAITING
-        found = await self._log.first(self._at_home(letter))
+        found = await self._store.first(self._at_home(letter))
         return Posted.MOVED if found is None else Posted.FULL
 
     def _at_home(self, letter: Letter) -> Select[Any]:
-        c = self._log.tables.session.c
+        c = self._store.tables.session.c
         key = letter.key
         return select(c.home).where(
             c.namespace == key.namespace,
@@ -88,7 +86,7 @@ class SqlInbox(Inbox):
         mine = (*self._of(worker, _WAITING), c.deadline > now)
         seen = {
             row.id: row
-            for row in await self._log.all(
+            for row in await self._store.all(
                 select(self._table).where(*mine).order_by(c.id).limit(limit)
             )
         }
@@ -100,37 +98,37 @@ class SqlInbox(Inbox):
             .values(state=_CLAIMED, content=b"", deadline=deadline)
             .returning(c.id, c.generation)
         )
-        won = {row.id: row.generation for row in await self._log.all(claimed)}
+        won = {row.id: row.generation for row in await self._store.all(claimed)}
         return [letter_of(seen[each], worker, won[each]) for each in sorted(won)]
 
     async def claimed(self, worker: str) -> list[bytes]:
-        rows = await self._log.all(select(self._table.c.id).where(*self._of(worker, _CLAIMED)))
+        rows = await self._store.all(select(self._table.c.id).where(*self._of(worker, _CLAIMED)))
         return [row.id for row in rows]
 
     async def withdraw(self, letter: bytes) -> bool:
         c = self._table.c
         waiting = delete(self._table).where(c.id == letter, c.state == _WAITING)
-        return await self._log.execute(waiting) == 1
+        return await self._store.execute(waiting) == 1
 
     async def answer(self, letter: bytes, worker: str, reply: bytes, deadline: float) -> bool:
         c = self._table.c
         mine = and_(c.id == letter, c.worker == worker, c.state == _CLAIMED)
         answered = update(self._table).where(mine)
         answered = answered.values(state=_ANSWERED, reply=reply, deadline=deadline)
-        return await self._log.execute(answered) == 1
+        return await self._store.execute(answered) == 1
 
     async def look(self, letter: bytes) -> LetterStatus | None:
         c = self._table.c
-        row = await self._log.first(select(c.state, c.worker, c.reply).where(c.id == letter))
+        row = await self._store.first(select(c.state, c.worker, c.reply).where(c.id == letter))
         return None if row is None else LetterStatus(LetterState(row.state), row.worker, row.reply)
 
     async def remove(self, letters: Collection[bytes]) -> None:
-        await self._log.execute(delete(self._table).where(self._table.c.id.in_(list(letters))))
+        await self._store.execute(delete(self._table).where(self._table.c.id.in_(list(letters))))
 
     async def purge(self, now: float, limit: int) -> int:
         c = self._table.c
         late = select(c.id).where(c.deadline <= now).order_by(c.deadline).limit(limit)
-        return await self._log.execute(delete(self._table).where(c.id.in_(late)))
+        return await self._store.execute(delete(self._table).where(c.id.in_(late)))
 
 
 def letter_of(row: Any, worker: str, generation: int) -> Letter:

@@ -2,24 +2,22 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import and_, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from mcp_persist_middleware.log.base import Sessions
+from mcp_persist_middleware.log.sql_store import SqlStore
 from mcp_persist_middleware.model import LetterState, SessionKey, SessionRecord
-
-if TYPE_CHECKING:
-    from mcp_persist_middleware.log.sql import SqlLog
 
 
 class SqlSessions(Sessions):
-    """`Sessions` in the tables of a `SqlLog`."""
+    """`Sessions` in the tables of a `SqlStore`."""
 
-    def __init__(self, log: "SqlLog") -> None:
-        self._log = log
-        self._table = log.tables.session
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self._table = store.tables.session
 
     def _is(self, key: SessionKey) -> Any:
         c = self._table.c
@@ -41,13 +39,13 @@ class SqlSessions(Sessions):
             **_noted(record),
         )
         try:
-            await self._log.execute(row)
+            await self._store.execute(row)
         except IntegrityError:
             return False
         return True
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
-        row = await self._log.first(select(self._table).where(self._is(key)))
+        row = await self._store.first(select(self._table).where(self._is(key)))
         return None if row is None else session_of(row)
 
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
@@ -57,7 +55,7 @@ class SqlSessions(Sessions):
             .where(self._is(key), c.generation == generation, c.deleted.is_(False))
             .values(generation=generation + 1, home=home)
         )
-        inbox = self._log.tables.inbox
+        inbox = self._store.tables.inbox
         won = exists().where(self._is(key), c.generation == generation + 1, c.home == home)
         # A letter is nobody else's until it is claimed: the winner runs what waited for the loser.
         readdressed = (
@@ -71,21 +69,21 @@ class SqlSessions(Sessions):
             )
             .values(worker=home, generation=generation + 1)
         )
-        return (await self._log.execute_together(moved, readdressed))[0] == 1
+        return (await self._store.execute_together(moved, readdressed))[0] == 1
 
     async def note(self, record: SessionRecord) -> None:
         known = update(self._table).where(self._is(record.key)).values(**_noted(record))
-        await self._log.execute(known)
+        await self._store.execute(known)
 
     async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
         living = self._table.c.deleted.is_(False)
         for some in self._among(keys):
             used = update(self._table).where(some, living)
-            await self._log.execute(used.values(expires_at=expires_at))
+            await self._store.execute(used.values(expires_at=expires_at))
 
     async def delete(self, key: SessionKey, expires_at: float) -> None:
         gone = update(self._table).where(self._is(key))
-        await self._log.execute(gone.values(deleted=True, expires_at=expires_at, initialize=b""))
+        await self._store.execute(gone.values(deleted=True, expires_at=expires_at, initialize=b""))
 
     async def purge(self, now: float, limit: int) -> int:
         c = self._table.c
@@ -95,10 +93,12 @@ class SqlSessions(Sessions):
             .order_by(c.expires_at)
             .limit(limit)
         )
-        keys = [SessionKey(row.namespace, row.path, row.id) for row in await self._log.all(expired)]
+        keys = [
+            SessionKey(row.namespace, row.path, row.id) for row in await self._store.all(expired)
+        ]
         # One that was used meanwhile stays.
         gone = [delete(self._table).where(some, c.expires_at <= now) for some in self._among(keys)]
-        return sum([await self._log.execute(statement) for statement in gone])
+        return sum([await self._store.execute(statement) for statement in gone])
 
     def _among(self, keys: Iterable[SessionKey]) -> Iterator[Any]:
         """Conditions that find these sessions by the primary key (SQLite walks the table for a

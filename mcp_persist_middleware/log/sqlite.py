@@ -73,8 +73,8 @@ class SqliteLog(SqlLog):
         self._inode: tuple[int, int] | None = None
         self._statements = Statements(self.tables)
         self._reads = Reads(self.tables)
-        self._sessions = SqliteSessions(self)
-        self._inbox = SqliteInbox(self)
+        self._sessions = SqliteSessions(self, self.in_thread)
+        self._inbox = SqliteInbox(self, self.in_thread)
         self._lock = asyncio.Lock()
         self._locks = WorkerLocks(self._path)
         self._worker = ""

@@ -2,11 +2,13 @@
 SQLAlchemy each takes several, at 1 to 2 ms of the processor."""
 
 import sqlite3
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 from mcp_persist_middleware.log.sql_inbox import SqlInbox, letter_of
 from mcp_persist_middleware.log.sql_sessions import SqlSessions, session_of
+from mcp_persist_middleware.log.sql_store import SqlStore
 from mcp_persist_middleware.model import (
     Letter,
     LetterState,
@@ -16,25 +18,31 @@ from mcp_persist_middleware.model import (
     SessionRecord,
 )
 
-if TYPE_CHECKING:
-    from mcp_persist_middleware.log.sqlite import SqliteLog
+T = TypeVar("T")
 
 _WAITING, _CLAIMED, _ANSWERED = (int(state) for state in LetterState)
+
+
+class InThread(Protocol):
+    """Runs a function with the raw connection, in the driver's thread."""
+
+    async def __call__(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What the function returns."""
 
 
 class SqliteSessions(SqlSessions):
     """`SqlSessions` with a short way for the one read that routing needs."""
 
-    def __init__(self, log: "SqliteLog") -> None:
-        super().__init__(log)
-        self._file = log
-        table = log.tables.session
+    def __init__(self, store: SqlStore, in_thread: InThread) -> None:
+        super().__init__(store)
+        self._in_thread = in_thread
+        table = store.tables.session
         self._columns = [column.name for column in table.c]
         names = ", ".join(self._columns)
         self._find = f"SELECT {names} FROM {table.name} WHERE namespace = ? AND path = ? AND id = ?"
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
-        row = await self._file.in_thread(lambda raw: raw.execute(self._find, key).fetchone())
+        row = await self._in_thread(lambda raw: raw.execute(self._find, key).fetchone())
         if row is None:
             return None
         return session_of(SimpleNamespace(**dict(zip(self._columns, row, strict=True))))
@@ -43,11 +51,11 @@ class SqliteSessions(SqlSessions):
 class SqliteInbox(SqlInbox):
     """`SqlInbox` with short ways."""
 
-    def __init__(self, log: "SqliteLog") -> None:
-        super().__init__(log)
-        self._file = log
-        table = log.tables.inbox
-        inbox, session = table.name, log.tables.session.name
+    def __init__(self, store: SqlStore, in_thread: InThread) -> None:
+        super().__init__(store)
+        self._in_thread = in_thread
+        table = store.tables.inbox
+        inbox, session = table.name, store.tables.session.name
         self._columns = [column.name for column in table.c]
         names = ", ".join(self._columns)
         at_home = (
@@ -94,7 +102,7 @@ class SqliteInbox(SqlInbox):
             found = raw.execute(self._home, home).fetchone()
             return Posted.MOVED if found is None else Posted.FULL
 
-        return await self._file.in_thread(work)
+        return await self._in_thread(work)
 
     async def claim(self, worker: str, limit: int, now: float, deadline: float) -> list[Letter]:
         span = (worker, now, limit)
@@ -113,16 +121,14 @@ class SqliteInbox(SqlInbox):
                 raise
             return found
 
-        rows = await self._file.in_thread(work)
+        rows = await self._in_thread(work)
         claimed = [SimpleNamespace(**dict(zip(self._columns, row, strict=True))) for row in rows]
         return [letter_of(row, worker, row.generation) for row in claimed]
 
     async def answer(self, letter: bytes, worker: str, reply: bytes, deadline: float) -> bool:
         values = (reply, deadline, letter, worker)
-        return await self._file.in_thread(
-            lambda raw: raw.execute(self._answer, values).rowcount == 1
-        )
+        return await self._in_thread(lambda raw: raw.execute(self._answer, values).rowcount == 1)
 
     async def look(self, letter: bytes) -> LetterStatus | None:
-        row = await self._file.in_thread(lambda raw: raw.execute(self._look, (letter,)).fetchone())
+        row = await self._in_thread(lambda raw: raw.execute(self._look, (letter,)).fetchone())
         return None if row is None else LetterStatus(LetterState(row[0]), row[1], row[2])
