@@ -1,12 +1,16 @@
 """What every test shares: a store of its own, and a check that it leaves nothing running."""
 
 import asyncio
+import os
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.stores import PostgresServer, RedisServer
 
 _SECONDS = 5.0
 
@@ -15,6 +19,32 @@ _SECONDS = 5.0
 def tmp_store(tmp_path: Path) -> str:
     """The URL of a store of this test's own."""
     return f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server that all tests share; each makes a database of its own."""
+    if given := os.environ.get("MCP_PERSIST_TEST_POSTGRES"):
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="mcp-pg-", ignore_cleanup_errors=True) as directory:
+        server = PostgresServer(Path(directory) / "data", {"max_connections": "300"})
+        server.start()
+        yield server.url()
+        server.stop("immediate")
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis server that all tests share; keys begin with what is each store's own."""
+    if given := os.environ.get("MCP_PERSIST_TEST_REDIS"):
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="mcp-redis-") as directory:
+        server = RedisServer(Path(directory))
+        server.start()
+        yield server.url()
+        server.stop()
 
 
 @pytest.fixture

@@ -1,31 +1,28 @@
-"""The stores under contract. A new one is one more line in `STORES`."""
+"""The stores under contract: all that `tests.support.stores.STORES` names."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL
 
+from mcp_persist_middleware.log import connect
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.settings import Settings
+from tests.support.stores import STORES, Store
 
 Factory = Callable[[], EventLog]
 
 
-def _sqlite(directory: Path) -> EventLog:
-    url = URL.create("sqlite+aiosqlite", database=str(directory / "events.db"))
-    return SqliteLog(url, prefix="mcp_", timeout=5.0)
-
-
-STORES = {
-    "sqlite": _sqlite,
-}
-
-
 @pytest.fixture(params=STORES)
-def make_log(request: pytest.FixtureRequest, tmp_path: Path) -> Factory:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store of this test's own."""
+    return STORES[request.param](tmp_path, request.getfixturevalue)
+
+
+@pytest.fixture
+def make_log(store: Store) -> Factory:
     """Makes event logs on one and the same store, none of them open."""
-    return lambda: STORES[request.param](tmp_path)
+    return lambda: connect.make_log(Settings.load(store.settings))
 
 
 @pytest.fixture

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.errors import SchemaVersionError, StoreError, StoreUnavailableError
+from mcp_persist_middleware.log import connect
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.settings import Settings
 from tests.contract.builders import ALL, COMMITTED, add, direct, ending, events, new, record
-from tests.contract.conftest import STORES, Factory
+from tests.contract.conftest import Factory
+from tests.support.stores import STORES, Store
 
 
 async def test_everything_is_there_after_it_was_closed_and_opened(make_log: Factory) -> None:
@@ -31,17 +34,22 @@ async def test_everything_is_there_after_it_was_closed_and_opened(make_log: Fact
         await second.aclose()
 
 
+@pytest.fixture
+def elsewhere(store: Store, tmp_path: Path, request: pytest.FixtureRequest) -> Store:
+    """Another store of the same kind."""
+    (tmp_path / "elsewhere").mkdir()
+    return STORES[store.name](tmp_path / "elsewhere", request.getfixturevalue)
+
+
 async def test_the_secret_is_shared_on_a_store_and_differs_between_stores(
-    log: EventLog, other: EventLog, tmp_path: Path
+    log: EventLog, other: EventLog, elsewhere: Store
 ) -> None:
     assert log.secret == other.secret
     assert len(log.secret) >= 32
-    (tmp_path / "elsewhere").mkdir()
-    for make in STORES.values():
-        foreign = make(tmp_path / "elsewhere")
-        await foreign.open("one")
-        assert foreign.secret != log.secret
-        await foreign.aclose()
+    foreign = connect.make_log(Settings.load(elsewhere.settings))
+    await foreign.open("one")
+    assert foreign.secret != log.secret
+    await foreign.aclose()
 
 
 async def test_a_ping_writes_nothing_and_returns(log: EventLog) -> None:

