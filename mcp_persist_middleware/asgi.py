@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Scope, Send
 
+from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.protocol import headers
 
 EXTENSION = "mcp_persist"
@@ -30,6 +31,11 @@ def path_of(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path if path.startswith(root) else root + path
+
+
+def place_of(scope: Scope) -> Place:
+    """The namespace and the full path of a request that the middleware has let in."""
+    return Place(scope["extensions"][EXTENSION]["namespace"], path_of(scope))
 
 
 def question(scope: Scope, method: str, *, without: tuple[bytes, ...] = ()) -> Scope:

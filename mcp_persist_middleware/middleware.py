@@ -11,20 +11,27 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import relaying, telemetry
-from mcp_persist_middleware.asgi import EXTENSION, path_of
-from mcp_persist_middleware.errors import PersistError, SessionElsewhereError, StoreError
+from mcp_persist_middleware.asgi import EXTENSION, path_of, place_of
+from mcp_persist_middleware.errors import (
+    InvalidSettingError,
+    PersistError,
+    SessionElsewhereError,
+    StoreError,
+)
 from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange import identity, remote, resume, serve
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.fence import Fence, refuse
 from mcp_persist_middleware.lifespan import Lifespan
+from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.runtime import Parts, Persistence
 from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.sessions.parcel import Parcel, Reply
+from mcp_persist_middleware.settings import Settings, namespace_complaint
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +107,7 @@ class PersistMiddleware:
         if not context.holds_lease:
             await refuse(scope, receive, send)
             return
+        scope = _marked(scope, namespace=_namespace(context.settings, scope))
         await self._dispatch(parts, request, scope, receive, send)
 
     def _app(self, parts: Parts, era: Era, *, takes_over: bool = False) -> ASGIApp:
@@ -131,7 +139,7 @@ class PersistMiddleware:
     async def _dispatch(
         self, parts: Parts, request: classify.Request, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        scope, context = _marked(scope), parts.exchanges
+        context = parts.exchanges
         match request.kind:
             case Kind.BODY:
                 await self._post(parts, request, scope, receive, send)
@@ -194,7 +202,7 @@ class PersistMiddleware:
 
         async def watch(message: Message) -> None:
             if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
-                await _forget(context, path_of(scope), request.session)
+                await _forget(context, place_of(scope), request.session)
             await send(message)
 
         async def here(rest: Receive, *, takes_over: bool) -> None:
@@ -254,14 +262,14 @@ def _by_body(
     return head
 
 
-async def _forget(context: Context, path: str, session: str) -> None:
+async def _forget(context: Context, place: Place, session: str) -> None:
     """A deleted session's streams are gone before its client hears of the deletion."""
     for stream in context.writer.live.values():
         owner = stream.record.owner
-        if owner.session == session and owner.path == path:
+        if owner.session == session and owner.place == place:
             stream.record = dataclasses.replace(stream.record, expires_at=0.0)
     try:
-        await context.log.forget_session(context.settings.namespace, path, session)
+        await context.log.forget_session(*place, session)
     except StoreError as error:
         logger.warning("The streams of a deleted session stay until they expire: %s", error)
 
@@ -270,10 +278,30 @@ def _refuses(context: Context) -> bool:
     return context.writer.is_down and context.settings.on_store_failure == "refuse"
 
 
-def _marked(scope: Scope) -> Scope:
-    """The scope for what is inside, so that a second middleware there steps aside."""
-    extensions: MutableMapping[str, Any] = {**scope.get("extensions", {}), EXTENSION: {}}
+def _marked(scope: Scope, **told: str) -> Scope:
+    """The scope for what is inside, so that a second middleware there steps aside, and for the
+    next attempt, so that it finds nothing of this one's."""
+    known = scope.get("extensions", {})
+    if EXTENSION in known and not told:
+        told = {"namespace": known[EXTENSION]["namespace"]}
+    extensions: MutableMapping[str, Any] = {**known, EXTENSION: dict(told)}
     return {**scope, "extensions": extensions}
+
+
+def _namespace(settings: Settings, scope: Scope) -> str:
+    """Where the streams and sessions of a request live.
+
+    Raises:
+        InvalidSettingError: `namespace=` returned what is no name; nothing is guessed then.
+    """
+    if isinstance(settings.namespace, str):
+        return settings.namespace
+    found = settings.namespace(HTTPConnection(scope))
+    if (complaint := namespace_complaint(found)) is not None:
+        raise InvalidSettingError(
+            name="namespace", source="what the callable returned", value=found, expected=complaint
+        )
+    return found
 
 
 async def _unavailable(scope: Scope, receive: Receive, send: Send) -> None:

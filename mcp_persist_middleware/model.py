@@ -49,6 +49,13 @@ class Event(NamedTuple):
     frame: bytes
 
 
+class Place(NamedTuple):
+    """Where a request goes. What is known of one place says nothing about another."""
+
+    namespace: str
+    path: str
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Whom a stream belongs to. A cursor is honoured only by exactly the same owner."""
@@ -57,6 +64,11 @@ class Owner:
     path: str
     session: str
     principal: str
+
+    @property
+    def place(self) -> Place:
+        """Where the stream was asked for."""
+        return Place(self.namespace, self.path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.asgi import EXTENSION, path_of
+from mcp_persist_middleware.asgi import EXTENSION, place_of
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.exchange import remote
 from mcp_persist_middleware.exchange.body import Body
@@ -99,7 +99,7 @@ class Request:
         registry, request = self.parts.sessions, self.request
         if not (request.session and request.era.sessions) or registry.is_local:
             return None
-        key = registry.key(path_of(self.scope), request.session)
+        key = registry.key(place_of(self.scope), request.session)
         held = registry.held(key)
         if held is not None and self._is_contested():
             held = await registry.check(held)
@@ -161,7 +161,7 @@ class Request:
                 "Outer middleware set a user or state in a request that is relayed to another "
                 "worker; they stay behind. Pass relay_scope=(dump, load) to carry them",
             )
-        return Parcel(scope, self.body.content, outer)
+        return Parcel(scope, self.body.content, place_of(self.scope).namespace, outer)
 
     def _say(self, name: str, text: str) -> None:
         warned = self.parts.exchanges.warned
@@ -253,7 +253,7 @@ def scope_of(parts: Parts, parcel: Parcel, ground: Scope) -> Scope:
     """The scope of a request that came from another worker, on the ground of this application."""
     state = dict(ground.get("state", {}))
     scope = {"asgi": {"version": "3.0"}, **ground, **parcel.scope, "state": state}
-    scope["extensions"] = {EXTENSION: {}}
+    scope["extensions"] = {EXTENSION: {"namespace": parcel.namespace}}
     scope.setdefault("raw_path", scope["path"].encode())
     load = parts.exchanges.settings.relay_scope
     if load is not None and parcel.outer is not None:

@@ -29,6 +29,7 @@ Synchronous = Literal["normal", "full"]
 ModernStreams = Literal["resume", "pass"]
 OnStoreFailure = Literal["degrade", "refuse"]
 SessionRouting = Literal["relay", "revive", "local"]
+NamespaceOf = Callable[[HTTPConnection], str]
 PrincipalOf = Callable[[HTTPConnection], str | None]
 PersistOf = Callable[[HTTPConnection], bool]
 RelayScope = tuple[Callable[[Scope], Any], Callable[[Scope, Any], None]]
@@ -56,7 +57,9 @@ class Settings:
         "SQLite: `normal` survives the death of the process, `full` the loss of power",
     )
     table_prefix: str = _setting("mcp_", "the beginning of every table's name")
-    namespace: str = _setting("default", "keeps applications apart that share a store")
+    namespace: str | NamespaceOf = _setting(
+        "default", "keeps apart what shares a store; or a callable: names a request's namespace"
+    )
     paths: tuple[str, ...] | None = _setting(
         None, "only these paths and what is below them (default: found by itself)", none=True
     )
@@ -198,6 +201,8 @@ def _complaint(value: Any, spec: Any) -> str | None:
             return None if is_engine else "expected a sqlalchemy.ext.asyncio.AsyncEngine"
         case "persist" | "principal" | "revive":
             return _callable(value, or_bool=isinstance(spec.default, bool))
+        case "namespace":
+            return None if callable(value) else namespace_complaint(value)
         case "paths":
             right = not isinstance(value, str) and all(
                 isinstance(path, str) and path.startswith("/") for path in value
@@ -213,6 +218,12 @@ def _complaint(value: Any, spec: Any) -> str | None:
             return _one_of(value, _CHOICES[name])
         case _:
             return _scalar(value, spec)
+
+
+def namespace_complaint(value: Any) -> str | None:
+    """What is wrong with the name of a namespace, or None."""
+    right = isinstance(value, str) and 0 < len(value) <= 255 and value.isprintable()
+    return None if right else "expected a printable text of 1 to 255 characters"
 
 
 def _callable(value: Any, *, or_bool: bool) -> str | None:

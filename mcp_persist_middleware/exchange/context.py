@@ -15,6 +15,7 @@ from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.live import Limits, LiveStream
 from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.settings import Settings
 
 
@@ -23,8 +24,8 @@ class Running(Protocol):
 
     turns: Turns
     """The connections to a GET stream."""
-    reissue_key: tuple[str, bytes] | None
-    """By whom and with what content a 2026-07-28 request was made, if that is known."""
+    reissue_key: tuple[Place, str, bytes] | None
+    """Where, by whom and with what content a 2026-07-28 request was made, if that is known."""
 
     @property
     def stream(self) -> LiveStream | None:
@@ -56,8 +57,8 @@ class Context:
     """Strong references to the pumps: the event loop itself holds only weak ones."""
     detached: OrderedDict[Running, None] = field(default_factory=OrderedDict)
     """Exchanges without a reader, the longest alone first."""
-    session_streams: dict[tuple[str, str], Running] = field(default_factory=dict)
-    """The running GET exchange of each path and session."""
+    session_streams: dict[tuple[Place, str], Running] = field(default_factory=dict)
+    """The running GET exchange of each place and session."""
     warned: set[str] = field(default_factory=set)
     """The warnings that are given once."""
 

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.protocol.jsonrpc import Call
@@ -13,7 +14,7 @@ from mcp_persist_middleware.protocol.jsonrpc import Call
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-_PLACES = 1024
+_PLACES = 4096
 _CALLERS = 4096
 _TRUST_SECONDS = 300.0
 # Clients refuse an event of more than 1 MiB.
@@ -49,48 +50,48 @@ class Memory:
 
     def __init__(self) -> None:
         self._speaks_mcp: Recent[str, None] = Recent(_PLACES)
-        self._answers_json: Recent[str, bool] = Recent(_PLACES)
-        self._accepted: Recent[tuple[str, str], float] = Recent(_CALLERS)
-        self._large: Recent[tuple[str, str], None] = Recent(_PLACES)
+        self._answers_json: Recent[Place, bool] = Recent(_PLACES)
+        self._accepted: Recent[tuple[Place, str], float] = Recent(_CALLERS)
+        self._large: Recent[tuple[Place, str], None] = Recent(_PLACES)
 
     def learn_head(
-        self, path: str, credential: str, era: Era, status: int, raw: headers.RawHeaders
+        self, place: Place, credential: str, era: Era, status: int, raw: headers.RawHeaders
     ) -> None:
         """An exchange was answered with this head."""
         if not 200 <= status < 300:
             return
-        self._accepted.set((path, credential), time.monotonic())
+        self._accepted.set((place, credential), time.monotonic())
         if headers.get(raw, headers.SESSION_ID) is not None:
-            self._speaks_mcp.set(path, None)
+            self._speaks_mcp.set(place.path, None)
         if not era.disconnect_cancels:
             is_json = headers.media_type(raw) == b"application/json"
-            self._answers_json.set(path, is_json)
+            self._answers_json.set(place, is_json)
 
-    def learn_body(self, path: str, call: Call | None, body: bytes) -> None:
+    def learn_body(self, place: Place, call: Call | None, body: bytes) -> None:
         """Part of an answer. A path is known for MCP by what it says: headers of the request
         prove nothing, any caller can send them to any endpoint.
         """
         if call is not None and call.method in _GREETINGS and _GREETING.search(body):
-            self._speaks_mcp.set(path, None)
+            self._speaks_mcp.set(place.path, None)
 
-    def learn_size(self, path: str, call: Call | None, size: int) -> None:
+    def learn_size(self, place: Place, call: Call | None, size: int) -> None:
         """An answer had at least this many bytes."""
         if size > _LARGE and call is not None:
-            self._large.set((path, call.name), None)
+            self._large.set((place, call.name), None)
 
     def speaks_mcp(self, path: str) -> bool:
         """Whether this path has greeted a client as an MCP server does."""
         return path in self._speaks_mcp
 
-    def answers_json(self, path: str) -> bool:
+    def answers_json(self, place: Place) -> bool:
         """Whether the last answer of a handshake era was JSON, not a stream."""
-        return bool(self._answers_json.get(path))
+        return bool(self._answers_json.get(place))
 
-    def accepts(self, path: str, credential: str) -> bool:
+    def accepts(self, place: Place, credential: str) -> bool:
         """Whether these credentials (none, too) got a 2xx here within the last minutes."""
-        at = self._accepted.get((path, credential))
+        at = self._accepted.get((place, credential))
         return at is not None and (not credential or time.monotonic() - at < _TRUST_SECONDS)
 
-    def is_large(self, path: str, call: Call) -> bool:
+    def is_large(self, place: Place, call: Call) -> bool:
         """Whether this tool's last answers include one that clients might refuse as an event."""
-        return (path, call.name) in self._large
+        return (place, call.name) in self._large

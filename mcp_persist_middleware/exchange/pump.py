@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Scope, Send
 
-from mcp_persist_middleware.asgi import path_of
+from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.errors import EventTooLargeError
 from mcp_persist_middleware.exchange import identity, shield
 from mcp_persist_middleware.exchange.absence import Absence
@@ -19,7 +19,7 @@ from mcp_persist_middleware.exchange.late import LateAnswer
 from mcp_persist_middleware.exchange.recorder import Recorder
 from mcp_persist_middleware.exchange.turns import Turns
 from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.model import StreamKind
+from mcp_persist_middleware.model import Place, StreamKind
 from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.signals.local import Signal
 
@@ -69,12 +69,13 @@ class Exchange:
             **scope,
             "headers": headers.without(scope["headers"], b"accept-encoding", headers.LAST_EVENT_ID),
         }
-        self.path = path_of(scope)
-        self.reissue_key: tuple[str, bytes] | None = None
-        """By whom and with what content a 2026-07-28 request was made, if that is known."""
+        self.place = place_of(scope)
+        self.reissue_key: tuple[Place, str, bytes] | None = None
+        """Where, by whom and with what content a 2026-07-28 request was made, if that is known."""
         if request.call is not None and request.call.fingerprint:
             found = identity.credential(context, scope)
-            self.reissue_key = (found, request.call.fingerprint) if found else None
+            key = (self.place, found, request.call.fingerprint)
+            self.reissue_key = key if found else None
         self.turns = Turns()
         """The connections to a GET stream."""
         self.state = State.HOLDING
@@ -82,7 +83,7 @@ class Exchange:
         self.opened: asyncio.Future[Opened | None] = asyncio.get_running_loop().create_future()
         self.begun = Signal()
         """Tells that `opened` is done."""
-        self._recorder = Recorder(context, request, self.path)
+        self._recorder = Recorder(context, request, self.place)
         self._send_to_client: Send = send
         self._messages: list[Message] = []
         self._absence = Absence(context, self, self.cancel)
@@ -140,12 +141,12 @@ class Exchange:
 
     def join_session(self) -> None:
         """Let later GET requests of the session find this stream."""
-        key = (self.path, self.request.session)
+        key = (self.place, self.request.session)
         self._context.session_streams[key] = self
         assert self._task is not None
         self._task.add_done_callback(lambda _: self._leave_session(key))
 
-    def _leave_session(self, key: tuple[str, str]) -> None:
+    def _leave_session(self, key: tuple[Place, str]) -> None:
         if self._context.session_streams.get(key) is self:
             del self._context.session_streams[key]
 
@@ -301,14 +302,14 @@ class Exchange:
     def _learn_head(self, message: Message) -> None:
         found = identity.credential(self._context, self.scope)
         status, raw = message["status"], message.get("headers", [])
-        self._context.memory.learn_head(self.path, found, self.request.era, status, raw)
+        self._context.memory.learn_head(self.place, found, self.request.era, status, raw)
 
     def _learn_body(self, message: Message) -> None:
         body = message.get("body", b"")
         self._passed += len(body)
         memory, call = self._context.memory, self.request.call
-        memory.learn_body(self.path, call, body)
-        memory.learn_size(self.path, call, self._passed)
+        memory.learn_body(self.place, call, body)
+        memory.learn_size(self.place, call, self._passed)
 
 
 async def _nowhere(_: Message) -> None:

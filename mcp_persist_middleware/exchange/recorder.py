@@ -14,6 +14,7 @@ from mcp_persist_middleware.model import (
     Ending,
     EventKind,
     Owner,
+    Place,
     StreamKind,
     StreamRecord,
     StreamState,
@@ -26,10 +27,10 @@ class Recorder:
     application's body; every request without an answer gets an error.
     """
 
-    def __init__(self, context: Context, request: classify.Request, path: str) -> None:
+    def __init__(self, context: Context, request: classify.Request, place: Place) -> None:
         self._context = context
         self._request = request
-        self._path = path
+        self._place = place
         self._parser = sse.FrameParser(context.settings.max_event_bytes)
         self._unanswered = jsonrpc.pending(request.call.request_ids if request.call else ())
         self.stream: LiveStream | None = None
@@ -50,9 +51,7 @@ class Recorder:
         context, call = self._context, self._request.call
         stream_id = event_id.new_stream_id()
         session = headers.get(head, headers.SESSION_ID) or self._request.session
-        owner = Owner(
-            context.settings.namespace, self._path, session, identity.principal(context, scope)
-        )
+        owner = Owner(*self._place, session, identity.principal(context, scope))
         record = StreamRecord(
             id=stream_id,
             kind=self.kind,
@@ -108,8 +107,8 @@ class Recorder:
 
     def _learn(self, answer: sse.Frame) -> None:
         memory, call = self._context.memory, self._request.call
-        memory.learn_body(self._path, call, answer.data)
-        memory.learn_size(self._path, call, len(answer.raw))
+        memory.learn_body(self._place, call, answer.data)
+        memory.learn_size(self._place, call, len(answer.raw))
 
     def finish(self, why: str) -> None:
         """End the stream, if it has not ended; what is unanswered is answered with an error."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_persist_middleware.asgi import path_of
+from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.exchange import authorise, serve
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client
@@ -68,7 +68,7 @@ async def begin_session_stream(
     context: Context, app: ASGIApp, scope: Scope, request: classify.Request, send: Send
 ) -> Remote | None:
     """The same for a GET without a cursor: the session's stream if it runs, else a new one."""
-    running = context.session_streams.get((path_of(scope), request.session))
+    running = context.session_streams.get((place_of(scope), request.session))
     stream = running.stream if running is not None else None
     if running is None or stream is None:
         body = Body([{"type": "http.request", "body": b"", "more_body": False}], complete=True)

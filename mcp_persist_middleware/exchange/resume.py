@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.asgi import path_of
+from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.exchange import authorise, serve
 from mcp_persist_middleware.exchange.client import Client
@@ -40,7 +40,7 @@ async def resume(
         telemetry.resumes.add(1, {"outcome": "refused"})
         await verdict.pass_on(send)
         return
-    owner = Owner(context.settings.namespace, path_of(scope), request.session, verdict.principal)
+    owner = Owner(*place_of(scope), request.session, verdict.principal)
     try:
         record = await _find(context, position, owner)
         if record is not None:
@@ -77,7 +77,7 @@ async def _continue(
     position = request.cursor
     assert position is not None
     after = _start(position, record, live)
-    running = context.session_streams.get((record.owner.path, record.owner.session))
+    running = context.session_streams.get((record.owner.place, record.owner.session))
     if running is not None and running.stream is live and live is not None:
         await serve.follow(context, running, after, scope, request.era, client, send)
         return

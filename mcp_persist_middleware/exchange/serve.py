@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.asgi import path_of
+from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.exchange import authorise, identity
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client
@@ -71,7 +71,7 @@ async def session_stream(
     The application has one such stream for each session, and we hold it; a second one would be
     refused (409) while a dead proxy keeps the first.
     """
-    running = context.session_streams.get((path_of(scope), request.session))
+    running = context.session_streams.get((place_of(scope), request.session))
     stream = running.stream if running is not None else None
     if running is None or stream is None:
         body = Body([{"type": "http.request", "body": b"", "more_body": False}], complete=True)
@@ -194,10 +194,10 @@ def _may_start_early(context: Context, running: Exchange) -> bool:
         return False
     if headers.get(running.scope["headers"], b"origin") is not None:
         return False
-    if memory.answers_json(running.path) and not context.settings.prime_json:
+    if memory.answers_json(running.place) and not context.settings.prime_json:
         return False
     found = identity.credential(context, running.scope)
-    return memory.accepts(running.path, found) and not memory.is_large(running.path, call)
+    return memory.accepts(running.place, found) and not memory.is_large(running.place, call)
 
 
 async def _pass(running: Exchange, client: Client) -> None:

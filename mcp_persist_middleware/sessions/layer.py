@@ -46,7 +46,7 @@ class SessionLayer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         public = headers.get(scope["headers"], _ID)
         if public is not None:
-            key = self.registry.key(asgi.path_of(scope), public)
+            key = self.registry.key(asgi.place_of(scope), public)
             await self._go_on(key, scope, Repeatable(receive, self.registry.max_body_bytes), send)
         elif scope["method"] == "POST":
             await self._begin(scope, receive, send)
@@ -88,8 +88,8 @@ class SessionLayer:
         call = jsonrpc.parse(body)
         if call is None or not call.is_initialize:
             return None
-        path, principal = asgi.path_of(scope), self.principal(scope)
-        held = await self.registry.begin(path, inner, principal, call.version or "", body)
+        place, principal = asgi.place_of(scope), self.principal(scope)
+        held = await self.registry.begin(place, inner, principal, call.version or "", body)
         held.site = self.site
         return held
 
@@ -169,7 +169,7 @@ class SessionLayer:
         """The application says what it says to a session that it does not know. An id that it
         gave to somebody else meanwhile is not one that it knows from this client, and what it
         has left of a session that moved on or was deleted elsewhere is nobody's."""
-        key = self.registry.key(asgi.path_of(scope), headers.get(scope["headers"], _ID) or "")
+        key = self.registry.key(asgi.place_of(scope), headers.get(scope["headers"], _ID) or "")
         if self.registry.is_inner(key) or await self.registry.is_known(key):
             scope["headers"] = headers.replaced(scope["headers"], _ID, secrets.token_hex(16))
         await self.app(scope, request.receive, send)

@@ -26,6 +26,7 @@ class Parcel:
     scope: Scope
     """Its named parts, and nothing else."""
     body: bytes
+    namespace: str
     outer: Any = None
     """What the `relay_scope` setting made of the rest."""
 
@@ -35,18 +36,19 @@ class Parcel:
         head: dict[str, Any] = {name: scope[name] for name in _TEXT if name in scope}
         head |= {name: _text(scope[name]) for name in _BYTES if scope.get(name) is not None}
         head |= {name: scope[name] for name in _ADDRESSES if scope.get(name) is not None}
-        return _join({**head, "headers": _texts(scope["headers"]), "outer": self.outer}, self.body)
+        head |= {"headers": _texts(scope["headers"]), "outer": self.outer}
+        return _join({**head, "namespace": self.namespace}, self.body)
 
     @classmethod
     def unpack(cls, data: bytes) -> "Parcel":
         """From bytes."""
         head, body = _split(data)
-        outer = head.pop("outer")
+        namespace, outer = head.pop("namespace"), head.pop("outer")
         scope: dict[str, Any] = {"type": "http", "client": None, "server": None, **head}
         scope |= {name: head[name].encode("latin-1") for name in _BYTES if name in head}
         scope |= {name: tuple(head[name]) for name in _ADDRESSES if name in head}
         scope["headers"] = _bytes(head["headers"])
-        return cls(scope, body, outer)
+        return cls(scope, body, namespace, outer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import Sessions
 from mcp_persist_middleware.log.liveness import Liveness
-from mcp_persist_middleware.model import SessionKey, SessionRecord
+from mcp_persist_middleware.model import Place, SessionKey, SessionRecord
 from mcp_persist_middleware.sessions.parcel import Parcel, Reply
 from mcp_persist_middleware.settings import Settings
 
@@ -78,9 +78,10 @@ class Registry:
         """How much of a request is kept for a second try."""
         return self._settings.max_body_bytes
 
-    def key(self, path: str, public: str) -> SessionKey:
+    @staticmethod
+    def key(place: Place, public: str) -> SessionKey:
         """The session that a request names."""
-        return SessionKey(self._settings.namespace, path, public)
+        return SessionKey(*place, public)
 
     def held(self, key: SessionKey) -> Held | None:
         """The session, if it is held here; it counts as used now."""
@@ -104,13 +105,13 @@ class Registry:
         return lock
 
     async def begin(
-        self, path: str, inner: str, principal: str, version: str, initialize: bytes
+        self, place: Place, inner: str, principal: str, version: str, initialize: bytes
     ) -> Held:
         """Commit a new session, under the application's id or, when that one is taken, under one
         of ours. A store that fails costs the session its life after this process.
         """
         record = SessionRecord(
-            key=self.key(path, inner),
+            key=self.key(place, inner),
             principal=principal,
             version=version,
             initialize=initialize,
@@ -122,7 +123,7 @@ class Registry:
         held.is_kept = len(initialize) <= _MAX_INITIALIZE and not self._is_down()
         try:
             while held.is_kept and not await self._sessions.create(held.record):
-                key = self.key(path, secrets.token_hex(16))
+                key = self.key(place, secrets.token_hex(16))
                 held.record = dataclasses.replace(record, key=key)
         except StoreError as error:
             logger.warning("A session will not outlive this process: %s", error)

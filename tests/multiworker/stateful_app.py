@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from starlette.requests import HTTPConnection
+
 from mcp_persist_middleware import PersistMiddleware
 from tests.support.processes import ServerProcess, running
 from tests.support.stateful import Message, Receive, Send, State, Stateful, _event, _json
@@ -67,9 +69,16 @@ class Witness(Stateful):
         await send({"type": "http.response.body", "body": b""})
 
 
+def tenant(connection: HTTPConnection) -> str:
+    """A namespace for each tenant."""
+    return connection.headers["x-tenant"]
+
+
 def app() -> PersistMiddleware:
     """One worker's application."""
     given = json.loads(os.environ.get("TEST_SETTINGS", "{}"))
+    if given.get("namespace") == "by tenant":
+        given["namespace"] = tenant
     return PersistMiddleware(Witness(), url=os.environ["TEST_PERSIST"], **given)
 
 

@@ -286,3 +286,14 @@ async def waiting(directory: Path, count: int) -> None:
                 await asyncio.sleep(0.01)
     finally:
         store.close()
+
+
+async def test_a_relayed_request_stays_in_its_namespace(tmp_path: Path) -> None:
+    async with workers(tmp_path, namespace="by tenant") as (one, two):
+        ann = await RawSession.open(one.port, extra={"x-tenant": "ann"})
+        bob = RawSession(two.port, session_id=ann.session_id, extra={"x-tenant": "bob"})
+        assert await value(await on(ann, two).call("count")) == 1
+        assert await value(await bob.call("count")) == 404
+        assert await value(await on(ann, one).call("count")) == 2
+        assert await bob.delete() == 404
+        assert await value(await on(ann, two).call("count")) == 3

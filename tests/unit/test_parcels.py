@@ -48,9 +48,10 @@ def test_a_request_arrives_with_its_named_parts_and_nothing_else(
     headers: list[tuple[bytes, bytes]], body: bytes
 ) -> None:
     sent = scope(headers=headers)
-    got = Parcel.unpack(Parcel(sent, body, {"tenant": 7}).pack())
+    got = Parcel.unpack(Parcel(sent, body, "n", {"tenant": 7}).pack())
     assert got.body == body
     assert got.outer == {"tenant": 7}
+    assert got.namespace == "n"
     assert got.scope == {k: v for k, v in sent.items() if k not in ("user", "state")}
 
 
