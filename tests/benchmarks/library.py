@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
+from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import Limits, LiveStream
 from mcp_persist_middleware.log.sqlite import SqliteLog
 from mcp_persist_middleware.log.writer import Writer
@@ -71,7 +72,7 @@ def record(stream: bytes | None = None) -> StreamRecord:
     )
 
 
-async def append_all(log: Log, streams: int, events: int, frame: bytes) -> float:
+async def append_all(log: EventLog, streams: int, events: int, frame: bytes) -> float:
     """Write so many events to each of so many new streams through the writer, one by one, as
     pumps do; the seconds from the first event to the last commit."""
     defaults = Settings.load({"url": "unused.db"}, {})
