@@ -113,14 +113,14 @@ async def _committed(live: Sequence[LiveStream]) -> None:
             await stream.signal.wait(30.0)
 
 
-async def begin(log: Log, streams: Sequence[bytes], events: int, frame: bytes) -> None:
+async def begin(log: EventLog, streams: Sequence[bytes], events: int, frame: bytes) -> None:
     """Create streams that hold some events already."""
     for stream in streams:
         held = tuple(Event(n, 1, EventKind.NOISE, frame) for n in range(1, events + 1))
         await log.append([StreamWrite(stream, 1, create=record(stream), events=held)])
 
 
-async def append_ms(log: Log, streams: Sequence[bytes], number: int, frame: bytes) -> float:
+async def append_ms(log: EventLog, streams: Sequence[bytes], number: int, frame: bytes) -> float:
     """The milliseconds of one commit of one event for each stream."""
     event = (Event(number, 1, EventKind.NOISE, frame),)
     batch = [StreamWrite(stream, 1, events=event) for stream in streams]
@@ -129,7 +129,7 @@ async def append_ms(log: Log, streams: Sequence[bytes], number: int, frame: byte
     return (time.perf_counter() - begin) * 1e3
 
 
-async def replay_ms(log: Log, stream: bytes, events: int) -> float:
+async def replay_ms(log: EventLog, stream: bytes, events: int) -> float:
     """The milliseconds of reading a whole stream in pages."""
     begin, after = time.perf_counter(), 0
     while page := await log.read(stream, after, *PAGE):
