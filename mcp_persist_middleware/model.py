@@ -90,6 +90,8 @@ class StreamRecord:
     """The JSON array of the request ids that the stream answers."""
     trace: str
     """The W3C `traceparent` of the request that made the stream, or an empty string."""
+    request: bytes | None = None
+    """The request itself, without credentials, where it may be run again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class StreamWrite:
     create: StreamRecord | None = None
     takes_over: int | None = None
     """Move the stream from this epoch to `epoch` first, in the same transaction."""
+    worker: str | None = None
+    """Who writes a stream that was taken over, if it goes on."""
     events: tuple[Event, ...] = ()
     ending: Ending | None = None
     trim: int = 0
@@ -181,6 +185,22 @@ class SessionRecord:
     """The body of the last `logging/setLevel` parameters, or an empty string."""
     subscriptions: tuple[str, ...] = ()
     """The resources the client is subscribed to."""
+
+
+class Listening(NamedTuple):
+    """A session's own stream as all workers share it: a chain of segments, and whose turn it is
+    to receive."""
+
+    segments: tuple[bytes, ...] = ()
+    """The streams, the oldest first. Old ones fall out."""
+    turn: int = 0
+    """Goes up whenever another worker's connections receive from now on."""
+    until: float = 0.0
+    """The holder of the turn is there until then at least (seconds since the Unix epoch)."""
+    stream: bytes = b""
+    """The stream of the last event that was written to a client, as far as is known."""
+    sequence: int = 0
+    """The number of that event."""
 
 
 class LetterState(enum.IntEnum):

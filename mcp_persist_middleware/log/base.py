@@ -9,6 +9,7 @@ from mcp_persist_middleware.model import (
     Event,
     Letter,
     LetterStatus,
+    Listening,
     Outcome,
     Posted,
     SessionKey,
@@ -67,6 +68,29 @@ class Sessions(ABC):
     @abstractmethod
     async def purge(self, now: float, limit: int) -> int:
         """Remove at most `limit` sessions that have expired by `now`; how many went."""
+
+    # A session's own stream.
+
+    @abstractmethod
+    async def listening(self, key: SessionKey) -> Listening | None:
+        """What the workers share of a session's own stream; None when there is no such session."""
+
+    @abstractmethod
+    async def add_segment(self, key: SessionKey, stream: bytes) -> None:
+        """The session's own stream goes on in another one."""
+
+    @abstractmethod
+    async def take_turn(self, key: SessionKey, turn: int, until: float) -> bool:
+        """Take the turn after this one, and be there until then at least: of many who try at
+        once, one succeeds."""
+
+    @abstractmethod
+    async def hold_turn(
+        self, key: SessionKey, turn: int, until: float, stream: bytes, sequence: int
+    ) -> bool:
+        """Note how long the holder of a turn is there, and how far its client has read; False
+        when it holds the turn no more. What it has read is noted all the same if it is in the
+        stream that was read last."""
 
 
 class WorkerTable(ABC):
@@ -253,8 +277,8 @@ class EventLog(ABC):
         """The workers of all open streams."""
 
     @abstractmethod
-    async def left_by(self, worker: str, limit: int) -> list[StreamRecord]:
-        """Open streams of a worker, the oldest first."""
+    async def left_by(self, worker: str, limit: int, after: bytes = b"") -> list[StreamRecord]:
+        """Open streams of a worker, the oldest first, from behind one on."""
 
     @abstractmethod
     async def forget_session(self, namespace: str, path: str, session: str) -> None:

@@ -62,6 +62,8 @@ def tables(prefix: str) -> Tables:
         Column("trace", Text, nullable=False),
         # Until when a reader on another worker is known to be there.
         Column("reader_until", Float),
+        # What may be run again; gone with the end of the stream.
+        Column("request", LargeBinary),
         sqlite_with_rowid=False,
     )
     # Only ended streams have an expiry, so the index holds nothing of the living.
@@ -99,6 +101,13 @@ def tables(prefix: str) -> Tables:
         Column("fingerprint", Text, nullable=False),
         Column("level", Text, nullable=False),
         Column("subscriptions", Text, nullable=False),
+        # The session's own stream: its segments (hexadecimal, 32 digits each), which connection
+        # receives and how long it is known to be there, and how far a client has read.
+        Column("segments", Text, nullable=False),
+        Column("turn", BigInteger, nullable=False),
+        Column("turn_until", Float, nullable=False),
+        Column("read_stream", LargeBinary, nullable=False),
+        Column("read_sequence", BigInteger, nullable=False),
         sqlite_with_rowid=False,
     )
     Index(prefix + "session_expiry", session.c.expires_at)

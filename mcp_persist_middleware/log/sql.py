@@ -182,14 +182,14 @@ class SqlLog(SqlStore, EventLog):
         async with self._connection() as connection:
             return [row.worker for row in await connection.execute(of_open)]
 
-    async def left_by(self, worker: str, limit: int) -> list[StreamRecord]:
-        return await self._whole(self._left_by(worker, limit))
+    async def left_by(self, worker: str, limit: int, after: bytes = b"") -> list[StreamRecord]:
+        return await self._whole(self._left_by(worker, limit, after))
 
-    async def _left_by(self, worker: str, limit: int) -> list[StreamRecord]:
+    async def _left_by(self, worker: str, limit: int, after: bytes) -> list[StreamRecord]:
         table = self.tables.stream
         left = (
             select(table)
-            .where(table.c.ended_at.is_(None), table.c.worker == worker)
+            .where(table.c.ended_at.is_(None), table.c.worker == worker, table.c.id > after)
             .order_by(table.c.id)
             .limit(limit)
         )
@@ -259,6 +259,7 @@ def record_of(row: Any) -> StreamRecord:
         expires_at=row.expires_at,
         request_ids=row.request_ids,
         trace=row.trace,
+        request=row.request,
     )
 
 

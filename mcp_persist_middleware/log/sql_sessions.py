@@ -9,7 +9,10 @@ from sqlalchemy.exc import IntegrityError
 
 from mcp_persist_middleware.log.base import Sessions
 from mcp_persist_middleware.log.sql_store import SqlStore
-from mcp_persist_middleware.model import LetterState, SessionKey, SessionRecord
+from mcp_persist_middleware.model import LetterState, Listening, SessionKey, SessionRecord
+
+# Of a segment's id; and how many segments a session is known by.
+_DIGITS, _MOST_SEGMENTS = 32, 16
 
 
 class SqlSessions(Sessions):
@@ -36,6 +39,11 @@ class SqlSessions(Sessions):
             home=record.home,
             deleted=record.deleted,
             expires_at=record.expires_at,
+            segments="",
+            turn=0,
+            turn_until=0.0,
+            read_stream=b"",
+            read_sequence=0,
             **_noted(record),
         )
         try:
@@ -100,6 +108,40 @@ class SqlSessions(Sessions):
         gone = [delete(self._table).where(some, c.expires_at <= now) for some in self._among(keys)]
         return sum([await self._store.execute(statement) for statement in gone])
 
+    async def listening(self, key: SessionKey) -> Listening | None:
+        c = self._table.c
+        columns = (c.segments, c.turn, c.turn_until, c.read_stream, c.read_sequence)
+        row = await self._store.first(select(*columns).where(self._is(key)))
+        return None if row is None else Listening(_segments(row[0]), *row[1:])
+
+    async def add_segment(self, key: SessionKey, stream: bytes) -> None:
+        c = self._table.c
+        row = await self._store.first(select(c.segments).where(self._is(key)))
+        if row is not None and stream not in _segments(row.segments):
+            # Only the session's home adds one, one after the other.
+            kept = (row.segments + stream.hex())[-_DIGITS * _MOST_SEGMENTS :]
+            await self._store.execute(
+                update(self._table).where(self._is(key)).values(segments=kept)
+            )
+
+    async def take_turn(self, key: SessionKey, turn: int, until: float) -> bool:
+        taken = update(self._table).where(self._is(key), self._table.c.turn == turn)
+        return await self._store.execute(taken.values(turn=turn + 1, turn_until=until)) == 1
+
+    async def hold_turn(
+        self, key: SessionKey, turn: int, until: float, stream: bytes, sequence: int
+    ) -> bool:
+        c = self._table.c
+        read = {"read_stream": stream, "read_sequence": sequence} if stream else {}
+        held = update(self._table).where(self._is(key), c.turn == turn)
+        if await self._store.execute(held.values(turn_until=until, **read)) == 1:
+            return True
+        if stream:
+            behind = (c.read_stream == stream, c.read_sequence < sequence)
+            late = update(self._table).where(self._is(key), *behind)
+            await self._store.execute(late.values(read_sequence=sequence))
+        return False
+
     def _among(self, keys: Iterable[SessionKey]) -> Iterator[Any]:
         """Conditions that find these sessions by the primary key (SQLite walks the table for a
         list of whole keys)."""
@@ -109,6 +151,10 @@ class SqlSessions(Sessions):
         c = self._table.c
         for (namespace, path), ids in by_place.items():
             yield and_(c.namespace == namespace, c.path == path, c.id.in_(ids))
+
+
+def _segments(text: str) -> tuple[bytes, ...]:
+    return tuple(bytes.fromhex(text[n : n + _DIGITS]) for n in range(0, len(text), _DIGITS))
 
 
 def _noted(record: SessionRecord) -> dict[str, Any]:

@@ -41,11 +41,12 @@ class Statements:
         # A deleted session's stream (expires_at 0) keeps its early end.
         self.end = (
             f"UPDATE {stream} SET state = ?1, last_sequence = ?2, ended_at = ?3,"
-            " expires_at = min(coalesce(expires_at, ?4), ?4)"
+            " expires_at = min(coalesce(expires_at, ?4), ?4), request = NULL"
             f" WHERE id = ?5 AND epoch = ?6 AND state = {StreamState.OPEN:d}"
         )
         self.take_over = (
-            f"UPDATE {stream} SET epoch = ? WHERE id = ? AND epoch = ?"
+            f"UPDATE {stream} SET epoch = ?1, worker = coalesce(?4, worker)"
+            " WHERE id = ?2 AND epoch = ?3"
             f" AND state = {StreamState.OPEN:d}"
         )
         self.trim = (
@@ -53,7 +54,7 @@ class Statements:
             f" WHERE stream = ?1 AND kind <= {EventKind.MESSAGE:d}"
             " ORDER BY kind, sequence LIMIT ?2)"
         )
-        self.fence = f"SELECT epoch, state FROM {stream} WHERE id = ?"
+        self.fence = f"SELECT epoch, state, worker FROM {stream} WHERE id = ?"
         self.held = (
             f"SELECT count(*) FROM {event} WHERE stream = ? AND sequence BETWEEN ? AND ?"
             " AND epoch = ?"
@@ -133,7 +134,9 @@ class Batch:
         if entry.ending is not None and fence[1] != entry.ending.state:
             return False
         if not entry.events:
-            return entry.create is not None or entry.ending is not None
+            # Of two who take over, the one whose name is there was first.
+            mine = entry.worker is not None and fence[2] == entry.worker
+            return mine or entry.create is not None or entry.ending is not None
         span = (entry.id, entry.events[0].sequence, entry.events[-1].sequence, entry.epoch)
         held: tuple[int] = connection.execute(self._sql.held, span).fetchone()
         return held[0] == len(entry.events)
@@ -152,11 +155,8 @@ def _apply(
     created = [_row(entry.create) for entry in entries if entry.create is not None]
     if created:
         connection.executemany(sql.create, created)
-    done = [
-        connection.execute(sql.take_over, (entry.epoch, entry.id, entry.takes_over)).rowcount == 1
-        for entry in entries
-        if entry.takes_over is not None
-    ]
+    taken = [(e.epoch, e.id, e.takes_over, e.worker) for e in entries if e.takes_over is not None]
+    done = [connection.execute(sql.take_over, values).rowcount == 1 for values in taken]
     done.append(_insert(connection, sql, entries))
     for entry in entries:
         if entry.trim:
@@ -204,6 +204,7 @@ def _row(record: StreamRecord) -> tuple[object, ...]:
         record.request_ids,
         record.trace,
         None,
+        record.request,
     )
 
 

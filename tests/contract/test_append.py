@@ -1,6 +1,7 @@
 """A batch: in order, whole entries, one writer, no entry pays for another."""
 
 import asyncio
+import dataclasses
 import sqlite3
 
 import pytest
@@ -100,6 +101,32 @@ async def test_whoever_takes_over_fences_the_old_writer(log: EventLog) -> None:
     ]
     second = add(stream, *events(5, 1, epoch=2), epoch=2, takes_over=1)
     assert await log.append([second]) == [FENCED]
+
+
+async def test_a_stream_that_goes_on_after_a_takeover_is_one_workers(
+    log: EventLog, other: EventLog
+) -> None:
+    stream = dataclasses.replace(record(worker="dead"), request=b"again?")
+    await log.append([new(stream, *events(1, 2))])
+    assert await log.find(stream.id) == stream
+    takes = [
+        (each, add(stream, epoch=2, takes_over=1, worker=name))
+        for name, each in (("one", log), ("two", other))
+    ]
+    outcomes = await asyncio.gather(*(each.append([write]) for each, write in takes))
+    assert sorted(outcomes, key=str) == [[COMMITTED], [FENCED]]
+    winner, write = takes[outcomes.index([COMMITTED])]
+    assert await winner.append([write]) == [COMMITTED], "a retry after a lost answer"
+    found = await log.find(stream.id)
+    assert found == dataclasses.replace(stream, epoch=2, worker=write.worker)
+    assert await log.left_by("dead", 10) == []
+    assert await log.append([add(stream, *events(3, 1))]) == [FENCED]
+    assert await log.append([add(stream, *events(3, 1, epoch=2), epoch=2, ending=ending(3))]) == [
+        COMMITTED
+    ]
+    found = await log.find(stream.id)
+    assert found is not None
+    assert found.request is None, "what has ended is not run again"
 
 
 async def test_a_retried_batch_is_committed_and_not_doubled(log: EventLog) -> None:

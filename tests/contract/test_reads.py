@@ -143,4 +143,5 @@ async def test_the_open_streams_of_each_worker_are_found_the_oldest_first(log: E
     assert {stream.id for stream in found} == {left.id, *(stream.id for stream in more)}
     assert found == sorted(found, key=lambda stream: stream.id)
     assert await log.left_by("two", 2) == found[:2]
+    assert await log.left_by("two", 10, found[0].id) == found[1:]
     assert await log.left_by("three", 10) == []

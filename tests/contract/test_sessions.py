@@ -8,7 +8,7 @@ from sqlalchemy import event
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.sqlite import SqliteLog
-from mcp_persist_middleware.model import SessionKey, SessionRecord
+from mcp_persist_middleware.model import Listening, SessionKey, SessionRecord
 from tests.contract.builders import direct
 
 
@@ -94,6 +94,41 @@ async def test_what_is_used_expires_later_and_what_has_expired_is_purged(log: Ev
         assert found.expires_at == 5000.0
 
 
+async def test_a_turn_is_taken_once_and_held_until_another_takes_the_next(
+    log: EventLog, other: EventLog
+) -> None:
+    made, stream = session(), bytes(range(16))
+    assert await log.sessions.listening(made.key) is None
+    await log.sessions.create(made)
+    tries = [worker.sessions.take_turn(made.key, 0, 50.0) for worker in [log, other] * 5]
+    assert sorted(await asyncio.gather(*tries)) == [False] * 9 + [True]
+    assert await log.sessions.hold_turn(made.key, 1, 60.0, stream, 7)
+    assert await other.sessions.listening(made.key) == Listening((), 1, 60.0, stream, 7)
+    assert await other.sessions.take_turn(made.key, 1, 70.0)
+    # Its last word on what was read still counts, and nothing else of it.
+    assert not await log.sessions.hold_turn(made.key, 1, 90.0, stream, 9)
+    assert not await log.sessions.hold_turn(made.key, 1, 90.0, stream, 8)
+    assert not await log.sessions.hold_turn(made.key, 1, 90.0, bytes(16), 99)
+    assert await other.sessions.listening(made.key) == Listening((), 2, 70.0, stream, 9)
+
+
+async def test_the_segments_of_a_sessions_stream_are_known_in_their_order(
+    log: EventLog, other: EventLog
+) -> None:
+    made, streams = session(), [bytes([n]) * 16 for n in range(1, 21)]
+    await log.sessions.create(made)
+    for stream in [*streams[:3], streams[2]]:
+        await log.sessions.add_segment(made.key, stream)
+    found = await other.sessions.listening(made.key)
+    assert found is not None
+    assert found.segments == tuple(streams[:3])
+    for stream in streams[3:]:
+        await log.sessions.add_segment(made.key, stream)
+    found = await other.sessions.listening(made.key)
+    assert found is not None
+    assert found.segments == tuple(streams[-16:])
+
+
 async def test_every_statement_finds_its_rows_by_an_index(log: SqliteLog) -> None:
     for n in range(200):
         await log.sessions.create(session(f"s{n}"))
@@ -111,6 +146,10 @@ async def test_every_statement_finds_its_rows_by_an_index(log: SqliteLog) -> Non
     await log.sessions.find(made.key)
     await log.sessions.move(made.key, 1, "two")
     await log.sessions.note(made)
+    await log.sessions.listening(made.key)
+    await log.sessions.add_segment(made.key, bytes(16))
+    await log.sessions.take_turn(made.key, 0, 1.0)
+    await log.sessions.hold_turn(made.key, 0, 1.0, bytes(16), 3)
     await log.sessions.touch([session(f"s{n}").key for n in range(50)], 3000.0)
     await log.sessions.delete(made.key, 3000.0)
     await log.sessions.purge(2500.0, 10)

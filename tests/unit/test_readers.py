@@ -102,7 +102,7 @@ class MemoryLog(EventLog):
     async def owners(self) -> list[str]:
         return []
 
-    async def left_by(self, worker: str, limit: int) -> list[StreamRecord]:
+    async def left_by(self, worker: str, limit: int, after: bytes = b"") -> list[StreamRecord]:
         return []
 
     async def forget_session(self, namespace: str, path: str, session: str) -> None: ...
