@@ -63,6 +63,12 @@ def _short(message: Any) -> str:
     return str(message["result"]["content"][0]["text"])
 
 
+async def _slow(session: RawSession, seconds: float) -> Response:
+    """A call that takes so long, by a client with all the patience in the world."""
+    params = {"name": "slow", "arguments": {"seconds": seconds}}
+    return await session.post("tools/call", params, timeout=_LONG)
+
+
 def _seconds(base: float, number: int) -> float:
     """A length that names its call in the servers' logs."""
     return round(base + number / 10_000, 4)
@@ -79,8 +85,8 @@ async def frozen(directory: Path, mode: str, lease: float, stop: float) -> Froze
     workers = Workers(directory, lease_seconds=lease, store_timeout=timeout, drain_seconds=1)
     async with workers.running("one", "two", mode=mode) as (one, two):
         sessions = [await RawSession.open(one.port) for _ in range(4)]
-        own = asyncio.create_task(sessions[0].call("slow", seconds=_LONG + 1))
-        relayed = asyncio.create_task(elsewhere(sessions[1], two).call("slow", seconds=_LONG + 2))
+        own = asyncio.create_task(_slow(sessions[0], _LONG + 1))
+        relayed = asyncio.create_task(_slow(elsewhere(sessions[1], two), _LONG + 2))
         for number in (1, 2):
             await one.wait_for_log(f"slow {_LONG + number} started")
         reader = await _reader(sessions[2], two) if mode == "stateful" else None
@@ -124,10 +130,10 @@ async def _meanwhile(
 
     # They sit in the socket of a process that does not run.
     lengths = [_seconds(0.01, number) for number in range(_QUEUED)]
-    queued = [asyncio.create_task(sessions[0].call("slow", seconds=s)) for s in lengths]
+    queued = [asyncio.create_task(_slow(sessions[0], s)) for s in lengths]
     # And these in its inbox.
     posted = [_seconds(0.02, number) for number in range(_LETTERS)]
-    letters = [elsewhere(sessions[3], two).call("slow", seconds=s) for s in posted]
+    letters = [_slow(elsewhere(sessions[3], two), s) for s in posted]
     waiting = [clock(f"letter {n}", first(call)) for n, call in enumerate(letters)]
     waiting.append(clock("a call that it ran for the other worker", first(relayed)))
     if reader is not None:

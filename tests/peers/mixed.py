@@ -100,7 +100,8 @@ class _Roulette:
         return Plan(cut=Cut(ids=1, events=events, size=self._random.randrange(_WITHIN_EVENT)))
 
 
-def _worker(store: Store, directory: Path, number: int) -> ServerProcess:
+def worker(store: Store, directory: Path, number: int) -> ServerProcess:
+    """One worker on the store, not started."""
     environ = store.environ | {
         "MCP_PERSIST_RETRY_MS": str(_RETRY_MS),
         "TEST_RAN": str(directory / "ran"),
@@ -113,7 +114,7 @@ async def mixed(store: Store, directory: Path, size: Size) -> Report:
     """Run it, and look at what is left."""
     (directory / "ran").touch()
     report, began = Report(size), time.monotonic()
-    workers = [_worker(store, directory, number) for number in range(size.workers)]
+    workers = [worker(store, directory, number) for number in range(size.workers)]
     async with contextlib.AsyncExitStack() as stack:
         await asyncio.gather(*(stack.enter_async_context(running(each)) for each in workers))
         roulette = _Roulette([each.port for each in workers], size.seed)

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +26,8 @@ class Made:
     tool: str
     expected: int
     """How many progress notifications it reports."""
+    delay: float = 0.02
+    """Before each of them, in seconds."""
     progress: list[int] = field(default_factory=list)
     told: dict[str, Any] = field(default_factory=dict)
     error: str = ""
@@ -65,10 +69,9 @@ def plan(name: str, calls: int, chance: random.Random) -> list[Made]:
     ]
 
 
-async def run(url: str, name: str, calls: int, seed: int) -> list[Made]:
-    """One client makes its calls, a few at a time; the last one is alone."""
-    made = plan(name, calls, random.Random(f"{seed} {name}"))
-    gate = asyncio.Semaphore(_AT_ONCE)
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[ClientSession]:
+    """A session that answers what it is asked; the server keeps it when this block ends."""
     async with (
         # What a session that is deleted leaves in the store could not be looked at.
         streamable_http_client(url, terminate_on_close=False) as (read, write),
@@ -77,13 +80,27 @@ async def run(url: str, name: str, calls: int, seed: int) -> list[Made]:
         ) as session,
     ):
         await session.initialize()
-        await asyncio.gather(*(_call(session, each, gate) for each in made))
+        yield session
+
+
+async def run(url: str, name: str, calls: int, seed: int) -> list[Made]:
+    """One client makes its calls, a few at a time; the last one is alone."""
+    made = plan(name, calls, random.Random(f"{seed} {name}"))
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(each: Made) -> None:
+        async with gate:
+            await call(session, each)
+
+    async with connected(url) as session:
+        await asyncio.gather(*map(one, made))
         last = Made(f"{name}-last", "tell", 0)
-        await _call(session, last, gate)
+        await call(session, last)
     return [*made, last]
 
 
-async def _call(session: ClientSession, made: Made, gate: asyncio.Semaphore) -> None:
+async def call(session: ClientSession, made: Made) -> None:
+    """Make one call, to its end."""
     changed = asyncio.Event()
 
     async def progress(value: float, _total: float | None, _message: str | None) -> None:
@@ -99,24 +116,23 @@ async def _call(session: ClientSession, made: Made, gate: asyncio.Semaphore) -> 
     if made.tool in ("work", "ask", "sample"):
         arguments["n"] = made.expected
     if made.tool == "work":
-        arguments["delay"] = 0.02
-    async with gate:
-        calling = asyncio.create_task(
-            session.call_tool(made.tool, arguments, progress_callback=progress)
-        )
-        try:
-            if made.tool == "wait":
-                await asyncio.wait_for(complete(), _TIMEOUT)
-                calling.cancel()
-                await asyncio.wait([calling])
-                return
-            result: Any = await calling
-            made.told = json.loads(result.content[0].text)
-            # The client runs callbacks in tasks; those of a finished call may still wait.
-            await asyncio.wait_for(complete(), _SETTLE)
-        except TimeoutError:
-            made.error = "" if made.told else "no end in time"
-        except Exception as error:
-            made.error = f"{type(error).__name__}: {error}"
-        finally:
+        arguments["delay"] = made.delay
+    calling = asyncio.create_task(
+        session.call_tool(made.tool, arguments, progress_callback=progress)
+    )
+    try:
+        if made.tool == "wait":
+            await asyncio.wait_for(complete(), _TIMEOUT)
             calling.cancel()
+            await asyncio.wait([calling])
+            return
+        result: Any = await calling
+        made.told = json.loads(result.content[0].text)
+        # The client runs callbacks in tasks; those of a finished call may still wait.
+        await asyncio.wait_for(complete(), _SETTLE)
+    except TimeoutError:
+        made.error = "" if made.told else "no end in time"
+    except Exception as error:
+        made.error = f"{type(error).__name__}: {error}"
+    finally:
+        calling.cancel()
