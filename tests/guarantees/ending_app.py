@@ -40,13 +40,19 @@ async def closes(call: Call) -> None:
     await call.end()
 
 
+async def lingers(call: Call) -> None:
+    """The same, and the application does not return."""
+    await closes(call)
+    await asyncio.Event().wait()
+
+
 async def answers(call: Call) -> None:
     """As it should be."""
     await _begin(call)
     await call.result()
 
 
-TOOLS = {tool.__name__: tool for tool in (hang, raises, returns, closes, answers)}
+TOOLS = {tool.__name__: tool for tool in (hang, raises, returns, closes, lingers, answers)}
 
 
 class Batches(Scripted):

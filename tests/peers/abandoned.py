@@ -27,7 +27,7 @@ from tests.support.processes import ServerProcess, running
 from tests.support.scripted import Call, Message, Receive, Send
 from tests.support.session import RawSession
 
-_AT_ONCE, _CALLS = 16, 300
+_AT_ONCE, _CALLS, _SERIES = 16, 100, 5
 _MIB = 1024 * 1024
 _PURGE = 1.0
 
@@ -89,15 +89,19 @@ class Abandoned:
     stays: RawSession
 
     async def cost(self) -> float:
-        """The median of one call, in milliseconds."""
-        took = []
-        for _ in range(_CALLS):
-            began = time.perf_counter()
-            response = await self.stays.call("any")
-            await response.body()
-            response.close()
-            took.append((time.perf_counter() - began) * 1000)
-        return median(took)
+        """The median of one call, in milliseconds: of several series the best, for the machine
+        has other things to do as well."""
+        medians = []
+        for _ in range(_SERIES):
+            took = []
+            for _ in range(_CALLS):
+                began = time.perf_counter()
+                response = await self.stays.call("any")
+                await response.body()
+                response.close()
+                took.append((time.perf_counter() - began) * 1000)
+            medians.append(median(took))
+        return min(medians)
 
     def rows(self, table: str) -> int:
         return int(self.store.rows(f"SELECT count(*) FROM mcp_{table}")[0][0])

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.matrix.environments import prepare, versions
-from tests.peers.typescript import _install
+from tests.peers.typescript import install_clients
 from tests.support.processes import ROOT, ServerProcess, mcp_server, running
 from tests.support.relay import Relay
 
@@ -181,7 +181,7 @@ def main() -> int:
     given = parser.parse_args()
     settings = dict(setting.split("=", 1) for setting in given.settings)
     if any(given.only in peer.name and peer.environment == "npm" for peer in PEERS):
-        _install(given.cache / "npm")
+        install_clients(given.cache / "npm")
     if given.only in PEERS[0].name:
         print(versions(prepare(given.cache / "envs", "v1")), "and", versions(sys.executable))
     return 0 if asyncio.run(_all(given.cache, given.only, settings)) else 1

@@ -5,6 +5,8 @@ sampling, cancellation. A relay sends each request to a random worker and resets
 connections at a random byte after the client holds an event id. The workers note each execution.
 
 Run:     python -m tests.peers.mixed [--store sqlite] [--workers 2] [--clients 20] [--calls 100]
+         [--typescript 0] (so many of the clients are TypeScript: node 20 and npm; they are
+         installed into the --cache directory once)
 Expect:  exit code 0: each call executed once and answered once, its progress gap-free and in order,
          what a session has in its worker's memory consistent, and nothing left open in the store.
 """
@@ -29,6 +31,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from mcp_persist_middleware.model import EventKind, StreamKind
 from tests.peers import mixed_client
 from tests.peers.mixed_client import Made
+from tests.peers.typescript import install_clients
 from tests.support.processes import ServerProcess, running
 from tests.support.relay import Cut, Plan, Relay, Request
 from tests.support.started import started
@@ -49,6 +52,10 @@ class Size:
     clients: int = 20
     calls: int = 100
     seed: int = 0
+    typescript: int = 0
+    """How many of the clients are TypeScript, of both generations in turn."""
+    scripts: Path | None = None
+    """Where those are installed."""
     seconds: float = 600.0
     """When it has to be over."""
 
@@ -137,7 +144,7 @@ async def _clients(url: str, size: Size, report: Report) -> None:
     async def client(number: int) -> None:
         name = f"c{number}"
         try:
-            made = await mixed_client.run(url, name, size.calls, size.seed)
+            made = await _one(url, size, number)
         except Exception as error:
             report.faults.append(f"client {name} died: {_first(error)!r}")
         else:
@@ -150,6 +157,14 @@ async def _clients(url: str, size: Size, report: Report) -> None:
             await asyncio.gather(*(client(number) for number in range(size.clients)))
     except TimeoutError:
         report.faults.append(f"not over in {size.seconds} s")
+
+
+async def _one(url: str, size: Size, number: int) -> list[Made]:
+    if number >= size.typescript:
+        return await mixed_client.run(url, f"c{number}", size.calls, size.seed)
+    assert size.scripts is not None
+    script = size.scripts / ("sdk1.mjs", "client2.mjs")[number % 2]
+    return await mixed_client.run_typescript(url, script, f"c{number}", size.calls, size.seed)
 
 
 def _first(error: BaseException) -> BaseException:
@@ -243,10 +258,22 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=570.0)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--typescript", type=int, default=0, help="so many clients are TypeScript")
+    default = Path.home() / ".cache" / "mcp-persist-middleware-peers"
+    parser.add_argument("--cache", type=Path, default=default)
     given = parser.parse_args()
+    scripts = install_clients(given.cache / "npm") if given.typescript else None
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
     print(f"{given.store}, seed {given.seed}", flush=True)
-    size = Size(given.workers, given.clients, given.calls, given.seed, given.seconds)
+    size = Size(
+        given.workers,
+        given.clients,
+        given.calls,
+        given.seed,
+        given.typescript,
+        scripts,
+        given.seconds,
+    )
     with (
         tempfile.TemporaryDirectory() as directory,
         started(given.store, Path(directory)) as store,

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mcp import ClientSession, types
@@ -97,6 +99,30 @@ async def run(url: str, name: str, calls: int, seed: int) -> list[Made]:
         last = Made(f"{name}-last", "tell", 0)
         await call(session, last)
     return [*made, last]
+
+
+async def run_typescript(url: str, script: Path, name: str, calls: int, seed: int) -> list[Made]:
+    """The same with an official TypeScript client, in a process of its own."""
+    made = [*plan(name, calls, random.Random(f"{seed} {name}")), Made(f"{name}-last", "tell", 0)]
+    process = await asyncio.create_subprocess_exec(
+        *("node", str(script), url, "legacy"),
+        env=os.environ | {"STORY": "mixed"},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    given = json.dumps([asdict(each) for each in made]).encode() + b"\n"
+    try:
+        output, errors = await process.communicate(given)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    seen = {line["nonce"]: line for line in map(json.loads, output.splitlines())}
+    lost = errors.decode().strip()[-200:] or "the client ended before it"
+    for each in made:
+        line = seen.get(each.nonce, {"progress": [], "told": {}, "error": lost})
+        each.progress, each.told, each.error = line["progress"], line["told"], line["error"]
+    return made
 
 
 async def call(session: ClientSession, made: Made) -> None:
