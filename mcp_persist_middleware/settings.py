@@ -71,7 +71,8 @@ class Settings:
         "resume", "2026-07-28 streams: `resume` gives them ids, `pass` leaves them alone"
     )
     retry_ms: int = _setting(3000, "how long clients wait before they come back", low=0)
-    modern_retry_ms: int = _setting(1000, "the same at 2026-07-28", low=0)
+    # Clients try twice: the first time within `disconnect_grace`, the second after a restart.
+    modern_retry_ms: int = _setting(2000, "the same at 2026-07-28", low=0)
     ping_seconds: float = _setting(15.0, "keep-alive comments; 0 sends none", low=0)
     prime_after: float | None = _setting(
         1.0, "open the stream of an answer that is this late", low=0, none=True

@@ -1,4 +1,4 @@
-"""The main job, visible: what a client sees without and with the middleware, in two acts."""
+"""The main job, visible: what a client sees without and with the middleware, in three acts."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mcp_persist_middleware.ops import demo_cuts, demo_kill
+from mcp_persist_middleware.ops import demo_cuts, demo_kill, demo_workers
 from mcp_persist_middleware.ops.demo_parts import DemoError
 
 
@@ -35,4 +35,6 @@ async def _acts(console: Console, calls: int) -> bool:
         cut = await demo_cuts.play(console, Path(directory), calls)
         console.print("\n[bold]2. The server is killed in the middle of a call[/]")
         killed = await demo_kill.play(console, Path(directory))
-    return cut and killed
+        console.print("\n[bold]3. Two workers, and no request knows where it goes[/]")
+        shared = await demo_workers.play(console, Path(directory))
+    return cut and killed and shared

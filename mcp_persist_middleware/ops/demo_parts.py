@@ -89,11 +89,11 @@ async def default_client(url: str) -> AsyncIterator[CallTool]:
 
 
 @asynccontextmanager
-async def handshake_client(url: str) -> AsyncIterator[CallTool]:
-    """A session of the handshake eras."""
+async def handshake_client(url: str, elicitation: Any = None) -> AsyncIterator[CallTool]:
+    """A session of the handshake eras; `elicitation` answers the server's questions."""
     async with (
         streamable_http_client(url) as (read, write),
-        ClientSession(read, write, read_timeout_seconds=_CALL_TIMEOUT) as session,
+        ClientSession(read, write, _CALL_TIMEOUT, elicitation_callback=elicitation) as session,
     ):
         await session.initialize()
         yield session.call_tool

@@ -12,6 +12,7 @@ import threading
 
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
+from pydantic import BaseModel
 from starlette.types import ASGIApp
 
 server = MCPServer("demo", log_level="WARNING")
@@ -24,6 +25,19 @@ async def count(steps: int, seconds: float, ctx: Context) -> str:
         await asyncio.sleep(seconds)
         await ctx.report_progress(step, steps, f"step {step} of {steps}")
     return f"counted {steps}"
+
+
+class Name(BaseModel):
+    """What `greet` asks its user for."""
+
+    name: str
+
+
+@server.tool()
+async def greet(ctx: Context) -> str:
+    """Ask the user for a name in the middle of the call, then greet them."""
+    answer = await ctx.elicit("What is your name?", Name)
+    return f"hello {answer.data.name}" if answer.action == "accept" else "hello nobody"
 
 
 def app(arguments: list[str]) -> ASGIApp:

@@ -5,10 +5,11 @@ those that share a kept-alive connection, and says what becomes of its response.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -24,34 +25,46 @@ from mcp_persist_middleware.ops.relay_cut import (
     Scanner,
 )
 
-__all__ = ["Cut", "Ending", "Exchange", "Plan", "Policy", "Relay", "Request"]
+__all__ = ["Cut", "Ending", "Exchange", "Plan", "Policy", "Relay", "Request", "Route"]
 
 _HEAD_LIMIT = 1 << 20
 _LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
+Route = Callable[[Request], Sequence[int]]
+_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 
 @dataclass(slots=True)
 class _Link:
-    """One client connection and the server connection that belongs to it."""
+    """One client connection and the server connection that belongs to it just now."""
 
     number: int
-    client: tuple[asyncio.StreamReader, asyncio.StreamWriter]
-    server: tuple[asyncio.StreamReader, asyncio.StreamWriter]
-    waiting: asyncio.Queue[tuple[Exchange, Plan]] = field(default_factory=asyncio.Queue)
+    client: _Connection
+    server: _Connection | None
+    waiting: asyncio.Queue[tuple[Exchange, Plan, _Connection]] = field(
+        default_factory=asyncio.Queue
+    )
 
     def end(self, ending: Ending) -> None:
         _end(self.client[1], ending)
-        _end(self.server[1], ending)
+        if self.server is not None:
+            _end(self.server[1], ending)
 
 
 class Relay:
-    """Forwards connections to `target` (a loopback port, may be changed) as `policy` decides."""
+    """Forwards connections to `target` (a loopback port, may be changed) as `policy` decides.
+
+    Args:
+        route: the ports that a request may go to, each request by itself and on a connection of
+            its own, as a load balancer without stickiness does; the first that accepts has it.
+    """
 
     def __init__(
         self,
-        target: int,
+        target: int = 0,
         policy: Policy | None = None,
         *,
+        route: Route | None = None,
         on_end: Callable[[Exchange], None] | None = None,
         receive_buffer: int | None = None,
     ) -> None:
@@ -59,6 +72,7 @@ class Relay:
         self.policy = policy
         self.port = 0
         self.exchanges: list[Exchange] = []
+        self._route = route
         self._on_end = on_end
         self._receive_buffer = receive_buffer
         self._links: dict[asyncio.Task[object], _Link | None] = {}
@@ -98,7 +112,7 @@ class Relay:
         assert task is not None
         self._links[task] = None
         try:
-            server = await self._connect()
+            server = None if self._route else await self._connect(self.target)
             self._connections += 1
             link = self._links[task] = _Link(self._connections, (reader, writer), server)
             # With no room in the buffers a drain means: the kernel has it, a reset keeps it.
@@ -110,18 +124,33 @@ class Relay:
             if (opened := self._links.pop(task)) is not None:
                 opened.end(Ending.ABORT)
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self, target: int) -> _Connection:
         connection = socket.socket()
         connection.setblocking(False)
         if self._receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         try:
-            await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", self.target))
+            await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", target))
         except BaseException:
             connection.close()
             raise
         limit = self._receive_buffer or _HEAD_LIMIT
         return await asyncio.open_connection(sock=connection, limit=limit)
+
+    async def _server(self, link: _Link, exchange: Exchange) -> _Connection:
+        """The connection that a request takes."""
+        if self._route is not None:
+            if link.server is not None:
+                _end(link.server[1], Ending.CLOSE)
+                link.server = None
+            for port in self._route(exchange.request):
+                with contextlib.suppress(ConnectionError):
+                    link.server = await self._connect(port)
+                    exchange.target = port
+                    break
+        if link.server is None:
+            raise ConnectionRefusedError
+        return link.server
 
     async def _run(self, link: _Link) -> Ending:
         """Relay both directions until either ends; the way it ended."""
@@ -144,7 +173,7 @@ class Relay:
         return Ending.ABORT if isinstance(error, OSError) else Ending.CLOSE
 
     async def _requests(self, link: _Link) -> Ending:
-        reader, writer = link.client[0], link.server[1]
+        reader = link.client[0]
         while True:
             raw = await reader.readuntil(b"\r\n\r\n")
             line, headers = http.head(raw)
@@ -158,23 +187,30 @@ class Relay:
             exchange = Exchange(request)
             self.exchanges.append(exchange)
             plan = self.policy(request) if self.policy else None
-            link.waiting.put_nowait((exchange, plan or Plan()))
+            server = await self._server(link, exchange)
+            writer = server[1]
+            link.waiting.put_nowait((exchange, plan or Plan(), server))
             writer.write(b"".join(pieces))
             await writer.drain()
 
     async def _responses(self, link: _Link) -> Ending:
         while True:
-            exchange, plan = await link.waiting.get()
+            exchange, plan, server = await link.waiting.get()
             try:
-                await self._respond(link, exchange, plan)
+                await self._respond(server[0], link.client[1], exchange, plan)
             finally:
                 if self._on_end:
                     self._on_end(exchange)
             if exchange.cut and plan.cut:
                 return plan.cut.ending
 
-    async def _respond(self, link: _Link, exchange: Exchange, plan: Plan) -> None:
-        reader, writer = link.server[0], link.client[1]
+    async def _respond(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        exchange: Exchange,
+        plan: Plan,
+    ) -> None:
         while exchange.status < 200:
             raw = await reader.readuntil(b"\r\n\r\n")
             line, headers = http.head(raw)

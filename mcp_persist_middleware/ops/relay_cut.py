@@ -70,6 +70,8 @@ class Exchange:
     size: int = 0
     events: int = 0
     last_id: str | None = None
+    target: int = 0
+    """The port it went to, where each request goes its own way."""
     cut: bool = False
     complete: bool = False
 

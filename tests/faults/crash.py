@@ -2,6 +2,8 @@
 
 `python -m tests.faults.crash --times 200`; ends with exit code 1 and the seed when anything that
 a client has seen is missing, changed, numbered twice or run twice, or when a stream stays open.
+With `--workers 2` each request goes to any of them, and one of them is killed: then also when a
+call was run of which its client was told that it was not.
 """
 
 import argparse
@@ -32,6 +34,8 @@ class Seen:
 
     name: str
     frames: list[Frame] = field(default_factory=list)
+    refused: bool = False
+    """Its client was told that it was not run."""
 
     @property
     def is_answered(self) -> bool:
@@ -40,35 +44,46 @@ class Seen:
 
 @dataclass(slots=True)
 class Crashes:
-    """A server, its clients, and everything they have seen since the beginning."""
+    """The servers, their clients, and everything those have seen since the beginning."""
 
-    server: ServerProcess
+    servers: list[ServerProcess]
     store: Store
     ran: Path
     chance: random.Random
     calls: list[Seen] = field(default_factory=list)
     interrupted: int = 0
+    _over: bool = False
+
+    @property
+    def _port(self) -> int:
+        """That of any server."""
+        return self.chance.choice(self.servers).port
 
     async def round(self) -> None:
         """Load, a kill at some moment, a restart; then every call has to have its end."""
         before = len(self.calls)
-        sessions = [await RawSession.open(self.server.port) for _ in range(_CLIENTS)]
+        self._over = False
+        sessions = [await RawSession.open(self._port) for _ in range(_CLIENTS)]
         clients = [asyncio.create_task(self._client(session)) for session in sessions]
         await asyncio.sleep(self.chance.uniform(0.0, 0.6))
-        await self.server.kill()
+        victim = self.chance.choice(self.servers)
+        await victim.kill()
+        self._over = True
         await asyncio.gather(*clients)
-        await self.server.start()
+        await victim.start()
         await asyncio.gather(*map(self._finish, self.calls[before:]))
         await self._wait_for_ends()
         self._check(self.calls[before:])
 
     async def _client(self, session: RawSession) -> None:
-        """Call after call, until the server is gone."""
+        """Call after call, until a server is gone."""
         with contextlib.suppress(*_BROKEN):
-            while True:
+            while not self._over:
+                session.port = self._port
                 seen = Seen(f"call-{len(self.calls)}")
                 self.calls.append(seen)
                 response = await session.call("count", n=_EVENTS, name=seen.name)
+                seen.refused = response.status == 503
                 try:
                     async for frame in response.frames():
                         seen.frames += [frame] if frame.id else []
@@ -80,7 +95,7 @@ class Crashes:
         cursor = last_id(seen.frames)
         if cursor is None or seen.is_answered:
             return
-        session = RawSession(self.server.port, session_id=self._session_of(cursor))
+        session = RawSession(self._port, session_id=self._session_of(cursor))
         async with asyncio.timeout(20):
             while not seen.is_answered:
                 response = await session.get(last_id(seen.frames))
@@ -113,6 +128,8 @@ class Crashes:
             " HAVING min(sequence) != 1 OR max(sequence) != count(*)"
         )
         assert not gaps, f"numbers are missing: {gaps}"
+        ran = set(self.ran.read_text().split())
+        assert not [seen.name for seen in calls if seen.refused and seen.name in ran]
         twice = [name for name, n in Counter(self.ran.read_text().split()).items() if n > 1]
         assert not twice, f"run twice: {twice}"
 
@@ -137,7 +154,7 @@ class Crashes:
         assert progress == list(range(1, len(progress) + 1)), (seen.name, progress)
 
 
-async def crash(directory: Path, times: int, seed: int) -> Crashes:
+async def crash(directory: Path, times: int, seed: int, workers: int = 1) -> Crashes:
     """So many rounds on one store.
 
     Raises:
@@ -150,9 +167,14 @@ async def crash(directory: Path, times: int, seed: int) -> Crashes:
         "MCP_PERSIST_RESUME_ROTATE": "none",
         "TEST_RAN": str(ran),
     }
-    server = ServerProcess("tests.faults.app:app()", directory / "server.log", environ=environ)
-    async with running(server):
-        crashes = Crashes(server, store, ran, random.Random(seed))
+    servers = [
+        ServerProcess("tests.faults.app:app()", directory / f"server{n}.log", environ=environ)
+        for n in range(workers)
+    ]
+    async with contextlib.AsyncExitStack() as stack:
+        for server in servers:
+            await stack.enter_async_context(running(server))
+        crashes = Crashes(servers, store, ran, random.Random(seed))
         for number in range(1, times + 1):
             await crashes.round()
             if number % 20 == 0:
@@ -165,10 +187,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
-        crashes = asyncio.run(crash(Path(directory), given.times, given.seed))
+        crashes = asyncio.run(crash(Path(directory), given.times, given.seed, given.workers))
     events = sum(len(seen.frames) for seen in crashes.calls)
     print(
         f"{given.times} kills: {len(crashes.calls)} calls, {crashes.interrupted} of them "

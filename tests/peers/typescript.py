@@ -88,7 +88,7 @@ class Tally:
         )
 
 
-def _install(cache: Path) -> Path:
+def install_clients(cache: Path) -> Path:
     """The directory that holds the scripts: they have to lie beside what they import."""
     install(cache, *_PACKAGES)
     for source in _SOURCES.glob("*.mjs"):
@@ -159,7 +159,7 @@ def main() -> int:
     default = Path.home() / ".cache" / "mcp-persist-middleware-peers"
     parser.add_argument("--cache", type=Path, default=default)
     arguments = parser.parse_args()
-    right = asyncio.run(_all(_install(arguments.cache), arguments.calls))
+    right = asyncio.run(_all(install_clients(arguments.cache), arguments.calls))
     print("exactly once" if right else "NOT exactly once")
     return 0 if right else 1
 

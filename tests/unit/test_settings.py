@@ -104,3 +104,11 @@ def test_no_url_gives_anything_but_a_clear_error(text: str) -> None:
 )
 def test_plain_forms_get_the_async_driver(url: str) -> None:
     assert str(connect.parse_url(url)) == "sqlite+aiosqlite:///events.db"
+
+
+def test_a_client_of_2026_tries_once_within_the_grace_and_once_after_a_restart() -> None:
+    """Its two attempts are `modern_retry_ms` apart; then it gives up, and some hang."""
+    defaults = Settings.load({"url": "events.db"}, {})
+    first = defaults.modern_retry_ms / 1000
+    assert first < defaults.disconnect_grace - 1
+    assert 2 * first >= 4

@@ -1,0 +1,182 @@
+"""G10: what sessions and the letters between workers leave behind has a limit and an end."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_persist_middleware import Persistence
+from mcp_persist_middleware.model import Letter, LetterState, SessionKey
+from mcp_persist_middleware.sessions import courier, desk, registry, turn
+from tests.faults.workers import Store
+from tests.support.scripted import Call, Scripted, persisted, until
+from tests.support.session import RawSession
+from tests.support.stateful import Stateful
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Store:
+    """What the store says."""
+    return Store(tmp_path / "events.db")
+
+
+def count(file: Store, table: str, where: str = "1") -> int:
+    """How many rows there are."""
+    ((found,),) = file.rows(f"SELECT count(*) FROM mcp_{table} WHERE {where}")
+    return int(found)
+
+
+async def value(session: RawSession) -> Any:
+    """What `count` answers."""
+    response = await session.call("count")
+    (frame,) = await response.take(1)
+    response.close()
+    return frame.message["result"]["value"]
+
+
+@asynccontextmanager
+async def two_workers(
+    store: str, app: Any, **settings: Any
+) -> AsyncIterator[tuple[list[int], list[Persistence]]]:
+    """Both on this event loop: settings that differ in one value make a worker of its own."""
+    async with (
+        persisted(app, store, retry_ms=1000, **settings) as (one, first),
+        persisted(Stateful(), store, retry_ms=1001, **settings) as (two, second),
+    ):
+        yield [one, two], [first, second]
+
+
+async def test_sessions_that_nobody_uses_leave_memory_and_store(store: str, file: Store) -> None:
+    times = {"session_ttl": 1, "purge_interval": 0.1}
+    async with persisted(Stateful(), store, **times) as (port, persistence):
+        held = (await persistence.parts()).sessions
+        for _ in range(20):
+            assert await value(await RawSession.open(port)) == 1
+        assert len(held._held) == count(file, "session") == 20
+        await until(lambda: not (held._held or held._by_inner or held._touched or held._locks))
+        await until(lambda: count(file, "session") == 0)
+
+
+async def test_no_more_sessions_are_held_than_may_and_the_others_live_on(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_MOST_HELD", 3)
+    async with persisted(Stateful(), store) as (port, persistence):
+        held = (await persistence.parts()).sessions
+        sessions = [await RawSession.open(port) for _ in range(10)]
+        for session in sessions:
+            assert await value(session) == 1
+            assert len(held._held) <= 3
+
+
+async def test_what_was_used_is_forgotten_when_it_is_written_down(store: str) -> None:
+    async with persisted(Stateful(), store, purge_interval=0.1) as (port, persistence):
+        session = await RawSession.open(port)
+        assert await value(session) == 1
+        held = (await persistence.parts()).sessions
+        await until(lambda: not held._touched)
+
+
+async def test_an_initialize_of_any_size_is_served_and_a_long_one_is_not_kept(
+    store: str, file: Store
+) -> None:
+    async with persisted(Stateful(), store) as (port, _):
+        await RawSession.open(port)
+        assert count(file, "session") == 1
+        session = RawSession(port)
+        info = {"name": "n" * 300_000, "version": "1"}
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}
+        response = await session.post("initialize", params)
+        session.session_id = response.headers["mcp-session-id"]
+        response.close()
+        assert await value(session) == 1
+        assert count(file, "session") == 1
+
+
+async def test_no_more_subscriptions_are_kept_than_may(
+    store: str, file: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turn, "_MAX_SUBSCRIPTIONS", 3)
+    async with persisted(Stateful(), store) as (port, _):
+        session = await RawSession.open(port)
+        for number in range(5):
+            uri = f"a://{number}"
+            assert (await session.post("resources/subscribe", {"uri": uri})).status == 200
+        ((kept,),) = file.rows("SELECT subscriptions FROM mcp_session")
+        assert kept == '["a://0", "a://1", "a://2"]'
+
+
+async def test_letters_that_nobody_fetched_and_answers_that_nobody_read_are_purged(
+    store: str, file: Store
+) -> None:
+    async with persisted(Stateful(), store, purge_interval=0.1) as (port, persistence):
+        session = await RawSession.open(port)
+        log = (await persistence.context()).log
+        home = (await persistence.context()).worker
+        key = SessionKey("default", "/mcp", session.session_id or "")
+
+        async def put(name: bytes, seconds: float) -> None:
+            until_then = time.time() + seconds
+            letter = Letter(name * 16, key, home, 1, until_then, b"{}", sealed=False)
+            await log.inbox.put(letter, 10)
+
+        for name in (b"a", b"b"):
+            await put(name, 3600)
+        await log.inbox.claim(home, 2, time.time(), time.time() + 0.3)
+        await log.inbox.answer(b"a" * 16, home, b"an answer", time.time() + 0.3)
+        await put(b"c", 0.3)
+        states = [row[0] for row in file.rows("SELECT state FROM mcp_inbox ORDER BY id")]
+        assert states == [int(LetterState.ANSWERED), int(LetterState.CLAIMED), 0]
+        await until(lambda: count(file, "inbox") == 0)
+
+
+async def test_letters_that_were_read_do_not_pile_up(
+    store: str, file: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier, "_READ_AT_ONCE", 5)
+    async with two_workers(store, Stateful()) as (ports, _):
+        session = await RawSession.open(ports[0])
+        session.port = ports[1]
+        for number in range(1, 31):
+            assert await value(session) == number
+        assert count(file, "inbox") < 10
+
+
+async def test_no_more_letters_run_at_once_than_may_and_the_others_wait_their_turn(
+    store: str, file: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "_MOST_RUNNING", 3)
+    go_on, running = asyncio.Event(), 0
+
+    async def hold(call: Call) -> None:
+        nonlocal running
+        running += 1
+        await go_on.wait()
+        await call.json(200, {"jsonrpc": "2.0", "id": call.request["id"], "result": {}})
+
+    async with two_workers(store, Scripted(hold=hold), prime_after=None) as (ports, _):
+        session = await RawSession.open(ports[0])
+        session.port = ports[1]
+        calls = [asyncio.create_task(session.call("hold")) for _ in range(8)]
+        await until(lambda: running == 3 and count(file, "inbox", "state = 0") == 5)
+        # They would have been fetched by now.
+        with pytest.raises(TimeoutError):
+            await until(lambda: running > 3, 0.5)
+        go_on.set()
+        assert {(await call).status for call in calls} == {200}
+        assert running == 8
+
+
+async def test_no_more_keys_of_other_workers_are_kept_than_may(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier, "_KEYS", 3)
+    async with persisted(Stateful(), store) as (_, persistence):
+        parts = await persistence.parts()
+        for number in range(10):
+            await parts.courier.can_seal(f"worker-{number}")
+        assert len(parts.courier._keys) <= 3

@@ -1,0 +1,67 @@
+"""G6 where it could go wrong quietly: a session is brought back once, by a request that needs it,
+and not after its time."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from mcp_persist_middleware.log.sql_sessions import SqlSessions
+from tests.guarantees.test_g6_sessions_live_on import value
+from tests.support.scripted import persisted
+from tests.support.session import RawSession
+from tests.support.stateful import Stateful
+
+
+async def test_of_two_workers_that_bring_a_session_back_at_once_one_is_its_home(
+    tmp_store: str,
+) -> None:
+    async with persisted(Stateful(), tmp_store) as (port, _):
+        session = await RawSession.open(port)
+    # Each is still at its `initialize` when the other one begins with its own.
+    apps = [Stateful(wait=0.3), Stateful(wait=0.3)]
+    async with (
+        persisted(apps[0], tmp_store, retry_ms=1000) as (one, _),
+        persisted(apps[1], tmp_store, retry_ms=1001) as (two, _),
+    ):
+        clients = [RawSession(port, session_id=session.session_id) for port in (one, two)]
+        values = await asyncio.gather(*(value(client) for client in clients * 5))
+        assert sorted(values) == list(range(1, 11)), "one memory has counted them all"
+        assert all(next(app._ids) == 2 for app in apps), "both have tried"
+        assert sorted(len(app.sessions) for app in apps) == [0, 1], "what nobody uses is ended"
+
+
+async def test_a_resume_brings_nothing_back(tmp_store: str) -> None:
+    async with persisted(Stateful(), tmp_store) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("ask")
+        (question,) = await response.take(1)
+        response.reset()
+    app = Stateful()
+    async with persisted(app, tmp_store) as (port, _):
+        session.port = port
+        resumed = await session.get(question.id)
+        (end,) = await resumed.take(1)
+        assert "error" in end.message
+        assert not app.sessions
+        assert await value(session) == 1
+
+
+async def test_a_session_whose_time_is_over_does_not_come_back_before_it_is_purged(
+    tmp_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(_: SqlSessions, __: float, ___: int) -> int:
+        return 0
+
+    monkeypatch.setattr(SqlSessions, "purge", late)
+    async with persisted(Stateful(), tmp_store) as (port, _):
+        session = await RawSession.open(port)
+    with sqlite3.connect(tmp_path / "events.db") as file:
+        file.execute("UPDATE mcp_session SET expires_at = expires_at - 100000")
+    file.close()
+    app = Stateful()
+    async with persisted(app, tmp_store) as (port, _):
+        session.port = port
+        assert await value(session) == 404
+        assert not app.sessions

@@ -1,0 +1,64 @@
+"""Two clients that come back to one session's GET stream for ever do not chase each other."""
+
+import asyncio
+from itertools import pairwise
+
+from tests.support.scripted import Call, Scripted, persisted
+from tests.support.session import RawSession, last_id
+from tests.support.sse_client import Frame
+
+_ROTATE, _EVENTS, _PACE = 0.5, 120, 0.02
+
+
+async def test_two_clients_of_one_session_stream_cause_no_storm_and_lose_nothing(
+    tmp_store: str,
+) -> None:
+    begin = asyncio.Event()
+
+    async def session_stream(call: Call) -> None:
+        await call.head()
+        await begin.wait()
+        for value in range(1, _EVENTS + 1):
+            await call.progress(value)
+            await asyncio.sleep(_PACE)
+        await call.gone.wait()
+
+    connections = 0
+
+    async def client(session: RawSession, seen: list[int]) -> None:
+        """As every client does: a connection that ends is opened again, with the cursor."""
+        nonlocal connections
+        cursor: str | None = None
+        while True:
+            connections += 1
+            response = await session.get(cursor)
+            assert response.status == 200
+            frames: list[Frame] = []
+            try:
+                async for frame in response.frames():
+                    frames.append(frame)
+                    seen += [frame.progress] if frame.progress is not None else []
+            finally:
+                response.reset()
+            cursor = last_id(frames, cursor)
+            retry = next((f.retry for f in reversed(frames) if f.retry is not None), 1000)
+            await asyncio.sleep(retry / 1000)
+
+    app = Scripted(GET=session_stream)
+    async with persisted(app, tmp_store, resume_rotate=_ROTATE) as (port, _):
+        session = await RawSession.open(port)
+        both: list[list[int]] = [[], []]
+        clients = [asyncio.create_task(client(session, seen)) for seen in both]
+        begin.set()
+        async with asyncio.timeout(20):
+            while _EVENTS not in both[0] + both[1]:
+                assert not any(task.done() for task in clients)
+                await asyncio.sleep(0.05)
+        for task in clients:
+            task.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+    assert sorted(set(both[0] + both[1])) == list(range(1, _EVENTS + 1))
+    for seen in both:
+        assert all(one < two for one, two in pairwise(seen)), "in order, none twice"
+    # One connection in a rotation each, where a fight would make hundreds.
+    assert connections <= 2 * (_EVENTS * _PACE / _ROTATE + 2)

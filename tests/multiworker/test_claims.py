@@ -1,0 +1,74 @@
+"""Which letters a worker may run: two workers on one event loop."""
+
+import asyncio
+import secrets
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from mcp_persist_middleware.log.lease import Lease
+from mcp_persist_middleware.sessions import parcel as parcels
+from mcp_persist_middleware.sessions.parcel import NotRun, Parcel
+from tests.guarantees.test_g10_sessions import two_workers
+from tests.multiworker.test_relay import value, waiting
+from tests.support.scripted import until
+from tests.support.session import RawSession
+from tests.support.stateful import Stateful
+
+
+async def test_a_worker_that_was_not_seen_alive_of_late_takes_no_letter(
+    tmp_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heartbeats do not reach the store: others may have taken its sessions over."""
+    app = Stateful()
+    async with two_workers(tmp_store, app) as (ports, (home, _)):
+        session = await RawSession.open(ports[0])
+        session.port = ports[1]
+        assert await value(await session.call("count")) == 1
+        lease = (await home.context()).lease
+        with monkeypatch.context() as patch:
+            patch.setattr(Lease, "is_young", property(lambda self: self is not lease))
+            call = asyncio.create_task(session.call("count"))
+            await waiting(tmp_path, 1)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(call), 1)
+            await waiting(tmp_path, 1)
+        assert await value(await call) == 2
+
+
+async def test_a_letter_to_another_generation_of_the_session_is_not_run(
+    tmp_store: str, tmp_path: Path
+) -> None:
+    app = Stateful()
+    async with two_workers(tmp_store, app) as (ports, (home, _)):
+        session = await RawSession.open(ports[0])
+        session.port = ports[1]
+        assert await value(await session.call("count")) == 1
+        body = b'{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"count"}}'
+        headers = [(k.encode(), v.encode()) for k, v in session.headers().items()]
+        scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": headers}
+        content = Parcel(scope | {"query_string": b"", "root_path": ""}, body, None).pack()
+        worker, now = (await home.context()).worker, time.time()
+        with sqlite3.connect(tmp_path / "events.db") as store:
+
+            def post(generation: int) -> bytes:
+                name = secrets.token_bytes(16)
+                row = (name, "default", "/mcp", session.session_id, worker, generation, 0)
+                marks = ", ".join("?" * 11)
+                insert = f"INSERT INTO mcp_inbox VALUES ({marks})"
+                store.execute(insert, (*row, now + 60, False, content, b""))
+                store.commit()
+                return name
+
+            def answer(name: bytes) -> object:
+                (found,) = store.execute("SELECT state, reply FROM mcp_inbox WHERE id = ?", (name,))
+                return parcels.unpack_reply(found[1]) if found[0] == 2 else None
+
+            other, mine = post(7), post(1)
+            await until(lambda: answer(other) is not None and answer(mine) is not None)
+            assert isinstance(answer(other), NotRun)
+            assert not isinstance(answer(mine), NotRun), "or this test proves nothing"
+        store.close()
+        assert await value(await session.call("count")) == 3

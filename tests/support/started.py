@@ -1,0 +1,49 @@
+"""The stores of `tests.support.stores` outside of pytest: their servers start when they are asked
+for, and end with the block."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.stores import STORES, PostgresServer, RedisServer, Store
+
+
+@contextmanager
+def _postgres() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="mcp-pg-", ignore_cleanup_errors=True) as directory:
+        server = PostgresServer(Path(directory) / "data", {"max_connections": "300"})
+        server.start()
+        try:
+            yield server.url()
+        finally:
+            server.stop("immediate")
+
+
+@contextmanager
+def _redis() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="mcp-redis-") as directory:
+        server = RedisServer(Path(directory))
+        server.start()
+        try:
+            yield server.url()
+        finally:
+            server.stop()
+
+
+_SERVERS = {"postgres_url": _postgres, "redis_url": _redis}
+
+
+@contextmanager
+def started(name: str, directory: Path) -> Iterator[Store]:
+    """A store by its name in `STORES`, with its servers; not inside a running event loop."""
+    found: dict[str, Any] = {}
+    with ExitStack() as stack:
+
+        def fixture(wanted: str) -> Any:
+            if wanted not in found:
+                found[wanted] = stack.enter_context(_SERVERS[wanted]())
+            return found[wanted]
+
+        yield STORES[name](directory, fixture)
