@@ -178,5 +178,10 @@ def sqlite(directory: Path, _: Fixture) -> Store:
     return Store("sqlite", {"url": f"sqlite+aiosqlite:///{directory / 'events.db'}"})
 
 
-STORES: dict[str, Callable[[Path, Fixture], Store]] = {"sqlite": sqlite}
+def postgres(_: Path, fixture: Fixture) -> Store:
+    """A database on the PostgreSQL server that all tests share."""
+    return Store("postgres", {"url": new_database(fixture("postgres_url"))})
+
+
+STORES: dict[str, Callable[[Path, Fixture], Store]] = {"sqlite": sqlite, "postgres": postgres}
 """Every kind of store that the library has. A new one is one more line here."""
