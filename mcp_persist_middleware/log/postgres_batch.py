@@ -104,7 +104,7 @@ def _names(table: Table) -> str:
 
 
 def _casts(table: Table, first: int) -> str:
-    dialect = postgresql.dialect()
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     kinds = [column.type.compile(dialect) for column in table.c]
     return ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(kinds, first))
 

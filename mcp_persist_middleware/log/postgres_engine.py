@@ -25,7 +25,7 @@ _ARGUMENTS = {"host", "port", "prepared_statement_cache_size", "statement_cache_
 ConnectRaw = Callable[[], Awaitable[tuple[AsyncConnection, Any]]]
 
 
-class _Connection(asyncpg.Connection):
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
     """A connection whose farewell to a server that does not answer is short."""
 
     async def close(self, *, timeout: float | None = None) -> None:
@@ -78,7 +78,7 @@ def make(url: URL, timeout: float) -> AsyncEngine:
 
 def _divided(url: URL) -> tuple[URL, dict[str, Any]]:
     """Where the database is, and what else is said of the connection."""
-    query = dict(url.query)
+    query: dict[str, Any] = dict(url.query)
     place = url.set(
         query={name: query.pop(name) for name in _ARGUMENTS & query.keys()},
         username=url.username or query.pop("user", None),

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, Protocol, TypeVar
 
+from sqlalchemy.dialects import postgresql
+
 from mcp_persist_middleware.log.sql_inbox import SqlInbox, letter_of
 from mcp_persist_middleware.log.sql_sessions import SqlSessions, session_of
 from mcp_persist_middleware.log.sql_store import SqlStore
@@ -19,6 +21,7 @@ from mcp_persist_middleware.model import (
 )
 
 T = TypeVar("T")
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 Tell = Callable[[Iterable[bytes]], None]
 
 _WAITING, _CLAIMED, _ANSWERED = (int(state) for state in LetterState)
@@ -74,14 +77,16 @@ class PostgresInbox(SqlInbox):
         self._columns = [column.name for column in table.c]
         names = ", ".join(self._columns)
         count = len(self._columns)
-        marks = ", ".join(f"${n}" for n in range(1, count + 1))
+        marks = ", ".join(
+            f"${n}::{column.type.compile(_DIALECT)}" for n, column in enumerate(table.c, 1)
+        )
         key = f"namespace = ${count + 1} AND path = ${count + 2} AND id = ${count + 3}"
         # The lock lets a move wait for the letter, and a letter that waited see the move.
         self._put = (
             f"WITH home AS MATERIALIZED (SELECT 1 FROM {session} WHERE {key}"
             f" AND generation = ${count + 4} AND home = ${count + 5} AND NOT deleted FOR SHARE),"
             f" waiting AS (SELECT count(*) AS letters FROM (SELECT 1 FROM {inbox}"
-            f" WHERE worker = ${count + 5} AND state = {_WAITING} LIMIT ${count + 6}) AS some),"
+            f" WHERE worker = ${count + 5} AND state = {_WAITING} LIMIT ${count + 6}) AS part),"
             f" put AS (INSERT INTO {inbox} ({names}) SELECT {marks} FROM home, waiting"
             f" WHERE letters < ${count + 6} RETURNING 1)"
             " SELECT (SELECT count(*) FROM home), (SELECT count(*) FROM put)"

@@ -38,8 +38,8 @@ class Reads:
             f" sequence FROM {event} WHERE stream = g.id ORDER BY sequence LIMIT $2) AS v LIMIT $2"
         )
         self.forget = (
-            f"DELETE FROM {event} AS e USING (SELECT some.stream, max(some.sequence) AS last"
-            f" FROM ({some}) AS some GROUP BY some.stream) AS r"
+            f"DELETE FROM {event} AS e USING (SELECT part.stream, max(part.sequence) AS last"
+            f" FROM ({some}) AS part GROUP BY part.stream) AS r"
             " WHERE e.stream = r.stream AND e.sequence <= r.last"
         )
         self.bury = (

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from sqlalchemy import Table, Update, delete, insert, select, update
 from sqlalchemy.engine import Engine
@@ -38,13 +39,13 @@ async def _answering(
         raise
     except TimeoutError as error:
         raise StoreError(url=name, reason=f"no answer in {timeout} s") from error
-    except (SQLAlchemyError, OSError, *_driver_errors()) as error:
+    except (SQLAlchemyError, OSError, *_driver_errors()) as error:  # type: ignore[misc]
         raise StoreError(url=name, reason=reason(error)) from error
 
 
 def _driver_errors() -> tuple[type[Exception], ...]:
     """What a driver raises by itself where SQLAlchemy does not translate it: at a connect."""
-    asyncpg = sys.modules.get("asyncpg")
+    asyncpg: Any = sys.modules.get("asyncpg")
     return () if asyncpg is None else (asyncpg.PostgresError, asyncpg.InterfaceError)
 
 

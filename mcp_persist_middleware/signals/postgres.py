@@ -94,7 +94,7 @@ class Notifications(Wakeups):
                 self._asking.pop(stream, None)
 
     def tell(self, topics: Iterable[bytes]) -> None:
-        """Something was committed to these topics: wake who waits here, tell who waits elsewhere."""
+        """Something was committed to these topics: wake who waits here, tell those elsewhere."""
         now = time.monotonic()
         for topic in topics:
             self._notify(topic)
