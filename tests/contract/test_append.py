@@ -231,3 +231,16 @@ async def test_a_closed_log_fails_with_a_store_error(log: EventLog) -> None:
     for call in (log.ping(), log.append([new(record())]), log.find(record().id)):
         with pytest.raises(StoreError):
             await call
+
+
+async def test_text_of_any_kind_is_one_streams_own_and_comes_back(log: EventLog) -> None:
+    paths = ["/a\0b", "/a\uffff0b", "/a\uffff", "/\0", "/ä\U0001f600'\"\\%s"]
+    strange = [record(path=path, session=path[1:]) for path in paths]
+    good = record()
+    batch = [new(stream, *events(1, 1)) for stream in [*strange, good]]
+    assert await log.append(batch) == [COMMITTED] * len(batch)
+    for stream in strange:
+        assert await log.find(stream.id) == stream
+        await log.forget_session("default", stream.owner.path, stream.owner.session)
+    assert (await log.purge(1.0, 100)).streams == 5
+    assert await log.find(good.id) == good
