@@ -22,14 +22,14 @@ async def somebody(store: Store) -> AsyncIterator[Any]:
         await connection.close()
 
 
-async def waits_for_a_lock(connection: Any) -> None:
-    """Return when somebody in this database waits for a lock."""
+async def waits_for_a_lock(connection: Any, count: int = 1) -> None:
+    """Return when so many in this database wait for a lock."""
     waiting = (
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
     async with asyncio.timeout(5):
-        while not await connection.fetchval(waiting):
+        while await connection.fetchval(waiting) < count:
             await asyncio.sleep(0.005)
             # A transaction sees the others as they were at its first look.
             await connection.execute("SELECT pg_stat_clear_snapshot()")
