@@ -7,10 +7,12 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.signals.base import Subscription
 from tests.contract.builders import add, ending, events, new, record
 from tests.contract.conftest import Factory
+from tests.support.scripted import until
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -103,3 +105,33 @@ async def test_a_closed_log_leaves_no_waiting_reader_a_fault(make_log: Factory) 
     with subscribed(made, record()):
         await made.aclose()
         await made.aclose()
+
+
+async def test_with_every_wake_up_lost_every_event_arrives_all_the_same(
+    log: EventLog, other: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Subscription, "notify", lambda _: None)
+    stream = record()
+    await log.append([new(stream)])
+    cursor = Cursor(other, stream.id, 0, None, resumed=True)
+    assert cursor.ready() is None
+    numbers: list[int] = []
+
+    async def read() -> None:
+        while not (page := await cursor.next()).ended:
+            numbers.extend(event.sequence for event in page.events)
+
+    reading = asyncio.create_task(read())
+    await until(lambda: cursor._subscription is not None)
+    assert cursor._subscription is not None
+    cursor._subscription.patience = min(cursor._subscription.patience, 0.2)
+    for number in range(1, 6):
+        await log.append([add(stream, *events(number, 1))])
+        async with asyncio.timeout(10):
+            while len(numbers) < number:
+                await asyncio.sleep(0.01)
+    await log.append([add(stream, ending=ending(5))])
+    async with asyncio.timeout(10):
+        await reading
+    assert numbers == [1, 2, 3, 4, 5]
+    cursor.close()
