@@ -61,7 +61,8 @@ class Statements:
         ended = (
             f"UPDATE {stream} AS s SET state = x.state, last_sequence = x.last_sequence,"
             " ended_at = x.ended_at,"
-            " expires_at = least(coalesce(s.expires_at, x.expires_at), x.expires_at)"
+            " expires_at = least(coalesce(s.expires_at, x.expires_at), x.expires_at),"
+            " request = NULL"
             f" FROM unnest(${ends}::bytea[], ${ends + 1}::smallint[], ${ends + 2}::bigint[],"
             f" ${ends + 3}::float8[], ${ends + 4}::float8[])"
             " AS x (id, state, last_sequence, ended_at, expires_at)"
@@ -79,15 +80,18 @@ class Statements:
         )
         self.there = (
             "SELECT e.id FROM unnest($1::bytea[], $2::int[], $3::smallint[], $4::bigint[],"
-            " $5::bigint[], $6::bigint[]) AS e (id, epoch, state, first, last, count)"
+            " $5::bigint[], $6::bigint[], $7::text[])"
+            " AS e (id, epoch, state, first, last, count, worker)"
             f" JOIN {stream} AS s ON s.id = e.id AND s.epoch = e.epoch"
-            " WHERE s.id = ANY ($1) AND (e.state IS NULL OR e.state = s.state) AND e.count ="
+            " WHERE s.id = ANY ($1) AND (e.state IS NULL OR e.state = s.state)"
+            # Of two who take over, the one whose name is there was first.
+            " AND (e.worker IS NULL OR e.worker = s.worker) AND e.count ="
             f" (SELECT count(*) FROM {event} AS v WHERE v.stream = e.id"
             " AND v.sequence BETWEEN e.first AND e.last AND v.epoch = e.epoch)"
         )
         self.take_over = (
-            f"UPDATE {stream} AS s SET epoch = $2 WHERE id = $1 AND epoch = $3 AND {is_open}"
-            " RETURNING id"
+            f"UPDATE {stream} AS s SET epoch = $2, worker = coalesce($4, worker)"
+            f" WHERE id = $1 AND epoch = $3 AND {is_open} RETURNING id"
         )
         self.above = f"SELECT 1 FROM {event} WHERE stream = $1 AND sequence > $2 LIMIT 1"
         self.trim = (
@@ -174,7 +178,7 @@ class Batch:
     async def _there(self, entries: Sequence[StreamWrite]) -> set[bytes]:
         """The streams of those entries that are in the store already: this is a retry of a call
         whose answer was lost."""
-        told = [entry for entry in entries if entry.events or entry.create or entry.ending]
+        told = [e for e in entries if e.events or e.create or e.ending or e.worker is not None]
         spans = [
             (
                 entry.id,
@@ -183,11 +187,12 @@ class Batch:
                 entry.events[0].sequence if entry.events else 0,
                 entry.events[-1].sequence if entry.events else -1,
                 len(entry.events),
+                None if entry.worker is None else escape(entry.worker),
             )
             for entry in told
         ]
         try:
-            rows = await self._connection.fetch(self._sql.there, *_columns(spans, 6))
+            rows = await self._connection.fetch(self._sql.there, *_columns(spans, 7))
         except _POISON:
             if len(entries) == 1:
                 return set()
@@ -212,7 +217,9 @@ class Batch:
         if entry.takes_over is not None:
             if entry.create is not None:
                 await self._together([StreamWrite(entry.id, entry.epoch, create=entry.create)])
-            moved = await run(self._sql.take_over, entry.id, entry.epoch, entry.takes_over)
+            worker = None if entry.worker is None else escape(entry.worker)
+            fence = (entry.id, entry.epoch, entry.takes_over, worker)
+            moved = await run(self._sql.take_over, *fence)
             # The lock is held now, and this statement sees what the old writer committed before.
             if moved is None or await run(self._sql.above, entry.id, _seen(entry)):
                 raise _FencedError
@@ -278,6 +285,7 @@ def _creations(entries: Sequence[StreamWrite]) -> list[Iterable[object]]:
                 escape(record.request_ids),
                 escape(record.trace),
                 None,
+                None if entry.ending else record.request,
             )
         )
-    return _columns(rows, 16)
+    return _columns(rows, 17)
