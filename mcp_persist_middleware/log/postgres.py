@@ -10,7 +10,11 @@ from sqlalchemy import URL, ColumnElement, Table, select, text, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
+from mcp_persist_middleware.errors import (
+    ConfigurationError,
+    StoreError,
+    StoreUnavailableError,
+)
 from mcp_persist_middleware.log import postgres_engine
 from mcp_persist_middleware.log.base import Purged
 from mcp_persist_middleware.log.postgres_batch import Batch, Statements
@@ -86,6 +90,9 @@ class PostgresLog(SqlLog):
             await self._workers.enrol(worker)
             self._worker = worker
             await self._wakeups.open()
+        except ConfigurationError:
+            await self.aclose()
+            raise
         except (OSError, SQLAlchemyError, asyncpg.PostgresError, StoreError) as error:
             await self.aclose()
             cause = error.__cause__ or error

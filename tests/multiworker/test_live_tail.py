@@ -33,7 +33,11 @@ async def read_to_the_result(session: RawSession, response: Response) -> list[Fr
         assert response.status == 200
 
 
-@pytest.mark.parametrize("version", [HANDSHAKE, MODERN])
+@pytest.mark.parametrize(
+    ("store", "version"),
+    [("sqlite", HANDSHAKE), ("sqlite", MODERN), ("postgres", MODERN)],
+    indirect=["store"],
+)
 async def test_a_call_cut_on_one_worker_is_read_on_the_other_down_to_its_result(
     tmp_path: Path, store: Store, version: str
 ) -> None:
@@ -55,6 +59,7 @@ async def test_a_call_cut_on_one_worker_is_read_on_the_other_down_to_its_result(
         assert "cancelled" not in one.log
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 async def test_a_modern_call_is_cancelled_once_its_client_has_left_every_worker(
     tmp_path: Path,
     store: Store,

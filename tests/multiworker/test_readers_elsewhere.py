@@ -26,7 +26,11 @@ pytestmark = pytest.mark.timeout(60)
 
 # Long enough for a slow machine to move a client from one worker to the other.
 GRACE, LEASE, RENEW = 1.0, 1.0, 0.3
-ERAS = pytest.mark.parametrize("version", [HANDSHAKE, MODERN])
+ERAS = pytest.mark.parametrize(
+    ("store", "version"),
+    [("sqlite", HANDSHAKE), ("sqlite", MODERN), ("postgres", MODERN)],
+    indirect=["store"],
+)
 
 
 @pytest.fixture(autouse=True)

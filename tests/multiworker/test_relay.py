@@ -17,6 +17,9 @@ from tests.support.stores import Store
 
 pytestmark = pytest.mark.timeout(90)
 
+# Where no lock tells of a death its lease does.
+QUICK: dict[str, float] = {"lease_seconds": 3, "store_timeout": 1.5}
+
 
 def on(session: RawSession, server: ServerProcess) -> RawSession:
     """The same session, asked of this worker from now on."""
@@ -141,7 +144,7 @@ async def test_a_call_whose_home_is_killed_ends_with_an_error_and_the_next_one_w
     tmp_path: Path,
     store: Store,
 ) -> None:
-    async with workers(tmp_path, store=store) as (one, two):
+    async with workers(tmp_path, store=store, **QUICK) as (one, two):
         session = await RawSession.open(one.port)
         response = await on(session, two).call("pause")
         (progress,) = await response.take(1)
@@ -160,7 +163,7 @@ async def test_a_call_whose_home_is_killed_ends_with_an_error_and_the_next_one_w
 async def test_a_call_that_was_taken_by_a_home_that_dies_is_not_run_again(
     tmp_path: Path, store: Store
 ) -> None:
-    async with workers(tmp_path, store=store) as (one, two):
+    async with workers(tmp_path, store=store, **QUICK) as (one, two):
         session = await RawSession.open(one.port)
         call = asyncio.create_task(on(session, two).call("stuck"))
         await one.wait_for_log("stuck")
@@ -208,7 +211,7 @@ async def test_a_cancellation_does_not_overtake_its_call(tmp_path: Path, store: 
 async def test_what_a_dead_home_had_not_claimed_is_run_once_by_the_next(
     tmp_path: Path, store: Store
 ) -> None:
-    async with workers(tmp_path, store=store) as (one, two):
+    async with workers(tmp_path, store=store, **QUICK) as (one, two):
         session = await RawSession.open(one.port)
         assert await value(await on(session, two).call("count")) == 1
         os.kill(one.pid, signal.SIGSTOP)
