@@ -5,12 +5,12 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.stores import PostgresServer, RedisServer
+from tests.support.stores import PostgresServer, RedisServer, drop_database, new_database
 
 _SECONDS = 5.0
 
@@ -27,11 +27,30 @@ def postgres_url() -> Iterator[str]:
     if given := os.environ.get("MCP_PERSIST_TEST_POSTGRES"):
         yield given
         return
-    with tempfile.TemporaryDirectory(prefix="mcp-pg-", ignore_cleanup_errors=True) as directory:
-        server = PostgresServer(Path(directory) / "data", {"max_connections": "300"})
+    # Databases come and go here by the hundred, and need not outlive a loss of power.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    options = {"max_connections": "300", "fsync": "off", "full_page_writes": "off"}
+    with tempfile.TemporaryDirectory(
+        prefix="mcp-pg-", dir=memory, ignore_cleanup_errors=True
+    ) as directory:
+        server = PostgresServer(Path(directory) / "data", options)
         server.start()
         yield server.url()
         server.stop("immediate")
+
+
+@pytest.fixture
+def new_postgres(postgres_url: str) -> Iterator[Callable[[], str]]:
+    """Makes databases that go with the test."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(new_database(postgres_url))
+        return made[-1]
+
+    yield make
+    for url in made:
+        drop_database(url)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """From a URL to a log: every form that a user may write, and a clear word for those that fail."""
 
+import importlib
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import URL, make_url
@@ -15,10 +17,28 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.sqlite import SqliteLog
 from mcp_persist_middleware.settings import Settings
 
-_ASYNC_DRIVERS = {
-    "sqlite": ("sqlite+aiosqlite", "aiosqlite", "all"),
-    "sqlite+aiosqlite": ("sqlite+aiosqlite", "aiosqlite", "all"),
+
+@dataclass(frozen=True, slots=True)
+class _Driver:
+    """What speaks to a kind of store, and the extra that installs it."""
+
+    name: str
+    module: str
+    extra: str
+
+
+_SQLITE = _Driver("sqlite+aiosqlite", "aiosqlite", "all")
+_POSTGRES = _Driver("postgresql+asyncpg", "asyncpg", "postgres")
+_DRIVERS = {
+    "sqlite": _SQLITE,
+    "sqlite+aiosqlite": _SQLITE,
+    "postgres": _POSTGRES,
+    "postgresql": _POSTGRES,
+    "postgresql+asyncpg": _POSTGRES,
 }
+_EXPECTED = (
+    "expected sqlite+aiosqlite:///events.db or postgresql+asyncpg://user:password@host/database"
+)
 
 
 def parse_url(text: str) -> URL:
@@ -37,16 +57,16 @@ def parse_url(text: str) -> URL:
             name="url",
             source="argument",
             value=text.partition("://")[0] + "://…",
-            expected="expected a URL such as sqlite+aiosqlite:///events.db",
+            expected=_EXPECTED,
         ) from error
-    if url.drivername not in _ASYNC_DRIVERS:
+    if url.drivername not in _DRIVERS:
         raise InvalidSettingError(
             name="url",
             source="argument",
-            value=url.render_as_string(hide_password=True),
-            expected="this version stores in SQLite; expected sqlite+aiosqlite:///events.db",
+            value=_shown(url),
+            expected="this version stores in SQLite and PostgreSQL; " + _EXPECTED,
         )
-    return url.set(drivername=_ASYNC_DRIVERS[url.drivername][0])
+    return url.set(drivername=_DRIVERS[url.drivername].name)
 
 
 def make_log(settings: Settings) -> EventLog:
@@ -57,16 +77,38 @@ def make_log(settings: Settings) -> EventLog:
     """
     if settings.engine is not None:
         url = settings.engine.url
-        if url.drivername != "sqlite+aiosqlite":
+        if url.drivername not in (_SQLITE.name, _POSTGRES.name):
             raise ConfigurationError(
-                reason=f"engine= uses {url.drivername!r}; this version needs sqlite+aiosqlite"
+                reason=f"engine= uses {url.drivername!r}; this version needs "
+                f"{_SQLITE.name} or {_POSTGRES.name}"
             )
     else:
         url = parse_url(settings.url or "")
-    _, driver, extra = _ASYNC_DRIVERS[url.drivername]
+    driver = _DRIVERS[url.drivername]
+    if importlib.util.find_spec(driver.module) is None:
+        raise MissingDriverError(url=_shown(url), driver=driver.module, extra=driver.extra)
+    return _sqlite(url, settings) if driver is _SQLITE else _postgres(url, settings)
+
+
+def _shown(url: URL) -> str:
+    """A URL without what may be secret in it."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def _postgres(url: URL, settings: Settings) -> EventLog:
+    # The driver comes with an extra: without it nobody may import what needs it.
+    postgres = importlib.import_module("mcp_persist_middleware.log.postgres")
+    log: EventLog = postgres.PostgresLog(
+        url,
+        prefix=settings.table_prefix,
+        timeout=settings.store_timeout,
+        engine=settings.engine,
+    )
+    return log
+
+
+def _sqlite(url: URL, settings: Settings) -> EventLog:
     shown = url.render_as_string(hide_password=True)
-    if importlib.util.find_spec(driver) is None:
-        raise MissingDriverError(url=shown, driver=driver, extra=extra)
     name = url.database or ""
     if name in ("", ":memory:") or "mode=memory" in str(url) or name.startswith("file:"):
         raise InvalidSettingError(

@@ -2,7 +2,7 @@
 what is committed."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mcp_persist_middleware.model import (
@@ -227,19 +227,28 @@ class LiveStream:
             return found
         return found if found and found[0].sequence == sequence + 1 else None
 
-    def response_write(self) -> StreamWrite | None:
-        """Of an ended degraded stream: its answers, to be logged under a new epoch."""
+    def response_write(self, found: Sequence[Event] = ()) -> StreamWrite | None:
+        """Of an ended degraded stream: its answers, to be logged under a new epoch.
+
+        Args:
+            found: events after `committed` that the store has all the same.
+        """
         if self.ending is None:
             return None
         epoch = self.record.epoch + 1
-        answers = [event for event in self._tail if event.kind is EventKind.RESPONSE]
+        last = found[-1].sequence if found else self.committed
+        kept = {event.frame for event in found}
+        answers = [
+            event
+            for event in self._tail
+            if event.kind is EventKind.RESPONSE and event.frame not in kept
+        ]
         events = tuple(
-            Event(self.committed + n, epoch, event.kind, event.frame)
-            for n, event in enumerate(answers, 1)
+            Event(last + n, epoch, event.kind, event.frame) for n, event in enumerate(answers, 1)
         )
         ending = Ending(
             self.ending.state,
-            self.committed + len(events),
+            last + len(events),
             self.ending.ended_at,
             self.ending.expires_at,
         )

@@ -1,11 +1,13 @@
 """The tables, and the version they carry."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     Index,
     Integer,
@@ -14,10 +16,24 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
-    Text,
 )
 
+from mcp_persist_middleware.log.text import Text
+
 VERSION = 1
+
+# PostgreSQL. Of a long history a fiftieth is too much to leave for one vacuum: retention removes as
+# much as is written. Small tables whose rows change often keep room for that in their pages.
+_VACUUMED = {
+    "autovacuum_vacuum_scale_factor": 0.02,
+    "autovacuum_vacuum_insert_scale_factor": 0.1,
+    "autovacuum_analyze_scale_factor": 0.02,
+}
+_CHURNED = {
+    "fillfactor": 60,
+    "autovacuum_vacuum_scale_factor": 0.05,
+    "autovacuum_vacuum_threshold": 500,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +81,13 @@ def tables(prefix: str) -> Tables:
         # What may be run again; gone with the end of the stream.
         Column("request", LargeBinary),
         sqlite_with_rowid=False,
+        postgresql_with={"fillfactor": 85, **_VACUUMED},
     )
     # Only ended streams have an expiry, so the index holds nothing of the living.
-    Index(
-        prefix + "stream_expiry", stream.c.expires_at, sqlite_where=stream.c.expires_at.is_not(None)
-    )
-    Index(prefix + "stream_session", stream.c.session, sqlite_where=stream.c.session != "")
+    _partial(prefix + "stream_expiry", stream.c.expires_at, stream.c.expires_at.is_not(None))
+    _partial(prefix + "stream_session", stream.c.session, stream.c.session != "")
     # The living alone: what a worker leaves behind is found however long the history is.
-    Index(prefix + "stream_open", stream.c.worker, sqlite_where=stream.c.ended_at.is_(None))
+    _partial(prefix + "stream_open", stream.c.worker, stream.c.ended_at.is_(None))
     event = Table(
         prefix + "event",
         metadata,
@@ -84,6 +99,7 @@ def tables(prefix: str) -> Tables:
         Column("codec", SmallInteger, nullable=False),
         Column("payload", LargeBinary, nullable=False),
         sqlite_with_rowid=False,
+        postgresql_with=_VACUUMED,
     )
     session = Table(
         prefix + "session",
@@ -109,6 +125,7 @@ def tables(prefix: str) -> Tables:
         Column("read_stream", LargeBinary, nullable=False),
         Column("read_sequence", BigInteger, nullable=False),
         sqlite_with_rowid=False,
+        postgresql_with=_CHURNED,
     )
     Index(prefix + "session_expiry", session.c.expires_at)
     worker = Table(
@@ -121,6 +138,7 @@ def tables(prefix: str) -> Tables:
         # For what only this worker may read, such as the credentials of a relayed request.
         Column("public_key", LargeBinary),
         sqlite_with_rowid=False,
+        postgresql_with=_CHURNED,
     )
     inbox = Table(
         prefix + "inbox",
@@ -137,8 +155,14 @@ def tables(prefix: str) -> Tables:
         Column("content", LargeBinary, nullable=False),
         Column("reply", LargeBinary, nullable=False),
         sqlite_with_rowid=False,
+        postgresql_with=_CHURNED,
     )
     Index(prefix + "inbox_worker", inbox.c.worker, inbox.c.state, inbox.c.id)
     Index(prefix + "inbox_session", inbox.c.session)
     Index(prefix + "inbox_deadline", inbox.c.deadline)
     return Tables(metadata, meta, stream, event, session, worker, inbox)
+
+
+def _partial(name: str, column: Column[Any], where: ColumnElement[bool]) -> None:
+    """An index of those rows alone for which `where` holds."""
+    Index(name, column, sqlite_where=where, postgresql_where=where)

@@ -69,6 +69,7 @@ class SqlLog(SqlStore, EventLog):
             # Several workers start at once; one makes the tables, the others find them.
             await connection.execute(text(self._exclusive))
             try:
+                await self._make_room(connection)
                 await connection.run_sync(self.tables.metadata.create_all)
                 rows = await self._meta(connection)
                 await connection.execute(text("COMMIT"))
@@ -80,6 +81,9 @@ class SqlLog(SqlStore, EventLog):
         if found > schema.VERSION:
             raise SchemaVersionError(url=self.name, found=found, known=schema.VERSION)
         self._secret = rows["secret"]
+
+    async def _make_room(self, connection: AsyncConnection) -> None:
+        """In the transaction that makes the tables: be alone in it."""
 
     async def _meta(self, connection: AsyncConnection) -> dict[str, bytes]:
         meta = self.tables.meta
@@ -136,11 +140,11 @@ class SqlLog(SqlStore, EventLog):
         table, until = self.tables.stream, time.time() + seconds
         earlier = table.c.reader_until.is_(None) | (table.c.reader_until < until)
         is_open = table.c.state == int(StreamState.OPEN)
-        statement = update(table).values(reader_until=until).where(is_open, earlier)
+        statement = update(table).values(reader_until=until)
         names = list(streams)
         for start in range(0, len(names), _ATTEND_STREAMS):
             of_part = table.c.id.in_(names[start : start + _ATTEND_STREAMS])
-            await self._whole(self._execute(statement.where(of_part)))
+            await self.execute(statement.where(self.rows(table, of_part, is_open, earlier)))
 
     async def attended(self, stream: bytes) -> float | None:
         row = await self._whole(self._row(stream))
@@ -205,7 +209,9 @@ class SqlLog(SqlStore, EventLog):
             table.c.namespace == namespace,
             table.c.path == path,
         )
-        await self.execute(update(table).where(*of_session).values(expires_at=0.0))
+        await self.execute(
+            update(table).where(self.rows(table, *of_session)).values(expires_at=0.0)
+        )
 
     async def purge(self, now: float, max_events: int) -> Purged:
         return await self._whole(self._purge(now, max_events))

@@ -123,12 +123,14 @@ class SqlInbox(Inbox):
         return None if row is None else LetterStatus(LetterState(row.state), row.worker, row.reply)
 
     async def remove(self, letters: Collection[bytes]) -> None:
-        await self._store.execute(delete(self._table).where(self._table.c.id.in_(list(letters))))
+        read = self._store.rows(self._table, self._table.c.id.in_(list(letters)))
+        await self._store.execute(delete(self._table).where(read))
 
     async def purge(self, now: float, limit: int) -> int:
         c = self._table.c
         late = select(c.id).where(c.deadline <= now).order_by(c.deadline).limit(limit)
-        return await self._store.execute(delete(self._table).where(c.id.in_(late)))
+        gone = self._store.rows(self._table, c.id.in_(late))
+        return await self._store.execute(delete(self._table).where(gone))
 
 
 def letter_of(row: Any, worker: str, generation: int) -> Letter:

@@ -66,16 +66,15 @@ class SqlSessions(Sessions):
         inbox = self._store.tables.inbox
         won = exists().where(self._is(key), c.generation == generation + 1, c.home == home)
         # A letter is nobody else's until it is claimed: the winner runs what waited for the loser.
+        waiting = self._store.rows(
+            inbox,
+            inbox.c.namespace == key.namespace,
+            inbox.c.path == key.path,
+            inbox.c.session == key.id,
+            inbox.c.state == int(LetterState.WAITING),
+        )
         readdressed = (
-            update(inbox)
-            .where(
-                inbox.c.namespace == key.namespace,
-                inbox.c.path == key.path,
-                inbox.c.session == key.id,
-                inbox.c.state == int(LetterState.WAITING),
-                won,
-            )
-            .values(worker=home, generation=generation + 1)
+            update(inbox).where(waiting, won).values(worker=home, generation=generation + 1)
         )
         return (await self._store.execute_together(moved, readdressed))[0] == 1
 
@@ -86,7 +85,7 @@ class SqlSessions(Sessions):
     async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
         living = self._table.c.deleted.is_(False)
         for some in self._among(keys):
-            used = update(self._table).where(some, living)
+            used = update(self._table).where(self._store.rows(self._table, some, living))
             await self._store.execute(used.values(expires_at=expires_at))
 
     async def delete(self, key: SessionKey, expires_at: float) -> None:
@@ -105,8 +104,10 @@ class SqlSessions(Sessions):
             SessionKey(row.namespace, row.path, row.id) for row in await self._store.all(expired)
         ]
         # One that was used meanwhile stays.
-        gone = [delete(self._table).where(some, c.expires_at <= now) for some in self._among(keys)]
-        return sum([await self._store.execute(statement) for statement in gone])
+        late = [
+            self._store.rows(self._table, some, c.expires_at <= now) for some in self._among(keys)
+        ]
+        return sum([await self._store.execute(delete(self._table).where(each)) for each in late])
 
     async def listening(self, key: SessionKey) -> Listening | None:
         c = self._table.c

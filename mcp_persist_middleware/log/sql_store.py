@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Select, UpdateBase, text
+from sqlalchemy import URL, ColumnElement, Select, Table, UpdateBase, and_, text
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -30,6 +30,13 @@ class SqlStore(ABC):
         self.tables = schema.tables(prefix)
         self._timeout = timeout
         self._running: set[asyncio.Task[Any]] = set()
+
+    def rows(self, table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+        """A condition for the same rows, for a statement that changes several of them. Where rows
+        are locked one by one, it has them locked in one order: statements that meet wait for each
+        other, and not for ever."""
+        del table
+        return and_(*conditions)
 
     @property
     @abstractmethod

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from sqlalchemy import Table, Update, delete, insert, select, update
 from sqlalchemy.engine import Engine
@@ -37,8 +39,14 @@ async def _answering(
         raise
     except TimeoutError as error:
         raise StoreError(url=name, reason=f"no answer in {timeout} s") from error
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, OSError, *_driver_errors()) as error:  # type: ignore[misc]
         raise StoreError(url=name, reason=reason(error)) from error
+
+
+def _driver_errors() -> tuple[type[Exception], ...]:
+    """What a driver raises by itself where SQLAlchemy does not translate it: at a connect."""
+    asyncpg: Any = sys.modules.get("asyncpg")
+    return () if asyncpg is None else (asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 @contextlib.asynccontextmanager

@@ -11,13 +11,15 @@ from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamWrite
+from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamState, StreamWrite
 from mcp_persist_middleware.signals.local import Signal
 
 logger = logging.getLogger(__name__)
 
 _BATCH_EVENTS = 1024
 _BATCH_BYTES = 8 * 1024 * 1024
+# No batch brings more than that to a stream.
+_GIVEN_UP = (_BATCH_EVENTS + 1, 1 << 62)
 _FIRST_RETRY, _LAST_RETRY = 0.02, 0.5
 _PROBE_SECONDS = 0.5
 _MAX_OWED = 1000
@@ -236,14 +238,25 @@ class Writer:
         """Log the answers of streams that ended while the store was away."""
         while self._owed:
             stream = self._owed[0]
-            write = stream.response_write()
             try:
-                if write is not None:
-                    await self._log.append([write])
+                await self._pay_one(stream)
             except StoreError:
                 self._go_down()
                 return
             self._forget(self._owed.popleft())
+
+    async def _pay_one(self, stream: LiveStream) -> None:
+        write = stream.response_write()
+        if write is None or await self._log.append([write]) == [Outcome.COMMITTED]:
+            return
+        # A commit that was given up may have come about: the answers go behind what it brought.
+        record = await self._log.find(stream.record.id)
+        if record is None or (record.epoch, record.state) != (write.takes_over, StreamState.OPEN):
+            return
+        stream.created = True
+        found = await self._log.read(record.id, stream.committed, *_GIVEN_UP)
+        if (write := stream.response_write(found)) is not None:
+            await self._log.append([write])
 
     def _give_up(self, why: str) -> None:
         for stream in list(self._dirty):

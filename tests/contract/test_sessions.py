@@ -2,14 +2,9 @@
 
 import asyncio
 import dataclasses
-from typing import Any
-
-from sqlalchemy import event
 
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.sqlite import SqliteLog
 from mcp_persist_middleware.model import Listening, SessionKey, SessionRecord
-from tests.contract.builders import direct
 
 
 def session(name: str = "s", *, path: str = "/mcp", expires_at: float = 2000.0) -> SessionRecord:
@@ -127,36 +122,3 @@ async def test_the_segments_of_a_sessions_stream_are_known_in_their_order(
     found = await other.sessions.listening(made.key)
     assert found is not None
     assert found.segments == tuple(streams[-16:])
-
-
-async def test_every_statement_finds_its_rows_by_an_index(log: SqliteLog) -> None:
-    for n in range(200):
-        await log.sessions.create(session(f"s{n}"))
-    with direct(log._path) as outside:
-        outside.execute("ANALYZE")
-    seen: list[tuple[str, Any]] = []
-    assert log._made is not None
-
-    def note(_c: Any, _k: Any, statement: str, parameters: Any, _x: Any, _m: bool) -> None:
-        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
-            seen.append((statement, parameters))
-
-    event.listen(log._made.sync_engine, "before_cursor_execute", note)
-    made = session("s7")
-    await log.sessions.find(made.key)
-    await log.sessions.move(made.key, 1, "two")
-    await log.sessions.note(made)
-    await log.sessions.listening(made.key)
-    await log.sessions.add_segment(made.key, bytes(16))
-    await log.sessions.take_turn(made.key, 0, 1.0)
-    await log.sessions.hold_turn(made.key, 0, 1.0, bytes(16), 3)
-    await log.sessions.touch([session(f"s{n}").key for n in range(50)], 3000.0)
-    await log.sessions.delete(made.key, 3000.0)
-    await log.sessions.purge(2500.0, 10)
-    event.remove(log._made.sync_engine, "before_cursor_execute", note)
-    assert len(seen) >= 6
-    with direct(log._path) as outside:
-        for statement, parameters in seen:
-            rows = outside.execute("EXPLAIN QUERY PLAN " + statement, parameters).fetchall()
-            scans = [row[3] for row in rows if row[3].startswith("SCAN mcp_session")]
-            assert not scans, (statement[:200], rows)

@@ -1,16 +1,15 @@
 """The store itself: what survives, who may read it, what it refuses."""
 
-import stat
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
-from mcp_persist_middleware.errors import SchemaVersionError, StoreError, StoreUnavailableError
+from mcp_persist_middleware.errors import SchemaVersionError
 from mcp_persist_middleware.log import connect
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.sqlite import SqliteLog
 from mcp_persist_middleware.settings import Settings
-from tests.contract.builders import ALL, COMMITTED, add, direct, ending, events, new, record
+from tests.contract.builders import ALL, COMMITTED, add, ending, events, new, record
 from tests.contract.conftest import Factory
 from tests.support.stores import STORES, Store
 
@@ -57,48 +56,17 @@ async def test_a_ping_writes_nothing_and_returns(log: EventLog) -> None:
     assert (await log.purge(10.0**12, 100)).streams == 0
 
 
-async def test_a_newer_schema_is_refused(make_log: Factory) -> None:
+async def test_a_newer_schema_is_refused(make_log: Factory, store: Store) -> None:
     first = make_log()
     await first.open("one")
     await first.aclose()
-    assert isinstance(first, SqliteLog)
-    with direct(first._path) as outside:
-        outside.execute("UPDATE mcp_meta SET value = x'393939' WHERE name = 'version'")
+    async with store.connected() as outside:
+        await outside.execute(text("UPDATE mcp_meta SET value = :new"), {"new": b"999"})
     late = make_log()
     with pytest.raises(SchemaVersionError, match="999"):
         await late.open("two")
-    assert late.is_gone("two")
-
-
-async def test_only_the_owner_may_read_the_files(log: SqliteLog) -> None:
-    await log.append([new(record(), *events(1, 1))])
-    found = list(log._path.parent.glob("events.db*"))
-    assert len(found) >= 3
-    for path in found:
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-async def test_the_file_can_shrink_and_is_in_wal_mode(log: SqliteLog) -> None:
-    with direct(log._path) as outside:
-        assert outside.execute("PRAGMA auto_vacuum").fetchone() == (2,)
-        assert outside.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-
-
-async def test_a_file_that_is_no_database_is_refused_with_what_to_do(
-    make_log: Factory, tmp_path: Path
-) -> None:
-    (tmp_path / "events.db").write_bytes(b"not a database, but long enough to be read" * 100)
-    with pytest.raises(StoreUnavailableError, match="is a SQLite database"):
-        await make_log().open("one")
-
-
-async def test_a_deleted_file_is_an_error_and_then_a_new_store(log: SqliteLog) -> None:
-    await log.append([new(record())])
-    for path in log._path.parent.glob("events.db*"):
-        if "worker" not in path.name:
-            path.unlink()
-    stream = record()
-    with pytest.raises(StoreError, match="deleted or replaced"):
-        await log.append([new(stream, *events(1, 1))])
-    assert await log.append([new(stream, *events(1, 1))]) == [COMMITTED]
-    assert await log.find(stream.id) == stream
+    async with store.connected() as outside:
+        await outside.execute(text("UPDATE mcp_meta SET value = :old"), {"old": b"1"})
+    await first.open("one")
+    assert (await first.workers()).keys() == {"one"}, "who was refused has left nothing behind"
+    await first.aclose()

@@ -1,4 +1,4 @@
-"""Workers whose sessions have state in memory, on the store that `TEST_PERSIST` names."""
+"""Workers whose sessions have state in memory, on the store that `TEST_SETTINGS` names."""
 
 import asyncio
 import json
@@ -11,8 +11,10 @@ from pathlib import Path
 from starlette.requests import HTTPConnection
 
 from mcp_persist_middleware import PersistMiddleware
+from tests.support import stores
 from tests.support.processes import ServerProcess, running
 from tests.support.stateful import Message, Receive, Send, State, Stateful, _event, _json
+from tests.support.stores import Store
 
 
 class Witness(Stateful):
@@ -79,23 +81,25 @@ def app() -> PersistMiddleware:
     given = json.loads(os.environ.get("TEST_SETTINGS", "{}"))
     if given.get("namespace") == "by tenant":
         given["namespace"] = tenant
-    return PersistMiddleware(Witness(), url=os.environ["TEST_PERSIST"], **given)
+    return PersistMiddleware(Witness(), **given)
 
 
-def worker(directory: Path, name: str, **settings: object) -> ServerProcess:
-    """One worker, not started."""
-    environ = {"TEST_PERSIST": f"sqlite+aiosqlite:///{directory / 'events.db'}"}
-    environ["TEST_SETTINGS"] = json.dumps(settings)
+def worker(
+    directory: Path, name: str, *, store: Store | None = None, **settings: object
+) -> ServerProcess:
+    """One worker, not started; without a store it is on a file in the directory."""
+    on = (store or stores.sqlite(directory, str)).settings
+    environ = {"TEST_SETTINGS": json.dumps({**on, **settings})}
     module = "tests.multiworker.stateful_app:app()"
     return ServerProcess(module, directory / f"{name}.log", environ=environ)
 
 
 @asynccontextmanager
 async def workers(
-    directory: Path, count: int = 2, **settings: object
+    directory: Path, count: int = 2, *, store: Store | None = None, **settings: object
 ) -> AsyncIterator[list[ServerProcess]]:
     """Workers on one store; they know of each other."""
-    made = [worker(directory, f"worker{n}", **settings) for n in range(count)]
+    made = [worker(directory, f"worker{n}", store=store, **settings) for n in range(count)]
     async with AsyncExitStack() as stack:
         for each in made:
             await stack.enter_async_context(running(each))

@@ -9,6 +9,7 @@ import pytest
 from tests.multiworker.servers import two_servers
 from tests.support.session import HANDSHAKE, MODERN, RawSession, last_id
 from tests.support.sse_client import Frame, Response
+from tests.support.stores import Store
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -32,13 +33,17 @@ async def read_to_the_result(session: RawSession, response: Response) -> list[Fr
         assert response.status == 200
 
 
-@pytest.mark.parametrize("version", [HANDSHAKE, MODERN])
+@pytest.mark.parametrize(
+    ("store", "version"),
+    [("sqlite", HANDSHAKE), ("sqlite", MODERN), ("postgres", MODERN)],
+    indirect=["store"],
+)
 async def test_a_call_cut_on_one_worker_is_read_on_the_other_down_to_its_result(
-    tmp_path: Path, version: str
+    tmp_path: Path, store: Store, version: str
 ) -> None:
     # Shorter than the call by far: only the reader on the other worker keeps it alive.
     patience = {"disconnect_grace": 1.5, "detach_seconds": 1.5}
-    async with two_servers(tmp_path, **patience) as (one, two):
+    async with two_servers(tmp_path, **patience, store=store) as (one, two):
         session = await RawSession.open(one.port, version)
         response = await session.call("count", n=120, delay=0.06)
         first = await response.take(3)
@@ -54,10 +59,15 @@ async def test_a_call_cut_on_one_worker_is_read_on_the_other_down_to_its_result(
         assert "cancelled" not in one.log
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 async def test_a_modern_call_is_cancelled_once_its_client_has_left_every_worker(
     tmp_path: Path,
+    store: Store,
 ) -> None:
-    async with two_servers(tmp_path, disconnect_grace=1, resume_rotate="off") as (one, two):
+    async with two_servers(tmp_path, disconnect_grace=1, resume_rotate="off", store=store) as (
+        one,
+        two,
+    ):
         session = await RawSession.open(one.port, MODERN)
         response = await session.call("count", n=5000, delay=0.02)
         first = await response.take(3)
@@ -73,7 +83,9 @@ async def test_a_modern_call_is_cancelled_once_its_client_has_left_every_worker(
         assert time.monotonic() - left < 10
 
 
-async def test_calls_of_many_clients_are_read_on_the_other_worker_at_once(tmp_path: Path) -> None:
+async def test_calls_of_many_clients_are_read_on_the_other_worker_at_once(
+    tmp_path: Path, store: Store
+) -> None:
     async def one_client(number: int) -> list[int | None]:
         session = await RawSession.open(one.port, (HANDSHAKE, MODERN)[number % 2])
         response = await session.call("count", n=50, delay=0.03)
@@ -83,14 +95,14 @@ async def test_calls_of_many_clients_are_read_on_the_other_worker_at_once(tmp_pa
         rest = await read_to_the_result(session, await session.get(last_id(first)))
         return [frame.progress for frame in [*first, *rest]]
 
-    async with two_servers(tmp_path) as (one, two):
+    async with two_servers(tmp_path, store=store) as (one, two):
         seen = await asyncio.gather(*(one_client(number) for number in range(20)))
     for progress in seen:
         assert progress == [*range(1, 51), None]
 
 
-async def test_what_is_read_elsewhere_is_milliseconds_old(tmp_path: Path) -> None:
-    async with two_servers(tmp_path, resume_rotate="off") as (one, two):
+async def test_what_is_read_elsewhere_is_milliseconds_old(tmp_path: Path, store: Store) -> None:
+    async with two_servers(tmp_path, resume_rotate="off", store=store) as (one, two):
         session = await RawSession.open(one.port)
         here = await session.call("count", n=300, delay=0.01)
         first = await here.take(1)

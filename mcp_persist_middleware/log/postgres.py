@@ -1,0 +1,199 @@
+"""The log in PostgreSQL: one connection that writes, a few that read, one for wake-ups."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy import URL, ColumnElement, Table, select, text, tuple_
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mcp_persist_middleware.errors import (
+    ConfigurationError,
+    StoreError,
+    StoreUnavailableError,
+)
+from mcp_persist_middleware.log import postgres_engine
+from mcp_persist_middleware.log.base import Purged
+from mcp_persist_middleware.log.postgres_batch import Batch, Statements
+from mcp_persist_middleware.log.postgres_inbox import PostgresInbox, PostgresSessions
+from mcp_persist_middleware.log.postgres_read import Reads
+from mcp_persist_middleware.log.sql import SqlLog
+from mcp_persist_middleware.log.sql_workers import reason
+from mcp_persist_middleware.model import Event, Outcome, StreamWrite
+from mcp_persist_middleware.signals.base import Wakeups
+from mcp_persist_middleware.signals.postgres import Notifications
+
+T = TypeVar("T")
+
+# Of the store's time-out: an attempt that a dead connection has swallowed leaves time for another.
+_ATTEMPT = 0.4
+# What the writer's connection plans once, whatever the size of the tables is then.
+_PLANS = (
+    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;"
+    " SET enable_nestloop = off; SET jit = off"
+)
+
+
+class PostgresLog(SqlLog):
+    """`EventLog` in a PostgreSQL database, shared by the workers of many hosts.
+
+    What is committed survives what the server's `synchronous_commit` and `fsync` let it survive.
+    """
+
+    _exclusive = "BEGIN"
+
+    def __init__(
+        self, url: URL, *, prefix: str, timeout: float, engine: AsyncEngine | None = None
+    ) -> None:
+        super().__init__(url.set(query={}), prefix=prefix, timeout=timeout * _ATTEMPT)
+        self._url = url
+        self._given = engine
+        self._made: AsyncEngine | None = None
+        self._writer: AsyncConnection | None = None
+        self._driver: Any = None
+        self._statements = Statements(self.tables)
+        self._reads = Reads(self.tables)
+        self._lock = asyncio.Lock()
+        self._worker = ""
+        self._wakeups = Notifications(prefix + "wake", self._connect_raw, self._timeout)
+        self._sessions = PostgresSessions(self, self.raw, self._wakeups.tell)
+        self._inbox = PostgresInbox(self, self.raw, self._wakeups.tell)
+
+    @property
+    def wakeups(self) -> Wakeups:
+        return self._wakeups
+
+    @property
+    def _engine(self) -> AsyncEngine:
+        if self._made is not None:
+            return self._made
+        if self._given is None:
+            raise StoreError(url=self.name, reason="it is not open")
+        return self._given.execution_options(isolation_level="AUTOCOMMIT")
+
+    def rows(self, table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+        key = list(table.primary_key.columns)
+        locked = select(*key).where(*conditions).order_by(*key).with_for_update(key_share=True)
+        return tuple_(*key).in_(locked) if len(key) > 1 else key[0].in_(locked)
+
+    async def open(self, worker: str) -> None:
+        try:
+            if self._given is None and self._made is None:
+                self._made = postgres_engine.make(self._url, self._timeout)
+            await self._prepare_schema()
+            async with self._lock:
+                await self._connect_writer()
+            await postgres_engine.check_session(self._driver, self._connect_raw, self._timeout)
+            await self._workers.enrol(worker)
+            self._worker = worker
+            await self._wakeups.open()
+        except ConfigurationError:
+            await self.aclose()
+            raise
+        except (OSError, SQLAlchemyError, asyncpg.PostgresError, StoreError) as error:
+            await self.aclose()
+            cause = error.__cause__ or error
+            if isinstance(error, StoreError) and error.__cause__ is None:
+                raise
+            fix = postgres_engine.remedy(getattr(cause, "orig", None) or cause, self._url)
+            raise StoreUnavailableError(url=self.name, reason=reason(cause), fix=fix) from error
+
+    async def _make_room(self, connection: AsyncConnection) -> None:
+        key = text("SELECT pg_advisory_xact_lock(hashtext(:name))")
+        await connection.execute(key, {"name": self.tables.meta.name})
+
+    async def _connect_raw(self) -> tuple[AsyncConnection, Any]:
+        """A connection to keep, as SQLAlchemy has it and as the driver has it."""
+        connection = await self._engine.connect()
+        raw = await connection.get_raw_connection()
+        return connection, raw.driver_connection
+
+    async def _connect_writer(self) -> None:
+        self._writer, self._driver = await self._connect_raw()
+        await self._driver.execute(_PLANS)
+
+    async def aclose(self) -> None:
+        await self._wakeups.aclose()
+        if self._running:
+            await asyncio.wait(self._running, timeout=self._timeout)
+        worker, self._worker = self._worker, ""
+        if worker:
+            # Where this fails the lease tells the others.
+            with contextlib.suppress(StoreError):
+                await self.dismiss(worker)
+        async with self._lock:
+            await self._drop_writer()
+            made, self._made = self._made, None
+        if made is not None:
+            await made.dispose()
+
+    async def _drop_writer(self) -> None:
+        writer, self._writer, self._driver = self._writer, None, None
+        if writer is not None:
+            await postgres_engine.drop(writer)
+
+    async def ping(self) -> None:
+        await self.append([])
+
+    async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
+        # Cancelled or not, the batch runs to its end, and the next one after it.
+        return await self._whole(self._append(batch))
+
+    async def _append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
+        async with self._lock:
+            try:
+                async with postgres_engine.answering(self.name, self._timeout):
+                    if self._driver is None:
+                        await self._connect_writer()
+                    outcomes = await Batch(self._statements, self._driver)(batch)
+            except BaseException:
+                await self._drop_writer()
+                raise
+        self._wakeups.tell(
+            write.id
+            for write, outcome in zip(batch, outcomes, strict=True)
+            if outcome is Outcome.COMMITTED
+        )
+        return outcomes
+
+    async def raw(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Run a short piece of work on the driver's connection, to its end.
+
+        Raises:
+            StoreError: the store does not do it.
+        """
+        return await self._whole(self._raw(work))
+
+    async def _raw(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        async with self._raw_connection() as driver:
+            return await work(driver)
+
+    @contextlib.asynccontextmanager
+    async def _raw_connection(self) -> AsyncIterator[Any]:
+        engine = self._engine
+        async with (
+            postgres_engine.answering(self.name, self._timeout),
+            engine.connect() as connection,
+        ):
+            raw = await connection.get_raw_connection()
+            try:
+                yield raw.driver_connection
+            except BaseException:
+                # It may not go back into the pool in the middle of something.
+                await postgres_engine.drop(connection)
+                raise
+
+    async def _row(self, stream: bytes) -> Any | None:
+        return await self._raw(lambda driver: self._reads.row(driver, stream))
+
+    async def _read(
+        self, stream: bytes, after: int, max_events: int, max_bytes: int
+    ) -> list[Event]:
+        span = (stream, min(after, (1 << 63) - 1), max_events, max_bytes)
+        return await self._raw(lambda driver: self._reads.page(driver, *span))
+
+    async def _purge(self, now: float, max_events: int) -> Purged:
+        return await self._raw(lambda driver: self._reads.purge(driver, now, max_events))

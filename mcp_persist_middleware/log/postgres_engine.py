@@ -1,0 +1,162 @@
+"""Connections to PostgreSQL: how they are made, watched and given up, and what is said of those
+that cannot be made."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from urllib.parse import urlencode
+
+import asyncpg
+from sqlalchemy import URL, event
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from mcp_persist_middleware.errors import ConfigurationError, StoreError
+from mcp_persist_middleware.log.sql_workers import reason
+
+# Short reads of many clients, the writer, the wake-ups.
+_READERS, _KEPT = 4, 2
+_CLOSE_SECONDS = 0.5
+# What the driver takes as an argument; everything else in a URL's query is libpq's.
+_ARGUMENTS = {"host", "port", "prepared_statement_cache_size", "statement_cache_size"}
+
+ConnectRaw = Callable[[], Awaitable[tuple[AsyncConnection, Any]]]
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection whose farewell to a server that does not answer is short."""
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        await super().close(timeout=min(timeout or _CLOSE_SECONDS, _CLOSE_SECONDS))
+
+
+def make(url: URL, timeout: float) -> AsyncEngine:
+    """An engine in autocommit mode with few connections, which the server gives up as well when
+    nothing is heard of us."""
+    milliseconds = max(1, int(timeout * 1000))
+    seconds = max(1, int(timeout))
+    arguments: dict[str, Any] = {"connection_class": _Connection, "timeout": timeout}
+    place, options = _divided(url)
+    if options:
+        # Where it means the same, what libpq is told in a URL is told to the driver in one.
+        arguments["dsn"] = "postgresql://?" + urlencode(options, doseq=True)
+    engine = create_async_engine(
+        place,
+        hide_parameters=True,
+        pool_size=_READERS + _KEPT,
+        max_overflow=0,
+        pool_timeout=timeout,
+        pool_reset_on_return=None,
+        connect_args=arguments,
+        isolation_level="AUTOCOMMIT",
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _: Any) -> None:
+        # A worker that was cut off holds no lock for longer than the others wait for it.
+        cursor = connection.cursor()
+        for name, value in (
+            ("idle_in_transaction_session_timeout", milliseconds),
+            ("tcp_keepalives_idle", seconds),
+            ("tcp_keepalives_interval", 1),
+            ("tcp_keepalives_count", 3),
+            ("tcp_user_timeout", 2 * milliseconds),
+        ):
+            cursor.execute(f"SET {name} = {value}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def alive(connection: Any, *_: Any) -> None:
+        # A server that was restarted has said so to every connection.
+        if connection.driver_connection.is_closed():
+            raise DisconnectionError
+
+    return engine
+
+
+def _divided(url: URL) -> tuple[URL, dict[str, Any]]:
+    """Where the database is, and what else is said of the connection."""
+    query: dict[str, Any] = dict(url.query)
+    place = url.set(
+        query={name: query.pop(name) for name in _ARGUMENTS & query.keys()},
+        username=url.username or query.pop("user", None),
+        password=url.password or query.pop("password", None),
+    )
+    if "ssl" in query:
+        query.setdefault("sslmode", query.pop("ssl"))
+    return place, query
+
+
+@contextlib.asynccontextmanager
+async def answering(name: str, timeout: float) -> AsyncIterator[None]:
+    """The seam for what the driver raises when it is used without SQLAlchemy."""
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError as error:
+        raise StoreError(url=name, reason=f"no answer in {timeout:g} s") from error
+    except (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise StoreError(url=name, reason=reason(error)) from error
+
+
+async def drop(connection: AsyncConnection) -> None:
+    """Close a connection for good, whatever state it is in."""
+    with contextlib.suppress(
+        SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError
+    ):
+        async with asyncio.timeout(2 * _CLOSE_SECONDS):
+            await connection.invalidate()
+            await connection.close()
+
+
+async def check_session(driver: Any, connect: ConnectRaw, timeout: float) -> None:
+    """Refuse a pooler that gives every transaction another session: statements are prepared in a
+    session, and it is a session that listens.
+
+    Raises:
+        ConfigurationError: it is one.
+    """
+    async with asyncio.timeout(timeout):
+        await driver.execute("BEGIN")
+        mine = await driver.fetchval("SELECT pg_backend_pid()")
+        await driver.execute("COMMIT")
+        if mine == driver.get_server_pid():
+            return
+        # Somebody is between us. The session that was just let go of is the next one's.
+        connection, other = await connect()
+        try:
+            await other.execute("BEGIN")
+            theirs = await other.fetchval("SELECT pg_backend_pid()")
+            await other.execute("ROLLBACK")
+        finally:
+            await drop(connection)
+    if mine == theirs:
+        raise ConfigurationError(reason=_POOLED)
+
+
+_POOLED = (
+    "the store's URL leads to a pooler in transaction mode; connect to PostgreSQL itself, or to a "
+    "pool in session mode (pgbouncer: pool_mode = session)"
+)
+
+
+def remedy(error: BaseException, url: URL) -> str:
+    """What to do about a database that cannot be opened."""
+    cause = error.__cause__ if not hasattr(error, "sqlstate") and error.__cause__ else error
+    match getattr(cause, "sqlstate", None) or "":
+        case "28P01" | "28000":
+            return "Check the user and the password in the URL, and the server's pg_hba.conf"
+        case "3D000":
+            return f"Create the database {url.database!r}, or correct its name in the URL"
+        case "42501":
+            return "Grant the user CREATE on the schema, or let its owner open the store once"
+        case "25006":
+            return "Connect to the primary: this server takes no writes"
+        case "53300":
+            return "Raise max_connections of the server, or lower the number of workers"
+        case _ if isinstance(cause, OSError | socket.gaierror):
+            return f"Check that a PostgreSQL server listens at {url.host}:{url.port or 5432}"
+        case _:
+            return "Check that the URL leads to a PostgreSQL database that takes writes"

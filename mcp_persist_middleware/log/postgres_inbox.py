@@ -1,0 +1,154 @@
+"""The steps that every relayed request takes, each one statement on the driver's connection; and
+the locks that a letter and a session that moves take, so that neither misses the other."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from types import SimpleNamespace
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy.dialects import postgresql
+
+from mcp_persist_middleware.log.sql_inbox import SqlInbox, letter_of
+from mcp_persist_middleware.log.sql_sessions import SqlSessions, session_of
+from mcp_persist_middleware.log.sql_store import SqlStore
+from mcp_persist_middleware.log.text import escape, unescape
+from mcp_persist_middleware.model import (
+    Letter,
+    LetterState,
+    LetterStatus,
+    Posted,
+    SessionKey,
+    SessionRecord,
+)
+
+T = TypeVar("T")
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+Tell = Callable[[Iterable[bytes]], None]
+
+_WAITING, _CLAIMED, _ANSWERED = (int(state) for state in LetterState)
+
+
+class Raw(Protocol):
+    """Runs a function with the driver's connection."""
+
+    async def __call__(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """What the function returns."""
+
+
+class PostgresSessions(SqlSessions):
+    """`SqlSessions` with a short way for the one read that routing needs.
+
+    Args:
+        tell: wakes whoever waits for these topics.
+    """
+
+    def __init__(self, store: SqlStore, raw: Raw, tell: Tell) -> None:
+        super().__init__(store)
+        self._raw = raw
+        self._tell = tell
+        names = ", ".join(column.name for column in self._table.c)
+        self._find = (
+            f"SELECT {names} FROM {self._table.name} WHERE namespace = $1 AND path = $2 AND id = $3"
+        )
+
+    async def find(self, key: SessionKey) -> SessionRecord | None:
+        row = await self._raw(lambda driver: driver.fetchrow(self._find, *map(escape, key)))
+        return None if row is None else session_of(_plain(row))
+
+    async def move(self, key: SessionKey, generation: int, home: str) -> bool:
+        moved = await super().move(key, generation, home)
+        if moved:
+            self._tell([home.encode()])
+        return moved
+
+
+class PostgresInbox(SqlInbox):
+    """`SqlInbox` with short ways, which tell whom a letter concerns.
+
+    Letters that are put at the same moment do not see each other: so many more than `most` may
+    wait as are put at once.
+    """
+
+    def __init__(self, store: SqlStore, raw: Raw, tell: Tell) -> None:
+        super().__init__(store)
+        self._raw = raw
+        self._tell = tell
+        table = self._table
+        inbox, session = table.name, store.tables.session.name
+        self._columns = [column.name for column in table.c]
+        names = ", ".join(self._columns)
+        count = len(self._columns)
+        marks = ", ".join(
+            f"${n}::{column.type.compile(_DIALECT)}" for n, column in enumerate(table.c, 1)
+        )
+        key = f"namespace = ${count + 1} AND path = ${count + 2} AND id = ${count + 3}"
+        # The lock lets a move wait for the letter, and a letter that waited see the move.
+        self._put = (
+            f"WITH home AS MATERIALIZED (SELECT 1 FROM {session} WHERE {key}"
+            f" AND generation = ${count + 4} AND home = ${count + 5} AND NOT deleted FOR SHARE),"
+            f" waiting AS (SELECT count(*) AS letters FROM (SELECT 1 FROM {inbox}"
+            f" WHERE worker = ${count + 5} AND state = {_WAITING} LIMIT ${count + 6}) AS part),"
+            f" put AS (INSERT INTO {inbox} ({names}) SELECT {marks} FROM home, waiting"
+            f" WHERE letters < ${count + 6} RETURNING 1)"
+            " SELECT (SELECT count(*) FROM home), (SELECT count(*) FROM put)"
+        )
+        # A letter that somebody else is just taking, or taking elsewhere, is not waited for.
+        self._claim = (
+            f"WITH mine AS MATERIALIZED (SELECT {names} FROM {inbox} WHERE worker = $1"
+            f" AND state = {_WAITING} AND deadline > $2 ORDER BY id LIMIT $3"
+            " FOR NO KEY UPDATE SKIP LOCKED),"
+            f" claimed AS (UPDATE {inbox} AS i SET state = {_CLAIMED}, content = ''::bytea,"
+            " deadline = $4 FROM mine WHERE i.id = mine.id RETURNING i.id)"
+            " SELECT mine.* FROM mine JOIN claimed USING (id) ORDER BY id"
+        )
+        self._answer = (
+            f"UPDATE {inbox} SET state = {_ANSWERED}, reply = $1, deadline = $2"
+            f" WHERE id = $3 AND worker = $4 AND state = {_CLAIMED} RETURNING 1"
+        )
+        self._look = f"SELECT state, worker, reply FROM {inbox} WHERE id = $1"
+
+    async def put(self, letter: Letter, most: int) -> Posted:
+        key = tuple(map(escape, letter.key))
+        row = {
+            "id": letter.id,
+            "namespace": key[0],
+            "path": key[1],
+            "session": key[2],
+            "worker": letter.worker,
+            "generation": letter.generation,
+            "state": _WAITING,
+            "deadline": letter.deadline,
+            "sealed": letter.sealed,
+            "content": letter.content,
+            "reply": b"",
+        }
+        values = [row[name] for name in self._columns]
+        values += [*key, letter.generation, letter.worker, most]
+        home, put = await self._raw(lambda driver: driver.fetchrow(self._put, *values))
+        if put:
+            self._tell([self.topic(letter.worker)])
+            return Posted.WAITING
+        return Posted.FULL if home else Posted.MOVED
+
+    async def claim(self, worker: str, limit: int, now: float, deadline: float) -> list[Letter]:
+        span = (worker, now, limit, deadline)
+        rows = await self._raw(lambda driver: driver.fetch(self._claim, *span))
+        claimed = [_plain(row) for row in rows]
+        return [letter_of(row, worker, row.generation) for row in claimed]
+
+    async def answer(self, letter: bytes, worker: str, reply: bytes, deadline: float) -> bool:
+        values = (reply, deadline, letter, worker)
+        row = await self._raw(lambda driver: driver.fetchrow(self._answer, *values))
+        if row is not None:
+            self._tell([letter])
+        return row is not None
+
+    async def look(self, letter: bytes) -> LetterStatus | None:
+        row = await self._raw(lambda driver: driver.fetchrow(self._look, letter))
+        return None if row is None else LetterStatus(LetterState(row[0]), row[1], row[2])
+
+
+def _plain(row: Any) -> SimpleNamespace:
+    """A row with its columns as attributes."""
+    return SimpleNamespace(
+        **{name: unescape(v) if isinstance(v, str) else v for name, v in row.items()}
+    )

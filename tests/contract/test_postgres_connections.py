@@ -1,0 +1,227 @@
+"""PostgreSQL: the forms of its URL, an engine of the user's, and what is said when it cannot be
+opened: what is wrong, what to do, and no password."""
+
+import asyncio
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from mcp_persist_middleware.errors import (
+    ConfigurationError,
+    MissingDriverError,
+    StoreError,
+    StoreUnavailableError,
+)
+from mcp_persist_middleware.log import connect, postgres_engine
+from mcp_persist_middleware.log.postgres import PostgresLog
+from mcp_persist_middleware.settings import Settings
+from tests.contract.builders import COMMITTED, add, events, new, numbers, record
+from tests.contract.postgres import somebody
+from tests.support import stores
+from tests.support.stores import Store, free_port
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
+    """A database of this test's own."""
+    return stores.postgres(tmp_path, request.getfixturevalue)
+
+
+def log_of(url: str, **settings: Any) -> PostgresLog:
+    """The log that a URL names."""
+    made = connect.make_log(Settings.load({"url": url, **settings}, {}))
+    assert isinstance(made, PostgresLog)
+    return made
+
+
+@asynccontextmanager
+async def opened(made: PostgresLog) -> AsyncIterator[PostgresLog]:
+    """A log, open."""
+    await made.open("one")
+    try:
+        yield made
+    finally:
+        await made.aclose()
+
+
+@pytest.mark.parametrize("scheme", ["postgresql+asyncpg", "postgresql", "postgres"])
+async def test_every_form_of_the_url_leads_there(store: Store, scheme: str) -> None:
+    url = make_url(store.url).set(drivername=scheme).render_as_string(hide_password=False)
+    async with opened(log_of(url)) as log:
+        assert await log.append([new(record(), *events(1, 1))]) == [COMMITTED]
+
+
+async def test_what_libpq_takes_in_a_url_is_taken(store: Store) -> None:
+    async with opened(log_of(store.url + "?application_name=streams&sslmode=prefer")) as log:
+        assert "?" not in log.name
+        async with somebody(store) as them:
+            names = "SELECT DISTINCT application_name FROM pg_stat_activity WHERE datname = $1"
+            found = await them.fetch(names, make_url(store.url).database)
+            assert "streams" in [row[0] for row in found]
+
+
+async def test_tls_that_was_asked_for_and_is_not_there_is_refused(store: Store) -> None:
+    for ask in ("sslmode=require", "ssl=require", "sslmode=verify-full"):
+        with pytest.raises(StoreUnavailableError):
+            await log_of(f"{store.url}?{ask}").open("one")
+
+
+async def test_a_wrong_database_is_named(store: Store) -> None:
+    url = make_url(store.url).set(database="nowhere", password="hush").render_as_string(False)
+    with pytest.raises(StoreUnavailableError, match="Create the database 'nowhere'") as caught:
+        await log_of(url).open("one")
+    assert "hush" not in str(caught.value)
+
+
+async def test_a_host_that_does_not_answer_is_named() -> None:
+    port = free_port()
+    url = f"postgresql://ann:hush@127.0.0.1:{port}/db"
+    with pytest.raises(StoreUnavailableError, match=f"listens at 127.0.0.1:{port}") as caught:
+        await log_of(url).open("one")
+    assert "hush" not in str(caught.value)
+
+
+async def test_a_wrong_password_is_said_and_not_told(store: Store) -> None:
+    error = type("E", (Exception,), {"sqlstate": "28P01"})("password authentication failed")
+    assert "Check the user and the password" in postgres_engine.remedy(error, make_url(store.url))
+
+
+async def test_a_user_who_may_make_no_tables_is_told_so_and_needs_none_that_are_there(
+    store: Store,
+) -> None:
+    role = "r" + make_url(store.url).database[1:]
+    url = make_url(store.url).set(username=role, password="x").render_as_string(False)
+    async with somebody(store) as them:
+        await them.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+        try:
+            with pytest.raises(StoreUnavailableError, match="Grant the user CREATE"):
+                await log_of(url).open("one")
+            async with opened(log_of(store.url)):
+                pass
+            await them.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+            async with opened(log_of(url)) as log:
+                assert await log.append([new(record(), *events(1, 1))]) == [COMMITTED]
+        finally:
+            await them.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_a_server_that_takes_no_writes_is_refused_at_the_start(store: Store) -> None:
+    async with opened(log_of(store.url)):
+        pass
+    url = store.url + "?default_transaction_read_only=on"
+    with pytest.raises(StoreUnavailableError, match="Connect to the primary"):
+        await log_of(url).open("one")
+
+
+async def test_many_workers_that_start_at_once_on_an_empty_database_all_start(
+    store: Store,
+) -> None:
+    logs = [log_of(store.url, store_timeout=9) for _ in range(8)]
+    await asyncio.gather(*(log.open(f"w{n}") for n, log in enumerate(logs)))
+    assert len({log.secret for log in logs}) == 1
+    assert len(await logs[0].workers()) == 8
+    await asyncio.gather(*(log.aclose() for log in logs))
+
+
+async def test_an_engine_of_the_users_is_used_and_stays_open(store: Store) -> None:
+    engine = create_async_engine(store.url, pool_size=5)
+    stream = record()
+    for number in (1, 2):
+        log = connect.make_log(Settings.load({"engine": engine}, {}))
+        await log.open("one")
+        entry = new(stream, *events(1, 1)) if number == 1 else add(stream, *events(2, 1))
+        assert await log.append([entry]) == [COMMITTED]
+        assert await numbers(log, stream) == list(range(1, number + 1))
+        table = log.worker_table()
+        assert (await table.look()).keys() == {"one"}
+        await table.aclose()
+        await log.aclose()
+        assert engine.sync_engine.pool.checkedout() == 0
+    async with engine.connect() as connection:
+        shown = await connection.exec_driver_sql("SHOW enable_seqscan")
+        assert shown.scalar() == "on", "what the writer sets for itself is nobody else's"
+    await engine.dispose()
+
+
+async def test_a_worker_needs_no_more_connections_than_are_documented(store: Store) -> None:
+    async with opened(log_of(store.url)) as log:
+        table = log.worker_table()
+        await table.look()
+        await asyncio.gather(*(log.find(record().id) for _ in range(200)))
+        async with somebody(store) as them:
+            count = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1"
+            found = await them.fetchval(count, make_url(store.url).database)
+        assert found - 1 <= 7
+        await table.aclose()
+
+
+def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingDriverError, match=r"middleware\[postgres\]") as caught:
+        log_of("postgresql://ann:hush@host/db?password=hush")
+    assert "hush" not in str(caught.value)
+
+
+def test_without_the_driver_sqlite_works_all_the_same() -> None:
+    script = (
+        "import sys; sys.modules['asyncpg'] = None; import mcp_persist_middleware.middleware;"
+        " from mcp_persist_middleware.log import connect;"
+        " from mcp_persist_middleware.settings import Settings;"
+        " print(connect.make_log(Settings.load({'url': 'x.db'})).name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "x.db" in done.stdout
+
+
+def test_another_kind_of_store_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigurationError, match="SQLite and PostgreSQL") as caught:
+        connect.parse_url("mysql+asyncmy://ann:hush@host/db?ssl_key=hush")
+    assert not re.search("hush", str(caught.value))
+
+
+async def test_a_pooler_that_changes_sessions_is_refused(store: Store) -> None:
+    class Pooled:
+        """Through a pooler in transaction mode: a session of its own for every transaction, and
+        the one that was let go of last comes first."""
+
+        def get_server_pid(self) -> int:
+            return 4711
+
+        async def execute(self, _: str) -> None:
+            return None
+
+        async def fetchval(self, _: str) -> int:
+            return 42
+
+    async def connected() -> tuple[Any, Any]:
+        return await log._connect_raw()
+
+    async with opened(log_of(store.url)) as log:
+        with pytest.raises(ConfigurationError, match="pool_mode = session"):
+            await postgres_engine.check_session(Pooled(), lambda: _pooled(connected, Pooled()), 2.0)
+        assert await log.find(record().id) is None
+
+
+async def _pooled(connected: Any, driver: Any) -> tuple[Any, Any]:
+    connection, _ = await connected()
+    return connection, driver
+
+
+async def test_a_closed_log_says_so(store: Store) -> None:
+    log = log_of(store.url)
+    with pytest.raises(StoreError, match="not open"):
+        await log.ping()

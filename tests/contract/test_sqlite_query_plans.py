@@ -1,0 +1,175 @@
+"""No statement of the hot path or of retention walks a table."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from mcp_persist_middleware.log.schema import tables
+from mcp_persist_middleware.log.sql_inbox import SqlInbox
+from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.log.sqlite_batch import Statements
+from mcp_persist_middleware.log.sqlite_inbox import SqliteInbox
+from mcp_persist_middleware.log.sqlite_read import Reads
+from mcp_persist_middleware.model import SessionKey
+from tests.contract.builders import add, direct, ending, events, new, record
+from tests.contract.test_inbox import KEY, NOW, letter, session
+from tests.contract.test_sessions import session as new_session
+from tests.support import stores
+from tests.support.stores import Store
+
+_TABLE = re.compile(r"SCAN (mcp_(?:event|stream|worker)|s)\b")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A file of this test's own."""
+    return stores.sqlite(tmp_path, str)
+
+
+def _scans(plan: list[str]) -> list[str]:
+    """The steps that walk a whole table. The index of living streams holds only those."""
+    return [step for step in plan if _TABLE.match(step) and "INDEX mcp_stream_open" not in step]
+
+
+def _plan(log: SqliteLog, sql: str, parameters: Any) -> list[str]:
+    with direct(log._path) as outside:
+        return [row[3] for row in outside.execute("EXPLAIN QUERY PLAN " + sql, parameters)]
+
+
+async def _filled(log: SqliteLog) -> None:
+    streams = [record(session=f"s{n}") for n in range(50)]
+    await log.append([new(s, *events(1, 20), ending=ending(20)) for s in streams])
+    await log.append([new(record(session="open"), *events(1, 20))])
+    with direct(log._path) as outside:
+        outside.execute("ANALYZE")
+
+
+async def test_every_statement_of_a_batch_finds_its_rows_by_an_index(log: SqliteLog) -> None:
+    await _filled(log)
+    sql, reads = Statements(tables("mcp_")), Reads(tables("mcp_"))
+    for statement in (
+        reads.stream,
+        reads.events,
+        sql.insert(1),
+        sql.insert(8),
+        sql.create,
+        sql.end,
+        sql.take_over,
+        sql.trim,
+        sql.fence,
+        sql.held,
+    ):
+        count = max([statement.count("?"), *map(int, re.findall(r"\?(\d)", statement))])
+        distinct = set(re.findall(r"\?\d", statement))
+        plan = _plan(log, statement, [None] * (len(distinct) or count))
+        assert not _scans(plan), (statement, plan)
+    plan = _plan(log, reads.events, [None] * 3)
+    assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+async def test_every_other_statement_and_every_step_of_retention_does_too(log: SqliteLog) -> None:
+    await _filled(log)
+    seen: list[tuple[str, Any]] = []
+    assert log._made is not None
+
+    def note(_c: Any, _k: Any, statement: str, parameters: Any, _x: Any, _m: bool) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            seen.append((statement, parameters))
+
+    event.listen(log._made.sync_engine, "before_cursor_execute", note)
+    stream = record()
+    await log.append([new(stream, *events(1, 3))])
+    await log.attend([stream.id, record().id], 60)
+    await log.append([add(stream, ending=ending(3, expires_at=1.0))])
+    await log.purge(2.0, 100)
+    await log.forget_session("default", "/mcp", "s7")
+    await log.append([new(record(worker="gone"))])
+    await log.declare_dead("gone", 1)
+    await log.dismiss("gone")
+    assert sorted(await log.owners()) == ["gone", "one"]
+    assert len(await log.left_by("gone", 10)) == 1
+    event.remove(log._made.sync_engine, "before_cursor_execute", note)
+    assert len(seen) >= 6
+    for statement, parameters in seen:
+        plan = _plan(log, statement, parameters)
+        assert plan, statement
+        assert not _scans(plan), (statement, plan)
+
+
+async def test_every_step_of_a_letter_finds_its_rows_by_an_index(log: SqliteLog) -> None:
+    await session(log)
+    for n in range(50):
+        key = SessionKey("default", "/mcp", f"s{n}")
+        await session(log, key, f"worker{n}")
+        await log.inbox.put(letter(key=key, worker=f"worker{n}"), 100)
+    with direct(log._path) as outside:
+        outside.execute("ANALYZE")
+    inbox = log.inbox
+    assert isinstance(inbox, SqliteInbox)
+    short = (inbox._put, inbox._home, inbox._waiting, inbox._claim, inbox._answer, inbox._look)
+    seen: list[tuple[str, Any]] = [(each, [None] * each.count("?")) for each in short]
+    assert log._made is not None
+
+    def note(_c: Any, _k: Any, statement: str, parameters: Any, _x: Any, _m: bool) -> None:
+        if re.match("SELECT|UPDATE|DELETE|INSERT", statement):
+            seen.append((statement, parameters))
+
+    event.listen(log._made.sync_engine, "before_cursor_execute", note)
+    # What every store in SQL does, and what this one does in a shorter way.
+    general = SqlInbox(log)
+    sent = letter()
+    await general.put(sent, 100)
+    await general.look(sent.id)
+    await general.claim("one", 100, NOW, NOW + 60)
+    await general.claimed("one")
+    await general.answer(sent.id, "one", b"", NOW)
+    await general.withdraw(sent.id)
+    await general.remove([sent.id])
+    await log.sessions.move(KEY, 1, "two")
+    await general.purge(NOW, 10)
+    event.remove(log._made.sync_engine, "before_cursor_execute", note)
+    assert len(seen) >= len(short) + 11
+    for statement, parameters in seen:
+        with direct(log._path) as outside:
+            steps = [
+                row[3] for row in outside.execute("EXPLAIN QUERY PLAN " + statement, parameters)
+            ]
+        # A subquery is walked as far as it was limited to.
+        scans = [each for each in steps if re.match(r"SCAN (?!anon|\(|CONSTANT)", each)]
+        assert not scans, (statement, steps)
+
+
+async def test_every_statement_about_sessions_finds_its_rows_by_an_index(log: SqliteLog) -> None:
+    for n in range(200):
+        await log.sessions.create(new_session(f"s{n}"))
+    with direct(log._path) as outside:
+        outside.execute("ANALYZE")
+    seen: list[tuple[str, Any]] = []
+    assert log._made is not None
+
+    def note(_c: Any, _k: Any, statement: str, parameters: Any, _x: Any, _m: bool) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            seen.append((statement, parameters))
+
+    event.listen(log._made.sync_engine, "before_cursor_execute", note)
+    made = new_session("s7")
+    await log.sessions.find(made.key)
+    await log.sessions.move(made.key, 1, "two")
+    await log.sessions.note(made)
+    await log.sessions.listening(made.key)
+    await log.sessions.add_segment(made.key, bytes(16))
+    await log.sessions.take_turn(made.key, 0, 1.0)
+    await log.sessions.hold_turn(made.key, 0, 1.0, bytes(16), 3)
+    await log.sessions.touch([new_session(f"s{n}").key for n in range(50)], 3000.0)
+    await log.sessions.delete(made.key, 3000.0)
+    await log.sessions.purge(2500.0, 10)
+    event.remove(log._made.sync_engine, "before_cursor_execute", note)
+    assert len(seen) >= 6
+    with direct(log._path) as outside:
+        for statement, parameters in seen:
+            rows = outside.execute("EXPLAIN QUERY PLAN " + statement, parameters).fetchall()
+            scans = [row[3] for row in rows if row[3].startswith("SCAN mcp_session")]
+            assert not scans, (statement[:200], rows)
