@@ -28,10 +28,11 @@ from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.protocol.eras import Era
-from mcp_persist_middleware.runtime import Parts, Persistence
+from mcp_persist_middleware.runtime import Persistence
 from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.sessions.parcel import Parcel, Reply
 from mcp_persist_middleware.settings import Settings, namespace_complaint
+from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)
 

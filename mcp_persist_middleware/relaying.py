@@ -16,11 +16,11 @@ from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.model import SessionRecord
 from mcp_persist_middleware.protocol import classify, headers, jsonrpc, sse
 from mcp_persist_middleware.protocol.classify import Kind
-from mcp_persist_middleware.runtime import Parts
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.courier import Undelivered
 from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply, Streamed, Whole
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)
 
