@@ -32,6 +32,7 @@ SessionRouting = Literal["relay", "revive", "local"]
 NamespaceOf = Callable[[HTTPConnection], str]
 PrincipalOf = Callable[[HTTPConnection], str | None]
 PersistOf = Callable[[HTTPConnection], bool]
+RerunOf = Callable[[str | None, dict[str, Any]], bool]
 RelayScope = tuple[Callable[[Scope], Any], Callable[[Scope, Any], None]]
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -88,6 +89,15 @@ class Settings:
     )
     relay_scope: RelayScope | None = _setting(
         None, "(dump, load): carry what outer middleware set to the session's worker", none=True
+    )
+    rerun: RerunOf | None = _setting(
+        None,
+        "callable (session, request): true runs a request again whose worker died, when its "
+        "client comes back",
+        none=True,
+    )
+    rerun_seconds: float = _setting(
+        60.0, "how long such a request waits for its client before it ends with an error", low=0
     )
     detach_seconds: float = _setting(3600.0, "work goes on this long without a reader", low=0)
     disconnect_grace: float = _setting(
@@ -203,6 +213,8 @@ def _complaint(value: Any, spec: Any) -> str | None:
             return _callable(value, or_bool=isinstance(spec.default, bool))
         case "namespace":
             return None if callable(value) else namespace_complaint(value)
+        case "rerun":
+            return None if callable(value) else "expected a callable of (session, request)"
         case "paths":
             right = not isinstance(value, str) and all(
                 isinstance(path, str) and path.startswith("/") for path in value

@@ -68,7 +68,8 @@ class Worker:
         writer.start()
         heart = Heart(log, name, lease)
         liveness = Liveness(log, heart.observer)
-        sweeper = Sweeper(log, liveness, settings, name)
+        drain = Drain(settings.drain_seconds, heart.drain)
+        sweeper = Sweeper(log, liveness, settings, name, drain.send_back)
         registry = Registry(log.sessions, settings, name, liveness, lambda: writer.is_down)
         desk = Desk(log.inbox, log.wakeups, liveness, lease, registry, settings, name)
         await desk.open()
@@ -85,7 +86,6 @@ class Worker:
             asyncio.create_task(desk.run(), name="mcp-persist-desk"),
         ]
         logger.info("Streams are kept in %s", log.name)
-        drain = Drain(settings.drain_seconds, heart.drain)
         shield.install()
         watch = ShutdownWatch(drain.begin)
         watch.start()

@@ -59,6 +59,8 @@ class Context:
     """Exchanges without a reader, the longest alone first."""
     session_streams: dict[tuple[Place, str], Running] = field(default_factory=dict)
     """The running GET exchange of each place and session."""
+    taking_over: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Streams of workers that are gone are taken over one at a time."""
     warned: set[str] = field(default_factory=set)
     """The warnings that are given once."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware.asgi import place_of
-from mcp_persist_middleware.exchange import authorise, serve
+from mcp_persist_middleware.exchange import again, authorise, serve
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
@@ -62,6 +62,25 @@ async def begin(
     finally:
         client.close()
     return None
+
+
+async def begin_again(
+    context: Context,
+    app: ASGIApp,
+    scope: Scope,
+    request: classify.Request,
+    body: Body,
+    position: event_id.Position,
+    send: Send,
+) -> Remote | None:
+    """The same for a request that is run again (see `again.begin`)."""
+    refusal = await again.begin(context, app, scope, request, body, position.stream)
+    if refusal is not None:
+        await refusal.pass_on(send)
+        return None
+    head = [(headers.SESSION_ID, request.session.encode("latin-1"))]
+    kind, number = position.kind, position.request_id
+    return Remote(position.stream, kind, number, head, position.sequence, joined=True)
 
 
 async def begin_session_stream(
