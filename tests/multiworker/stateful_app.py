@@ -26,6 +26,9 @@ class Witness(Stateful):
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         headers = dict(scope.get("headers", []))
+        if headers.get(b"mcp-protocol-version") == b"2026-07-28":
+            # There are no sessions then: everybody shares one state.
+            self.sessions.setdefault("", State())
         match headers.get(b"authorization"):
             case b"nobody":
                 await _json(send, 401, {"error": "who?"}, (b"www-authenticate", b"Bearer"))

@@ -10,7 +10,7 @@ from tests.faults.workers import Store, numbers
 from tests.multiworker.stateful_app import worker, workers
 from tests.multiworker.test_relay import on, value
 from tests.support.processes import ServerProcess, running
-from tests.support.session import RawSession
+from tests.support.session import MODERN, RawSession
 from tests.support.sse_client import Frame, Response
 
 pytestmark = pytest.mark.timeout(90)
@@ -191,6 +191,18 @@ async def test_a_run_that_dies_too_may_be_run_once_more(tmp_path: Path) -> None:
         assert numbers(seen) == list(range(1, len(seen) + 1))
         assert [f.comment for f in seen if f.comment] == ["run again"] * 2
         assert seen[-1].message["result"] == {"value": 6}
+
+
+async def test_without_a_session_it_is_run_again_as_well(tmp_path: Path) -> None:
+    async with running(worker(tmp_path, "one", **AGAIN)) as one:
+        client = await RawSession.open(one.port, MODERN)
+        seen = await begun(client)
+        await one.kill()
+        await one.start()
+        more = await rest(await client.get(seen[-1].id))
+        assert len(runs([one])) == 2
+        assert numbers(seen + more) == list(range(1, len(seen + more) + 1))
+        assert more[-1].message["result"] == {"value": 6}
 
 
 async def test_a_caller_whom_the_application_refuses_has_nothing_run(tmp_path: Path) -> None:
