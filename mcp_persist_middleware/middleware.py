@@ -18,14 +18,14 @@ from mcp_persist_middleware.errors import (
     SessionElsewhereError,
     StoreError,
 )
-from mcp_persist_middleware.exchange import again, identity, remote, resume, serve
+from mcp_persist_middleware.exchange import again, identity, listen, remote, resume, serve
 from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.fence import Fence, refuse
 from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.lifespan import Lifespan
-from mcp_persist_middleware.model import Place, StreamRecord
+from mcp_persist_middleware.model import Place, SessionKey, StreamRecord
 from mcp_persist_middleware.protocol import classify, event_id, headers
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.protocol.eras import Era
@@ -119,7 +119,11 @@ class PersistMiddleware:
         if not era.sessions:
             return app
         principal, site = partial(identity.principal, context), partial(self._from_elsewhere, parts)
-        return SessionLayer(app, parts.sessions, principal, site, takes_over)
+
+        async def revived(key: SessionKey, scope: Scope) -> None:
+            await listen.open_unread(context, self._app(parts, era), scope, era, key)
+
+        return SessionLayer(app, parts.sessions, principal, site, revived, takes_over)
 
     def _classify(self, context: Context, scope: Scope) -> classify.Request:
         settings, path = context.settings, path_of(scope)
@@ -165,8 +169,9 @@ class PersistMiddleware:
         try:
             left = await resume.resume(parts.exchanges, app, scope, request, receive, send)
         except SessionElsewhereError:
-            # There is nothing to resume: what is left is the session's stream.
-            await self._stream(parts, request.anew(), scope, receive, send)
+            # What is left is the session's stream, at its home.
+            asked = dataclasses.replace(request, kind=Kind.STREAM)
+            await self._stream(parts, asked, scope, receive, send)
         else:
             if left is not None:
                 await self._run_again(parts, request, left, scope, receive, send)
@@ -207,7 +212,7 @@ class PersistMiddleware:
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
             marked = _marked(scope)
-            await serve.session_stream(parts.exchanges, app, marked, request, rest, send)
+            await listen.serve_stream(parts.exchanges, app, marked, request, rest, send)
 
         nothing = Body(complete=True)
         await self._in_session(parts, request, scope, nothing, receive, send).run(here)
@@ -280,15 +285,15 @@ class PersistMiddleware:
                     )
                 case Kind.EXCHANGE:
                     found = await remote.begin(context, app, scope, request, body, collected)
-                case Kind.STREAM:
+                case Kind.STREAM | Kind.RESUME | Kind.FOREIGN_CURSOR:
                     found = await remote.begin_session_stream(
                         context, app, scope, request, collected
                     )
                 case Kind.DELETE:
-                    rest = bodies.replay(body, remote.stay)
+                    rest = bodies.replay(body, listen.stay)
                     await self._delete(parts, request, scope, rest, collected)
                 case _:
-                    await app(scope, bodies.replay(body, remote.stay), collected)
+                    await app(scope, bodies.replay(body, listen.stay), collected)
         return collected.reply if found is None else relaying.streamed(found)
 
 

@@ -184,6 +184,7 @@ class Request:
                     outcome.head,
                     outcome.after,
                     outcome.joined,
+                    outcome.no_requests_until,
                 )
                 assert self._client is not None
                 era, context = self.request.era, self.parts.exchanges
@@ -251,9 +252,8 @@ class Collected:
 
 def streamed(found: remote.Remote) -> Streamed:
     """The reply to a request that is answered with a stream."""
-    return Streamed(
-        found.stream, found.kind, found.request_id, found.head, found.after, found.joined
-    )
+    place = (found.after, found.joined, found.no_requests_until)
+    return Streamed(found.stream, found.kind, found.request_id, found.head, *place)
 
 
 def scope_of(parts: Parts, parcel: Parcel, ground: Scope) -> Scope:

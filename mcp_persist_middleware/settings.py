@@ -209,12 +209,10 @@ def _complaint(value: Any, spec: Any) -> str | None:
         case "engine":
             is_engine = hasattr(value, "sync_engine")
             return None if is_engine else "expected a sqlalchemy.ext.asyncio.AsyncEngine"
-        case "persist" | "principal" | "revive":
-            return _callable(value, or_bool=isinstance(spec.default, bool))
+        case "persist" | "principal" | "revive" | "rerun":
+            return _callable(value, spec)
         case "namespace":
             return None if callable(value) else namespace_complaint(value)
-        case "rerun":
-            return None if callable(value) else "expected a callable of (session, request)"
         case "paths":
             right = not isinstance(value, str) and all(
                 isinstance(path, str) and path.startswith("/") for path in value
@@ -238,10 +236,12 @@ def namespace_complaint(value: Any) -> str | None:
     return None if right else "expected a printable text of 1 to 255 characters"
 
 
-def _callable(value: Any, *, or_bool: bool) -> str | None:
+def _callable(value: Any, spec: Any) -> str | None:
+    or_bool = isinstance(spec.default, bool)
     if callable(value) or (or_bool and isinstance(value, bool)):
         return None
-    return f"expected {'True, False or ' if or_bool else ''}a callable of one HTTPConnection"
+    of = "session and request" if spec.name == "rerun" else "one HTTPConnection"
+    return f"expected {'True, False or ' if or_bool else ''}a callable of {of}"
 
 
 def _one_of(value: Any, choices: tuple[str, ...]) -> str | None:

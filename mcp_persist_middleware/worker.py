@@ -11,6 +11,7 @@ from typing import Self
 from mcp_persist_middleware.exchange import shield
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.drain import Drain
+from mcp_persist_middleware.exchange.turns import Listeners
 from mcp_persist_middleware.keeper import Keeper
 from mcp_persist_middleware.log.attendance import Attendance
 from mcp_persist_middleware.log.connect import make_log
@@ -90,7 +91,10 @@ class Worker:
         watch = ShutdownWatch(drain.begin)
         watch.start()
         attendance, limits = Attendance(log), _limits(settings)
-        context = Context(settings, log, writer, name, limits, attendance, lease, liveness, drain)
+        listeners = Listeners(log.sessions, liveness, name, lambda: writer.is_down)
+        context = Context(
+            settings, log, writer, name, limits, attendance, lease, liveness, drain, listeners
+        )
         courier = Courier(log.inbox, log.wakeups, liveness, settings.lease_seconds)
         return cls(Parts(context, registry, courier), heart, watch, chores)
 
@@ -100,6 +104,7 @@ class Worker:
         for task in self._chores:
             await stop(task)
         await self._heart.aclose()
+        await self.parts.exchanges.listeners.aclose()
         await self.parts.exchanges.attendance.aclose()
         await self.parts.exchanges.log.aclose()
 

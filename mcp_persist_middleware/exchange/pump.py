@@ -18,7 +18,6 @@ from mcp_persist_middleware.exchange.drain import INTERRUPTED
 from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.exchange.late import LateAnswer
 from mcp_persist_middleware.exchange.recorder import Recorder
-from mcp_persist_middleware.exchange.turns import Turns
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Place, StreamKind
 from mcp_persist_middleware.protocol import classify, headers
@@ -77,8 +76,6 @@ class Exchange:
             found = identity.credential(context, scope)
             key = (self.place, found, request.call.fingerprint)
             self.reissue_key = key if found else None
-        self.turns = Turns()
-        """The connections to a GET stream."""
         self.state = State.HOLDING
         self.body_taken_at: float | None = None
         self.opened: asyncio.Future[Opened | None] = asyncio.get_running_loop().create_future()

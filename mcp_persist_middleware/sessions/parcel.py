@@ -65,6 +65,8 @@ class Streamed:
     """Where its reader begins."""
     joined: bool = False
     """It had begun before this request."""
+    no_requests_until: int = 0
+    """Requests of the server up to this event are too old for this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def pack_reply(reply: Reply) -> bytes:
                 "headers": _texts(reply.head),
                 "after": reply.after,
                 "joined": reply.joined,
+                "quiet": reply.no_requests_until,
             }
             return _join(head, b"")
         case Whole():
@@ -113,9 +116,8 @@ def unpack_reply(data: bytes) -> Reply:
         case {"stream": stream}:
             kind, number = StreamKind(head["kind"]), head["id"]
             headers = _bytes(head["headers"])
-            return Streamed(
-                bytes.fromhex(stream), kind, number, headers, head["after"], head["joined"]
-            )
+            place = (head["after"], head["joined"], head["quiet"])
+            return Streamed(bytes.fromhex(stream), kind, number, headers, *place)
         case {"status": status}:
             return Whole(status, _bytes(head["headers"]), body)
         case _:

@@ -100,16 +100,16 @@ async def test_a_turn_is_taken_once_and_held_until_another_takes_the_next(
     made, stream = session(), bytes(range(16))
     assert await log.sessions.listening(made.key) is None
     await log.sessions.create(made)
-    tries = [worker.sessions.take_turn(made.key, 0, 50.0) for worker in [log, other] * 5]
+    tries = [worker.sessions.take_turn(made.key, 0, "one") for worker in [log, other] * 5]
     assert sorted(await asyncio.gather(*tries)) == [False] * 9 + [True]
-    assert await log.sessions.hold_turn(made.key, 1, 60.0, stream, 7)
-    assert await other.sessions.listening(made.key) == Listening((), 1, 60.0, stream, 7)
-    assert await other.sessions.take_turn(made.key, 1, 70.0)
+    assert await log.sessions.hold_turn(made.key, 1, "", stream, 7)
+    assert await other.sessions.listening(made.key) == Listening((), 1, "", stream, 7)
+    assert await other.sessions.take_turn(made.key, 1, "two")
     # Its last word on what was read still counts, and nothing else of it.
-    assert not await log.sessions.hold_turn(made.key, 1, 90.0, stream, 9)
-    assert not await log.sessions.hold_turn(made.key, 1, 90.0, stream, 8)
-    assert not await log.sessions.hold_turn(made.key, 1, 90.0, bytes(16), 99)
-    assert await other.sessions.listening(made.key) == Listening((), 2, 70.0, stream, 9)
+    assert not await log.sessions.hold_turn(made.key, 1, "one", stream, 9)
+    assert not await log.sessions.hold_turn(made.key, 1, "one", stream, 8)
+    assert not await log.sessions.hold_turn(made.key, 1, "one", bytes(16), 99)
+    assert await other.sessions.listening(made.key) == Listening((), 2, "two", stream, 9)
 
 
 async def test_the_segments_of_a_sessions_stream_are_known_in_their_order(
@@ -148,8 +148,8 @@ async def test_every_statement_finds_its_rows_by_an_index(log: SqliteLog) -> Non
     await log.sessions.note(made)
     await log.sessions.listening(made.key)
     await log.sessions.add_segment(made.key, bytes(16))
-    await log.sessions.take_turn(made.key, 0, 1.0)
-    await log.sessions.hold_turn(made.key, 0, 1.0, bytes(16), 3)
+    await log.sessions.take_turn(made.key, 0, "w")
+    await log.sessions.hold_turn(made.key, 0, "w", bytes(16), 3)
     await log.sessions.touch([session(f"s{n}").key for n in range(50)], 3000.0)
     await log.sessions.delete(made.key, 3000.0)
     await log.sessions.purge(2500.0, 10)
