@@ -18,20 +18,22 @@ from mcp_persist_middleware.errors import (
     SessionElsewhereError,
     StoreError,
 )
+from mcp_persist_middleware.exchange import again, identity, listen, remote, resume, serve
 from mcp_persist_middleware.exchange import body as bodies
-from mcp_persist_middleware.exchange import identity, remote, resume, serve
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.fence import Fence, refuse
+from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.lifespan import Lifespan
-from mcp_persist_middleware.model import Place
-from mcp_persist_middleware.protocol import classify
+from mcp_persist_middleware.model import Place, SessionKey, StreamRecord
+from mcp_persist_middleware.protocol import classify, event_id, headers
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.protocol.eras import Era
-from mcp_persist_middleware.runtime import Parts, Persistence
+from mcp_persist_middleware.runtime import Persistence
 from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.sessions.parcel import Parcel, Reply
 from mcp_persist_middleware.settings import Settings, namespace_complaint
+from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +119,11 @@ class PersistMiddleware:
         if not era.sessions:
             return app
         principal, site = partial(identity.principal, context), partial(self._from_elsewhere, parts)
-        return SessionLayer(app, parts.sessions, principal, site, takes_over)
+
+        async def revived(key: SessionKey, scope: Scope) -> None:
+            await listen.open_unread(context, self._app(parts, era), scope, era, key)
+
+        return SessionLayer(app, parts.sessions, principal, site, revived, takes_over)
 
     def _classify(self, context: Context, scope: Scope) -> classify.Request:
         settings, path = context.settings, path_of(scope)
@@ -146,12 +152,7 @@ class PersistMiddleware:
             case Kind.STREAM if not _refuses(context):
                 await self._stream(parts, request, scope, receive, send)
             case Kind.RESUME:
-                app = self._app(parts, request.era)
-                try:
-                    await resume.resume(context, app, scope, request, receive, send)
-                except SessionElsewhereError:
-                    # There is nothing to resume: what is left is the session's stream.
-                    await self._stream(parts, request.anew(), scope, receive, send)
+                await self._resume(parts, request, scope, receive, send)
             case Kind.FOREIGN_CURSOR:
                 await resume.foreign_cursor(context, self._app(parts, request.era), scope, send)
             case Kind.DELETE:
@@ -161,13 +162,57 @@ class PersistMiddleware:
             case Kind.PASS | Kind.EXCHANGE:
                 await self._app(parts, request.era)(scope, receive, send)
 
+    async def _resume(
+        self, parts: Parts, request: classify.Request, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        app = self._app(parts, request.era)
+        try:
+            left = await resume.resume(parts.exchanges, app, scope, request, receive, send)
+        except SessionElsewhereError:
+            # What is left is the session's stream, at its home.
+            asked = dataclasses.replace(request, kind=Kind.STREAM)
+            await self._stream(parts, asked, scope, receive, send)
+        else:
+            if left is not None:
+                await self._run_again(parts, request, left, scope, receive, send)
+
+    async def _run_again(
+        self,
+        parts: Parts,
+        request: classify.Request,
+        left: StreamRecord,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        context, kept = parts.exchanges, Kept.unpack(left.request or b"")
+        asked, question = kept.request(request), kept.scope(scope)
+        body = _whole(kept.body)
+
+        async def here(rest: Receive, *, takes_over: bool) -> None:
+            app = self._app(parts, request.era, takes_over=takes_over)
+            marked, again_body = _marked(question), body.again()
+            try:
+                refusal = await again.begin(context, app, marked, asked, again_body, left.id)
+                if refusal is not None:
+                    await refusal.pass_on(send)
+                    return
+            except StoreError:
+                await resume.later(context)(scope, rest, send)
+                return
+            await resume.go_on(context, scope, request, rest, send)
+
+        at_home = self._in_session(parts, asked, question, body, receive, send)
+        at_home.again = headers.get(scope["headers"], headers.LAST_EVENT_ID) or ""
+        await at_home.run(here)
+
     async def _stream(
         self, parts: Parts, request: classify.Request, scope: Scope, receive: Receive, send: Send
     ) -> None:
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
             marked = _marked(scope)
-            await serve.session_stream(parts.exchanges, app, marked, request, rest, send)
+            await listen.serve_stream(parts.exchanges, app, marked, request, rest, send)
 
         nothing = Body(complete=True)
         await self._in_session(parts, request, scope, nothing, receive, send).run(here)
@@ -227,27 +272,33 @@ class PersistMiddleware:
         """Run a request of a session that is held here for a client of another worker."""
         context = parts.exchanges
         scope = relaying.scope_of(parts, parcel, self._ground)
-        body = Body(
-            [{"type": "http.request", "body": parcel.body, "more_body": False}], complete=True
-        )
+        body, cursor = _whole(parcel.body), event_id.parse(parcel.again)
         head = self._classify(context, scope)
         request = head if head.kind is not Kind.BODY else _by_body(context, head, scope, body)
         app, collected = self._app(parts, request.era), relaying.Collected(context.settings)
         found: remote.Remote | None = None
         with telemetry.continued(relaying.carrier(scope)):
             match request.kind:
+                case Kind.EXCHANGE if cursor is not None:
+                    found = await remote.begin_again(
+                        context, app, scope, request, body, cursor, collected
+                    )
                 case Kind.EXCHANGE:
                     found = await remote.begin(context, app, scope, request, body, collected)
-                case Kind.STREAM:
+                case Kind.STREAM | Kind.RESUME | Kind.FOREIGN_CURSOR:
                     found = await remote.begin_session_stream(
                         context, app, scope, request, collected
                     )
                 case Kind.DELETE:
-                    rest = bodies.replay(body, remote.stay)
+                    rest = bodies.replay(body, listen.stay)
                     await self._delete(parts, request, scope, rest, collected)
                 case _:
-                    await app(scope, bodies.replay(body, remote.stay), collected)
+                    await app(scope, bodies.replay(body, listen.stay), collected)
         return collected.reply if found is None else relaying.streamed(found)
+
+
+def _whole(content: bytes) -> Body:
+    return Body([{"type": "http.request", "body": content, "more_body": False}], complete=True)
 
 
 def _by_body(

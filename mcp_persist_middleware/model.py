@@ -194,9 +194,9 @@ class Listening(NamedTuple):
     segments: tuple[bytes, ...] = ()
     """The streams, the oldest first. Old ones fall out."""
     turn: int = 0
-    """Goes up whenever another worker's connections receive from now on."""
-    until: float = 0.0
-    """The holder of the turn is there until then at least (seconds since the Unix epoch)."""
+    """Goes up whenever another connection receives from now on."""
+    worker: str = ""
+    """Where that connection is; empty when it has left."""
     stream: bytes = b""
     """The stream of the last event that was written to a client, as far as is known."""
     sequence: int = 0

@@ -10,17 +10,17 @@ from starlette.types import Message, Receive, Scope, Send
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.asgi import EXTENSION, place_of
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
-from mcp_persist_middleware.exchange import remote
+from mcp_persist_middleware.exchange import remote, resume
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.model import SessionRecord
 from mcp_persist_middleware.protocol import classify, headers, jsonrpc, sse
 from mcp_persist_middleware.protocol.classify import Kind
-from mcp_persist_middleware.runtime import Parts
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.courier import Undelivered
 from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply, Streamed, Whole
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class Request:
     send: Send
     state: dict[str, Any]
     """What every request of this application finds in `scope["state"]`."""
+    again: str = ""
+    """The cursor of the client that came back for this request, if it is run again."""
     _client: Client | None = field(default=None)
 
     async def run(self, serve: Serve) -> None:
@@ -161,7 +163,8 @@ class Request:
                 "Outer middleware set a user or state in a request that is relayed to another "
                 "worker; they stay behind. Pass relay_scope=(dump, load) to carry them",
             )
-        return Parcel(scope, self.body.content, place_of(self.scope).namespace, outer)
+        namespace = place_of(self.scope).namespace
+        return Parcel(scope, self.body.content, namespace, outer, self.again)
 
     def _say(self, name: str, text: str) -> None:
         warned = self.parts.exchanges.warned
@@ -181,6 +184,7 @@ class Request:
                     outcome.head,
                     outcome.after,
                     outcome.joined,
+                    outcome.no_requests_until,
                 )
                 assert self._client is not None
                 era, context = self.request.era, self.parts.exchanges
@@ -212,6 +216,10 @@ class Request:
         await response(self.scope, self.receive, self.send)
 
     async def _refuse(self, text: str, run: str = "Not run") -> None:
+        if self.again:
+            # It waits in the log; an HTTP error would make its client give up.
+            await resume.later(self.parts.exchanges, text)(self.scope, self.receive, self.send)
+            return
         error = {"code": jsonrpc.INTERRUPTED, "message": f"{run}: {text}"}
         body = {"jsonrpc": "2.0", "id": None, "error": error}
         response = JSONResponse(body, 503, headers={"Retry-After": "1"})
@@ -244,9 +252,8 @@ class Collected:
 
 def streamed(found: remote.Remote) -> Streamed:
     """The reply to a request that is answered with a stream."""
-    return Streamed(
-        found.stream, found.kind, found.request_id, found.head, found.after, found.joined
-    )
+    place = (found.after, found.joined, found.no_requests_until)
+    return Streamed(found.stream, found.kind, found.request_id, found.head, *place)
 
 
 def scope_of(parts: Parts, parcel: Parcel, ground: Scope) -> Scope:

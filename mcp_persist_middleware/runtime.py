@@ -1,34 +1,19 @@
-"""The composition root: opens and closes the store, the writer and retention of one event loop,
-shared by every mount with the same settings on it."""
+"""The composition root: one worker on each event loop, shared by every mount with the same settings
+on it, and a new one when its lease is lost."""
 
 import asyncio
 import contextlib
 import dataclasses
 import logging
-import secrets
 import weakref
 from collections.abc import Mapping
 from typing import Any, Self
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, StoreError
-from mcp_persist_middleware.exchange import shield
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.exchange.drain import Drain
-from mcp_persist_middleware.keeper import Keeper
-from mcp_persist_middleware.log.attendance import Attendance
-from mcp_persist_middleware.log.connect import make_log
-from mcp_persist_middleware.log.heart import Heart
-from mcp_persist_middleware.log.lease import Lease
-from mcp_persist_middleware.log.live import Limits
-from mcp_persist_middleware.log.liveness import Liveness
-from mcp_persist_middleware.log.writer import Writer
-from mcp_persist_middleware.sessions.courier import Courier
-from mcp_persist_middleware.sessions.desk import Desk
-from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
-from mcp_persist_middleware.shutdown import ShutdownWatch
-from mcp_persist_middleware.sweeper import Sweeper
+from mcp_persist_middleware.worker import Parts, Worker, stop
 
 logger = logging.getLogger(__name__)
 
@@ -115,14 +100,15 @@ class Persistence:
         """What the exchanges on the running event loop share; opens the store when it is not."""
         return (await self.parts()).exchanges
 
-    async def parts(self) -> "Parts":
+    async def parts(self) -> Parts:
         """What requests on the running event loop share; opens the store when it is not open."""
         runtime = self._loop_runtime()
         if runtime.parts is None or self not in runtime.users:
             await runtime.start(self)
-        if runtime.parts is None:
+        parts = runtime.parts
+        if parts is None:
             raise ClosedError
-        return runtime.parts
+        return parts
 
     def _loop_runtime(self) -> "_Runtime":
         runtimes = _runtimes()
@@ -138,79 +124,25 @@ class Persistence:
         await self.aclose()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Parts:
-    """What is open on one event loop."""
-
-    exchanges: Context
-    sessions: Registry
-    courier: Courier
-
-
 class _Runtime:
     """One store on one event loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = asyncio.Lock()
-        self._chores: list[asyncio.Task[None]] = []
-        self._heart: Heart | None = None
+        self._worker: Worker | None = None
         self._renewal: asyncio.Task[None] | None = None
-        self._watch: ShutdownWatch | None = None
         self.users: set[Persistence] = set()
-        self.parts: Parts | None = None
+
+    @property
+    def parts(self) -> Parts | None:
+        return self._worker.parts if self._worker is not None else None
 
     async def start(self, user: Persistence) -> None:
         async with self._lock:
-            if self.parts is None:
-                self.parts = await self._open()
+            if self._worker is None:
+                self._worker = await Worker.open(self._settings, self._renew_soon)
             self.users.add(user)
-
-    async def _open(self) -> Parts:
-        settings = self._settings
-        log, worker = make_log(settings), secrets.token_hex(8)
-        lease = Lease(settings.lease_seconds)
-        try:
-            await log.open(worker)
-        except asyncio.CancelledError:
-            await log.aclose()
-            raise
-        writer = Writer(log, settings.store_timeout, lambda: lease.is_held)
-        writer.start()
-        heart = self._heart = Heart(log, worker, lease)
-        liveness = Liveness(log, heart.observer)
-        sweeper = Sweeper(log, liveness, settings, worker)
-        registry = Registry(log.sessions, settings, worker, liveness, lambda: writer.is_down)
-        desk = Desk(log.inbox, log.wakeups, liveness, lease, registry, settings, worker)
-        await desk.open()
-
-        def on_change() -> None:
-            sweeper.wake()
-            desk.wake()
-
-        heart.start(on_change=on_change, on_lost=self._renew_soon)
-        keeper = Keeper(log, settings, registry.keep, desk.purge)
-        self._chores = [
-            asyncio.create_task(keeper.run(), name="mcp-persist-keeper"),
-            asyncio.create_task(sweeper.run(), name="mcp-persist-sweeper"),
-            asyncio.create_task(desk.run(), name="mcp-persist-desk"),
-        ]
-        logger.info("Streams are kept in %s", log.name)
-        limits = Limits(
-            settings.run_ahead_events,
-            settings.run_ahead_bytes,
-            settings.max_stream_events,
-            settings.max_stream_bytes,
-        )
-        drain = Drain(settings.drain_seconds, heart.drain)
-        shield.install()
-        self._watch = ShutdownWatch(drain.begin)
-        self._watch.start()
-        context = Context(
-            settings, log, writer, worker, limits, Attendance(log), lease, liveness, drain
-        )
-        courier = Courier(log.inbox, log.wakeups, liveness, settings.lease_seconds)
-        return Parts(context, registry, courier)
 
     async def drain(self, user: Persistence) -> None:
         """The last user ends all; another one, unless the whole process stops, ends nothing."""
@@ -221,32 +153,22 @@ class _Runtime:
 
     async def release(self, user: Persistence) -> None:
         if self.users <= {user}:
-            await _stop(self._renewal)
+            await stop(self._renewal)
         await self.drain(user)
         async with self._lock:
             self.users.discard(user)
-            if self.users or self.parts is None:
+            if self.users or self._worker is None:
                 return
-            parts, self.parts = self.parts, None
-            context = parts.exchanges
+            worker, self._worker = self._worker, None
+            parts, context = worker.parts, worker.parts.exchanges
             await context.cancel_exchanges(_STOP_SECONDS)
             with contextlib.suppress(StoreError):
                 await parts.sessions.keep()
             await context.writer.aclose(_STOP_SECONDS)
-            await self._leave_store(context)
+            await worker.leave()
             runtimes = _runtimes()
             if runtimes.get(self._settings) is self:
                 del runtimes[self._settings]
-
-    async def _leave_store(self, context: Context) -> None:
-        if self._watch is not None:
-            await self._watch.aclose()
-        for task in self._chores:
-            await _stop(task)
-        if self._heart is not None:
-            await self._heart.aclose()
-        await context.attendance.aclose()
-        await context.log.aclose()
 
     def _renew_soon(self) -> None:
         if self.parts is not None and (self._renewal is None or self._renewal.done()):
@@ -255,10 +177,10 @@ class _Runtime:
     async def _renew(self) -> None:
         """Go on as a fresh worker after this one stood still for longer than its lease."""
         async with self._lock:
-            before = self.parts
-            if before is None or before.exchanges.holds_lease:
+            before = self._worker
+            if before is None or before.parts.exchanges.holds_lease:
                 return
-            lost = before.exchanges
+            lost = before.parts.exchanges
             logger.warning(
                 "This worker stood still for longer than its lease (%s s) and may have been "
                 "taken for dead; what it ran is given up, and it goes on as a new one",
@@ -271,25 +193,18 @@ class _Runtime:
             await asyncio.sleep(_SETTLE_SECONDS)
             # What was deleted stays deleted, whoever holds the session now.
             with contextlib.suppress(StoreError):
-                await before.sessions.keep()
-            await self._leave_store(lost)
-            while self.parts is before:
+                await before.parts.sessions.keep()
+            await before.leave()
+            while self._worker is before:
                 try:
-                    fresh = await self._open()
+                    fresh = await Worker.open(self._settings, self._renew_soon)
                 except StoreError as error:
                     logger.warning("There is no new lease yet: %s", error)
                     await asyncio.sleep(_REOPEN_SECONDS)
                 else:
-                    fresh.exchanges.memory = lost.memory
-                    fresh.exchanges.warned = lost.warned
-                    self.parts = fresh
-
-
-async def _stop(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+                    fresh.parts.exchanges.memory = lost.memory
+                    fresh.parts.exchanges.warned = lost.warned
+                    self._worker = fresh
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,7 @@ SessionRouting = Literal["relay", "revive", "local"]
 NamespaceOf = Callable[[HTTPConnection], str]
 PrincipalOf = Callable[[HTTPConnection], str | None]
 PersistOf = Callable[[HTTPConnection], bool]
+RerunOf = Callable[[str | None, dict[str, Any]], bool]
 RelayScope = tuple[Callable[[Scope], Any], Callable[[Scope, Any], None]]
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -89,6 +90,15 @@ class Settings:
     )
     relay_scope: RelayScope | None = _setting(
         None, "(dump, load): carry what outer middleware set to the session's worker", none=True
+    )
+    rerun: RerunOf | None = _setting(
+        None,
+        "callable (session, request): true runs a request again whose worker died, when its "
+        "client comes back",
+        none=True,
+    )
+    rerun_seconds: float = _setting(
+        60.0, "how long such a request waits for its client before it ends with an error", low=0
     )
     detach_seconds: float = _setting(3600.0, "work goes on this long without a reader", low=0)
     disconnect_grace: float = _setting(
@@ -200,8 +210,8 @@ def _complaint(value: Any, spec: Any) -> str | None:
         case "engine":
             is_engine = hasattr(value, "sync_engine")
             return None if is_engine else "expected a sqlalchemy.ext.asyncio.AsyncEngine"
-        case "persist" | "principal" | "revive":
-            return _callable(value, or_bool=isinstance(spec.default, bool))
+        case "persist" | "principal" | "revive" | "rerun":
+            return _callable(value, spec)
         case "namespace":
             return None if callable(value) else namespace_complaint(value)
         case "paths":
@@ -227,10 +237,12 @@ def namespace_complaint(value: Any) -> str | None:
     return None if right else "expected a printable text of 1 to 255 characters"
 
 
-def _callable(value: Any, *, or_bool: bool) -> str | None:
+def _callable(value: Any, spec: Any) -> str | None:
+    or_bool = isinstance(spec.default, bool)
     if callable(value) or (or_bool and isinstance(value, bool)):
         return None
-    return f"expected {'True, False or ' if or_bool else ''}a callable of one HTTPConnection"
+    of = "session and request" if spec.name == "rerun" else "one HTTPConnection"
+    return f"expected {'True, False or ' if or_bool else ''}a callable of {of}"
 
 
 def _one_of(value: Any, choices: tuple[str, ...]) -> str | None:

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import logging
+import time
+from collections.abc import Callable
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.liveness import Liveness, Verdict
+from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -19,13 +22,24 @@ class Sweeper:
     """Ends the open streams of workers that are gone, and removes their rows.
 
     It sleeps until the heart has seen a death, and looks by itself once in a lease.
+
+    Args:
+        send_back: ends the connections that read a stream here, in order.
     """
 
-    def __init__(self, log: EventLog, liveness: Liveness, settings: Settings, worker: str) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        liveness: Liveness,
+        settings: Settings,
+        worker: str,
+        send_back: Callable[[bytes], None],
+    ) -> None:
         self._log = log
         self._liveness = liveness
         self._settings = settings
         self._worker = worker
+        self._send_back = send_back
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -55,14 +69,23 @@ class Sweeper:
                 await self._bury(worker, verdict)
 
     async def _bury(self, worker: str, verdict: Verdict) -> None:
-        ended, more = 0, True
-        while more:
-            left = await self._log.left_by(worker, _PAGE)
-            more = False
+        ended = waiting = 0
+        after = b""
+        while left := await self._log.left_by(worker, _PAGE, after):
+            after = left[-1].id
             for record in left:
-                now = await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
-                # One that cannot be ended must not keep the others from their turn for ever.
-                more = more or now is None or now.epoch > record.epoch
-                ended += 1
-        await self._log.dismiss(worker)
-        logger.info("Worker %s is gone; %d of its streams were ended", worker, ended)
+                if self._waits_for_its_client(record, verdict):
+                    waiting += 1
+                    self._send_back(record.id)
+                else:
+                    await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
+                    ended += 1
+        if not waiting:
+            await self._log.dismiss(worker)
+            logger.info("Worker %s is gone; %d of its streams were ended", worker, ended)
+
+    def _waits_for_its_client(self, record: StreamRecord, verdict: Verdict) -> bool:
+        """Whether a request may still be run again when its client comes back for it. One that
+        reads on this worker is asked to."""
+        left_at = max(verdict.seen_at or 0.0, record.created_at)
+        return record.request is not None and (time.time() < left_at + self._settings.rerun_seconds)

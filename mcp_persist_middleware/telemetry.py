@@ -48,6 +48,9 @@ early_starts = _meter.create_counter(
 interrupted = _meter.create_counter(
     "mcp_persist.streams.interrupted", "{stream}", "Streams that ended without the app's answer"
 )
+reruns = _meter.create_counter(
+    "mcp_persist.reruns", "{request}", "Requests run again as the `rerun` setting says"
+)
 leases_lost = _meter.create_counter(
     "mcp_persist.leases.lost", "{lease}", "Times this worker stood still for longer than its lease"
 )

@@ -33,8 +33,11 @@ class Verdict:
         await self.answer.pass_on(send)
 
 
-async def ask(context: Context, app: ASGIApp, scope: Scope, kind: StreamKind) -> Verdict:
-    """Ask with the method that made the stream, and with the caller's own headers.
+async def ask(
+    context: Context, app: ASGIApp, scope: Scope, kind: StreamKind, *, revives: bool = False
+) -> Verdict:
+    """Ask with the method that made the stream, and with the caller's own headers. A session is
+    brought back only where that is the purpose.
 
     A POST carries the cancellation of a request that does not exist, which changes nothing. A
     GET alone proves nothing: stateless servers answer 405 before any authentication.
@@ -44,7 +47,6 @@ async def ask(context: Context, app: ASGIApp, scope: Scope, kind: StreamKind) ->
     )
     is_post = kind is StreamKind.POST
     probe = asgi.question(scope, "POST" if is_post else "GET")
-    # A resume never brings a session back.
-    probe["extensions"][asgi.EXTENSION]["probe"] = True
+    probe["extensions"][asgi.EXTENSION]["probe"] = not revives
     answer = await asgi.ask(app, probe, body if is_post else b"")
     return Verdict(answer, principal(context, probe))

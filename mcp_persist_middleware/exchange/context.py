@@ -8,7 +8,7 @@ from typing import Protocol
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.exchange.drain import Drain
 from mcp_persist_middleware.exchange.memory import Memory
-from mcp_persist_middleware.exchange.turns import Turns
+from mcp_persist_middleware.exchange.turns import Listeners
 from mcp_persist_middleware.log.attendance import Attendance
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.lease import Lease
@@ -22,8 +22,6 @@ from mcp_persist_middleware.settings import Settings
 class Running(Protocol):
     """An exchange as the others see it."""
 
-    turns: Turns
-    """The connections to a GET stream."""
     reissue_key: tuple[Place, str, bytes] | None
     """Where, by whom and with what content a 2026-07-28 request was made, if that is known."""
 
@@ -52,6 +50,7 @@ class Context:
     lease: Lease
     liveness: Liveness
     drain: Drain
+    listeners: Listeners
     memory: Memory = field(default_factory=Memory)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Strong references to the pumps: the event loop itself holds only weak ones."""
@@ -59,6 +58,8 @@ class Context:
     """Exchanges without a reader, the longest alone first."""
     session_streams: dict[tuple[Place, str], Running] = field(default_factory=dict)
     """The running GET exchange of each place and session."""
+    taking_over: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Streams of workers that are gone are taken over one at a time."""
     warned: set[str] = field(default_factory=set)
     """The warnings that are given once."""
 

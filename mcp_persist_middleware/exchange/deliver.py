@@ -94,7 +94,7 @@ class Delivery:
         self._leaving = True
         self.cursor.stop()
         if self.turn is not None:
-            self.turn.turns.changed.notify()
+            self.turn.wake()
 
     @property
     def _last_retry_ms(self) -> int:
@@ -126,21 +126,23 @@ class Delivery:
                     self._note_caught_up()
                     yield b""
                     page = await self._wait(until)
-                if self.turn is not None and not self.turn.is_mine:
+                if page is None:
+                    continue
+                if self.turn is not None and not await self._may_deliver(self.turn, page):
                     await self._wait_for_turn(self.turn, before)
-                elif page is not None:
-                    for body in self._render(page):
-                        yield body
-                    if self._is_last(page):
-                        return
+                    continue
+                for body in self._render(page):
+                    yield body
+                if self._is_last(page):
+                    return
         except StoreError as error:
             # A clean end brings the client back with its cursor, when the store may be back.
             logger.warning("A stream cannot be read now: %s", error)
         yield sse.retry(self._last_retry_ms if self._leaving else self.retry_ms)
 
     def _is_last(self, page: Page) -> bool:
-        if self.turn is not None:
-            self.turn.turns.delivered = self.cursor.position
+        if self.turn is not None and page.events:
+            self.turn.note(self.stream, self.cursor.position)
         if page.ended:
             self._note_caught_up()
         return page.ended and not self._leaving
@@ -165,12 +167,17 @@ class Delivery:
         except TimeoutError:
             return None
 
+    async def _may_deliver(self, turn: Turn, page: Page) -> bool:
+        """Whether this connection is the newest. The end of a stream is everybody's."""
+        return not page.events or await turn.receives()
+
     async def _wait_for_turn(self, turn: Turn, position: int) -> None:
         """A newer connection receives: keep silent until it has left, and go on behind it."""
         self.cursor.position = position
-        while not turn.is_mine and not self._leaving:
-            await turn.wait()
-        self.cursor.position = max(position, turn.turns.delivered)
+        while not (self._leaving or await turn.regain()):
+            # Of too many that wait the oldest leaves.
+            self._leaving = turn.is_over
+        self.cursor.position = max(position, turn.read_in(self.stream))
 
     def _rotation(self) -> float:
         """When (monotonic) this connection should end so that its client's cursor moves on.
@@ -209,6 +216,10 @@ class Delivery:
             if size >= _CHUNK:
                 yield from _slices(b"".join(parts))
                 parts, size = [], 0
+        if page.events and self.priming and self._is_stale(page.events[-1]):
+            # Nor is it when that client comes back.
+            last = self.ids.at(page.events[-1].epoch, page.events[-1].sequence)
+            parts.append(sse.priming(last, self.retry_ms))
         if self.resumed and page.events:
             telemetry.replayed.add(len(page.events))
         if parts:

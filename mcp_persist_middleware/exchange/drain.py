@@ -19,6 +19,9 @@ _LOOK_AGAIN = 0.25
 class Reader(Protocol):
     """One connection of one client."""
 
+    stream: bytes
+    """What it reads."""
+
     @property
     def is_idle(self) -> bool:
         """Whether no request that runs here is going to be answered on it."""
@@ -91,6 +94,12 @@ class Drain:
         self.readers.add(reader)
         if self.began and (reader.is_idle or not self.remaining):
             reader.stop()
+
+    def send_back(self, stream: bytes) -> None:
+        """The clients that read this stream are asked to come back for it."""
+        for reader in list(self.readers):
+            if reader.stream == stream:
+                reader.stop()
 
     async def finished(self) -> None:
         """Begin, and wait until no call runs any more or the deadline has passed."""

@@ -15,9 +15,9 @@ from mcp_persist_middleware.exchange.absence import Absence
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.drain import INTERRUPTED
+from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.exchange.late import LateAnswer
 from mcp_persist_middleware.exchange.recorder import Recorder
-from mcp_persist_middleware.exchange.turns import Turns
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Place, StreamKind
 from mcp_persist_middleware.protocol import classify, headers
@@ -76,8 +76,6 @@ class Exchange:
             found = identity.credential(context, scope)
             key = (self.place, found, request.call.fingerprint)
             self.reissue_key = key if found else None
-        self.turns = Turns()
-        """The connections to a GET stream."""
         self.state = State.HOLDING
         self.body_taken_at: float | None = None
         self.opened: asyncio.Future[Opened | None] = asyncio.get_running_loop().create_future()
@@ -91,6 +89,7 @@ class Exchange:
         self._stream_opened: Opened | None = None
         self._announcing: asyncio.TimerHandle | None = None
         self._passed = 0
+        self._kept: bytes | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -106,6 +105,9 @@ class Exchange:
     def start(self, body: Body) -> None:
         """Run the application in the background, in a copy of the current context."""
         self._messages = body.messages
+        if self._context.settings.rerun is not None and self.kind is StreamKind.POST:
+            kept = Kept.of(self.request, self.scope, body.content)
+            self._kept = kept.pack() if kept is not None else None
         self._task = asyncio.create_task(self._run(), name="mcp-persist-pump")
         self._context.tasks.add(self._task)
         self._task.add_done_callback(self._context.tasks.discard)
@@ -237,13 +239,22 @@ class Exchange:
         self.state = State.STREAMING
         # The server's side of the request is not needed any more, and is not small.
         self._send_to_client = _nowhere
-        stream = self._recorder.open(self.scope, raw)
+        self._write_to(self._recorder.open(self.scope, raw, self._kept), raw)
+        # The client's side is made ready while the first event is on its way to the store.
+        self._announcing = asyncio.get_running_loop().call_later(_FIRST_EVENT, self.announce)
+
+    def go_on(self, stream: LiveStream) -> None:
+        """Answer on a stream that another worker began."""
+        self.state = State.STREAMING
+        self._recorder.go_on(stream)
+        self._write_to(stream, [])
+        self.announce()
+
+    def _write_to(self, stream: LiveStream, raw: list[tuple[bytes, bytes]]) -> None:
         stream.on_readers = self._readers_changed
         if self._context.settings.on_store_failure == "refuse":
             stream.on_lost = self._refuse
         self._stream_opened = Opened(stream, raw)
-        # The client's side is made ready while the first event is on its way to the store.
-        self._announcing = asyncio.get_running_loop().call_later(_FIRST_EVENT, self.announce)
 
     def announce(self) -> None:
         """Let the client have the stream, if there is one."""

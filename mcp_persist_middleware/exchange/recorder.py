@@ -21,6 +21,9 @@ from mcp_persist_middleware.model import (
 )
 from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
 
+# A comment within an event: clients ignore it, and whoever looks at the wire sees it.
+_RUN_AGAIN = b": run again" + sse.CRLF
+
 
 class Recorder:
     """Writes one stream. It is complete with the answer to each request, not with the end of the
@@ -33,6 +36,7 @@ class Recorder:
         self._place = place
         self._parser = sse.FrameParser(context.settings.max_event_bytes)
         self._unanswered = jsonrpc.pending(request.call.request_ids if request.call else ())
+        self._mark = b""
         self.stream: LiveStream | None = None
 
     @property
@@ -46,8 +50,14 @@ class Recorder:
         """Whether the stream takes nothing more."""
         return self.stream is not None and self.stream.ending is not None
 
-    def open(self, scope: Scope, head: headers.RawHeaders) -> LiveStream:
-        """Begin the stream; `scope` is the one that the application's authentication has had."""
+    def go_on(self, stream: LiveStream) -> None:
+        """Write the rest of a stream whose request is run again; its next event says so."""
+        self.stream = stream
+        self._mark = _RUN_AGAIN
+
+    def open(self, scope: Scope, head: headers.RawHeaders, kept: bytes | None) -> LiveStream:
+        """Begin the stream; `scope` is the one that the application's authentication has had,
+        `kept` what it takes to run the request again."""
         context, call = self._context, self._request.call
         stream_id = event_id.new_stream_id()
         session = headers.get(head, headers.SESSION_ID) or self._request.session
@@ -65,6 +75,7 @@ class Recorder:
             expires_at=None,
             request_ids=json.dumps(list(call.request_ids) if call is not None else []),
             trace=telemetry.traceparent(),
+            request=kept,
         )
         request_id = call.request_id if call is not None else None
         ids = event_id.EventIds.of(stream_id, self.kind, request_id)
@@ -97,13 +108,17 @@ class Recorder:
         for frame in frames:
             kind, answered = jsonrpc.scan(frame.data)
             self._unanswered.difference_update(answered)
-            events.append((kind, frame.raw))
+            events.append((kind, self._marked(frame.raw)))
         if was_waiting and not self._unanswered:
             # The end rides in the same commit as the answer.
             self._end(stream, StreamState.COMPLETE, events)
             self._learn(frames[-1])
         else:
             await self._context.writer.append(stream, events)
+
+    def _marked(self, frame: bytes) -> bytes:
+        mark, self._mark = self._mark, b""
+        return mark + frame
 
     def _learn(self, answer: sse.Frame) -> None:
         memory, call = self._context.memory, self._request.call
@@ -125,7 +140,7 @@ class Recorder:
             for key in sorted(self._unanswered)
         ]
         self._unanswered.clear()
-        events = [(EventKind.RESPONSE, sse.event(error)) for error in errors]
+        events = [(EventKind.RESPONSE, self._marked(sse.event(error))) for error in errors]
         self._end(stream, StreamState.FAILED, events)
 
     def _end(

@@ -3,10 +3,9 @@
 import asyncio
 from dataclasses import dataclass
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_persist_middleware.asgi import place_of
-from mcp_persist_middleware.exchange import authorise, serve
+from mcp_persist_middleware.exchange import again, listen, serve
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
@@ -32,6 +31,8 @@ class Remote:
     after: int = 0
     joined: bool = False
     """It had begun before the request that is answered with it."""
+    no_requests_until: int = 0
+    """Requests of the server up to this event are too old for it."""
 
 
 async def begin(
@@ -40,13 +41,11 @@ async def begin(
     """Run a request for a client of another worker. Its stream, committed; or None when the
     answer is not an event stream: `send` has had the whole of it then."""
     running = Exchange(context, app, scope, request, send)
-    client = Client(stay)
+    client = Client(listen.stay)
     running.start(body)
     try:
         opened = await serve.answer(context, running, client)
         if opened is not None:
-            if running.kind is StreamKind.GET:
-                running.join_session()
             await _created(opened.stream)
             # Nobody reads it here: from now on only a reader elsewhere keeps it alive.
             opened.stream.detach()
@@ -64,28 +63,66 @@ async def begin(
     return None
 
 
+async def begin_again(
+    context: Context,
+    app: ASGIApp,
+    scope: Scope,
+    request: classify.Request,
+    body: Body,
+    position: event_id.Position,
+    send: Send,
+) -> Remote | None:
+    """The same for a request that is run again (see `again.begin`)."""
+    refusal = await again.begin(context, app, scope, request, body, position.stream)
+    if refusal is not None:
+        await refusal.pass_on(send)
+        return None
+    head = [(headers.SESSION_ID, request.session.encode("latin-1"))]
+    kind, number = position.kind, position.request_id
+    return Remote(position.stream, kind, number, head, position.sequence, joined=True)
+
+
 async def begin_session_stream(
     context: Context, app: ASGIApp, scope: Scope, request: classify.Request, send: Send
 ) -> Remote | None:
-    """The same for a GET without a cursor: the session's stream if it runs, else a new one."""
-    running = context.session_streams.get((place_of(scope), request.session))
-    stream = running.stream if running is not None else None
-    if running is None or stream is None:
-        body = Body([{"type": "http.request", "body": b"", "more_body": False}], complete=True)
-        return await begin(context, app, scope, request, body, send)
-    verdict = await authorise.ask(context, app, scope, StreamKind.GET)
-    if verdict.refused or verdict.principal != stream.record.owner.principal:
-        await verdict.pass_on(send)
+    """The same for a GET: where it goes on in the session's stream."""
+    client = Client(listen.stay)
+    try:
+        spot = await listen.find(context, app, scope, request, client, send)
+    finally:
+        client.close()
+    if spot is None:
         return None
-    head = [(headers.SESSION_ID, stream.record.owner.session.encode("latin-1"))]
-    after = running.turns.delivered
-    return Remote(stream.record.id, StreamKind.GET, None, head, after, joined=True)
+    if spot.live is not None:
+        await _created(spot.live)
+    head = list(spot.head) or [(headers.SESSION_ID, request.session.encode("latin-1"))]
+    return Remote(
+        spot.stream,
+        StreamKind.GET,
+        None,
+        head,
+        spot.after,
+        joined=spot.resumed,
+        no_requests_until=spot.no_requests_until,
+    )
 
 
 async def deliver(
     context: Context, remote: Remote, era: Era, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """The first delivery of a stream that another worker writes."""
+    if remote.kind is StreamKind.GET:
+        spot = listen.Spot(
+            remote.stream,
+            remote.after,
+            no_requests_until=remote.no_requests_until,
+            resumed=remote.joined,
+            head=remote.head,
+        )
+        session = headers.get(scope["headers"], headers.SESSION_ID) or ""
+        key, client = listen.key_of(scope, session), Client(receive)
+        await listen.follow(context, key, spot, scope, era, client, send)
+        return
     delivery = Delivery(
         context,
         Cursor(context.log, remote.stream, remote.after, None, resumed=False),
@@ -106,9 +143,3 @@ async def _created(stream: LiveStream) -> None:
     """A reader elsewhere finds a stream only in the store."""
     while not (stream.created or stream.degraded or stream.ended):
         await stream.signal.wait(_CREATED_SECONDS)
-
-
-async def stay() -> Message:
-    """The client's leaving is not heard here."""
-    await asyncio.Event().wait()
-    return {"type": "http.disconnect"}

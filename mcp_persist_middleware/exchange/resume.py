@@ -1,9 +1,7 @@
 """A request with a cursor: what the caller may see of what it has not seen."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Iterator
 
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,14 +9,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.exchange import authorise, serve
+from mcp_persist_middleware.exchange import again, authorise, listen, serve
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.model import Owner, StreamKind, StreamRecord, StreamState
+from mcp_persist_middleware.log.liveness import Verdict
+from mcp_persist_middleware.model import Owner, SessionKey, StreamKind, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
 
 _LOOK_AGAIN = 0.05
@@ -31,38 +30,94 @@ async def resume(
     request: classify.Request,
     receive: Receive,
     send: Send,
-) -> None:
-    """Answer a cursor. Whether its stream exists for somebody else changes nothing."""
+) -> StreamRecord | None:
+    """Answer a cursor. Whether its stream exists for somebody else changes nothing.
+
+    Returns the stream instead if its request is to be run again; nothing has been sent then.
+    """
     position = request.cursor
     assert position is not None
     verdict = await authorise.ask(context, app, scope, position.kind)
     if verdict.refused:
         telemetry.resumes.add(1, {"outcome": "refused"})
         await verdict.pass_on(send)
-        return
+        return None
     owner = Owner(*place_of(scope), request.session, verdict.principal)
     try:
         record = await _find(context, position, owner)
-        if record is not None:
-            record = await _ended_if_left_behind(context, record)
-    except StoreError as error:
+        if record is not None and (left := await _left_behind(context, record)) is not None:
+            if context.draining:
+                await later(context, "the server is about to stop")(scope, receive, send)
+                return None
+            if again.is_wanted(context, record):
+                telemetry.resumes.add(1, {"outcome": "run again"})
+                return record
+            record = await orphans.end(context.log, record, context.settings.ttl, left.seen_at)
+    except StoreError:
         telemetry.resumes.add(1, {"outcome": "store failure"})
-        await _later(context, str(error))(scope, receive, send)
-        return
+        await later(context)(scope, receive, send)
+        return None
     live = context.writer.live.get(position.stream)
     if record is None:
         telemetry.resumes.add(1, {"outcome": "unknown"})
         await _unknown(context, app, scope, request, receive, send)
-    elif live is None and record.state is not StreamState.OPEN and _is_at_end(position, record):
+    elif record.kind is StreamKind.GET:
+        await _listen(context, app, scope, request, record, receive, send)
+    elif live is None and _is_over(position, record):
         telemetry.resumes.add(1, {"outcome": "consumed"})
-        if record.kind is StreamKind.GET:
-            await serve.session_stream(context, app, scope, request.anew(), receive, send)
-        else:
-            await Response(status_code=204)(scope, receive, send)
+        await Response(status_code=204)(scope, receive, send)
     else:
         telemetry.resumes.add(1, {"outcome": "resumed"})
         with telemetry.replay_span(record.trace):
             await _continue(context, scope, request, record, live, Client(receive), send)
+    return None
+
+
+async def _listen(
+    context: Context,
+    app: ASGIApp,
+    scope: Scope,
+    request: classify.Request,
+    record: StreamRecord,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Go on in the session's own stream, in the next segment at the end of one."""
+    position = request.cursor
+    assert position is not None
+    live = context.writer.live.get(record.id)
+    try:
+        spot = await listen.spot_after(context, record, record.id, position.sequence)
+    except StoreError:
+        await later(context)(scope, receive, send)
+        return
+    if spot is None and (live is not None or not _is_over(position, record)):
+        is_open = record.state is StreamState.OPEN
+        after = _start(position, record, live)
+        spot = listen.Spot(record.id, after, live, is_open, record.epoch)
+    if spot is None:
+        telemetry.resumes.add(1, {"outcome": "consumed"})
+        await listen.serve_stream(context, app, scope, request, receive, send)
+        return
+    telemetry.resumes.add(1, {"outcome": "resumed"})
+    owner = record.owner
+    key = SessionKey(owner.namespace, owner.path, owner.session)
+    with telemetry.replay_span(record.trace):
+        await listen.follow(context, key, spot, scope, request.era, Client(receive), send)
+
+
+async def go_on(
+    context: Context, scope: Scope, request: classify.Request, receive: Receive, send: Send
+) -> None:
+    """Read on in a stream whose request has been run again, or has ended meanwhile."""
+    position = request.cursor
+    assert position is not None
+    live = context.writer.live.get(position.stream)
+    record = live.record if live is not None else await context.log.find(position.stream)
+    if record is None:
+        await Response(status_code=204)(scope, receive, send)
+    else:
+        await _continue(context, scope, request, record, live, Client(receive), send)
 
 
 async def _continue(
@@ -77,10 +132,6 @@ async def _continue(
     position = request.cursor
     assert position is not None
     after = _start(position, record, live)
-    running = context.session_streams.get((record.owner.place, record.owner.session))
-    if running is not None and running.stream is live and live is not None:
-        await serve.follow(context, running, after, scope, request.era, client, send)
-        return
     session = record.owner.session
     delivery = Delivery(
         context,
@@ -94,24 +145,9 @@ async def _continue(
         resumed=True,
         head=[(headers.SESSION_ID, session.encode("latin-1"))] if session else [],
     )
-    with _present(context, record, live):
+    spot = listen.Spot(record.id, after, live, record.state is StreamState.OPEN)
+    with listen.present(context, spot):
         await delivery.run(scope, client.receive, send)
-
-
-@contextlib.contextmanager
-def _present(context: Context, record: StreamRecord, live: LiveStream | None) -> Iterator[None]:
-    """The worker that writes the stream knows of a reader, whichever worker that is."""
-    if live is not None:
-        live.attach()
-        try:
-            yield
-        finally:
-            live.detach()
-    elif record.state is StreamState.OPEN:
-        with context.attendance.reading(record.id):
-            yield
-    else:
-        yield
 
 
 async def _find(context: Context, position: event_id.Position, owner: Owner) -> StreamRecord | None:
@@ -129,20 +165,19 @@ async def _find(context: Context, position: event_id.Position, owner: Owner) -> 
         await asyncio.sleep(_LOOK_AGAIN)
 
 
-async def _ended_if_left_behind(context: Context, record: StreamRecord) -> StreamRecord | None:
+async def _left_behind(context: Context, record: StreamRecord) -> Verdict | None:
+    """What is known of a stream's worker if it is gone and the stream is still open."""
     if record.state is not StreamState.OPEN or record.id in context.writer.live:
-        return record
-    seen_at: float | None = time.time()
-    if record.worker != context.worker:
-        verdict = await context.liveness.ask(record.worker)
-        if not verdict.gone:
-            return record
-        seen_at = verdict.seen_at
-    return await orphans.end(context.log, record, context.settings.ttl, seen_at)
+        return None
+    if record.worker == context.worker:
+        return Verdict(gone=True, seen_at=time.time())
+    verdict = await context.liveness.ask(record.worker)
+    return verdict if verdict.gone else None
 
 
-def _is_at_end(position: event_id.Position, record: StreamRecord) -> bool:
-    return position.sequence == record.last_sequence
+def _is_over(position: event_id.Position, record: StreamRecord) -> bool:
+    """Whether a client has seen a stream to its end."""
+    return record.state is not StreamState.OPEN and position.sequence == record.last_sequence
 
 
 def _start(position: event_id.Position, record: StreamRecord, live: LiveStream | None) -> int:
@@ -168,7 +203,7 @@ async def _unknown(
     position = request.cursor
     assert position is not None
     if position.kind is StreamKind.GET:
-        await serve.session_stream(context, app, scope, request.anew(), receive, send)
+        await listen.serve_stream(context, app, scope, request.anew(), receive, send)
         return
     error = jsonrpc.error(
         position.request_id,
@@ -182,9 +217,9 @@ async def _unknown(
     await response(scope, receive, send)
 
 
-def _later(context: Context, _: str) -> Response:
-    """The store does not answer: an empty stream with a `retry` brings the client back."""
-    body = sse.comment("the store is unavailable") + sse.retry(context.settings.retry_ms)
+def later(context: Context, why: str = "the store is unavailable") -> Response:
+    """Nothing can be said now: an empty stream with a `retry` brings the client back."""
+    body = sse.comment(why) + sse.retry(context.settings.retry_ms)
     response = Response(body)
     response.raw_headers = headers.stream_head([])
     return response

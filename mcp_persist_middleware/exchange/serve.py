@@ -9,16 +9,14 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.asgi import place_of
-from mcp_persist_middleware.exchange import authorise, identity
+from mcp_persist_middleware.exchange import identity
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client
-from mcp_persist_middleware.exchange.context import Context, Running
+from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
 from mcp_persist_middleware.exchange.fence import refuse
 from mcp_persist_middleware.exchange.pump import Exchange, Opened, State
 from mcp_persist_middleware.log.cursor import Cursor
-from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.protocol.eras import Era
 
@@ -35,96 +33,41 @@ async def exchange(
     receive: Receive,
     send: Send,
 ) -> None:
-    """Serve a POST that asks for something, or a GET that opens the session's stream."""
+    """Serve a POST that asks for something."""
     running = Exchange(context, app, scope, request, send)
     _end_predecessor(context, running)
     client = Client(receive)
-    running.start(body)
     try:
-        opened = await answer(context, running, client)
+        opened = await begin(context, running, body, scope, client, send)
         if opened is not None:
-            if running.kind is StreamKind.GET:
-                running.join_session()
             await _deliver(context, running, opened, scope, client, send)
-        elif running.state is State.PASSING:
-            await _pass(running, client)
-        elif running.state is State.HOLDING and not context.holds_lease:
-            await refuse(scope, receive, send)
-    except asyncio.CancelledError:
-        if running.state in (State.HOLDING, State.PASSING):
-            running.cancel()
-        raise
     finally:
         client.close()
 
 
-async def session_stream(
-    context: Context,
-    app: ASGIApp,
-    scope: Scope,
-    request: classify.Request,
-    receive: Receive,
-    send: Send,
-) -> None:
-    """Serve a GET without a cursor: the session's stream if it is running here, else a new one.
-
-    The application has one such stream for each session, and we hold it; a second one would be
-    refused (409) while a dead proxy keeps the first.
-    """
-    running = context.session_streams.get((place_of(scope), request.session))
-    stream = running.stream if running is not None else None
-    if running is None or stream is None:
-        body = Body([{"type": "http.request", "body": b"", "more_body": False}], complete=True)
-        await exchange(context, app, scope, request, body, receive, send)
-        return
-    verdict = await authorise.ask(context, app, scope, StreamKind.GET)
-    if verdict.refused or verdict.principal != stream.record.owner.principal:
-        await verdict.pass_on(send)
-        return
-    await follow(context, running, None, scope, request.era, Client(receive), send)
-
-
-async def follow(
-    context: Context,
-    running: Running,
-    after: int | None,
-    scope: Scope,
-    era: Era,
-    client: Client,
-    send: Send,
-) -> None:
-    """Join the session's running stream, after a cursor or where its last reader was."""
-    stream = running.stream
-    assert stream is not None
-    start = running.turns.delivered if after is None else after
-    turn = running.turns.take(fresh=after is None, last=stream.last)
-    stream.attach()
+async def begin(
+    context: Context, running: Exchange, body: Body, scope: Scope, client: Client, send: Send
+) -> Opened | None:
+    """Run a request. The stream that answers it; None when its client has had the whole answer,
+    or has left."""
+    running.start(body)
     try:
-        cursor = Cursor(context.log, stream.record.id, start, stream, resumed=True)
-        delivery = Delivery(
-            context,
-            cursor,
-            stream.record.id,
-            stream.ids,
-            stream.record.epoch,
-            StreamKind.GET,
-            retry_ms=context.settings.retry_ms,
-            priming=era.priming,
-            resumed=True,
-            head=[(headers.SESSION_ID, stream.record.owner.session.encode("latin-1"))],
-            turn=turn,
-        )
-        await delivery.run(scope, client.receive, send)
-    finally:
-        turn.leave()
-        stream.detach()
+        opened = await answer(context, running, client)
+        if opened is None and running.state is State.PASSING:
+            await _pass(running, client)
+        elif opened is None and running.state is State.HOLDING and not context.holds_lease:
+            await refuse(scope, client.receive, send)
+    except asyncio.CancelledError:
+        if running.state in (State.HOLDING, State.PASSING):
+            running.cancel()
+        raise
+    return opened
 
 
 async def _deliver(
     context: Context, running: Exchange, opened: Opened, scope: Scope, client: Client, send: Send
 ) -> None:
     stream, era = opened.stream, running.request.era
-    turn = running.turns.take(fresh=False, last=0) if running.kind is StreamKind.GET else None
     stream.attach()
     try:
         delivery = Delivery(
@@ -138,12 +81,9 @@ async def _deliver(
             priming=era.priming,
             resumed=False,
             head=opened.head,
-            turn=turn,
         )
         await delivery.run(scope, client.receive, send)
     finally:
-        if turn is not None:
-            turn.leave()
         stream.detach()
 
 

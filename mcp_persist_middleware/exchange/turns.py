@@ -1,47 +1,219 @@
-"""Several connections to one session stream: the newest receives, the others wait silently."""
+"""Several connections to one session's own stream, on any worker: the newest receives, the others
+wait silently until it has left.
 
-from dataclasses import dataclass, field
+Whose turn it is stands in the store, as a number that every new connection raises. Who is about to
+deliver looks there first, so nothing depends on a wake-up, and an idle connection costs nothing.
+"""
 
+import asyncio
+import contextlib
+import logging
+import weakref
+from collections.abc import Callable
+
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.base import Sessions
+from mcp_persist_middleware.log.liveness import Liveness
+from mcp_persist_middleware.model import Listening, SessionKey
 from mcp_persist_middleware.signals.local import Signal
 
-_WAIT = 15.0
+logger = logging.getLogger(__name__)
+
+# How often (seconds) a connection that waits looks whether the one that receives has left.
+_LOOK = 1.0
+# How long what a client has read may be unknown to the store.
+_NOTE = 0.5
+# So many may wait for one session on one worker; the oldest goes.
+_MOST = 16
+_ATTEMPTS = 8
+_CLOSE_SECONDS = 1.0
 
 
-@dataclass(slots=True)
+class Listeners:
+    """The connections of one worker to the sessions' own streams.
+
+    Args:
+        is_down: whether the store is away, and need not be asked.
+    """
+
+    def __init__(
+        self, sessions: Sessions, liveness: Liveness, worker: str, is_down: Callable[[], bool]
+    ) -> None:
+        self.is_down = is_down
+        self.sessions = sessions
+        self.liveness = liveness
+        self.worker = worker
+        self._all: weakref.WeakValueDictionary[SessionKey, Turns] = weakref.WeakValueDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def of(self, key: SessionKey) -> "Turns":
+        """Those of one session. They are forgotten when nobody uses them."""
+        found = self._all.get(key)
+        if found is None:
+            self._all[key] = found = Turns(self, key)
+        return found
+
+    def spawn(self, turns: "Turns", delay: float) -> None:
+        """Let the store know soon what became of a turn."""
+        task = asyncio.create_task(turns.tell(delay), name="mcp-persist-turn")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """Wait a moment for what the store has yet to be told."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+
+
 class Turns:
-    """The connections to one stream, the newest last."""
+    """The connections of this worker to one session's stream, the newest last."""
 
-    delivered: int = 0
-    """The last event that was written to a client: where the next one in turn goes on."""
-    queue: "list[Turn]" = field(default_factory=list)
-    changed: Signal = field(default_factory=Signal)
+    def __init__(self, listeners: Listeners, key: SessionKey) -> None:
+        self.queue: list[Turn] = []
+        self.changed = Signal()
+        self.opening = asyncio.Lock()
+        """Of the connections that come together one opens the application's stream."""
+        self.stream, self.sequence = b"", 0
+        """The last event that was written to a client, as far as this worker knows."""
+        self._listeners = listeners
+        self._key = key
+        self._number: int | None = None
+        """The turn that was ours last; None when the store cannot tell: then all are here."""
+        self._is_untold = False
 
-    def take(self, *, fresh: bool, last: int) -> "Turn":
-        """Become the newest. A `fresh` connection holds no cursor: requests of the server up to
-        event `last` are not for it.
+    async def look(self) -> Listening | None:
+        """What the store knows of the session's stream.
+
+        Raises:
+            StoreError: it does not answer.
         """
-        turn = Turn(self, no_requests_until=last if fresh else 0)
+        found = await self._listeners.sessions.listening(self._key)
+        if found is not None and found.stream:
+            is_further = found.stream == self.stream and found.sequence > self.sequence
+            if is_further or not (self._is_untold or found.stream == self.stream):
+                self.stream, self.sequence = found.stream, found.sequence
+        return found
+
+    async def take(self, *, no_requests_until: int = 0) -> "Turn":
+        """Become the newest connection of all. Requests of the server up to that event are not
+        for one that holds no cursor."""
+        turn = Turn(self, no_requests_until)
         self.queue.append(turn)
+        if len(self.queue) > _MOST:
+            self.queue[0].is_over = True
+        self.changed.notify()
+        try:
+            self._number = None
+            for _ in range(0 if self._listeners.is_down() else _ATTEMPTS):
+                if await self._claim(await self.look()):
+                    break
+        except StoreError as error:
+            logger.warning("Connections to a session's stream cannot take turns now: %s", error)
+        except BaseException:
+            turn.leave()
+            raise
         return turn
 
+    async def _claim(self, found: Listening | None) -> bool:
+        if found is None:
+            self._number = None
+            return True
+        listeners = self._listeners
+        if await listeners.sessions.take_turn(self._key, found.turn, listeners.worker):
+            self._number = found.turn + 1
+            return True
+        return False
 
-@dataclass(slots=True, eq=False)
+    async def is_held(self) -> bool:
+        """Whether this worker's newest connection is the newest of all."""
+        if self._number is None or self._listeners.is_down():
+            return True
+        try:
+            found = await self.look()
+        except StoreError:
+            return True
+        return found is None or found.turn == self._number
+
+    async def regain(self) -> bool:
+        """The same, also because the one that was newer has left."""
+        try:
+            found = await self.look()
+            if self._number is None or found is None or found.turn == self._number:
+                return True
+            holder = found.worker
+            if holder not in ("", self._listeners.worker) and not (
+                self._listeners.liveness.is_in_doubt(holder)
+                and (await self._listeners.liveness.ask(holder)).gone
+            ):
+                return False
+            return await self._claim(found)
+        except StoreError:
+            return False
+
+    def note(self, stream: bytes, sequence: int) -> None:
+        """So far a client has read."""
+        self.stream, self.sequence = stream, sequence
+        if not self._is_untold:
+            self._is_untold = True
+            self._listeners.spawn(self, _NOTE)
+
+    def left(self) -> None:
+        """A connection has left; the one before it goes on."""
+        self.changed.notify()
+        if not self.queue:
+            self._listeners.spawn(self, 0.0)
+
+    async def tell(self, delay: float) -> None:
+        """Write down how far a client has read, and that all have left if they have."""
+        await asyncio.sleep(delay)
+        self._is_untold = False
+        if self._number is not None:
+            worker = self._listeners.worker if self.queue else ""
+            with contextlib.suppress(StoreError):
+                await self._listeners.sessions.hold_turn(
+                    self._key, self._number, worker, self.stream, self.sequence
+                )
+
+
 class Turn:
     """The place of one connection."""
 
-    turns: Turns
-    no_requests_until: int = 0
+    def __init__(self, turns: Turns, no_requests_until: int) -> None:
+        self.no_requests_until = no_requests_until
+        self.is_over = False
+        """Too many wait: this connection ends."""
+        self._turns = turns
 
     @property
-    def is_mine(self) -> bool:
-        """Whether this connection receives."""
-        return self.turns.queue[-1] is self
+    def _is_newest(self) -> bool:
+        return self._turns.queue[-1] is self
 
-    async def wait(self) -> None:
-        """Return when it may be this connection's turn again."""
-        await self.turns.changed.wait(_WAIT)
+    async def receives(self) -> bool:
+        """Whether this connection may deliver."""
+        return self._is_newest and await self._turns.is_held() and self._is_newest
+
+    async def regain(self) -> bool:
+        """Wait a moment for it to be this connection's turn again."""
+        if self._is_newest and await self._turns.regain():
+            return True
+        await self._turns.changed.wait(_LOOK)
+        return False
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        self._turns.changed.notify()
+
+    def read_in(self, stream: bytes) -> int:
+        """How far in this stream a client is known to have read."""
+        return self._turns.sequence if self._turns.stream == stream else 0
+
+    def note(self, stream: bytes, sequence: int) -> None:
+        """So far this connection's client has read."""
+        self._turns.note(stream, sequence)
 
     def leave(self) -> None:
-        """The connection is gone; the one before it goes on."""
-        self.turns.queue.remove(self)
-        self.turns.changed.notify()
+        """The connection is gone."""
+        self._turns.queue.remove(self)
+        self._turns.left()

@@ -80,17 +80,17 @@ class Sessions(ABC):
         """The session's own stream goes on in another one."""
 
     @abstractmethod
-    async def take_turn(self, key: SessionKey, turn: int, until: float) -> bool:
-        """Take the turn after this one, and be there until then at least: of many who try at
-        once, one succeeds."""
+    async def take_turn(self, key: SessionKey, turn: int, worker: str) -> bool:
+        """Take the turn after this one for a connection to a worker: of many who try at once, one
+        succeeds."""
 
     @abstractmethod
     async def hold_turn(
-        self, key: SessionKey, turn: int, until: float, stream: bytes, sequence: int
+        self, key: SessionKey, turn: int, worker: str, stream: bytes, sequence: int
     ) -> bool:
-        """Note how long the holder of a turn is there, and how far its client has read; False
-        when it holds the turn no more. What it has read is noted all the same if it is in the
-        stream that was read last."""
+        """Note where the holder of a turn is, nowhere if it has left, and how far its client has
+        read; False when it holds the turn no more. What it has read is noted all the same if it
+        is in the stream that was read last."""
 
 
 class WorkerTable(ABC):

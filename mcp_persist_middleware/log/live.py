@@ -1,6 +1,7 @@
 """A stream while its writer is in this process: what waits for the store, and a short tail of
 what is committed."""
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,12 @@ class LiveStream:
 
     # For the writer of the stream.
 
+    def go_on(self, last: int, events: int, size: int) -> None:
+        """The stream is in the store, down to event `last`: so many events of so many bytes."""
+        self.created = True
+        self.last = self.committed = last
+        self._kept_events, self._kept_bytes = events, size
+
     def add(self, kind: EventKind, frame: bytes) -> None:
         """Give the next number to an event."""
         self.last += 1
@@ -134,6 +141,9 @@ class LiveStream:
 
     def commit(self, write: StreamWrite) -> None:
         """The store has it: readers may."""
+        if not self.created and self.record.request is not None:
+            # Who needs it is another worker.
+            self.record = dataclasses.replace(self.record, request=None)
         self.created = True
         for event in write.events:
             self._waiting.popleft()

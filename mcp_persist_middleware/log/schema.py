@@ -118,10 +118,10 @@ def tables(prefix: str) -> Tables:
         Column("level", Text, nullable=False),
         Column("subscriptions", Text, nullable=False),
         # The session's own stream: its segments (hexadecimal, 32 digits each), which connection
-        # receives and how long it is known to be there, and how far a client has read.
+        # receives and where that is, and how far a client has read.
         Column("segments", Text, nullable=False),
         Column("turn", BigInteger, nullable=False),
-        Column("turn_until", Float, nullable=False),
+        Column("turn_worker", Text, nullable=False),
         Column("read_stream", LargeBinary, nullable=False),
         Column("read_sequence", BigInteger, nullable=False),
         sqlite_with_rowid=False,

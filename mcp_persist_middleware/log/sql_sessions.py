@@ -41,7 +41,7 @@ class SqlSessions(Sessions):
             expires_at=record.expires_at,
             segments="",
             turn=0,
-            turn_until=0.0,
+            turn_worker="",
             read_stream=b"",
             read_sequence=0,
             **_noted(record),
@@ -111,7 +111,7 @@ class SqlSessions(Sessions):
 
     async def listening(self, key: SessionKey) -> Listening | None:
         c = self._table.c
-        columns = (c.segments, c.turn, c.turn_until, c.read_stream, c.read_sequence)
+        columns = (c.segments, c.turn, c.turn_worker, c.read_stream, c.read_sequence)
         row = await self._store.first(select(*columns).where(self._is(key)))
         return None if row is None else Listening(_segments(row[0]), *row[1:])
 
@@ -125,17 +125,17 @@ class SqlSessions(Sessions):
                 update(self._table).where(self._is(key)).values(segments=kept)
             )
 
-    async def take_turn(self, key: SessionKey, turn: int, until: float) -> bool:
+    async def take_turn(self, key: SessionKey, turn: int, worker: str) -> bool:
         taken = update(self._table).where(self._is(key), self._table.c.turn == turn)
-        return await self._store.execute(taken.values(turn=turn + 1, turn_until=until)) == 1
+        return await self._store.execute(taken.values(turn=turn + 1, turn_worker=worker)) == 1
 
     async def hold_turn(
-        self, key: SessionKey, turn: int, until: float, stream: bytes, sequence: int
+        self, key: SessionKey, turn: int, worker: str, stream: bytes, sequence: int
     ) -> bool:
         c = self._table.c
         read = {"read_stream": stream, "read_sequence": sequence} if stream else {}
         held = update(self._table).where(self._is(key), c.turn == turn)
-        if await self._store.execute(held.values(turn_until=until, **read)) == 1:
+        if await self._store.execute(held.values(turn_worker=worker, **read)) == 1:
             return True
         if stream:
             behind = (c.read_stream == stream, c.read_sequence < sequence)

@@ -110,6 +110,11 @@ class Writer:
         if self._soon is None:
             self._soon = asyncio.get_running_loop().call_later(_PATIENCE, self._begin)
 
+    def go_on(self, stream: LiveStream) -> None:
+        """Write a stream from now on that was taken over from another worker."""
+        self.live[stream.record.id] = stream
+        telemetry.streams.add(1)
+
     def _begin(self) -> None:
         self._soon = None
         self._wake.set()

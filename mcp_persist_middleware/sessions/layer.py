@@ -3,6 +3,7 @@ application is behind it just now."""
 
 import logging
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.responses import JSONResponse
@@ -40,6 +41,8 @@ class SessionLayer:
     """Names the caller of a request that the application has had."""
     site: Site
     """Runs requests of other workers for the sessions that begin or come back here."""
+    revived: Callable[[SessionKey, Scope], Awaitable[None]]
+    """Called when a request has brought its session back, before it is served itself."""
     takes_over: bool = False
     """Whether a session comes here even from a home that lives."""
 
@@ -138,6 +141,8 @@ class SessionLayer:
         match found:
             case Held():
                 found.site = self.site
+                if scope["method"] != "GET":
+                    await self.revived(key, scope)
                 return found
             case asgi.Answer():
                 await found.pass_on(send)

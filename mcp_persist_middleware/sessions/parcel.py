@@ -29,6 +29,8 @@ class Parcel:
     namespace: str
     outer: Any = None
     """What the `relay_scope` setting made of the rest."""
+    again: str = ""
+    """The cursor of a client that came back for this request, if it is to be run again."""
 
     def pack(self) -> bytes:
         """As bytes."""
@@ -36,19 +38,19 @@ class Parcel:
         head: dict[str, Any] = {name: scope[name] for name in _TEXT if name in scope}
         head |= {name: _text(scope[name]) for name in _BYTES if scope.get(name) is not None}
         head |= {name: scope[name] for name in _ADDRESSES if scope.get(name) is not None}
-        head |= {"headers": _texts(scope["headers"]), "outer": self.outer}
+        head |= {"headers": _texts(scope["headers"]), "outer": self.outer, "again": self.again}
         return _join({**head, "namespace": self.namespace}, self.body)
 
     @classmethod
     def unpack(cls, data: bytes) -> "Parcel":
         """From bytes."""
         head, body = _split(data)
-        namespace, outer = head.pop("namespace"), head.pop("outer")
+        namespace, outer, again = (head.pop(name) for name in ("namespace", "outer", "again"))
         scope: dict[str, Any] = {"type": "http", "client": None, "server": None, **head}
         scope |= {name: head[name].encode("latin-1") for name in _BYTES if name in head}
         scope |= {name: tuple(head[name]) for name in _ADDRESSES if name in head}
         scope["headers"] = _bytes(head["headers"])
-        return cls(scope, body, namespace, outer)
+        return cls(scope, body, namespace, outer, again)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class Streamed:
     """Where its reader begins."""
     joined: bool = False
     """It had begun before this request."""
+    no_requests_until: int = 0
+    """Requests of the server up to this event are too old for this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ def pack_reply(reply: Reply) -> bytes:
                 "headers": _texts(reply.head),
                 "after": reply.after,
                 "joined": reply.joined,
+                "quiet": reply.no_requests_until,
             }
             return _join(head, b"")
         case Whole():
@@ -111,9 +116,8 @@ def unpack_reply(data: bytes) -> Reply:
         case {"stream": stream}:
             kind, number = StreamKind(head["kind"]), head["id"]
             headers = _bytes(head["headers"])
-            return Streamed(
-                bytes.fromhex(stream), kind, number, headers, head["after"], head["joined"]
-            )
+            place = (head["after"], head["joined"], head["quiet"])
+            return Streamed(bytes.fromhex(stream), kind, number, headers, *place)
         case {"status": status}:
             return Whole(status, _bytes(head["headers"]), body)
         case _:

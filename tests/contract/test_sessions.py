@@ -95,16 +95,16 @@ async def test_a_turn_is_taken_once_and_held_until_another_takes_the_next(
     made, stream = session(), bytes(range(16))
     assert await log.sessions.listening(made.key) is None
     await log.sessions.create(made)
-    tries = [worker.sessions.take_turn(made.key, 0, 50.0) for worker in [log, other] * 5]
+    tries = [worker.sessions.take_turn(made.key, 0, "one") for worker in [log, other] * 5]
     assert sorted(await asyncio.gather(*tries)) == [False] * 9 + [True]
-    assert await log.sessions.hold_turn(made.key, 1, 60.0, stream, 7)
-    assert await other.sessions.listening(made.key) == Listening((), 1, 60.0, stream, 7)
-    assert await other.sessions.take_turn(made.key, 1, 70.0)
+    assert await log.sessions.hold_turn(made.key, 1, "", stream, 7)
+    assert await other.sessions.listening(made.key) == Listening((), 1, "", stream, 7)
+    assert await other.sessions.take_turn(made.key, 1, "two")
     # Its last word on what was read still counts, and nothing else of it.
-    assert not await log.sessions.hold_turn(made.key, 1, 90.0, stream, 9)
-    assert not await log.sessions.hold_turn(made.key, 1, 90.0, stream, 8)
-    assert not await log.sessions.hold_turn(made.key, 1, 90.0, bytes(16), 99)
-    assert await other.sessions.listening(made.key) == Listening((), 2, 70.0, stream, 9)
+    assert not await log.sessions.hold_turn(made.key, 1, "one", stream, 9)
+    assert not await log.sessions.hold_turn(made.key, 1, "one", stream, 8)
+    assert not await log.sessions.hold_turn(made.key, 1, "one", bytes(16), 99)
+    assert await other.sessions.listening(made.key) == Listening((), 2, "two", stream, 9)
 
 
 async def test_the_segments_of_a_sessions_stream_are_known_in_their_order(

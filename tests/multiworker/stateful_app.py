@@ -19,8 +19,8 @@ from tests.support.stores import Store
 
 class Witness(Stateful):
     """`Stateful`, and: `pause` reports progress and waits to be cancelled; `work` notes in the
-    server's log that it runs; `plain` answers without a stream, `stuck` never; credentials
-    "nobody" and "busy" are refused."""
+    server's log that it runs; `steps` notes by whom, and reports progress; `plain` answers
+    without a stream, `stuck` never; credentials "nobody" and "busy" are refused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,6 +28,9 @@ class Witness(Stateful):
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         headers = dict(scope.get("headers", []))
+        if headers.get(b"mcp-protocol-version") == b"2026-07-28":
+            # There are no sessions then: everybody shares one state.
+            self.sessions.setdefault("", State())
         match headers.get(b"authorization"):
             case b"nobody":
                 await _json(send, 401, {"error": "who?"}, (b"www-authenticate", b"Bearer"))
@@ -38,7 +41,8 @@ class Witness(Stateful):
 
     async def _message(self, state: State, message: Message, scope: Message, send: Send) -> None:
         if message.get("method") == "notifications/cancelled":
-            self.paused[message["params"]["requestId"]].set()
+            # One that is not known here is no error: probes are made of these.
+            self.paused.get(message["params"]["requestId"], asyncio.Event()).set()
         await super()._message(state, message, scope, send)
 
     async def _call(self, state: State, message: Message, scope: Message, send: Send) -> None:
@@ -49,6 +53,8 @@ class Witness(Stateful):
             case "work":
                 print(f"work {arguments['n']}", file=sys.stderr, flush=True)
                 await super()._call(state, message, scope, send)
+            case "steps":
+                await self._steps(state, message, scope, send)
             case "stuck":
                 print("stuck", file=sys.stderr, flush=True)
                 await asyncio.Event().wait()
@@ -58,6 +64,20 @@ class Witness(Stateful):
                 await _json(send, 200, {"jsonrpc": "2.0", "id": message["id"], "result": value})
             case _:
                 await super()._call(state, message, scope, send)
+
+    async def _steps(self, state: State, message: Message, scope: Message, send: Send) -> None:
+        headers, arguments = dict(scope["headers"]), message["params"]["arguments"]
+        state.calls += 1
+        caller = headers.get(b"authorization", b"nobody").decode()
+        print(f"steps {arguments['name']} by {caller}", file=sys.stderr, flush=True)
+        head = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        for value in range(1, arguments["n"] + 1):
+            await asyncio.sleep(arguments["delay"])
+            params = {"progressToken": "p", "progress": value}
+            await _event(send, {"method": "notifications/progress", "params": params})
+        await _event(send, {"id": message["id"], "result": {"value": arguments["n"]}})
+        await send({"type": "http.response.body", "body": b""})
 
     async def _pause(self, message: Message, send: Send) -> None:
         cancelled = self.paused[message["id"]] = asyncio.Event()
@@ -81,6 +101,8 @@ def app() -> PersistMiddleware:
     given = json.loads(os.environ.get("TEST_SETTINGS", "{}"))
     if given.get("namespace") == "by tenant":
         given["namespace"] = tenant
+    if (names := given.pop("rerun", None)) is not None:
+        given["rerun"] = lambda _, request: request["params"]["arguments"]["name"] in names
     return PersistMiddleware(Witness(), **given)
 
 

@@ -76,7 +76,6 @@ def test_no_store_and_two_stores_are_refused() -> None:
     ("url", "fix"),
     [
         ("mysql://u:hunter2@h/db", "stores in SQLite"),
-        ("postgresql://u:hunter2@h/db", "stores in SQLite"),
         ("sqlite://", "in memory"),
         (":memory:", "in memory"),
         ("sqlite:////no/such/directory/events.db", "/no/such/directory does not exist"),

@@ -1,0 +1,148 @@
+"""Where the user has opted in: a request whose worker is gone is run again, on the same stream,
+when its client comes back for it."""
+
+import contextlib
+import dataclasses
+import logging
+from typing import NamedTuple
+
+from starlette.types import ASGIApp, Message, Scope
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.asgi import place_of
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.exchange import authorise
+from mcp_persist_middleware.exchange.authorise import Verdict
+from mcp_persist_middleware.exchange.body import Body
+from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.kept import Kept
+from mcp_persist_middleware.exchange.pump import Exchange
+from mcp_persist_middleware.log import orphans
+from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.model import (
+    Outcome,
+    Owner,
+    RequestId,
+    StreamKind,
+    StreamRecord,
+    StreamState,
+    StreamWrite,
+)
+from mcp_persist_middleware.protocol import classify
+from mcp_persist_middleware.protocol.event_id import EventIds
+
+logger = logging.getLogger(__name__)
+
+_PAGE_EVENTS, _PAGE_BYTES = 1000, 1024 * 1024
+
+
+def is_wanted(context: Context, record: StreamRecord) -> bool:
+    """What the `rerun` setting says of a request that was left behind."""
+    asked = context.settings.rerun
+    if asked is None or record.request is None:
+        return False
+    try:
+        return bool(asked(record.owner.session or None, Kept.unpack(record.request).message))
+    except Exception:
+        # Nothing is run again by guess.
+        logger.exception("The rerun setting raised; the request is not run again")
+        return False
+
+
+async def begin(
+    context: Context,
+    app: ASGIApp,
+    scope: Scope,
+    request: classify.Request,
+    body: Body,
+    stream: bytes,
+) -> Verdict | None:
+    """Run a request again that was left behind, if nobody else does. What becomes of it is in the
+    log; or the application refuses the caller: then nothing was run, and that is its answer.
+
+    Raises:
+        SessionElsewhereError: another worker is the session's home. Nothing was run.
+        StoreError: the store does not answer. Nothing was run.
+    """
+    verdict = await authorise.ask(context, app, scope, StreamKind.POST, revives=True)
+    if verdict.refused:
+        return verdict
+    owner = Owner(*place_of(scope), request.session, verdict.principal)
+    is_served = not request.session or 200 <= verdict.answer.status < 300
+    # Of two clients on this worker the second one finds the stream of the first.
+    async with context.taking_over:
+        left = await _left(context, stream, owner)
+        if left is None:
+            return None
+        record, seen_at = left
+        if not is_served:
+            # The session did not come back, or not for this caller.
+            await orphans.end(context.log, record, context.settings.ttl, seen_at)
+            return None
+        call = request.call
+        live = await _take_over(context, record, call.request_id if call is not None else None)
+        if live is None:
+            return None
+        telemetry.reruns.add(1)
+        logger.info("A request whose worker is gone is run again, as the rerun setting says")
+        running = Exchange(context, app, scope, request, _nowhere)
+        running.go_on(live)
+        running.start(body)
+    # From now on only a reader keeps it from being alone.
+    live.detach()
+    return None
+
+
+async def _left(
+    context: Context, stream: bytes, owner: Owner
+) -> tuple[StreamRecord, float | None] | None:
+    """A stream that is still open without a worker, and when that was last seen."""
+    record = await context.log.find(stream)
+    if stream in context.writer.live or record is None or record.owner != owner:
+        return None
+    if record.state is not StreamState.OPEN:
+        return None
+    verdict = await context.liveness.ask(record.worker)
+    is_left = verdict.gone or record.worker == context.worker
+    return (record, verdict.seen_at) if is_left else None
+
+
+async def _take_over(
+    context: Context, record: StreamRecord, request_id: RequestId
+) -> LiveStream | None:
+    """The stream, in a new epoch of this worker's; None when somebody else was first."""
+    epoch, worker = record.epoch + 1, context.worker
+    written = await _written(context, record.id, _Written())
+    write = StreamWrite(record.id, epoch, takes_over=record.epoch, worker=worker)
+    (outcome,) = await context.log.append([write])
+    if outcome is not Outcome.COMMITTED:
+        return None
+    # The old writer is fenced. A last word of its that cannot be read now costs the stream its log.
+    with contextlib.suppress(StoreError):
+        written = await _written(context, record.id, written)
+    ids = EventIds.of(record.id, record.kind, request_id)
+    taken = dataclasses.replace(record, epoch=epoch, worker=worker)
+    live = LiveStream(taken, ids, context.limits)
+    live.go_on(*written)
+    context.writer.go_on(live)
+    return live
+
+
+class _Written(NamedTuple):
+    """How much there is of a stream."""
+
+    last: int = 0
+    events: int = 0
+    size: int = 0
+
+
+async def _written(context: Context, stream: bytes, known: _Written) -> _Written:
+    last, events, size = known
+    while page := await context.log.read(stream, last, _PAGE_EVENTS, _PAGE_BYTES):
+        last, events = page[-1].sequence, events + len(page)
+        size += sum(len(event.frame) for event in page)
+    return _Written(last, events, size)
+
+
+async def _nowhere(_: Message) -> None:
+    """All of the answer goes to the log."""

@@ -1,0 +1,196 @@
+"""A session's own stream is one, wherever its clients and its home are."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.workers import Store
+from tests.multiworker.listening_app import listener
+from tests.multiworker.test_relay import on
+from tests.support.processes import ServerProcess, running
+from tests.support.scripted import until
+from tests.support.session import RawSession
+from tests.support.sse_client import Frame, Response
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@asynccontextmanager
+async def listeners(directory: Path, count: int = 2) -> AsyncIterator[list[ServerProcess]]:
+    """Workers on one store; they have nothing to complain of."""
+    made = [listener(directory, f"worker{n}") for n in range(count)]
+    async with AsyncExitStack() as stack:
+        for each in made:
+            await stack.enter_async_context(running(each))
+        yield made
+        assert not any(each.complaints for each in made)
+
+
+async def say(session: RawSession, *texts: str | None) -> None:
+    """Let the server say this on the session's stream."""
+    response = await session.post("tools/call", {"name": "say", "arguments": {"texts": texts}})
+    assert response.status == 200
+    await response.body()
+
+
+def said(frames: list[Frame]) -> list[Any]:
+    """What the server said, and the methods of what it asked."""
+    messages = [frame.message for frame in frames if frame.data]
+    return [m["params"]["data"] if "params" in m else m["method"] for m in messages]
+
+
+class Client:
+    """A client as they are: it reads, and comes back with its cursor whenever its stream ends."""
+
+    def __init__(self, session: RawSession, server: ServerProcess) -> None:
+        self.session = RawSession(server.port, session_id=session.session_id)
+        self.heard: list[Any] = []
+        self.connections = 0
+        self.cursor: str | None = None
+        self.response: Response | None = None
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self.response = await self.session.get(self.cursor)
+            self.connections += 1
+            async for frame in self.response.frames():
+                self.cursor = frame.id or self.cursor
+                self.heard += said([frame])
+            await asyncio.sleep(0.05)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator["Client"]:
+        """It runs meanwhile, and is connected."""
+        task = asyncio.create_task(self.run())
+        try:
+            await until(lambda: self.connections)
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            if self.response is not None:
+                self.response.reset()
+
+
+async def noted(directory: Path, number: int) -> None:
+    """Wait until the store knows that a client has read so far."""
+    store = Store(directory / "events.db")
+    await until(lambda: (number,) in store.rows("SELECT read_sequence FROM mcp_session"))
+
+
+async def test_the_newest_of_two_clients_on_two_workers_receives_and_nobody_fights(
+    tmp_path: Path,
+) -> None:
+    async with listeners(tmp_path) as (one, two):
+        for first, second in ((one, two), (two, one)):
+            session = await RawSession.open(one.port)
+            async with Client(session, first).listening() as old:
+                await say(session, "a")
+                await until(lambda: old.heard == ["a"])
+                async with Client(session, second).listening() as new:
+                    for text in "bcdef":
+                        await say(session, text)
+                        await asyncio.sleep(0.1)
+                    await until(lambda: new.heard[-1:] == ["f"])
+                    assert [text for text in new.heard if text != "a"] == list("bcdef")
+                    assert old.heard == ["a"]
+                # It has left: the one that waited goes on behind what the other has read.
+                await say(session, "g")
+                await until(lambda: old.heard[-1:] == ["g"])
+                assert old.heard == ["a", "g"]
+                assert (old.connections, new.connections) == (1, 1)
+
+
+async def test_a_client_that_waits_goes_on_when_the_worker_of_the_other_is_killed(
+    tmp_path: Path,
+) -> None:
+    async with listeners(tmp_path, 3) as (one, two, three):
+        session = await RawSession.open(one.port)
+        async with Client(session, two).listening() as old:
+            reader = await on(session, three).get()
+            await say(on(session, one), "a")
+            assert said(await reader.take(1)) == ["a"]
+            await noted(tmp_path, 1)
+            await three.kill()
+            await say(session, "b")
+            await until(lambda: old.heard == ["b"], 15)
+            assert old.connections == 1
+
+
+async def test_a_client_without_a_cursor_goes_on_where_the_last_one_was(tmp_path: Path) -> None:
+    async with listeners(tmp_path, 3) as (one, two, three):
+        session = await RawSession.open(one.port)
+        reader = await on(session, two).get()
+        await say(session, "a", "b")
+        assert said(await reader.take(2)) == ["a", "b"]
+        await noted(tmp_path, 2)
+        reader.reset()
+        await say(session, "c", None, "d")
+        reader = await on(session, three).get()
+        await say(session, None)
+        # What the server asked long ago is not put to it; what it asks now is.
+        assert said(await reader.take(3)) == ["c", "d", "elicitation/create"]
+
+
+async def test_a_killed_home_loses_nothing_between_two_notifications(tmp_path: Path) -> None:
+    async with listeners(tmp_path) as (one, two):
+        session = await RawSession.open(one.port)
+        reader = await on(session, one).get()
+        await say(session, "a")
+        (frame,) = await reader.take(1)
+        await one.kill()
+        # The session is brought back by something else, and speaks before its client is back.
+        await say(on(session, two), "b", "c")
+        for _ in range(2):
+            again = await session.get(frame.id)
+            assert said(await again.take(2)) == ["b", "c"]
+            again.reset()
+        async with Client(session, two).listening() as client:
+            client.cursor = frame.id
+            await say(session, "d")
+            await until(lambda: client.heard == ["d"])
+
+
+async def test_a_cursor_in_the_middle_of_an_old_segment_gets_its_rest_and_then_the_next(
+    tmp_path: Path,
+) -> None:
+    async with listeners(tmp_path) as (one, two):
+        session = await RawSession.open(one.port)
+        reader = await session.get()
+        await say(session, "a", "b", "c")
+        seen = await reader.take(3)
+        await one.kill()
+        await say(on(session, two), "d")
+        client = Client(session, two)
+        client.cursor = seen[0].id
+        async with client.listening():
+            await until(lambda: client.heard == ["b", "c", "d"], 15)
+            await say(session, "e")
+            await until(lambda: client.heard == ["b", "c", "d", "e"])
+            # One for the old segment, one for the new.
+            assert client.connections == 2
+
+
+async def test_a_client_that_was_away_misses_nothing_of_two_generations(tmp_path: Path) -> None:
+    async with listeners(tmp_path) as (one, two):
+        session = await RawSession.open(one.port)
+        reader = await session.get()
+        await say(session, "a")
+        assert said(await reader.take(1)) == ["a"]
+        await noted(tmp_path, 1)
+        reader.reset()
+        await say(session, "b", None)
+        store = Store(tmp_path / "events.db")
+        await until(lambda: store.rows("SELECT count(*) FROM mcp_event") == [(3,)])
+        await one.kill()
+        await say(on(session, two), "c")
+        await one.start()
+        async with Client(session, one).listening() as client:
+            await until(lambda: client.heard == ["b", "c"], 15)
+            await say(session, "d")
+            await until(lambda: client.heard == ["b", "c", "d"])
