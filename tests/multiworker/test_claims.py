@@ -16,6 +16,7 @@ from tests.multiworker.test_relay import value, waiting
 from tests.support.scripted import until
 from tests.support.session import RawSession
 from tests.support.stateful import Stateful
+from tests.support.stores import sqlite
 
 
 async def test_a_worker_that_was_not_seen_alive_of_late_takes_no_letter(
@@ -31,10 +32,10 @@ async def test_a_worker_that_was_not_seen_alive_of_late_takes_no_letter(
         with monkeypatch.context() as patch:
             patch.setattr(Lease, "is_young", property(lambda self: self is not lease))
             call = asyncio.create_task(session.call("count"))
-            await waiting(tmp_path, 1)
+            await waiting(sqlite(tmp_path, str), 1)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(call), 1)
-            await waiting(tmp_path, 1)
+            await waiting(sqlite(tmp_path, str), 1)
         assert await value(await call) == 2
 
 
@@ -49,7 +50,7 @@ async def test_a_letter_to_another_generation_of_the_session_is_not_run(
         body = b'{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"count"}}'
         headers = [(k.encode(), v.encode()) for k, v in session.headers().items()]
         scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": headers}
-        content = Parcel(scope | {"query_string": b"", "root_path": ""}, body, None).pack()
+        content = Parcel(scope | {"query_string": b"", "root_path": ""}, body, "default").pack()
         worker, now = (await home.context()).worker, time.time()
         with sqlite3.connect(tmp_path / "events.db") as store:
 

@@ -79,7 +79,7 @@ def test_no_store_and_two_stores_are_refused() -> None:
         ("sqlite://", "in memory"),
         (":memory:", "in memory"),
         ("sqlite:////no/such/directory/events.db", "/no/such/directory does not exist"),
-        ("://hunter2", "expected a URL"),
+        ("://hunter2", "expected sqlite+aiosqlite:///events.db or"),
     ],
 )
 def test_a_url_of_no_use_is_refused_without_its_password(url: str, fix: str) -> None:
