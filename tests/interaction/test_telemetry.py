@@ -13,7 +13,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from mcp_persist_middleware import ConfigurationError, Persistence, PersistMiddleware
+from mcp_persist_middleware import (
+    ConfigurationError,
+    Persistence,
+    PersistMiddleware,
+    StoreError,
+)
 from tests.support.scripted import Call, Scripted, persisted, serving
 from tests.support.session import RawSession, last_id
 
@@ -160,7 +165,7 @@ async def test_no_secret_reaches_a_log_a_span_a_metric_or_an_error(
 @pytest.mark.parametrize(
     "url",
     [
-        "postgresql://ann:url-SECRET@127.0.0.1/db",
+        "postgresql://ann:url-SECRET@127.0.0.1:1/db",
         "nonsense://ann:url-SECRET@127.0.0.1:port/db",
         "sqlite+aiosqlite://ann:url-SECRET@/no/such/directory/events.db",
     ],
@@ -168,7 +173,7 @@ async def test_no_secret_reaches_a_log_a_span_a_metric_or_an_error(
 async def test_the_password_in_a_url_is_in_no_error(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(ConfigurationError) as raised:
+    with pytest.raises((ConfigurationError, StoreError)) as raised:
         async with Persistence(url=url):
             pass
     error: BaseException | None = raised.value
