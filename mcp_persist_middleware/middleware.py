@@ -21,6 +21,7 @@ from mcp_persist_middleware.errors import (
 from mcp_persist_middleware.exchange import again, identity, listen, remote, resume, serve
 from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange.body import Body
+from mcp_persist_middleware.exchange.client import stay
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.fence import Fence, refuse
 from mcp_persist_middleware.exchange.kept import Kept
@@ -290,10 +291,10 @@ class PersistMiddleware:
                         context, app, scope, request, collected
                     )
                 case Kind.DELETE:
-                    rest = bodies.replay(body, listen.stay)
+                    rest = bodies.replay(body, stay)
                     await self._delete(parts, request, scope, rest, collected)
                 case _:
-                    await app(scope, bodies.replay(body, listen.stay), collected)
+                    await app(scope, bodies.replay(body, stay), collected)
         return collected.reply if found is None else relaying.streamed(found)
 
 
