@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mcp_persist_middleware import runtime
+from mcp_persist_middleware import worker
 from mcp_persist_middleware.log.sqlite import SqliteLog
 from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.protocol import event_id
@@ -31,7 +31,7 @@ class GatedLog(SqliteLog):
 
 
 async def test_an_event_waits_for_its_commit(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = runtime.make_log
+    real = worker.make_log
 
     def gated(settings: Any) -> SqliteLog:
         log = real(settings)
@@ -45,7 +45,7 @@ async def test_an_event_waits_for_its_commit(store: str, monkeypatch: pytest.Mon
             await call.progress(value)
         await call.result()
 
-    monkeypatch.setattr(runtime, "make_log", gated)
+    monkeypatch.setattr(worker, "make_log", gated)
     GatedLog.gate, GatedLog.asked = asyncio.Event(), 0
     GatedLog.gate.set()
     async with persisted(Scripted(count=count), store) as (port, _):
