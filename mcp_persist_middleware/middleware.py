@@ -2,18 +2,15 @@
 
 import dataclasses
 import logging
-from collections.abc import MutableMapping
 from functools import partial
 from typing import Any
 
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_persist_middleware import relaying, telemetry
+from mcp_persist_middleware import admission, relaying, telemetry
 from mcp_persist_middleware.asgi import EXTENSION, path_of, place_of
 from mcp_persist_middleware.errors import (
-    InvalidSettingError,
     PersistError,
     SessionElsewhereError,
     StoreError,
@@ -21,18 +18,18 @@ from mcp_persist_middleware.errors import (
 from mcp_persist_middleware.exchange import again, identity, listen, remote, resume, serve
 from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange.body import Body
+from mcp_persist_middleware.exchange.client import stay
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.fence import Fence, refuse
 from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.lifespan import Lifespan
-from mcp_persist_middleware.model import Place, SessionKey, StreamRecord
+from mcp_persist_middleware.model import SessionKey, StreamRecord
 from mcp_persist_middleware.protocol import classify, event_id, headers
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.runtime import Persistence
 from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.sessions.parcel import Parcel, Reply
-from mcp_persist_middleware.settings import Settings, namespace_complaint
 from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)
@@ -75,7 +72,7 @@ class PersistMiddleware:
             await self.app(scope, receive, send)
         elif scope["type"] == "lifespan":
             self._ground["state"] = scope.get("state", {})
-            await Lifespan(self.app, self.persistence)(_marked(scope), receive, send)
+            await Lifespan(self.app, self.persistence)(admission.marked(scope), receive, send)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
@@ -97,7 +94,7 @@ class PersistMiddleware:
             if "failed" not in self._said:
                 self._said.add("failed")
                 logger.error("%s", error)
-            await _unavailable(scope, receive, send)
+            await admission.unavailable(scope, receive, send)
             return
         context = parts.exchanges
         if "app" in scope:
@@ -109,7 +106,7 @@ class PersistMiddleware:
         if not context.holds_lease:
             await refuse(scope, receive, send)
             return
-        scope = _marked(scope, namespace=_namespace(context.settings, scope))
+        scope = admission.marked(scope, namespace=admission.namespace(context.settings, scope))
         await self._dispatch(parts, request, scope, receive, send)
 
     def _app(self, parts: Parts, era: Era, *, takes_over: bool = False) -> ASGIApp:
@@ -149,7 +146,7 @@ class PersistMiddleware:
         match request.kind:
             case Kind.BODY:
                 await self._post(parts, request, scope, receive, send)
-            case Kind.STREAM if not _refuses(context):
+            case Kind.STREAM if not admission.refuses(context):
                 await self._stream(parts, request, scope, receive, send)
             case Kind.RESUME:
                 await self._resume(parts, request, scope, receive, send)
@@ -158,7 +155,7 @@ class PersistMiddleware:
             case Kind.DELETE:
                 await self._delete(parts, request, scope, receive, send)
             case Kind.STREAM:
-                await _unavailable(scope, receive, send)
+                await admission.unavailable(scope, receive, send)
             case Kind.PASS | Kind.EXCHANGE:
                 await self._app(parts, request.era)(scope, receive, send)
 
@@ -187,11 +184,11 @@ class PersistMiddleware:
     ) -> None:
         context, kept = parts.exchanges, Kept.unpack(left.request or b"")
         asked, question = kept.request(request), kept.scope(scope)
-        body = _whole(kept.body)
+        body = admission.whole(kept.body)
 
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
-            marked, again_body = _marked(question), body.again()
+            marked, again_body = admission.marked(question), body.again()
             try:
                 refusal = await again.begin(context, app, marked, asked, again_body, left.id)
                 if refusal is not None:
@@ -211,7 +208,7 @@ class PersistMiddleware:
     ) -> None:
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
-            marked = _marked(scope)
+            marked = admission.marked(scope)
             await listen.serve_stream(parts.exchanges, app, marked, request, rest, send)
 
         nothing = Body(complete=True)
@@ -222,14 +219,14 @@ class PersistMiddleware:
     ) -> None:
         context = parts.exchanges
         body = await bodies.read(receive, context.settings.max_body_bytes)
-        request = _by_body(context, head, scope, body)
-        if request.kind is Kind.EXCHANGE and _refuses(context):
-            await _unavailable(scope, receive, send)
+        request = admission.by_body(context, head, scope, body)
+        if request.kind is Kind.EXCHANGE and admission.refuses(context):
+            await admission.unavailable(scope, receive, send)
             return
 
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
-            marked, again = _marked(scope), body.again()
+            marked, again = admission.marked(scope), body.again()
             if request.kind is Kind.EXCHANGE:
                 await serve.exchange(context, app, marked, request, again, rest, send)
                 return
@@ -247,12 +244,12 @@ class PersistMiddleware:
 
         async def watch(message: Message) -> None:
             if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
-                await _forget(context, place_of(scope), request.session)
+                await admission.forget(context, place_of(scope), request.session)
             await send(message)
 
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
-            await app(_marked(scope), bodies.replay(body.again(), rest), watch)
+            await app(admission.marked(scope), bodies.replay(body.again(), rest), watch)
 
         await self._in_session(parts, request, scope, body, receive, send).run(here)
 
@@ -272,9 +269,11 @@ class PersistMiddleware:
         """Run a request of a session that is held here for a client of another worker."""
         context = parts.exchanges
         scope = relaying.scope_of(parts, parcel, self._ground)
-        body, cursor = _whole(parcel.body), event_id.parse(parcel.again)
+        body, cursor = admission.whole(parcel.body), event_id.parse(parcel.again)
         head = self._classify(context, scope)
-        request = head if head.kind is not Kind.BODY else _by_body(context, head, scope, body)
+        request = (
+            head if head.kind is not Kind.BODY else admission.by_body(context, head, scope, body)
+        )
         app, collected = self._app(parts, request.era), relaying.Collected(context.settings)
         found: remote.Remote | None = None
         with telemetry.continued(relaying.carrier(scope)):
@@ -290,72 +289,8 @@ class PersistMiddleware:
                         context, app, scope, request, collected
                     )
                 case Kind.DELETE:
-                    rest = bodies.replay(body, listen.stay)
+                    rest = bodies.replay(body, stay)
                     await self._delete(parts, request, scope, rest, collected)
                 case _:
-                    await app(scope, bodies.replay(body, listen.stay), collected)
+                    await app(scope, bodies.replay(body, stay), collected)
         return collected.reply if found is None else relaying.streamed(found)
-
-
-def _whole(content: bytes) -> Body:
-    return Body([{"type": "http.request", "body": content, "more_body": False}], complete=True)
-
-
-def _by_body(
-    context: Context, head: classify.Request, scope: Scope, body: Body
-) -> classify.Request:
-    """What a POST is; of one that is too large to be looked at, no more than its head says."""
-    known = context.memory.speaks_mcp(path_of(scope))
-    if body.complete:
-        request = classify.by_body(head, scope["headers"], body.content, known_path=known)
-        if request.kind is Kind.EXCHANGE:
-            return request
-    return head
-
-
-async def _forget(context: Context, place: Place, session: str) -> None:
-    """A deleted session's streams are gone before its client hears of the deletion."""
-    for stream in context.writer.live.values():
-        owner = stream.record.owner
-        if owner.session == session and owner.place == place:
-            stream.record = dataclasses.replace(stream.record, expires_at=0.0)
-    try:
-        await context.log.forget_session(*place, session)
-    except StoreError as error:
-        logger.warning("The streams of a deleted session stay until they expire: %s", error)
-
-
-def _refuses(context: Context) -> bool:
-    return context.writer.is_down and context.settings.on_store_failure == "refuse"
-
-
-def _marked(scope: Scope, **told: str) -> Scope:
-    """The scope for what is inside, so that a second middleware there steps aside, and for the
-    next attempt, so that it finds nothing of this one's."""
-    known = scope.get("extensions", {})
-    if EXTENSION in known and not told:
-        told = {"namespace": known[EXTENSION]["namespace"]}
-    extensions: MutableMapping[str, Any] = {**known, EXTENSION: dict(told)}
-    return {**scope, "extensions": extensions}
-
-
-def _namespace(settings: Settings, scope: Scope) -> str:
-    """Where the streams and sessions of a request live.
-
-    Raises:
-        InvalidSettingError: `namespace=` returned what is no name; nothing is guessed then.
-    """
-    if isinstance(settings.namespace, str):
-        return settings.namespace
-    found = settings.namespace(HTTPConnection(scope))
-    if (complaint := namespace_complaint(found)) is not None:
-        raise InvalidSettingError(
-            name="namespace", source="what the callable returned", value=found, expected=complaint
-        )
-    return found
-
-
-async def _unavailable(scope: Scope, receive: Receive, send: Send) -> None:
-    error = {"code": -32000, "message": "The event store is unavailable"}
-    body = {"jsonrpc": "2.0", "id": None, "error": error}
-    await JSONResponse(body, 503, headers={"Retry-After": "5"})(scope, receive, send)

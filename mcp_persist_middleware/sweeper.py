@@ -24,7 +24,7 @@ class Sweeper:
     It sleeps until the heart has seen a death, and looks by itself once in a lease.
 
     Args:
-        send_back: ends the connections that read a stream here, in order.
+        send_back: ends the connections that read a stream in an epoch here, in order.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Sweeper:
         liveness: Liveness,
         settings: Settings,
         worker: str,
-        send_back: Callable[[bytes], None],
+        send_back: Callable[[bytes, int], None],
     ) -> None:
         self._log = log
         self._liveness = liveness
@@ -76,7 +76,7 @@ class Sweeper:
             for record in left:
                 if self._waits_for_its_client(record, verdict):
                     waiting += 1
-                    self._send_back(record.id)
+                    self._send_back(record.id, record.epoch)
                 else:
                     await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
                     ended += 1

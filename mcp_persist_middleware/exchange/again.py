@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from typing import NamedTuple
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Scope
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.asgi import place_of
@@ -14,6 +14,7 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.exchange import authorise
 from mcp_persist_middleware.exchange.authorise import Verdict
 from mcp_persist_middleware.exchange.body import Body
+from mcp_persist_middleware.exchange.client import nowhere
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.exchange.pump import Exchange
@@ -85,7 +86,7 @@ async def begin(
             return None
         telemetry.reruns.add(1)
         logger.info("A request whose worker is gone is run again, as the rerun setting says")
-        running = Exchange(context, app, scope, request, _nowhere)
+        running = Exchange(context, app, scope, request, nowhere)
         running.go_on(live)
         running.start(body)
     # From now on only a reader keeps it from being alone.
@@ -142,7 +143,3 @@ async def _written(context: Context, stream: bytes, known: _Written) -> _Written
         last, events = page[-1].sequence, events + len(page)
         size += sum(len(event.frame) for event in page)
     return _Written(last, events, size)
-
-
-async def _nowhere(_: Message) -> None:
-    """All of the answer goes to the log."""

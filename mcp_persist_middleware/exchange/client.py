@@ -35,3 +35,13 @@ class Client:
         """Stop watching."""
         if self._task is not None:
             self._task.cancel()
+
+
+async def stay() -> Message:
+    """Where the client's leaving is not heard."""
+    await asyncio.Event().wait()
+    return {"type": "http.disconnect"}
+
+
+async def nowhere(_: Message) -> None:
+    """Where nothing is sent."""

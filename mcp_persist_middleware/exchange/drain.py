@@ -21,6 +21,8 @@ class Reader(Protocol):
 
     stream: bytes
     """What it reads."""
+    epoch: int
+    """The epoch of that when it began."""
 
     @property
     def is_idle(self) -> bool:
@@ -95,10 +97,11 @@ class Drain:
         if self.began and (reader.is_idle or not self.remaining):
             reader.stop()
 
-    def send_back(self, stream: bytes) -> None:
-        """The clients that read this stream are asked to come back for it."""
+    def send_back(self, stream: bytes, epoch: int) -> None:
+        """The clients that began to read this stream in this epoch, or an earlier one, are asked
+        to come back for it."""
         for reader in list(self.readers):
-            if reader.stream == stream:
+            if reader.stream == stream and reader.epoch <= epoch:
                 reader.stop()
 
     async def finished(self) -> None:

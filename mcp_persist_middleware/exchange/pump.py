@@ -1,10 +1,8 @@
 """One request to the application, run in a task of its own, so that no client can end it."""
 
 import asyncio
-import enum
 import logging
 import time
-from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Scope, Send
 
@@ -13,11 +11,13 @@ from mcp_persist_middleware.errors import EventTooLargeError
 from mcp_persist_middleware.exchange import identity, shield
 from mcp_persist_middleware.exchange.absence import Absence
 from mcp_persist_middleware.exchange.body import Body
+from mcp_persist_middleware.exchange.client import nowhere
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.drain import INTERRUPTED
 from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.exchange.late import LateAnswer
 from mcp_persist_middleware.exchange.recorder import Recorder
+from mcp_persist_middleware.exchange.state import Opened, State
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Place, StreamKind
 from mcp_persist_middleware.protocol import classify, headers
@@ -27,29 +27,6 @@ logger = logging.getLogger(__name__)
 
 # How long the head of a stream waits for the first event. It would not arrive any sooner.
 _FIRST_EVENT = 0.005
-
-
-class State(enum.Enum):
-    """Where the answer of the application goes."""
-
-    HOLDING = "holding"
-    """It has not begun."""
-    PASSING = "passing"
-    """To the client as it is: it is not an event stream."""
-    STREAMING = "streaming"
-    """To the log."""
-    COLLECTING = "collecting"
-    """To the log as one event: the stream was opened before it began."""
-    DROPPING = "dropping"
-    """Nowhere: its stream is complete, or its client left before it held an id."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The stream that answers a request, and the head to begin it with."""
-
-    stream: LiveStream
-    head: list[tuple[bytes, bytes]]
 
 
 class Exchange:
@@ -238,7 +215,7 @@ class Exchange:
         """Open the stream that answers this request."""
         self.state = State.STREAMING
         # The server's side of the request is not needed any more, and is not small.
-        self._send_to_client = _nowhere
+        self._send_to_client = nowhere
         self._write_to(self._recorder.open(self.scope, raw, self._kept), raw)
         # The client's side is made ready while the first event is on its way to the store.
         self._announcing = asyncio.get_running_loop().call_later(_FIRST_EVENT, self.announce)
@@ -321,7 +298,3 @@ class Exchange:
         memory, call = self._context.memory, self.request.call
         memory.learn_body(self.place, call, body)
         memory.learn_size(self.place, call, self._passed)
-
-
-async def _nowhere(_: Message) -> None:
-    """Where nothing is sent."""

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_persist_middleware.exchange import again, listen, serve
+from mcp_persist_middleware.exchange import again, chain, listen, serve
 from mcp_persist_middleware.exchange.body import Body
-from mcp_persist_middleware.exchange.client import Client
+from mcp_persist_middleware.exchange.client import Client, stay
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
-from mcp_persist_middleware.exchange.pump import Exchange, State
+from mcp_persist_middleware.exchange.pump import Exchange
+from mcp_persist_middleware.exchange.state import State
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import RequestId, StreamKind
@@ -41,7 +42,7 @@ async def begin(
     """Run a request for a client of another worker. Its stream, committed; or None when the
     answer is not an event stream: `send` has had the whole of it then."""
     running = Exchange(context, app, scope, request, send)
-    client = Client(listen.stay)
+    client = Client(stay)
     running.start(body)
     try:
         opened = await serve.answer(context, running, client)
@@ -86,7 +87,7 @@ async def begin_session_stream(
     context: Context, app: ASGIApp, scope: Scope, request: classify.Request, send: Send
 ) -> Remote | None:
     """The same for a GET: where it goes on in the session's stream."""
-    client = Client(listen.stay)
+    client = Client(stay)
     try:
         spot = await listen.find(context, app, scope, request, client, send)
     finally:
@@ -112,7 +113,7 @@ async def deliver(
 ) -> None:
     """The first delivery of a stream that another worker writes."""
     if remote.kind is StreamKind.GET:
-        spot = listen.Spot(
+        spot = chain.Spot(
             remote.stream,
             remote.after,
             no_requests_until=remote.no_requests_until,
@@ -120,7 +121,7 @@ async def deliver(
             head=remote.head,
         )
         session = headers.get(scope["headers"], headers.SESSION_ID) or ""
-        key, client = listen.key_of(scope, session), Client(receive)
+        key, client = chain.key_of(scope, session), Client(receive)
         await listen.follow(context, key, spot, scope, era, client, send)
         return
     delivery = Delivery(

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.exchange import again, authorise, listen, serve
+from mcp_persist_middleware.exchange import again, authorise, chain, listen, serve
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
@@ -87,14 +87,14 @@ async def _listen(
     assert position is not None
     live = context.writer.live.get(record.id)
     try:
-        spot = await listen.spot_after(context, record, record.id, position.sequence)
+        spot = await chain.spot_after(context, record, record.id, position.sequence)
     except StoreError:
         await later(context)(scope, receive, send)
         return
     if spot is None and (live is not None or not _is_over(position, record)):
         is_open = record.state is StreamState.OPEN
         after = _start(position, record, live)
-        spot = listen.Spot(record.id, after, live, is_open, record.epoch)
+        spot = chain.Spot(record.id, after, live, is_open, record.epoch)
     if spot is None:
         telemetry.resumes.add(1, {"outcome": "consumed"})
         await listen.serve_stream(context, app, scope, request, receive, send)
@@ -145,7 +145,7 @@ async def _continue(
         resumed=True,
         head=[(headers.SESSION_ID, session.encode("latin-1"))] if session else [],
     )
-    spot = listen.Spot(record.id, after, live, record.state is StreamState.OPEN)
+    spot = chain.Spot(record.id, after, live, record.state is StreamState.OPEN)
     with listen.present(context, spot):
         await delivery.run(scope, client.receive, send)
 

@@ -15,7 +15,8 @@ from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
 from mcp_persist_middleware.exchange.fence import refuse
-from mcp_persist_middleware.exchange.pump import Exchange, Opened, State
+from mcp_persist_middleware.exchange.pump import Exchange
+from mcp_persist_middleware.exchange.state import Opened, State
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.protocol.eras import Era

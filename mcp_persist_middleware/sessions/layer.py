@@ -1,6 +1,7 @@
 """The application with sessions that last: a public id stands for whichever session of the
 application is behind it just now."""
 
+import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -107,6 +108,9 @@ class SessionLayer:
         unknown = await Turn(self.app, self.registry, held, scope, request).run(send)
         if unknown is None:
             return
+        if unknown.status == 400 and not await self._is_forgotten(held, scope):
+            await unknown.pass_on(send)
+            return
         # The application has forgotten a session that nobody ended: it was idle for too long.
         self.registry.drop(held)
         if request.can_repeat and not _is_probe(scope):
@@ -116,6 +120,21 @@ class SessionLayer:
             unknown = await Turn(self.app, self.registry, held, scope, request.again()).run(send)
         if unknown is not None:
             await unknown.pass_on(send)
+
+    async def _is_forgotten(self, held: Held, scope: Scope) -> bool:
+        """Whether 400 means that the application does not know the session: then it says so to a
+        notification as well that nobody can find fault with, and took such ones before."""
+        if _is_probe(scope):
+            return False
+        asked = asgi.question(scope, "POST", without=(_ID, headers.PROTOCOL_VERSION))
+        asked["headers"] += [
+            (_ID, held.inner.encode("latin-1")),
+            (headers.PROTOCOL_VERSION, held.record.version.encode("latin-1")),
+        ]
+        nothing = {"requestId": f"probe-{secrets.token_hex(8)}"}
+        message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": nothing}
+        answer = await asgi.ask(self.app, asked, json.dumps(message).encode())
+        return answer.status in (400, 404)
 
     async def _bring_back(
         self,
@@ -140,7 +159,8 @@ class SessionLayer:
                 return None
         match found:
             case Held():
-                found.site = self.site
+                # It has had `notifications/initialized`.
+                found.site, found.accepts = self.site, True
                 if scope["method"] != "GET":
                     await self.revived(key, scope)
                 return found

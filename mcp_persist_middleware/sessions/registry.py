@@ -42,6 +42,8 @@ class Held:
     used_at: float = dataclasses.field(default_factory=time.monotonic)
     is_kept: bool = True
     """Whether the store knows of it; it failed otherwise, and the session dies with us."""
+    accepts: bool = False
+    """Whether the application has accepted a notification in this session."""
     site: Site | None = None
     """Runs a request that comes from another worker, where the session's own requests run."""
 

@@ -85,8 +85,8 @@ class Turn:
         self._refusal = asgi.Answer()
 
     async def run(self, send: Send) -> asgi.Answer | None:
-        """Run it. The application's answer when it does not know the session: the client has had
-        nothing then."""
+        """Run it. The application's answer when it does not know the session, or may not (400 says
+        many things): the client has had nothing then."""
         scope = self._scope
         scope["extensions"][asgi.EXTENSION] |= {
             "session": self._public,
@@ -139,10 +139,11 @@ class Turn:
 
     async def _head(self, message: Message) -> Message | None:
         status, raw = message["status"], message.get("headers", [])
-        if status == 404:
+        if status == 404 or (status == 400 and self._held.accepts):
             self._refusal.messages.append(message)
             return None
         if 200 <= status < 300:
+            self._held.accepts |= status == 202
             await self._learn()
         self._request.forget()
         if self._generation > generations.FIRST and headers.is_event_stream(status, raw):

@@ -74,6 +74,20 @@ async def test_a_session_that_the_application_has_reaped_comes_back(store: str) 
         assert len(server.session_manager._server_instances) == 1
 
 
+async def test_400_is_a_forgotten_session_only_where_nothing_else_can_be_wrong(store: str) -> None:
+    app = Stateful(unknown=400)
+    async with persisted(app, store) as (port, _):
+        session = await RawSession.open(port)
+        refused = await session.call("bad")
+        assert (refused.status, await refused.body()) == (400, b'{"error": "what is this?"}')
+        assert await value(session) == 2, "the same session of the application"
+        app.sessions.clear()
+        assert await value(session) == 1, "another one behind the same id"
+        assert (await session.call("bad")).status == 400
+        assert await value(session) == 3
+        assert len(app.sessions) == 1
+
+
 @pytest.mark.parametrize("status", [401, 403, 503])
 async def test_the_applications_refusal_reaches_the_client_unchanged(
     store: str, status: int

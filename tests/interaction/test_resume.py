@@ -1,8 +1,10 @@
 """What a cursor is answered, what a stream begins and ends with, and who receives a GET stream."""
 
 import asyncio
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +15,7 @@ from mcp_persist_middleware.protocol.event_id import EventIds, StreamKind
 from tests.support.processes import mcp_server, running
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
+from tests.support.sse_client import request
 
 
 @pytest.fixture
@@ -265,6 +268,38 @@ async def test_an_application_that_ends_without_an_answer_gets_one(store: str) -
             assert frames[-1].message["error"]["code"] == -32000
         context = await persistence.context()
         await until(lambda: not context.tasks)
+
+
+async def test_a_batch_ends_when_each_of_its_ids_is_answered_and_ids_are_not_mixed_up(
+    store: str,
+) -> None:
+    async def one(call: Call) -> None:
+        await call.head()
+        await call.emit({"id": 1, "result": {}})
+        await call.progress(1)
+        await call.end()
+
+    class Batches(Scripted):
+        """Runs the first of a batch."""
+
+        async def _answer(self, call: Call) -> None:
+            if isinstance(call.request, list):
+                call.request = call.request[0]
+            await super()._answer(call)
+
+    async with persisted(Batches(one=one), store) as (port, _):
+        session = await RawSession.open(port, "2025-03-26")
+        params = {"name": "one", "arguments": {}}
+        ids: list[Any] = [1, "1", "ü", 2.5]
+        batch = [{"jsonrpc": "2.0", "id": i, "method": "tools/call", "params": params} for i in ids]
+        response = await request(
+            port, "POST", headers=session.headers(), body=json.dumps(batch).encode()
+        )
+        frames = [frame async for frame in response.frames() if frame.data]
+        assert [frame.message["id"] for frame in frames if "result" in frame.message] == [1]
+        ended = [frame.message["id"] for frame in frames if "error" in frame.message]
+        assert sorted(ended, key=repr) == sorted(["1", "ü", 2.5], key=repr)
+        assert {type(i) for i in ended} == {str, float}
 
 
 async def test_a_late_json_answer_becomes_the_event_that_ends_an_early_stream(store: str) -> None:

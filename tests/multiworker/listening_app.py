@@ -9,6 +9,7 @@ from mcp_persist_middleware import PersistMiddleware
 from tests.multiworker.stateful_app import Witness
 from tests.support.processes import ServerProcess
 from tests.support.stateful import Message, Receive, Send, State, _event, _json
+from tests.support.stores import Store
 
 
 class Talking(Witness):
@@ -57,12 +58,11 @@ class Talking(Witness):
 def app() -> PersistMiddleware:
     """One worker's application."""
     given = json.loads(os.environ.get("TEST_SETTINGS", "{}"))
-    return PersistMiddleware(Talking(), url=os.environ["TEST_PERSIST"], **given)
+    return PersistMiddleware(Talking(), **given)
 
 
-def listener(directory: Path, name: str, **settings: object) -> ServerProcess:
+def listener(directory: Path, name: str, store: Store) -> ServerProcess:
     """One worker, not started."""
-    environ = {"TEST_PERSIST": f"sqlite+aiosqlite:///{directory / 'events.db'}"}
-    environ["TEST_SETTINGS"] = json.dumps({"resume_rotate": None, **settings})
+    environ = {"TEST_SETTINGS": json.dumps({"resume_rotate": None, **store.settings})}
     module = "tests.multiworker.listening_app:app()"
     return ServerProcess(module, directory / f"{name}.log", environ=environ)

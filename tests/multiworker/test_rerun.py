@@ -6,22 +6,45 @@ from typing import Any
 
 import pytest
 
-from tests.faults.workers import Store, numbers
+from tests.faults.workers import numbers
 from tests.multiworker.stateful_app import worker, workers
 from tests.multiworker.test_relay import on, value
 from tests.support.processes import ServerProcess, running
 from tests.support.session import MODERN, RawSession
 from tests.support.sse_client import Frame, Response
+from tests.support.stores import Store
 
 pytestmark = pytest.mark.timeout(90)
 
-AGAIN: dict[str, Any] = {"rerun": ["a"], "resume_rotate": None}
+AGAIN: dict[str, Any] = {
+    "rerun": ["a"],
+    "resume_rotate": None,
+    "lease_seconds": 2,
+    "store_timeout": 1,
+}
 """The setting says yes to the call that is named "a"."""
 
 
 async def rest(response: Response) -> list[Frame]:
     """All that still comes, down to the clean end."""
     return [frame async for frame in response.frames() if frame.data]
+
+
+async def come_back(session: RawSession, cursor: str | None, most: int = 1 << 30) -> list[Frame]:
+    """What a client reads that comes back as often as its stream ends, down to the answer, or as
+    many events as it wants: a worker that has not noticed the death yet reads on, and sends its
+    clients back then."""
+    found: list[Frame] = []
+    async with asyncio.timeout(30):
+        while len(found) < most and not any(frame.is_response for frame in found):
+            response = await session.get(cursor)
+            async for frame in response.frames():
+                cursor = frame.id or cursor
+                found += [frame] if frame.data else []
+                if len(found) == most:
+                    response.reset()
+                    break
+    return found
 
 
 def runs(servers: list[ServerProcess], name: str = "a") -> list[str]:
@@ -40,14 +63,16 @@ async def begun(session: RawSession, *, name: str = "a", n: int = 6) -> list[Fra
     return await (await session.call("steps", name=name, n=n, delay=0.1)).take(2)
 
 
-async def test_a_killed_call_goes_on_in_a_new_epoch_of_its_stream(tmp_path: Path) -> None:
-    async with running(worker(tmp_path, "one", **AGAIN)) as one:
+async def test_a_killed_call_goes_on_in_a_new_epoch_of_its_stream(
+    tmp_path: Path, store: Store
+) -> None:
+    async with running(worker(tmp_path, "one", store=store, **AGAIN)) as one:
         session = await RawSession.open(one.port, extra={"authorization": "first"})
         seen = await begun(session)
         await one.kill()
         await one.start()
         session.extra = {"authorization": "first"}
-        more = await rest(await session.get(seen[-1].id))
+        more = await come_back(session, seen[-1].id)
         assert runs([one]) == ["first", "first"]
         assert numbers(seen + more) == list(range(1, len(seen + more) + 1))
         assert [frame.progress for frame in more if not frame.is_response][-6:] == [*range(1, 7)]
@@ -63,60 +88,52 @@ async def test_a_killed_call_goes_on_in_a_new_epoch_of_its_stream(tmp_path: Path
         assert not one.complaints
 
 
-async def test_what_the_setting_does_not_name_is_not_run_again(tmp_path: Path) -> None:
-    async with running(worker(tmp_path, "one", **AGAIN)) as one:
+async def test_what_the_setting_does_not_name_is_not_run_again(
+    tmp_path: Path, store: Store
+) -> None:
+    async with running(worker(tmp_path, "one", store=store, **AGAIN)) as one:
         session = await RawSession.open(one.port)
         seen = await begun(session, name="b")
         await one.kill()
         await one.start()
-        more = await rest(await session.get(seen[-1].id))
+        more = await come_back(session, seen[-1].id)
         assert "not run again" in more[-1].message["error"]["message"]
         assert runs([one], "b") == ["nobody"]
 
 
 async def test_the_request_is_kept_without_credentials_and_only_while_it_may_be_needed(
     tmp_path: Path,
+    store: Store,
 ) -> None:
-    store = Store(tmp_path / "events.db")
     sql = "SELECT request FROM mcp_stream WHERE request_ids != '[1]' ORDER BY id"
-    async with running(worker(tmp_path, "one", **AGAIN)) as one:
+    async with running(worker(tmp_path, "one", store=store, **AGAIN)) as one:
         session = await RawSession.open(one.port, extra={"authorization": "open-sesame"})
         response = await session.call("steps", name="a", n=3, delay=0.1)
         await response.take(1)
-        ((kept,),) = store.rows(sql)
+        ((kept,),) = await store.rows(sql)
         assert b'"steps"' in kept
         assert b"open-sesame" not in kept
         assert session.session_id is not None
         assert session.session_id.encode() not in kept
         await rest(response)
-        assert store.rows(sql) == [(None,)]
-    (tmp_path / "plain").mkdir()
-    store = Store(tmp_path / "plain" / "events.db")
-    async with running(worker(tmp_path / "plain", "one")) as one:
-        session = await RawSession.open(one.port)
+        assert await store.rows(sql) == [(None,)]
+    async with running(worker(tmp_path, "two", store=store)) as two:
+        session = await RawSession.open(two.port)
         await begun(session)
-        assert store.rows(sql) == [(None,)]
+        assert await store.rows(sql) == [(None,), (None,)]
 
 
 async def test_of_clients_that_come_back_together_one_has_it_run_and_all_read_it(
     tmp_path: Path,
+    store: Store,
 ) -> None:
-    async with workers(tmp_path, 3, **AGAIN) as (one, two, three):
+    async with workers(tmp_path, 3, store=store, **AGAIN) as (one, two, three):
         session = await RawSession.open(one.port)
         seen = await begun(session)
         await one.kill()
 
-        async def come_back(server: ServerProcess) -> list[Frame]:
-            found: list[Frame] = []
-            # A worker that has not noticed the death reads on, and sends its client back then.
-            while not any(frame.is_response for frame in found):
-                cursor = next((f.id for f in reversed(found) if f.id), seen[-1].id)
-                reader = RawSession(server.port, session_id=session.session_id)
-                found += await rest(await reader.get(cursor))
-            return found
-
-        async with asyncio.timeout(30):
-            found = await asyncio.gather(*(come_back(s) for s in [two, three] * 4))
+        clients = [RawSession(s.port, session_id=session.session_id) for s in [two, three] * 4]
+        found = await asyncio.gather(*(come_back(client, seen[-1].id) for client in clients))
         assert runs([one, two, three]) == ["nobody"] * 2
         for frames in found:
             assert numbers(frames) == numbers(found[0])
@@ -126,8 +143,8 @@ async def test_of_clients_that_come_back_together_one_has_it_run_and_all_read_it
         assert not three.complaints
 
 
-async def test_it_is_run_where_its_session_is(tmp_path: Path) -> None:
-    async with workers(tmp_path, 3, **AGAIN) as (one, two, three):
+async def test_it_is_run_where_its_session_is(tmp_path: Path, store: Store) -> None:
+    async with workers(tmp_path, 3, store=store, **AGAIN) as (one, two, three):
         session = await RawSession.open(one.port)
         seen = await begun(session)
         await one.kill()
@@ -135,15 +152,17 @@ async def test_it_is_run_where_its_session_is(tmp_path: Path) -> None:
         async with asyncio.timeout(15):
             while await value(await on(session, two).call("count")) != 1:
                 await asyncio.sleep(0.1)
-        more = await rest(await on(session, three).get(seen[-1].id))
+        more = await come_back(on(session, three), seen[-1].id)
         assert [runs([server]) for server in (one, two, three)] == [["nobody"], ["nobody"], []]
         assert numbers(seen + more) == list(range(1, len(seen + more) + 1))
         assert more[-1].message["result"] == {"value": 6}
         assert await value(await session.call("count")) == 3
 
 
-async def test_a_client_that_reads_elsewhere_is_asked_to_come_back_for_it(tmp_path: Path) -> None:
-    async with workers(tmp_path, 2, **AGAIN) as (one, two):
+async def test_a_client_that_reads_elsewhere_is_asked_to_come_back_for_it(
+    tmp_path: Path, store: Store
+) -> None:
+    async with workers(tmp_path, 2, store=store, **AGAIN) as (one, two):
         session = await RawSession.open(one.port)
         seen = await begun(session)
         reader = await on(session, two).get(seen[-1].id)
@@ -152,61 +171,64 @@ async def test_a_client_that_reads_elsewhere_is_asked_to_come_back_for_it(tmp_pa
         async with asyncio.timeout(12):
             rest_of_it = await rest(reader)
         assert not any(frame.is_response for frame in rest_of_it)
-        more = await rest(await session.get(seen[-1].id))
+        more = await come_back(session, seen[-1].id)
         assert numbers(seen + more) == list(range(1, len(seen + more) + 1))
         assert more[-1].message["result"] == {"value": 6}
 
 
 async def test_a_client_that_does_not_come_back_is_waited_for_and_then_answered(
     tmp_path: Path,
+    store: Store,
 ) -> None:
-    store = Store(tmp_path / "events.db")
-    settings = {**AGAIN, "rerun_seconds": 4, "lease_seconds": 2, "store_timeout": 1}
-    async with workers(tmp_path, 2, **settings) as (one, two):
+    settings = {**AGAIN, "rerun_seconds": 4}
+    async with workers(tmp_path, 2, store=store, **settings) as (one, two):
         session = await RawSession.open(one.port)
         seen = await begun(session, n=100)
-        name, last = store.worker_of(seen[0].id), []
+        open_of = "SELECT worker, state FROM mcp_stream WHERE state = 0"
+        ((name, _),) = await store.rows(open_of)
+        last = []
         await one.kill()
         async with asyncio.timeout(10):
-            while name in store.workers():
-                states = store.rows("SELECT state FROM mcp_stream WHERE worker = ?", name)
-                last = [state for state in states if state == (0,)] or last
+            while (name,) in await store.rows("SELECT id FROM mcp_worker"):
+                last = await store.rows(open_of) or last
                 await asyncio.sleep(0.05)
-        assert last == [(0,)], "it was open for a while after the death"
+        assert last == [(name, 0)], "it was open for a while after the death"
         more = await rest(await on(session, two).get(seen[-1].id))
         assert "not run again" in more[-1].message["error"]["message"]
         assert runs([one, two]) == ["nobody"]
 
 
-async def test_a_run_that_dies_too_may_be_run_once_more(tmp_path: Path) -> None:
-    async with running(worker(tmp_path, "one", **AGAIN)) as one:
+async def test_a_run_that_dies_too_may_be_run_once_more(tmp_path: Path, store: Store) -> None:
+    async with running(worker(tmp_path, "one", store=store, **AGAIN)) as one:
         session = await RawSession.open(one.port)
         seen = await begun(session)
         for _ in range(2):
             await one.kill()
             await one.start()
-            seen += [f for f in await (await session.get(seen[-1].id)).take(4) if f.data]
-        seen += await rest(await session.get(seen[-1].id))
+            seen += await come_back(session, seen[-1].id, 3)
+        seen += await come_back(session, seen[-1].id)
         assert len(runs([one])) == 3
         assert numbers(seen) == list(range(1, len(seen) + 1))
         assert [f.comment for f in seen if f.comment] == ["run again"] * 2
         assert seen[-1].message["result"] == {"value": 6}
 
 
-async def test_without_a_session_it_is_run_again_as_well(tmp_path: Path) -> None:
-    async with running(worker(tmp_path, "one", **AGAIN)) as one:
+async def test_without_a_session_it_is_run_again_as_well(tmp_path: Path, store: Store) -> None:
+    async with running(worker(tmp_path, "one", store=store, **AGAIN)) as one:
         client = await RawSession.open(one.port, MODERN)
         seen = await begun(client)
         await one.kill()
         await one.start()
-        more = await rest(await client.get(seen[-1].id))
+        more = await come_back(client, seen[-1].id)
         assert len(runs([one])) == 2
         assert numbers(seen + more) == list(range(1, len(seen + more) + 1))
         assert more[-1].message["result"] == {"value": 6}
 
 
-async def test_a_caller_whom_the_application_refuses_has_nothing_run(tmp_path: Path) -> None:
-    async with running(worker(tmp_path, "one", **AGAIN)) as one:
+async def test_a_caller_whom_the_application_refuses_has_nothing_run(
+    tmp_path: Path, store: Store
+) -> None:
+    async with running(worker(tmp_path, "one", store=store, **AGAIN)) as one:
         session = await RawSession.open(one.port, extra={"authorization": "ann"})
         seen = await begun(session)
         await one.kill()
@@ -218,6 +240,6 @@ async def test_a_caller_whom_the_application_refuses_has_nothing_run(tmp_path: P
         await rest(await session.get(seen[-1].id))
         assert runs([one]) == ["ann"]
         session.extra = {"authorization": "ann"}
-        more = await rest(await session.get(seen[-1].id))
+        more = await come_back(session, seen[-1].id)
         assert runs([one]) == ["ann", "ann"]
         assert more[-1].message["result"] == {"value": 6}

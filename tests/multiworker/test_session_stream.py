@@ -8,21 +8,23 @@ from typing import Any
 
 import pytest
 
-from tests.faults.workers import Store
 from tests.multiworker.listening_app import listener
 from tests.multiworker.test_relay import on
 from tests.support.processes import ServerProcess, running
 from tests.support.scripted import until
 from tests.support.session import RawSession
 from tests.support.sse_client import Frame, Response
+from tests.support.stores import Store
 
 pytestmark = pytest.mark.timeout(90)
 
 
 @asynccontextmanager
-async def listeners(directory: Path, count: int = 2) -> AsyncIterator[list[ServerProcess]]:
+async def listeners(
+    directory: Path, store: Store, count: int = 2
+) -> AsyncIterator[list[ServerProcess]]:
     """Workers on one store; they have nothing to complain of."""
-    made = [listener(directory, f"worker{n}") for n in range(count)]
+    made = [listener(directory, f"worker{n}", store) for n in range(count)]
     async with AsyncExitStack() as stack:
         for each in made:
             await stack.enter_async_context(running(each))
@@ -77,16 +79,23 @@ class Client:
                 self.response.reset()
 
 
-async def noted(directory: Path, number: int) -> None:
+async def holds(store: Store, sql: str, number: int) -> None:
+    """Wait until the store says so."""
+    async with asyncio.timeout(10):
+        while await store.rows(sql) != [(number,)]:
+            await asyncio.sleep(0.02)
+
+
+async def noted(store: Store, number: int) -> None:
     """Wait until the store knows that a client has read so far."""
-    store = Store(directory / "events.db")
-    await until(lambda: (number,) in store.rows("SELECT read_sequence FROM mcp_session"))
+    await holds(store, "SELECT read_sequence FROM mcp_session", number)
 
 
 async def test_the_newest_of_two_clients_on_two_workers_receives_and_nobody_fights(
     tmp_path: Path,
+    store: Store,
 ) -> None:
-    async with listeners(tmp_path) as (one, two):
+    async with listeners(tmp_path, store) as (one, two):
         for first, second in ((one, two), (two, one)):
             session = await RawSession.open(one.port)
             async with Client(session, first).listening() as old:
@@ -108,27 +117,30 @@ async def test_the_newest_of_two_clients_on_two_workers_receives_and_nobody_figh
 
 async def test_a_client_that_waits_goes_on_when_the_worker_of_the_other_is_killed(
     tmp_path: Path,
+    store: Store,
 ) -> None:
-    async with listeners(tmp_path, 3) as (one, two, three):
+    async with listeners(tmp_path, store, 3) as (one, two, three):
         session = await RawSession.open(one.port)
         async with Client(session, two).listening() as old:
             reader = await on(session, three).get()
             await say(on(session, one), "a")
             assert said(await reader.take(1)) == ["a"]
-            await noted(tmp_path, 1)
+            await noted(store, 1)
             await three.kill()
             await say(session, "b")
             await until(lambda: old.heard == ["b"], 15)
             assert old.connections == 1
 
 
-async def test_a_client_without_a_cursor_goes_on_where_the_last_one_was(tmp_path: Path) -> None:
-    async with listeners(tmp_path, 3) as (one, two, three):
+async def test_a_client_without_a_cursor_goes_on_where_the_last_one_was(
+    tmp_path: Path, store: Store
+) -> None:
+    async with listeners(tmp_path, store, 3) as (one, two, three):
         session = await RawSession.open(one.port)
         reader = await on(session, two).get()
         await say(session, "a", "b")
         assert said(await reader.take(2)) == ["a", "b"]
-        await noted(tmp_path, 2)
+        await noted(store, 2)
         reader.reset()
         await say(session, "c", None, "d")
         reader = await on(session, three).get()
@@ -137,8 +149,10 @@ async def test_a_client_without_a_cursor_goes_on_where_the_last_one_was(tmp_path
         assert said(await reader.take(3)) == ["c", "d", "elicitation/create"]
 
 
-async def test_a_killed_home_loses_nothing_between_two_notifications(tmp_path: Path) -> None:
-    async with listeners(tmp_path) as (one, two):
+async def test_a_killed_home_loses_nothing_between_two_notifications(
+    tmp_path: Path, store: Store
+) -> None:
+    async with listeners(tmp_path, store) as (one, two):
         session = await RawSession.open(one.port)
         reader = await on(session, one).get()
         await say(session, "a")
@@ -158,8 +172,9 @@ async def test_a_killed_home_loses_nothing_between_two_notifications(tmp_path: P
 
 async def test_a_cursor_in_the_middle_of_an_old_segment_gets_its_rest_and_then_the_next(
     tmp_path: Path,
+    store: Store,
 ) -> None:
-    async with listeners(tmp_path) as (one, two):
+    async with listeners(tmp_path, store) as (one, two):
         session = await RawSession.open(one.port)
         reader = await session.get()
         await say(session, "a", "b", "c")
@@ -176,17 +191,18 @@ async def test_a_cursor_in_the_middle_of_an_old_segment_gets_its_rest_and_then_t
             assert client.connections == 2
 
 
-async def test_a_client_that_was_away_misses_nothing_of_two_generations(tmp_path: Path) -> None:
-    async with listeners(tmp_path) as (one, two):
+async def test_a_client_that_was_away_misses_nothing_of_two_generations(
+    tmp_path: Path, store: Store
+) -> None:
+    async with listeners(tmp_path, store) as (one, two):
         session = await RawSession.open(one.port)
         reader = await session.get()
         await say(session, "a")
         assert said(await reader.take(1)) == ["a"]
-        await noted(tmp_path, 1)
+        await noted(store, 1)
         reader.reset()
         await say(session, "b", None)
-        store = Store(tmp_path / "events.db")
-        await until(lambda: store.rows("SELECT count(*) FROM mcp_event") == [(3,)])
+        await holds(store, "SELECT count(*) FROM mcp_event", 3)
         await one.kill()
         await say(on(session, two), "c")
         await one.start()

@@ -24,18 +24,19 @@ class State:
 
 
 class Stateful:
-    """Counts its sessions from 1, and answers 404 to one that it does not hold.
+    """Counts its sessions from 1, and answers 404, or `unknown`, to one that it does not hold.
 
     Tools: `count` answers how many calls the session has had; `ask` asks the client and answers
-    what it said; `tell` answers what the application was told of the session.
+    what it said; `tell` answers what the application was told of the session; `bad` gets 400.
     """
 
-    def __init__(self, *, tools: bool = True, wait: float = 0.0) -> None:
+    def __init__(self, *, tools: bool = True, wait: float = 0.0, unknown: int = 404) -> None:
         self.sessions: dict[str, State] = {}
         self.refuse: int | None = None
         """A status for every `initialize`."""
         self._capabilities = {"tools": {}} if tools else {}
         self._wait = wait
+        self._unknown = unknown
         self._ids = itertools.count(1)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -48,7 +49,7 @@ class Stateful:
             if message.get("method") == "initialize":
                 await self._initialize(message, send)
             elif found is None:
-                await _json(send, 404, {"error": "what session?"})
+                await _json(send, self._unknown, {"error": "what session?"})
             else:
                 await self._message(found, message, scope, send)
         elif scope["method"] == "DELETE" and found is not None:
@@ -88,6 +89,9 @@ class Stateful:
 
     async def _call(self, state: State, message: Message, scope: Message, send: Send) -> None:
         state.calls += 1
+        if message["params"]["name"] == "bad":
+            await _json(send, 400, {"error": "what is this?"})
+            return
         head = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": head})
         match message["params"]["name"]:

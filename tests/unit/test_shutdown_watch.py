@@ -1,8 +1,11 @@
 """How the first word of a shutdown is heard, and what is left of the listening."""
 
 import asyncio
+import gc
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -132,3 +135,31 @@ async def test_an_unknown_sse_starlette_is_left_alone_and_said(
     assert not shield.install()
     assert vars(EventSourceResponse)["_listen_for_exit_signal"] is found
     assert "not known" in caplog.text
+
+
+@pytest.mark.parametrize("turns", range(10))
+def test_closed_within_any_turn_of_the_loop_it_leaves_nothing_that_was_never_awaited(
+    turns: int,
+) -> None:
+    unraised: list[Any] = []
+
+    async def listen() -> None:
+        watch = ShutdownWatch(lambda: None)
+        watch.start()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await watch.aclose()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        before, sys.unraisablehook = sys.unraisablehook, unraised.append
+        try:
+            thread = threading.Thread(target=lambda: asyncio.run(listen()))
+            thread.start()
+            thread.join(10)
+            gc.collect()
+        finally:
+            sys.unraisablehook = before
+    assert not thread.is_alive()
+    assert [str(warning.message) for warning in caught] == []
+    assert unraised == []

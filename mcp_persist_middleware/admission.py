@@ -1,0 +1,86 @@
+"""What is settled about a request before it goes anywhere."""
+
+import dataclasses
+import logging
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from mcp_persist_middleware.asgi import EXTENSION, path_of
+from mcp_persist_middleware.errors import InvalidSettingError, StoreError
+from mcp_persist_middleware.exchange.body import Body
+from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.model import Place
+from mcp_persist_middleware.protocol import classify
+from mcp_persist_middleware.protocol.classify import Kind
+from mcp_persist_middleware.settings import Settings, namespace_complaint
+
+logger = logging.getLogger(__name__)
+
+
+def whole(content: bytes) -> Body:
+    """A body that is all here."""
+    return Body([{"type": "http.request", "body": content, "more_body": False}], complete=True)
+
+
+def by_body(context: Context, head: classify.Request, scope: Scope, body: Body) -> classify.Request:
+    """What a POST is; of one that is too large to be looked at, no more than its head says."""
+    known = context.memory.speaks_mcp(path_of(scope))
+    if body.complete:
+        request = classify.by_body(head, scope["headers"], body.content, known_path=known)
+        if request.kind is Kind.EXCHANGE:
+            return request
+    return head
+
+
+async def forget(context: Context, place: Place, session: str) -> None:
+    """A deleted session's streams are gone before its client hears of the deletion."""
+    for stream in context.writer.live.values():
+        owner = stream.record.owner
+        if owner.session == session and owner.place == place:
+            stream.record = dataclasses.replace(stream.record, expires_at=0.0)
+    try:
+        await context.log.forget_session(*place, session)
+    except StoreError as error:
+        logger.warning("The streams of a deleted session stay until they expire: %s", error)
+
+
+def refuses(context: Context) -> bool:
+    """Whether nothing new is begun while the store is away."""
+    return context.writer.is_down and context.settings.on_store_failure == "refuse"
+
+
+def marked(scope: Scope, **told: str) -> Scope:
+    """The scope for what is inside, so that a second middleware there steps aside, and for the
+    next attempt, so that it finds nothing of this one's."""
+    known = scope.get("extensions", {})
+    if EXTENSION in known and not told:
+        told = {"namespace": known[EXTENSION]["namespace"]}
+    extensions: MutableMapping[str, Any] = {**known, EXTENSION: dict(told)}
+    return {**scope, "extensions": extensions}
+
+
+def namespace(settings: Settings, scope: Scope) -> str:
+    """Where the streams and sessions of a request live.
+
+    Raises:
+        InvalidSettingError: `namespace=` returned what is no name; nothing is guessed then.
+    """
+    if isinstance(settings.namespace, str):
+        return settings.namespace
+    found = settings.namespace(HTTPConnection(scope))
+    if (complaint := namespace_complaint(found)) is not None:
+        raise InvalidSettingError(
+            name="namespace", source="what the callable returned", value=found, expected=complaint
+        )
+    return found
+
+
+async def unavailable(scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer to a request that needs the store."""
+    error = {"code": -32000, "message": "The event store is unavailable"}
+    body = {"jsonrpc": "2.0", "id": None, "error": error}
+    await JSONResponse(body, 503, headers={"Retry-After": "5"})(scope, receive, send)

@@ -1,0 +1,90 @@
+"""The segments of a session's own stream, one after the other, on whichever worker."""
+
+from dataclasses import dataclass
+
+from starlette.types import Scope
+
+from mcp_persist_middleware.asgi import place_of
+from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.log import orphans
+from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.model import Place, SessionKey, StreamRecord, StreamState
+from mcp_persist_middleware.protocol import headers
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a connection begins to read."""
+
+    stream: bytes
+    after: int
+    live: LiveStream | None = None
+    """The stream itself when it is written here."""
+    is_open: bool = True
+    epoch: int = 1
+    no_requests_until: int = 0
+    """Requests of the server up to this event are too old for it."""
+    resumed: bool = True
+    head: headers.RawHeaders = ()
+
+
+def key_of(scope: Scope, session: str) -> SessionKey:
+    """The session of a request."""
+    return SessionKey(*place_of(scope), session)
+
+
+async def spot_after(
+    context: Context, owned: StreamRecord, stream: bytes, sequence: int
+) -> Spot | None:
+    """The first spot in a session's chain behind an event where anything is still to come; None
+    when there is none, or the chain does not know that event. `owned` is one of its streams.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    owner = owned.owner
+    key = SessionKey(owner.namespace, owner.path, owner.session)
+    listening = await context.listeners.of(key).look()
+    chain = list(listening.segments) if listening is not None else []
+    running = running_of(context, key)
+    if running is not None and running.record.id not in chain:
+        chain.append(running.record.id)
+    if stream not in chain:
+        return None
+    for segment in chain[chain.index(stream) :]:
+        after = sequence if segment == stream else 0
+        live = context.writer.live.get(segment)
+        if live is not None:
+            return at(live, after)
+        record = await context.log.find(segment)
+        if record is None or record.owner != owner:
+            continue
+        record = await _ended(context, record)
+        is_open = record is not None and record.state is StreamState.OPEN
+        # One that is open and has a successor belongs to a home that has lost the session.
+        if is_open and segment != chain[-1]:
+            is_open = bool(await context.log.read(segment, after, 1, 1))
+        if record is not None and (is_open or after < record.last_sequence):
+            return Spot(segment, after, None, record.state is StreamState.OPEN, record.epoch)
+    return None
+
+
+async def _ended(context: Context, record: StreamRecord) -> StreamRecord | None:
+    """A segment; its end when its worker is gone."""
+    if record.state is StreamState.OPEN:
+        verdict = await context.liveness.ask(record.worker)
+        if verdict.gone or record.worker == context.worker:
+            return await orphans.end(context.log, record, context.settings.ttl, verdict.seen_at)
+    return record
+
+
+def at(live: LiveStream, after: int) -> Spot:
+    """A spot in a stream that is written here."""
+    epoch = live.record.epoch
+    return Spot(live.record.id, min(after, live.committed), live, is_open=True, epoch=epoch)
+
+
+def running_of(context: Context, key: SessionKey) -> LiveStream | None:
+    """The session's stream as it runs here."""
+    running = context.session_streams.get((Place(key.namespace, key.path), key.id))
+    return running.stream if running is not None else None

@@ -1,0 +1,118 @@
+"""Of two workers that would run a request again at the same moment, one does."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from mcp_persist_middleware.exchange.kept import Kept
+from mcp_persist_middleware.model import (
+    Event,
+    EventKind,
+    Owner,
+    StreamKind,
+    StreamRecord,
+    StreamState,
+    StreamWrite,
+)
+from mcp_persist_middleware.protocol import sse
+from mcp_persist_middleware.protocol.event_id import EventIds, new_stream_id
+from tests.support.scripted import Call, Scripted, persisted
+from tests.support.session import MODERN, RawSession
+from tests.support.sse_client import Frame
+
+HEADERS = [
+    (b"content-type", b"application/json"),
+    (b"accept", b"application/json, text/event-stream"),
+    (b"mcp-protocol-version", MODERN.encode()),
+]
+
+
+def left_behind() -> tuple[StreamWrite, str]:
+    """A stream that a worker who is gone has left open after one event, and the event's id."""
+    params = {"name": "work", "arguments": {}}
+    body = json.dumps({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params})
+    record = StreamRecord(
+        id=new_stream_id(),
+        kind=StreamKind.POST,
+        owner=Owner("default", "/mcp", "", ""),
+        epoch=1,
+        state=StreamState.OPEN,
+        last_sequence=0,
+        worker="gone",
+        created_at=time.time(),
+        ended_at=None,
+        expires_at=None,
+        request_ids="[7]",
+        trace="",
+        request=Kept(HEADERS, body.encode()).pack(),
+    )
+    event = Event(1, 1, EventKind.MESSAGE, sse.event(b'{"first":"run"}'))
+    cursor = EventIds.of(record.id, record.kind, 7).at(1, 1).decode()
+    return StreamWrite(record.id, 1, create=record, events=(event,)), cursor
+
+
+async def test_the_second_of_two_workers_reads_what_the_first_one_runs(tmp_path: Path) -> None:
+    ran = 0
+
+    async def work(call: Call) -> None:
+        nonlocal ran
+        ran += 1
+        await call.head()
+        await call.progress(1)
+        await call.result()
+
+    asked: list[Any] = []
+
+    def rerun(session: str | None, request: dict[str, Any]) -> bool:
+        asked.append((session, request["method"], request["id"]))
+        return True
+
+    url, app = f"sqlite+aiosqlite:///{tmp_path / 'events.db'}", Scripted(work=work)
+    both = asyncio.Barrier(2)
+    async with (
+        persisted(app, url, rerun=rerun) as (port, one),
+        # Other settings make another worker, on the same event loop.
+        persisted(app, url, rerun=rerun, retry_ms=2999) as (other_port, two),
+    ):
+        logs: list[Any] = [(await each.context()).log for each in (one, two)]
+        write, cursor = left_behind()
+        await logs[0].append([write])
+
+        def meeting(append: Any) -> Any:
+            async def meet(batch: list[StreamWrite]) -> Any:
+                if any(entry.takes_over for entry in batch):
+                    await asyncio.wait_for(both.wait(), 10)
+                return await append(batch)
+
+            return meet
+
+        for log in logs:
+            log.append = meeting(log.append)
+
+        async def read(at: int) -> list[Frame]:
+            response = await RawSession(at, MODERN).get(cursor)
+            return [frame async for frame in response.frames() if frame.data]
+
+        found = await asyncio.gather(read(port), read(other_port))
+        assert ran == 1
+        assert asked == [(None, "tools/call", 7)] * 2
+        for frames in found:
+            assert [frame.progress for frame in frames] == [1, None]
+            assert "result" in frames[-1].message
+
+
+async def test_a_setting_that_raises_runs_nothing(tmp_path: Path) -> None:
+    def rerun(session: str | None, request: dict[str, Any]) -> bool:
+        raise ZeroDivisionError
+
+    app = Scripted()
+    url = f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"
+    async with persisted(app, url, rerun=rerun) as (port, persistence):
+        write, cursor = left_behind()
+        await (await persistence.context()).log.append([write])
+        response = await RawSession(port, MODERN).get(cursor)
+        frames = [frame async for frame in response.frames() if frame.data]
+        assert "not run again" in frames[-1].message["error"]["message"]
+        assert not app.calls
