@@ -174,6 +174,7 @@ def main() -> None:
         postgres.start()
         kept.start()
         given: dict[str, Any] = {"postgres_url": postgres.url(), "redis_url": kept.url()}
+        given["new_postgres"] = lambda: new_database(postgres.url())
         try:
             for each in arguments.store or STORES:
                 (directory / each).mkdir()
