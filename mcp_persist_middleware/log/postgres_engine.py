@@ -55,9 +55,12 @@ def make(url: URL, timeout: float) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: Any) -> None:
-        # A worker that was cut off holds no lock for longer than the others wait for it.
+        # A worker that was cut off holds no lock for longer than the others wait for it. And every
+        # statement has its index: one that is planned by a guess does not walk a table instead.
         cursor = connection.cursor()
         for name, value in (
+            ("enable_seqscan", "off"),
+            ("jit", "off"),
             ("idle_in_transaction_session_timeout", milliseconds),
             ("tcp_keepalives_idle", seconds),
             ("tcp_keepalives_interval", 1),
