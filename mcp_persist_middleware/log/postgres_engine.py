@@ -3,7 +3,7 @@ that cannot be made."""
 
 import asyncio
 import contextlib
-import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import urlencode
@@ -159,7 +159,9 @@ def remedy(error: BaseException, url: URL) -> str:
             return "Connect to the primary: this server takes no writes"
         case "53300":
             return "Raise max_connections of the server, or lower the number of workers"
-        case _ if isinstance(cause, OSError | socket.gaierror):
+        case _ if isinstance(cause, ssl.SSLError):
+            return "Check sslmode and sslrootcert in the URL, and the server's certificate"
+        case _ if isinstance(cause, OSError):
             return f"Check that a PostgreSQL server listens at {url.host}:{url.port or 5432}"
         case _:
             return "Check that the URL leads to a PostgreSQL database that takes writes"
