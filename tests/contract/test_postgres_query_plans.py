@@ -33,11 +33,9 @@ SELECT sha256(n::text::bytea), 'p', 'default', '/mcp', 'old-' || n, '', 1, 1, 40
 INSERT INTO mcp_event (stream, sequence, epoch, kind, codec, payload)
 SELECT sha256(s::text::bytea), n, 1, 0, 0, 'x' FROM generate_series(1, 3000) AS s,
        generate_series(1, 40) AS n;
-INSERT INTO mcp_session (namespace, path, id, principal, version, initialize, generation, home,
-                         deleted, expires_at, fingerprint, level, subscriptions, segments, turn,
-                         turn_until, read_stream, read_sequence)
-SELECT 'default', '/mcp', 'old-' || n, '', '', '', 1, 'gone', false, 1e10 + n, '', '', '[]', '', 0,
-       0, '', 0 FROM generate_series(1, 5000) AS n;
+INSERT INTO mcp_session SELECT (json_populate_record(s, json_build_object(
+       'id', 'old-' || n, 'home', 'gone', 'expires_at', 1e10 + n))).*
+       FROM mcp_session AS s, generate_series(1, 5000) AS n;
 INSERT INTO mcp_inbox (id, namespace, path, session, worker, generation, state, deadline, sealed,
                        content, reply)
 SELECT sha256(n::text::bytea), 'default', '/mcp', 'old-' || n, 'w' || n, 1, 2, 1e10 + n, false, '',
@@ -56,6 +54,7 @@ async def log(make_log: Factory, store: Store) -> AsyncIterator[EventLog]:
     """A log on a store with a history; at the end it has walked no table."""
     first, made = make_log(), make_log()
     await first.open("old")
+    await first.sessions.create(new_session("old"))
     async with somebody(store) as them:
         await them.execute(_HISTORY)
         await them.execute("VACUUM ANALYZE")
