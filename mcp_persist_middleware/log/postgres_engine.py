@@ -57,17 +57,18 @@ def make(url: URL, timeout: float) -> AsyncEngine:
     def configure(connection: Any, _: Any) -> None:
         # A worker that was cut off holds no lock for longer than the others wait for it. And every
         # statement has its index: one that is planned by a guess does not walk a table instead.
+        values = {
+            "enable_seqscan": "off",
+            "jit": "off",
+            "idle_in_transaction_session_timeout": milliseconds,
+            "tcp_keepalives_idle": seconds,
+            "tcp_keepalives_interval": 1,
+            "tcp_keepalives_count": 3,
+            "tcp_user_timeout": 2 * milliseconds,
+        }
+        calls = [f"set_config('{name}', '{value}', false)" for name, value in values.items()]
         cursor = connection.cursor()
-        for name, value in (
-            ("enable_seqscan", "off"),
-            ("jit", "off"),
-            ("idle_in_transaction_session_timeout", milliseconds),
-            ("tcp_keepalives_idle", seconds),
-            ("tcp_keepalives_interval", 1),
-            ("tcp_keepalives_count", 3),
-            ("tcp_user_timeout", 2 * milliseconds),
-        ):
-            cursor.execute(f"SET {name} = {value}")
+        cursor.execute("SELECT " + ", ".join(calls))
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "checkout")
