@@ -3,7 +3,7 @@ that cannot be made."""
 
 import asyncio
 import contextlib
-import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import urlencode
@@ -55,16 +55,20 @@ def make(url: URL, timeout: float) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: Any) -> None:
-        # A worker that was cut off holds no lock for longer than the others wait for it.
+        # A worker that was cut off holds no lock for longer than the others wait for it. And every
+        # statement has its index: one that is planned by a guess does not walk a table instead.
+        values = {
+            "enable_seqscan": "off",
+            "jit": "off",
+            "idle_in_transaction_session_timeout": milliseconds,
+            "tcp_keepalives_idle": seconds,
+            "tcp_keepalives_interval": 1,
+            "tcp_keepalives_count": 3,
+            "tcp_user_timeout": 2 * milliseconds,
+        }
+        calls = [f"set_config('{name}', '{value}', false)" for name, value in values.items()]
         cursor = connection.cursor()
-        for name, value in (
-            ("idle_in_transaction_session_timeout", milliseconds),
-            ("tcp_keepalives_idle", seconds),
-            ("tcp_keepalives_interval", 1),
-            ("tcp_keepalives_count", 3),
-            ("tcp_user_timeout", 2 * milliseconds),
-        ):
-            cursor.execute(f"SET {name} = {value}")
+        cursor.execute("SELECT " + ", ".join(calls))
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "checkout")
@@ -156,7 +160,9 @@ def remedy(error: BaseException, url: URL) -> str:
             return "Connect to the primary: this server takes no writes"
         case "53300":
             return "Raise max_connections of the server, or lower the number of workers"
-        case _ if isinstance(cause, OSError | socket.gaierror):
+        case _ if isinstance(cause, ssl.SSLError):
+            return "Check sslmode and sslrootcert in the URL, and the server's certificate"
+        case _ if isinstance(cause, OSError):
             return f"Check that a PostgreSQL server listens at {url.host}:{url.port or 5432}"
         case _:
             return "Check that the URL leads to a PostgreSQL database that takes writes"

@@ -25,7 +25,10 @@ _CLOSE_SECONDS = 0.5
 def reason(error: BaseException) -> str:
     """What a driver says went wrong, without the statement and its parameters."""
     origin = getattr(error, "orig", None) or error
-    return f"{type(origin).__name__}: {origin}".splitlines()[0]
+    said = f"{type(origin).__name__}: {origin}".splitlines()[0]
+    # asyncpg repeats the value of a parameter that it cannot send.
+    before, found, _ = said.partition("invalid input for query argument")
+    return before + found if found else said
 
 
 @contextlib.asynccontextmanager

@@ -24,6 +24,8 @@ from mcp_persist_middleware.signals.base import Subscription, Wakeups
 logger = logging.getLogger(__name__)
 
 _PATIENCE = 1.0
+# Where many wait, and nothing happens, they look less often each.
+_LOOKS_PER_SECOND = 200
 # A want holds for `_HOLD` seconds and is said again every `_RENEW`: two may be lost.
 _HOLD, _RENEW = 10.0, 3.0
 # Whoever asks for a topic that was committed to so long ago at most is told at once: his want and
@@ -77,7 +79,8 @@ class Notifications(Wakeups):
             self._task = asyncio.create_task(self._run(), name="mcp-persist-notifications")
 
     def subscribe(self, stream: bytes) -> Subscription:
-        subscription = Subscription(_PATIENCE, lambda one: self._unsubscribe(stream, one))
+        patience = max(_PATIENCE, len(self._subscriptions) / _LOOKS_PER_SECOND)
+        subscription = Subscription(patience, lambda one: self._unsubscribe(stream, one))
         mine = self._subscriptions.setdefault(stream, [])
         mine.append(subscription)
         if len(mine) == 1:

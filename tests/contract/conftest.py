@@ -1,13 +1,26 @@
-"""The stores under contract: all that `tests.support.stores.STORES` names."""
+"""The stores under contract: all that `tests.support.stores.STORES` names.
+
+Whoever writes an `EventLog` puts it through the same suite from a clone of this repository, with a
+module of his own that names it (`test_custom_log.py` does so):
+
+    # my_store.py
+    from my_package import MyLog
+    from tests.support.stores import STORES, Store
+
+    STORES["mine"] = lambda directory, _: Store("mine", log=lambda: MyLog(directory))
+
+    $ pytest -p my_store tests/contract -k mine
+
+Every log that `Store.log` makes is on the same data. A test that looks into a store's SQL
+(`Store.rows`) passes over one that has no URL.
+"""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from mcp_persist_middleware.log import connect
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.settings import Settings
 from tests.support.stores import STORES, Store
 
 Factory = Callable[[], EventLog]
@@ -22,7 +35,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 @pytest.fixture
 def make_log(store: Store) -> Factory:
     """Makes event logs on one and the same store, none of them open."""
-    return lambda: connect.make_log(Settings.load(store.settings))
+    return store.make_log
 
 
 @pytest.fixture

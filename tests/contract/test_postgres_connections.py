@@ -23,6 +23,8 @@ from mcp_persist_middleware.errors import (
 )
 from mcp_persist_middleware.log import connect, postgres_engine
 from mcp_persist_middleware.log.postgres import PostgresLog
+from mcp_persist_middleware.log.sql_sessions import SqlSessions
+from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.settings import Settings
 from tests.contract.builders import COMMITTED, add, events, new, numbers, record
 from tests.contract.postgres import somebody
@@ -225,3 +227,11 @@ async def test_a_closed_log_says_so(store: Store) -> None:
     log = log_of(store.url)
     with pytest.raises(StoreError, match="not open"):
         await log.ping()
+
+
+async def test_what_cannot_be_sent_is_not_repeated_in_the_error(store: Store) -> None:
+    async with opened(log_of(store.url)) as log:
+        for find in (log.sessions.find, SqlSessions(log).find):
+            with pytest.raises(StoreError, match="invalid input") as caught:
+                await find(SessionKey("default", "/mcp", "a-secret-\ud800"))
+            assert "secret" not in str(caught.value)

@@ -101,6 +101,14 @@ async def test_many_topics_share_messages_that_postgres_takes(
     assert not other.wakeups._subscriptions
 
 
+async def test_many_who_wait_for_nothing_ask_the_store_seldom(log: PostgresLog) -> None:
+    subscriptions = [log.wakeups.subscribe(record().id) for _ in range(5000)]
+    assert subscriptions[0].patience == 1.0
+    assert sum(1 / each.patience for each in subscriptions) < 1000
+    for subscription in subscriptions:
+        subscription.close()
+
+
 async def settle_one(subscription: object) -> None:
     """Take the wake-up that every subscription begins with."""
     subscription._notified = False  # type: ignore[attr-defined]

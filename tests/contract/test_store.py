@@ -6,9 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from mcp_persist_middleware.errors import SchemaVersionError
-from mcp_persist_middleware.log import connect
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.settings import Settings
 from tests.contract.builders import ALL, COMMITTED, add, ending, events, new, record
 from tests.contract.conftest import Factory
 from tests.support.stores import STORES, Store
@@ -45,7 +43,7 @@ async def test_the_secret_is_shared_on_a_store_and_differs_between_stores(
 ) -> None:
     assert log.secret == other.secret
     assert len(log.secret) >= 32
-    foreign = connect.make_log(Settings.load(elsewhere.settings))
+    foreign = elsewhere.make_log()
     await foreign.open("one")
     assert foreign.secret != log.secret
     await foreign.aclose()

@@ -169,11 +169,12 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rates-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
-        postgres = PostgresServer(directory / "postgres")
-        kept = RedisServer(directory / "redis")
+        postgres = PostgresServer(directory / "server-postgres")
+        kept = RedisServer(directory / "server-redis")
         postgres.start()
         kept.start()
         given: dict[str, Any] = {"postgres_url": postgres.url(), "redis_url": kept.url()}
+        given["new_postgres"] = lambda: new_database(postgres.url())
         try:
             for each in arguments.store or STORES:
                 (directory / each).mkdir()

@@ -75,7 +75,8 @@ def test_no_store_and_two_stores_are_refused() -> None:
 @pytest.mark.parametrize(
     ("url", "fix"),
     [
-        ("mysql://u:hunter2@h/db", "stores in SQLite"),
+        ("mysql://u:hunter2@h/db", "stores in SQLite and PostgreSQL"),
+        ("postgresql+psycopg://u:hunter2@h/db?password=hunter2", "postgresql+asyncpg://"),
         ("sqlite://", "in memory"),
         (":memory:", "in memory"),
         ("sqlite:////no/such/directory/events.db", "/no/such/directory does not exist"),
@@ -103,6 +104,12 @@ def test_no_url_gives_anything_but_a_clear_error(text: str) -> None:
 )
 def test_plain_forms_get_the_async_driver(url: str) -> None:
     assert str(connect.parse_url(url)) == "sqlite+aiosqlite:///events.db"
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
+def test_plain_forms_of_postgres_do_too(scheme: str) -> None:
+    found = connect.parse_url(f"{scheme}://ann@host/db")
+    assert str(found) == "postgresql+asyncpg://ann@host/db"
 
 
 def test_a_client_of_2026_tries_once_within_the_grace_and_once_after_a_restart() -> None:

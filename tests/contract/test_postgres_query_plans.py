@@ -1,0 +1,128 @@
+"""PostgreSQL: no statement of the hot path or of retention walks a table, with statistics as a long
+history leaves them. The server counts the walks."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.postgres import PostgresLog
+from tests.contract.builders import COMMITTED, add, ending, events, new, record
+from tests.contract.conftest import Factory
+from tests.contract.postgres import somebody
+from tests.contract.test_inbox import KEY, NOW, letter, session
+from tests.contract.test_sessions import session as new_session
+from tests.support import stores
+from tests.support.stores import Store
+
+pytestmark = pytest.mark.timeout(60)
+
+_OTHERS = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+   AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
+_HISTORY = """
+INSERT INTO mcp_stream (id, kind, namespace, path, session, principal, epoch, state, last_sequence,
+                        worker, created_at, ended_at, expires_at, request_ids, trace)
+SELECT sha256(n::text::bytea), 'p', 'default', '/mcp', 'old-' || n, '', 1, 1, 40, 'gone', 1, 1,
+       1e10 + n, '[1]', '' FROM generate_series(1, 3000) AS n;
+INSERT INTO mcp_event (stream, sequence, epoch, kind, codec, payload)
+SELECT sha256(s::text::bytea), n, 1, 0, 0, 'x' FROM generate_series(1, 3000) AS s,
+       generate_series(1, 40) AS n;
+INSERT INTO mcp_session SELECT (json_populate_record(s, json_build_object(
+       'id', 'old-' || n, 'home', 'gone', 'expires_at', 1e10 + n))).*
+       FROM mcp_session AS s, generate_series(1, 5000) AS n;
+INSERT INTO mcp_inbox (id, namespace, path, session, worker, generation, state, deadline, sealed,
+                       content, reply)
+SELECT sha256(n::text::bytea), 'default', '/mcp', 'old-' || n, 'w' || n, 1, 2, 1e10 + n, false, '',
+       '' FROM generate_series(1, 5000) AS n;
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
+    """A database of this test's own."""
+    return stores.postgres(tmp_path, request.getfixturevalue)
+
+
+@pytest.fixture
+async def log(make_log: Factory, store: Store) -> AsyncIterator[EventLog]:
+    """A log on a store with a history; at the end it has walked no table."""
+    first, made = make_log(), make_log()
+    await first.open("old")
+    await first.sessions.create(new_session("old"))
+    async with somebody(store) as them:
+        await them.execute(_HISTORY)
+        await them.execute("VACUUM ANALYZE")
+        await first.aclose()
+        before = await walks(them)
+        await made.open("one")
+        yield made
+        await made.aclose()
+        # What a connection has counted is known when it has ended.
+        async with asyncio.timeout(5):
+            while await them.fetchval(_OTHERS):
+                await asyncio.sleep(0.02)
+        assert await walks(them) == before
+
+
+async def walks(connection: Any) -> dict[str, int]:
+    """How often each table was walked."""
+    rows = await connection.fetch(
+        "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname = ANY ($1)",
+        ["mcp_event", "mcp_stream", "mcp_session", "mcp_inbox"],
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+async def test_no_step_of_a_stream_walks_a_table(log: PostgresLog) -> None:
+    streams = [record() for _ in range(300)]
+    await log.append([new(stream, *events(1, 3)) for stream in streams])
+    for number in range(4, 12):
+        batch = [add(stream, *events(number, 1)) for stream in streams]
+        assert await log.append(batch) == [COMMITTED] * 300
+    assert await log.append(batch) == [COMMITTED] * 300, "a retry"
+    one, two, three, *rest = streams
+    assert await log.append([add(one, *events(12, 1), trim=2)]) == [COMMITTED]
+    late = add(two, *events(12, 1, epoch=2), epoch=2, takes_over=1, ending=ending(12))
+    assert await log.append([late]) == [COMMITTED]
+    await log.append([add(stream, ending=ending(11, expires_at=1.0)) for stream in rest])
+    await log.find(one.id)
+    await log.read(one.id, 3, 100, 10_000)
+    await log.attend([stream.id for stream in rest[:200]], 60)
+    await log.attended(three.id)
+    await log.owners()
+    await log.left_by("one", 10)
+    await log.forget_session("default", "/mcp", "s")
+    while (await log.purge(2.0, 500)).more:
+        pass
+    await log.ping()
+
+
+async def test_no_step_of_a_session_or_a_letter_walks_a_table(log: PostgresLog) -> None:
+    await session(log)
+    for _ in range(3):
+        await log.inbox.put(letter(), 100)
+    (sent, *_) = await log.inbox.claim("one", 2, NOW, NOW + 60)
+    await log.inbox.look(sent.id)
+    await log.inbox.claimed("one")
+    await log.inbox.answer(sent.id, "one", b"", NOW)
+    await log.inbox.withdraw(sent.id)
+    await log.inbox.remove([sent.id])
+    await log.sessions.find(KEY)
+    await log.sessions.move(KEY, 1, "two")
+    await log.inbox.purge(NOW, 100)
+    made = new_session("s7")
+    await log.sessions.create(made)
+    await log.sessions.note(made)
+    await log.sessions.listening(made.key)
+    await log.sessions.add_segment(made.key, bytes(16))
+    await log.sessions.take_turn(made.key, 0, "w")
+    await log.sessions.hold_turn(made.key, 0, "w", bytes(16), 3)
+    await log.sessions.touch([new_session(f"old-{n}").key for n in range(50)], time.time() + 3000)
+    await log.sessions.delete(made.key, 3000.0)
+    await log.sessions.purge(3500.0, 100)
