@@ -13,7 +13,7 @@ from mcp_persist_middleware.sessions import parcel as parcels
 from mcp_persist_middleware.sessions.parcel import NotRun, Parcel
 from tests.guarantees.test_g10_sessions import two_workers
 from tests.multiworker.test_relay import value, waiting
-from tests.support.scripted import until
+from tests.support.scripted import persisted, until
 from tests.support.session import RawSession
 from tests.support.stateful import Stateful
 
@@ -72,3 +72,27 @@ async def test_a_letter_to_another_generation_of_the_session_is_not_run(
             assert not isinstance(answer(mine), NotRun), "or this test proves nothing"
         store.close()
         assert await value(await session.call("count")) == 3
+
+
+async def test_a_letter_that_the_next_home_cannot_read_is_sealed_anew_and_moves_nothing(
+    tmp_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was sealed for the home before: its sender has it still, and it was not run."""
+    apps = [Stateful(), Stateful(), Stateful()]
+    secret = {"authorization": "Bearer ann"}
+    async with (
+        persisted(apps[0], tmp_store, retry_ms=1000) as (first, one),
+        persisted(apps[1], tmp_store, retry_ms=1001, session_routing="revive") as (second, _),
+        persisted(apps[2], tmp_store, retry_ms=1002) as (third, _),
+    ):
+        session = await RawSession.open(first, extra=secret)
+        lease = (await one.context()).lease
+        monkeypatch.setattr(Lease, "is_young", property(lambda self: self is not lease))
+        session.port = third
+        letter = asyncio.create_task(session.call("count"))
+        await waiting(tmp_path, 1)
+        # Any worker may be configured to take sessions over at once.
+        session.port = second
+        assert await value(await session.call("count")) == 1
+        assert await value(await letter) == 2
+        assert [len(app.sessions) for app in apps] == [1, 1, 0]
