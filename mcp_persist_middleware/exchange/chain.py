@@ -54,11 +54,12 @@ async def spot_after(
     for segment in chain[chain.index(stream) :]:
         after = sequence if segment == stream else 0
         live = context.writer.live.get(segment)
-        if live is not None:
-            return at(live, after)
-        record = await context.log.find(segment)
+        record = live.record if live is not None else await context.log.find(segment)
+        # An application may let others into a session: their streams are in the chain as well.
         if record is None or record.owner != owner:
             continue
+        if live is not None:
+            return at(live, after)
         record = await _ended(context, record)
         is_open = record is not None and record.state is StreamState.OPEN
         # One that is open and has a successor belongs to a home that has lost the session.

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.faults.workers import Workers, elsewhere
+from tests.faults.workers import Workers, elsewhere, stand_still
 from tests.support.processes import ServerProcess
 from tests.support.session import RawSession
 from tests.support.sse_client import Response
@@ -90,7 +90,7 @@ async def frozen(directory: Path, mode: str, lease: float, stop: float) -> Froze
         for number in (1, 2):
             await one.wait_for_log(f"slow {_LONG + number} started")
         reader = await _reader(sessions[2], two) if mode == "stateful" else None
-        os.kill(one.pid, signal.SIGSTOP)
+        stand_still(one, workers.store)
         try:
             await _meanwhile(told, workers, (one, two), sessions, relayed, reader, lease, stop)
         finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.workers import Workers, elsewhere, error_of, numbers
+from tests.faults.workers import Workers, elsewhere, error_of, numbers, stand_still
 from tests.support.processes import ServerProcess
 from tests.support.scripted import until
 from tests.support.session import RawSession
@@ -31,9 +31,9 @@ async def rest(response: Response) -> list[Frame]:
 
 
 @asynccontextmanager
-async def stopped(server: ServerProcess):
+async def stopped(server: ServerProcess, workers: Workers):
     """The process stands still meanwhile."""
-    os.kill(server.pid, signal.SIGSTOP)
+    stand_still(server, workers.store)
     try:
         yield
     finally:
@@ -92,7 +92,7 @@ async def test_a_worker_that_was_stopped_for_a_lease_wakes_as_another_one(
         name = workers.store.worker_of(seen[0].id)
         reader = await elsewhere(session, two).get(seen[-1].id)
         seen += await reader.take(2)
-        async with stopped(one):
+        async with stopped(one, workers):
             began = time.monotonic()
             # They sit in the sockets of a process that does not run.
             queued = asyncio.gather(*(session.call("slow", seconds=0.01) for _ in range(20)))
@@ -136,7 +136,7 @@ async def test_a_stopped_worker_that_is_alone_ends_its_own_streams_when_it_wakes
         session = await RawSession.open(one.port)
         response = await session.call("count", n=1000, delay=0.05)
         seen = await response.take(2)
-        async with stopped(one):
+        async with stopped(one, workers):
             # The length of the stop is what is tested.
             await asyncio.sleep(LEASE + 0.5)
         seen += await rest(response)
@@ -151,7 +151,7 @@ async def test_an_answer_that_is_no_stream_ends_with_the_lease_too(workers: Work
         session = await RawSession.open(one.port)
         waiting = asyncio.create_task(session.call("slow", seconds=60))
         await one.wait_for_log("slow 60.0 started")
-        async with stopped(one):
+        async with stopped(one, workers):
             await asyncio.sleep(LEASE + 0.5)
         assert (await waiting).status == 503
 
@@ -162,7 +162,7 @@ async def test_a_worker_that_was_stopped_for_less_than_its_lease_goes_on(workers
         response = await session.call("count", n=20, delay=0.05)
         seen = await response.take(2)
         before = workers.store.workers().keys()
-        async with stopped(one):
+        async with stopped(one, workers):
             await asyncio.sleep(LEASE / 2)
         seen += await rest(response)
         assert numbers(seen) == list(range(1, 22))

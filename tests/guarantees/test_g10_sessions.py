@@ -1,6 +1,7 @@
 """G10: what sessions and the letters between workers leave behind has a limit and an end."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mcp_persist_middleware import Persistence
+from mcp_persist_middleware import Persistence, keeper
 from mcp_persist_middleware.model import Letter, LetterState, SessionKey
 from mcp_persist_middleware.sessions import courier, desk, registry, turn
 from tests.faults.workers import Store
@@ -180,3 +181,21 @@ async def test_no_more_keys_of_other_workers_are_kept_than_may(
         for number in range(10):
             await parts.courier.can_seal(f"worker-{number}")
         assert len(parts.courier._keys) <= 3
+
+
+async def test_retention_goes_on_until_nothing_is_left_of_what_has_expired(
+    store: str, file: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with persisted(Stateful(), store, ttl=0, purge_interval=3600) as (port, _):
+        for _ in range(10):
+            assert await value(await RawSession.open(port)) == 1
+        assert count(file, "stream") >= 10
+    # It looks once at the start, and then not for an hour.
+    monkeypatch.setattr(keeper, "_EVENTS", 3)
+    monkeypatch.setattr(registry, "_PURGED", 3)
+    with sqlite3.connect(file.path) as writable:
+        writable.execute("UPDATE mcp_session SET expires_at = 0")
+    writable.close()
+    async with persisted(Stateful(), store, purge_interval=3600):
+        await until(lambda: not (count(file, "stream") or count(file, "event")))
+        await until(lambda: count(file, "session") == 0)

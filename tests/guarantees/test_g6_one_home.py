@@ -65,3 +65,13 @@ async def test_a_session_whose_time_is_over_does_not_come_back_before_it_is_purg
         session.port = port
         assert await value(session) == 404
         assert not app.sessions
+
+
+async def test_of_fifty_first_requests_one_alone_speaks_to_the_application(tmp_store: str) -> None:
+    async with persisted(Stateful(), tmp_store) as (port, _):
+        session = await RawSession.open(port)
+    app = Stateful(wait=0.1)
+    async with persisted(app, tmp_store) as (port, _):
+        session.port = port
+        await asyncio.gather(*(value(session) for _ in range(50)))
+        assert next(app._ids) == 2, "one initialize"

@@ -10,7 +10,7 @@ from starlette.middleware.authentication import AuthenticationMiddleware
 
 from mcp_persist_middleware import PersistMiddleware
 from tests.guarantees.test_g7_no_leaks import Tokens
-from tests.support.scripted import Call, Message, Receive, Scripted, Send, serving
+from tests.support.scripted import Call, Message, Receive, Scripted, Send, persisted, serving
 from tests.support.session import RawSession
 from tests.support.sse_client import Response
 
@@ -113,3 +113,39 @@ async def test_an_owner_whom_the_application_refuses_now_does_not_join_it_either
         assert SECRET in (await mine.take(1))[0].data
         assert SECRET not in await heard(refused)
         mine.reset()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_cursor_leads_into_no_later_stream_of_somebody_else(
+    store: str, *, restarted: bool
+) -> None:
+    """An application that does not bind its sessions to their users lets bob into ann's."""
+    said: list[str] = []
+
+    async def stream(call: Call) -> None:
+        await call.head()
+        text = dict(call.scope["headers"])[b"x-api-key"].decode()
+        await call.progress(1, f"hello {text}")
+        said.append(text)
+        if text == "bob":
+            await call.end()
+        else:
+            await call.watch()
+
+    async with persisted(Scripted(GET=stream), store) as (port, _):
+        ann = await RawSession.open(port, extra={"x-api-key": "ann"})
+        bob = RawSession(port, session_id=ann.session_id, extra={"x-api-key": "bob"})
+        (first,) = await (await bob.get()).take(1)
+        assert first.message["params"]["message"] == "hello bob"
+        if not restarted:
+            mine = await ann.get()
+            assert (await mine.take(1))[0].message["params"]["message"] == "hello ann"
+            assert "ann" not in await heard(await bob.get(first.id))
+            mine.reset()
+    if restarted:
+        async with persisted(Scripted(GET=stream), store) as (port, _):
+            ann.port = bob.port = port
+            mine = await ann.get()
+            assert (await mine.take(1))[0].message["params"]["message"] == "hello ann"
+            assert "ann" not in await heard(await bob.get(first.id))
+            mine.reset()

@@ -8,7 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mcp_persist_middleware import Persistence
+from mcp_persist_middleware.exchange import body
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.log.connect import make_log
 from mcp_persist_middleware.model import StreamState, WorkerState
@@ -105,11 +108,20 @@ async def test_a_worker_that_lost_its_lease_goes_on_as_another_one(tmp_store: st
         assert answer.message["error"]["data"]["events"] == 1
 
 
-async def test_a_request_that_began_before_the_loss_is_not_run_after_it(tmp_store: str) -> None:
-    app = Scripted(two=two)
+async def test_a_request_that_began_before_the_loss_is_not_run_after_it(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, began, read = Scripted(two=two), asyncio.Event(), body.read
+
+    async def noted(*given: Any) -> body.Body:
+        began.set()
+        return await read(*given)
+
     async with persisted(app, tmp_store, **SETTINGS) as (port, persistence):
         session = await RawSession.open(port)
+        monkeypatch.setattr(body, "read", noted)
         async with half_sent(session) as finish:
+            await began.wait()
             seen = len(app.requests)
             lost = await persistence.context()
             lost.lease.lose()

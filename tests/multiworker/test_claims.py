@@ -10,17 +10,17 @@ import pytest
 
 from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.sessions import parcel as parcels
-from mcp_persist_middleware.sessions.parcel import NotRun, Parcel
+from mcp_persist_middleware.sessions.parcel import Parcel, Streamed
 from tests.guarantees.test_g10_sessions import two_workers
 from tests.multiworker.test_relay import value, waiting
-from tests.support.scripted import until
+from tests.support.scripted import persisted, until
 from tests.support.session import RawSession
 from tests.support.stateful import Stateful
-from tests.support.stores import sqlite
+from tests.support.stores import Store
 
 
 async def test_a_worker_that_was_not_seen_alive_of_late_takes_no_letter(
-    tmp_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its heartbeats do not reach the store: others may have taken its sessions over."""
     app = Stateful()
@@ -32,10 +32,10 @@ async def test_a_worker_that_was_not_seen_alive_of_late_takes_no_letter(
         with monkeypatch.context() as patch:
             patch.setattr(Lease, "is_young", property(lambda self: self is not lease))
             call = asyncio.create_task(session.call("count"))
-            await waiting(sqlite(tmp_path, str), 1)
+            await waiting(Store("sqlite", {"url": tmp_store}), 1)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(call), 1)
-            await waiting(sqlite(tmp_path, str), 1)
+            await waiting(Store("sqlite", {"url": tmp_store}), 1)
         assert await value(await call) == 2
 
 
@@ -69,7 +69,31 @@ async def test_a_letter_to_another_generation_of_the_session_is_not_run(
 
             other, mine = post(7), post(1)
             await until(lambda: answer(other) is not None and answer(mine) is not None)
-            assert isinstance(answer(other), NotRun)
-            assert not isinstance(answer(mine), NotRun), "or this test proves nothing"
+            assert isinstance(answer(other), parcels.NotRun)
+            assert isinstance(answer(mine), Streamed), "or this test proves nothing"
         store.close()
         assert await value(await session.call("count")) == 3
+
+
+async def test_a_letter_that_the_next_home_cannot_read_is_sealed_anew_and_moves_nothing(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was sealed for the home before: its sender has it still, and it was not run."""
+    apps = [Stateful(), Stateful(), Stateful()]
+    secret = {"authorization": "Bearer ann"}
+    async with (
+        persisted(apps[0], tmp_store, retry_ms=1000) as (first, one),
+        persisted(apps[1], tmp_store, retry_ms=1001, session_routing="revive") as (second, _),
+        persisted(apps[2], tmp_store, retry_ms=1002) as (third, _),
+    ):
+        session = await RawSession.open(first, extra=secret)
+        lease = (await one.context()).lease
+        monkeypatch.setattr(Lease, "is_young", property(lambda self: self is not lease))
+        session.port = third
+        letter = asyncio.create_task(session.call("count"))
+        await waiting(Store("sqlite", {"url": tmp_store}), 1)
+        # Any worker may be configured to take sessions over at once.
+        session.port = second
+        assert await value(await session.call("count")) == 1
+        assert await value(await letter) == 2
+        assert [len(app.sessions) for app in apps] == [1, 1, 0]

@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 from tests.peers.mixed import Size, mixed
-from tests.support.stores import STORES
+from tests.support.stores import STORES, Store
 
 pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(params=sorted(STORES))
-def store(request: pytest.FixtureRequest, tmp_path: Path):
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Each kind of store."""
     return STORES[request.param](tmp_path, request.getfixturevalue)
 
 
 async def test_whichever_worker_is_asked_each_call_runs_once_and_is_answered_once(
-    store, tmp_path: Path
+    store: Store, tmp_path: Path
 ) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")

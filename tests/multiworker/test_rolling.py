@@ -5,18 +5,12 @@ from pathlib import Path
 import pytest
 
 from tests.peers.rolling import rolling
-from tests.support.stores import STORES
+from tests.support.stores import Store
 
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture(params=sorted(STORES))
-def store(request: pytest.FixtureRequest, tmp_path: Path):
-    """Each kind of store."""
-    return STORES[request.param](tmp_path, request.getfixturevalue)
-
-
 async def test_calls_that_run_while_their_workers_are_restarted_end_with_their_results(
-    store, tmp_path: Path
+    store: Store, tmp_path: Path
 ) -> None:
     assert await rolling(store, tmp_path, calls=10, seconds=1.5) == []

@@ -73,6 +73,8 @@ class Report:
     """Requests of JSON-RPC; each is answered with a stream."""
     crossed: int = 0
     seconds: float = 0.0
+    said: list[str] = field(default_factory=list)
+    """What the workers had to say."""
 
     def __str__(self) -> str:
         kinds = Counter(each.tool for each in self.made)
@@ -137,6 +139,7 @@ async def mixed(store: Store, directory: Path, size: Size) -> Report:
         await _stored(store, report)
     for each in workers:
         report.faults += [f"a worker complains: {line}" for line in each.complaints]
+        report.said += [line for line in each.log.splitlines() if not line.startswith("INFO:")]
     return report
 
 
@@ -281,6 +284,8 @@ def main() -> int:
         report = asyncio.run(mixed(store, Path(directory), size))
     for fault in report.faults[:_SHOWN]:
         print(f"  {fault}")
+    for line, times in Counter(report.said).most_common(_SHOWN if report.faults else 0):
+        print(f"  {times} x said: {line[:300]}")
     print(report)
     return 1 if report.faults else 0
 

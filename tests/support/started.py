@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.stores import STORES, PostgresServer, RedisServer, Store
+from tests.support.stores import STORES, PostgresServer, RedisServer, Store, new_database
 
 
 @contextmanager
@@ -42,6 +42,8 @@ def started(name: str, directory: Path) -> Iterator[Store]:
     with ExitStack() as stack:
 
         def fixture(wanted: str) -> Any:
+            if wanted == "new_postgres":
+                return lambda: new_database(fixture("postgres_url"))
             if wanted not in found:
                 found[wanted] = stack.enter_context(_SERVERS[wanted]())
             return found[wanted]
