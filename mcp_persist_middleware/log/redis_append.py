@@ -212,11 +212,16 @@ class Appender:
 
     async def _may_take(self, keys: Keys, write: StreamWrite) -> bool:
         tail = self._tails.get(write.id)
-        if tail is not None:
-            async with self._flusher.lock:
-                self._tails.disown(tail)
-                await self._flusher.only(tail)
-        return await self._drain.take(keys, write, wait=tail is None)
+        if tail is None:
+            return await self._drain.take(keys, write)
+        # Ours: what counts is what has been claimed here, not what Redis was given.
+        async with self._flusher.lock:
+            self._tails.disown(tail)
+            await self._flusher.only(tail)
+        try:
+            return await self._drain.fence(keys, write)
+        except RedisAwayError:
+            return True
 
     async def _prepared(self, keys: Keys, write: StreamWrite) -> StreamWrite:
         """An entry with all that SQL lacks before it."""

@@ -4,6 +4,7 @@ and comes back by itself."""
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +31,8 @@ _PROBE_SECONDS, _CHECK_SECONDS = 0.25, 30.0
 _OLDEST = (6, 2)
 _REFUSING = (AuthenticationError, AuthorizationError, NoPermissionError)
 # What a server says of itself, not of the command: out of memory, a replica, loading, no disk.
-_UNFIT = ("OOM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN")
+# Redis 6 wraps what a script met in a text of its own.
+_UNFIT = re.compile(r"(^|-)(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|CLUSTERDOWN|MASTERDOWN)\b")
 
 
 class RedisAwayError(Exception):
@@ -52,6 +54,7 @@ class RedisClient:
         self._client: Any = None
         self._slots = asyncio.Semaphore(_CONNECTIONS)
         self._back = asyncio.Event()
+        self._left = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._warned = ""
         self.away_since = time.monotonic()
@@ -104,7 +107,7 @@ class RedisClient:
             raise RedisAwayError("it is away")
         replies = await self._run(calls)
         for reply in replies:
-            if isinstance(reply, RedisError) and str(reply).startswith(_UNFIT):
+            if isinstance(reply, RedisError) and _UNFIT.search(str(reply)):
                 self.leave(str(reply))
                 break
         return replies
@@ -137,6 +140,7 @@ class RedisClient:
         """Nobody asks any more until a probe was answered."""
         if self.is_up:
             self._back.clear()
+            self._left.set()
             self.away_since = time.monotonic()
             telemetry.redis_away.add(1)
             logger.warning(
@@ -156,7 +160,13 @@ class RedisClient:
         """Probe it while it is away, and look now and then whether it still keeps what it is
         given."""
         while True:
-            await asyncio.sleep(_CHECK_SECONDS if self.is_up else _PROBE_SECONDS)
+            if self.is_up:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_CHECK_SECONDS):
+                        await self._left.wait()
+            self._left.clear()
+            if not self.is_up:
+                await asyncio.sleep(_PROBE_SECONDS)
             was_up = self.is_up
             try:
                 await self._greet()
@@ -192,7 +202,7 @@ class RedisClient:
                 type(error).__name__, "Check user and password in redis="
             ) from error
         except ResponseError as error:
-            if str(error).startswith(_UNFIT):
+            if _UNFIT.search(str(error)):
                 raise RedisAwayError(str(error)) from error
             fix = "Check that redis= names a Redis server, and how: redis+cluster:// for a cluster"
             raise self._refused(str(error), fix) from error

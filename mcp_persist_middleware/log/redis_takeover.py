@@ -23,24 +23,34 @@ class Drain:
         self._client = client
         self._patience = patience
 
-    async def take(self, keys: Keys, write: StreamWrite, *, wait: bool) -> bool:
+    async def take(self, keys: Keys, write: StreamWrite) -> bool:
         """Make a takeover safe: nobody appends in Redis any more, SQL has what Redis had, and
         that is nothing above what the entry was made for. False when it is not so.
 
-        With `wait`, a Redis that is away is waited for, until it has been away for `patience`
-        seconds: it may hold acknowledged events. After that the stream goes on without them.
+        A Redis that is away is waited for, until it has been away for `patience` seconds: it may
+        hold acknowledged events. After that the stream goes on without them.
         """
-        if wait:
-            await self._client.back(self._client.away_since + self._patience)
+        await self._client.back(self._client.away_since + self._patience)
         try:
-            key, _ = keys.of(write.id)
-            (reply,) = await self._client.run([scripts.FENCE([key], write.epoch)])
-            if reply == scripts.FENCED:
+            if not await self.fence(keys, write):
                 return False
             last = await self.drain(keys, write.id)
         except RedisAwayError:
             return True
         return last < (write.events[0].sequence if write.events else _after(write))
+
+    async def fence(self, keys: Keys, write: StreamWrite) -> bool:
+        """See that nobody of an earlier epoch appends in Redis any more; False when somebody of
+        a later one does.
+
+        Raises:
+            RedisAwayError: it cannot be asked.
+        """
+        key, _ = keys.of(write.id)
+        (reply,) = await self._client.run([scripts.FENCE([key], write.epoch)])
+        if isinstance(reply, Exception):
+            raise RedisAwayError(str(reply)) from reply
+        return bool(reply != scripts.FENCED)
 
     async def drain(self, keys: Keys, stream: bytes) -> int:
         """Bring into SQL what only Redis has of a stream; the last number that Redis has.
