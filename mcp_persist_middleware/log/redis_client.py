@@ -6,8 +6,8 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from redis.exceptions import (
     AuthenticationError,
@@ -25,6 +25,8 @@ from mcp_persist_middleware.log.redis_scripts import Call
 from mcp_persist_middleware.log.redis_url import Target
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _CONNECTIONS = 16
 _PROBE_SECONDS, _CHECK_SECONDS = 0.25, 30.0
@@ -57,6 +59,7 @@ class RedisClient:
         self._left = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._warned = ""
+        self._running: set[asyncio.Task[Any]] = set()
         self.away_since = time.monotonic()
 
     @property
@@ -86,8 +89,10 @@ class RedisClient:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
-        client, self._client = self._client, None
         self._back.clear()
+        if self._running:
+            await asyncio.wait(self._running, timeout=2 * self._timeout)
+        client, self._client = self._client, None
         if client is not None:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(self._timeout):
@@ -105,12 +110,22 @@ class RedisClient:
         """
         if not self.is_up:
             raise RedisAwayError("it is away")
-        replies = await self._run(calls)
+        replies = await self._whole(self._run(calls))
         for reply in replies:
             if isinstance(reply, RedisError) and _UNFIT.search(str(reply)):
                 self.leave(str(reply))
                 break
         return replies
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Finish an exchange, which has its time limit, even when its caller is cancelled: the
+        driver does not always let a cancellation through, and loses the connection to it.
+        """
+        task = asyncio.create_task(work, name="mcp-persist-redis-exchange")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(_retrieve)
+        return await asyncio.shield(task)
 
     async def _run(self, calls: Sequence[Call]) -> list[Any]:
         if self._client is None:
@@ -169,7 +184,7 @@ class RedisClient:
                 await asyncio.sleep(_PROBE_SECONDS)
             was_up = self.is_up
             try:
-                await self._greet()
+                await self._whole(self._greet())
             except (RedisAwayError, StoreUnavailableError) as error:
                 if was_up or isinstance(error, StoreUnavailableError):
                     self._warn(str(error))
@@ -235,3 +250,8 @@ class RedisClient:
 
     def _refused(self, reason: str, fix: str) -> StoreUnavailableError:
         return StoreUnavailableError(url=self.name, reason=reason, fix=fix)
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

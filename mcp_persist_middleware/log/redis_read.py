@@ -59,7 +59,7 @@ class Reader:
         except RedisAwayError:
             return [], False
         events = [e for chunk in chunks for e in chunk if e.epoch == epoch and e.sequence > after]
-        return events, len(chunks) == _CHUNKS
+        return events, bool(events) and len(chunks) == _CHUNKS
 
     async def _epoch(self, stream: bytes) -> int:
         """The epoch of an open stream; 0 when Redis has nothing to say about it."""

@@ -77,9 +77,7 @@ class RedisWakeups(Wakeups):
         self._closed = True
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await _stop(task)
         self._subscriptions.clear()
         self._wanted.clear()
 
@@ -114,9 +112,7 @@ class RedisWakeups(Wakeups):
             await self._hear(pubsub, following)
         finally:
             if following is not None:
-                following.cancel()
-                with contextlib.suppress(asyncio.CancelledError, RedisError, OSError, TimeoutError):
-                    await following
+                await _stop(following)
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(_CLOSE):
                     await pubsub.aclose()
@@ -155,3 +151,14 @@ class RedisWakeups(Wakeups):
             heard = wanted or heard
             if wanted == set(self._wanted):
                 await self._changed.wait(_IDLE)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    """The driver does not always let a cancellation through."""
+    for _ in range(3):
+        task.cancel()
+        done, _waiting = await asyncio.wait([task], timeout=_CLOSE)
+        if done:
+            if not task.cancelled():
+                task.exception()
+            return
