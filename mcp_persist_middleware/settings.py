@@ -215,10 +215,9 @@ def _complaint(value: Any, spec: Any) -> str | None:
     if value is None:
         return None if spec.metadata["none"] else "it cannot be None"
     match spec.name:
-        case "url":
-            return None if isinstance(value, str) and value else "expected a URL or a file name"
-        case "redis":
-            return None if isinstance(value, str) and value else "expected a URL, redis://…"
+        case "url" | "redis":
+            what = "a URL or a file name" if spec.name == "url" else "a URL, redis://…"
+            return None if isinstance(value, str) and value else f"expected {what}"
         case "engine":
             is_engine = hasattr(value, "sync_engine")
             return None if is_engine else "expected a sqlalchemy.ext.asyncio.AsyncEngine"

@@ -1,6 +1,7 @@
 """A request with a cursor: what the caller may see of what it has not seen."""
 
 import asyncio
+import dataclasses
 import time
 
 from starlette.responses import PlainTextResponse, Response
@@ -191,7 +192,7 @@ async def _rewound(
     Raises:
         StoreError: the store does not answer.
     """
-    if position.epoch >= record.epoch:
+    if not position.sequence or position.epoch >= record.epoch:
         return position
     found = await log.read(record.id, position.sequence - 1, 1, 1)
     if found and found[0].sequence == position.sequence and found[0].epoch <= position.epoch:

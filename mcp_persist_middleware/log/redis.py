@@ -230,8 +230,8 @@ class RedisLog(EventLog):
     async def owners(self) -> list[str]:
         return await self._inner.owners()
 
-    async def left_by(self, worker: str, limit: int) -> list[StreamRecord]:
-        return await self._inner.left_by(worker, limit)
+    async def left_by(self, worker: str, limit: int, after: bytes = b"") -> list[StreamRecord]:
+        return await self._inner.left_by(worker, limit, after)
 
     async def forget_session(self, namespace: str, path: str, session: str) -> None:
         await self._inner.forget_session(namespace, path, session)

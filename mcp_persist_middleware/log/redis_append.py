@@ -264,7 +264,8 @@ class Appender:
             self._tails.drop(tail)
         elif tail is not None:
             self._follow(keys, tail, write, calls)
-        if write.ending is None and write.events and (write.takes_over or write.create):
+        if write.ending is None and write.events and self._tails.get(write.id) is None:
+            # Begun here, taken over, or gone on with: the one writer of this epoch is ours.
             self._tails.begin(write.id, write.epoch, write.events[-1].sequence)
         elif write.ending is None and write.create is not None:
             self._tails.begin(write.id, write.epoch, 0)

@@ -16,9 +16,6 @@ Factory = Callable[[], EventLog]
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store of this test's own."""
-    types = request.function.__annotations__.values()
-    if request.param != "sqlite" and any(getattr(t, "__name__", t) == "SqliteLog" for t in types):
-        pytest.skip("about SQLite alone")
     return STORES[request.param](tmp_path, request.getfixturevalue)
 
 

@@ -1,6 +1,7 @@
 """Redis in front of SQL: what it takes over, and that nothing depends on its memory alone."""
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log import orphans
+from mcp_persist_middleware.log import redis_scripts as scripts
 from mcp_persist_middleware.model import Event, EventKind, StreamState
 from tests.contract.builders import (
     ALL,
@@ -185,7 +187,7 @@ async def test_a_redis_without_memory_takes_nothing_and_is_done_without(place: P
     async with place.worker("one") as one:
         await one.append([new(stream) for stream in streams])
         await one.append([add(stream, *events(1, 2)) for stream in streams])
-        client.config_set("maxmemory", "1mb")
+        client.config_set("maxmemory", "1")
         assert await one.append([add(s, *events(3, 2)) for s in streams]) == [COMMITTED] * 20
         assert not one._client.is_up
         for stream in streams:
@@ -298,6 +300,48 @@ async def test_what_an_old_redis_says_of_a_stream_that_went_on_without_it_counts
         await two.purge(1.0, 10)
         assert not place.left()
         client.close()
+
+
+async def test_a_stream_that_was_taken_over_without_redis_is_read_as_sql_has_it(
+    place: Place,
+) -> None:
+    stream = record(worker="one")
+    place.settings["store_timeout"] = 1.0
+    async with place.worker("one") as one, place.worker("two") as two, place.worker("three") as us:
+        hold_back(one)
+        await one.append([new(stream)])
+        await one.append([add(stream, *events(1, 3))])
+        await die(one)
+        with place.frozen():
+            go_on = add(stream, *events(1, 1, epoch=2), epoch=2, takes_over=1)
+            assert await two.append([go_on]) == [COMMITTED]
+        for log in (one, two, us):
+            await is_up(log)
+            assert await read_all(log, stream) == [(1, 2)]
+        assert await two.append([add(stream, *events(2, 2, epoch=2), epoch=2)]) == [COMMITTED]
+        for log in (two, us):
+            assert await read_all(log, stream) == [(1, 2), (2, 2), (3, 2)]
+
+
+async def test_a_command_that_was_late_takes_the_place_of_nothing(place: Place) -> None:
+    stream = record()
+    async with place.worker("one") as one:
+        keys = one._keys.of(stream.id)
+
+        async def appended(first: int, *, begins: bool) -> int:
+            chunk = scripts.encode(events(first, 2))
+            call = scripts.APPEND(keys, 1, first, first + 1, chunk, int(begins), 0, "channel")
+            (reply,) = await one._client.run([call])
+            return int(reply)
+
+        assert await appended(4, begins=True) == scripts.DONE
+        assert await appended(4, begins=True) == scripts.DONE, "its own repetition"
+        assert await appended(6, begins=False) == scripts.DONE
+        assert await appended(4, begins=True) == scripts.LOST
+        assert await appended(9, begins=False) == scripts.LOST
+        assert await appended(8, begins=False) == scripts.DONE
+        with contextlib.closing(place.client) as client:
+            assert client.xlen(keys[1]) == 3
 
 
 async def test_sql_that_is_away_stops_the_acknowledging_before_the_worker_may_be_dead(

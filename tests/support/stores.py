@@ -216,6 +216,7 @@ def postgres(_: Path, fixture: Fixture) -> Store:
     """A database on the PostgreSQL server that all tests share."""
     return Store("postgres", {"url": fixture("new_postgres")()})
 
+
 def with_redis(below: Callable[[Path, Fixture], Store]) -> Callable[[Path, Fixture], Store]:
     """The same with the shared Redis in front; a store's keys are its own."""
 
