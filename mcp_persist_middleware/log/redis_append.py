@@ -67,7 +67,7 @@ class Appender:
     async def append(self, keys: Keys, batch: Sequence[StreamWrite]) -> list[Outcome]:
         """The outcome of each entry, in order; see `EventLog.append`."""
         outcomes: dict[int, Outcome] = {}
-        fast, direct, again = self._sort(batch, outcomes)
+        fast, direct, again = self._sort(batch)
         if fast:
             await self._tails.room()
         done = await asyncio.gather(
@@ -87,9 +87,7 @@ class Appender:
         self._tails.came.notify()
         return [outcomes[n] for n in range(len(batch))]
 
-    def _sort(
-        self, batch: Sequence[StreamWrite], outcomes: dict[int, Outcome]
-    ) -> tuple[Entries, Entries, Entries]:
+    def _sort(self, batch: Sequence[StreamWrite]) -> tuple[Entries, Entries, Entries]:
         """Those for Redis, those for SQL, and those of streams that are there more than once."""
         fast: Entries = []
         direct: Entries = []
@@ -101,8 +99,6 @@ class Appender:
                 again.append((n, write))
             elif tail is None or not _adds(write):
                 direct.append((n, write))
-            elif write.events and tuple(tail.unclaimed()) == write.events:
-                outcomes[n] = Outcome.COMMITTED  # this same append, repeated
             elif self._is_fast(tail, write):
                 fast.append((n, write))
             else:
@@ -216,7 +212,6 @@ class Appender:
             return await self._drain.take(keys, write)
         # Ours: what counts is what has been claimed here, not what Redis was given.
         async with self._flusher.lock:
-            self._tails.disown(tail)
             await self._flusher.only(tail)
         try:
             return await self._drain.fence(keys, write)

@@ -17,8 +17,9 @@ class Tail:
 
     Numbers up to `flushed` are in SQL, those above it up to `last` are in `backlog`, in order:
     so a reader here finds every event in this memory or in SQL, whatever becomes of Redis. Those
-    above `claimed` were acknowledged by Redis, but the append that brought them has not returned:
-    only its own repetition may claim them.
+    above `claimed` were acknowledged by Redis, but the append that brought them has not returned,
+    or has failed with another entry of its batch: nobody has been told of them, and whatever is
+    written next takes their place.
     """
 
     __slots__ = (
@@ -58,7 +59,7 @@ class Tail:
         self.touched = now
 
     def unclaimed(self) -> list[Event]:
-        """What only a repeated append may claim."""
+        """What Redis took of an append that has not returned, or has failed."""
         return self.backlog[self.claimed - self.flushed :]
 
     def page(self, after: int, max_events: int, max_bytes: int) -> list[Event]:
