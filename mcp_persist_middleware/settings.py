@@ -28,6 +28,7 @@ _KIB, _MIB = 1024, 1024 * 1024
 Synchronous = Literal["normal", "full"]
 ModernStreams = Literal["resume", "pass"]
 OnStoreFailure = Literal["degrade", "refuse"]
+RedisDurability = Literal["memory", "replica", "sql"]
 SessionRouting = Literal["relay", "revive", "local"]
 NamespaceOf = Callable[[HTTPConnection], str]
 PrincipalOf = Callable[[HTTPConnection], str | None]
@@ -39,6 +40,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "synchronous": get_args(Synchronous),
     "modern_streams": get_args(ModernStreams),
     "on_store_failure": get_args(OnStoreFailure),
+    "redis_durability": get_args(RedisDurability),
     "session_routing": get_args(SessionRouting),
 }
 
@@ -56,6 +58,14 @@ class Settings:
     synchronous: Synchronous = _setting(
         "normal",
         "SQLite: `normal` survives the death of the process, `full` the loss of power",
+    )
+    redis: str | None = _setting(
+        None, "a Redis in front of the store: `redis://host:6379/0`", none=True
+    )
+    redis_durability: RedisDurability = _setting(
+        "memory",
+        "with `redis`, an event counts as committed when Redis has it (`memory`), a replica too "
+        "(`replica`), or the store (`sql`)",
     )
     table_prefix: str = _setting("mcp_", "the beginning of every table's name")
     namespace: str | NamespaceOf = _setting(
@@ -193,7 +203,7 @@ def _parse(text: str, spec: Any) -> Any:
 def _check(name: str, value: Any, spec: Any, source: str) -> Any:
     expected = _complaint(value, spec)
     if expected is not None:
-        shown = value if name != "url" else "(hidden)"
+        shown = value if name not in ("url", "redis") else "(hidden)"
         raise InvalidSettingError(name=name, source=source, value=shown, expected=expected)
     if name == "paths" and value is not None:
         return tuple(path.rstrip("/") or "/" for path in value)
@@ -205,8 +215,9 @@ def _complaint(value: Any, spec: Any) -> str | None:
     if value is None:
         return None if spec.metadata["none"] else "it cannot be None"
     match spec.name:
-        case "url":
-            return None if isinstance(value, str) and value else "expected a URL or a file name"
+        case "url" | "redis":
+            what = "a URL or a file name" if spec.name == "url" else "a URL, redis://…"
+            return None if isinstance(value, str) and value else f"expected {what}"
         case "engine":
             is_engine = hasattr(value, "sync_engine")
             return None if is_engine else "expected a sqlalchemy.ext.asyncio.AsyncEngine"

@@ -75,6 +75,23 @@ stale_replies = _meter.create_counter(
 relayed = _meter.create_counter(
     "mcp_persist.relayed", "{request}", "Requests put to a session's worker, by `outcome`"
 )
+redis_backlog = _meter.create_up_down_counter(
+    "mcp_persist.redis.backlog", "{event}", "Events that Redis has and SQL does not have yet"
+)
+redis_flush_seconds = _meter.create_histogram(
+    "mcp_persist.redis.flush.duration", "s", "Time of one write of such events to SQL"
+)
+redis_switches = _meter.create_counter(
+    "mcp_persist.redis.switches", "{stream}", "Streams that went on in another place, by `to`"
+)
+redis_drained = _meter.create_counter(
+    "mcp_persist.redis.drained.events",
+    "{event}",
+    "Events of dead workers brought from Redis to SQL",
+)
+redis_away = _meter.create_counter(
+    "mcp_persist.redis.away", "{time}", "Times that Redis was found to be away"
+)
 
 
 def traceparent() -> str:

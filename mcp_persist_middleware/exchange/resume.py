@@ -1,6 +1,7 @@
 """A request with a cursor: what the caller may see of what it has not seen."""
 
 import asyncio
+import dataclasses
 import time
 
 from starlette.responses import PlainTextResponse, Response
@@ -14,6 +15,7 @@ from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
 from mcp_persist_middleware.log import orphans
+from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.liveness import Verdict
@@ -21,6 +23,7 @@ from mcp_persist_middleware.model import Owner, SessionKey, StreamKind, StreamRe
 from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
 
 _LOOK_AGAIN = 0.05
+_PAGE_EVENTS, _PAGE_BYTES = 256, 1024 * 1024
 
 
 async def resume(
@@ -53,6 +56,9 @@ async def resume(
                 telemetry.resumes.add(1, {"outcome": "run again"})
                 return record
             record = await orphans.end(context.log, record, context.settings.ttl, left.seen_at)
+        if record is not None:
+            position = await _rewound(context.log, position, record)
+            request = dataclasses.replace(request, cursor=position)
     except StoreError:
         telemetry.resumes.add(1, {"outcome": "store failure"})
         await later(context)(scope, receive, send)
@@ -117,6 +123,8 @@ async def go_on(
     if record is None:
         await Response(status_code=204)(scope, receive, send)
     else:
+        position = await _rewound(context.log, position, record)
+        request = dataclasses.replace(request, cursor=position)
         await _continue(context, scope, request, record, live, Client(receive), send)
 
 
@@ -173,6 +181,30 @@ async def _left_behind(context: Context, record: StreamRecord) -> Verdict | None
         return Verdict(gone=True, seen_at=time.time())
     verdict = await context.liveness.ask(record.worker)
     return verdict if verdict.gone else None
+
+
+async def _rewound(
+    log: EventLog, position: event_id.Position, record: StreamRecord
+) -> event_id.Position:
+    """A cursor behind the last event of its epoch that the store has. A worker may have died with
+    events that only its client has seen; then a later epoch has given their numbers again.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    if not position.sequence or position.epoch >= record.epoch:
+        return position
+    found = await log.read(record.id, position.sequence - 1, 1, 1)
+    if found and found[0].sequence == position.sequence and found[0].epoch <= position.epoch:
+        return position
+    after = 0
+    while page := await log.read(record.id, after, _PAGE_EVENTS, _PAGE_BYTES):
+        for event in page:
+            if event.epoch > position.epoch:
+                first = min(position.sequence, event.sequence - 1)
+                return dataclasses.replace(position, sequence=first)
+        after = page[-1].sequence
+    return position
 
 
 def _is_over(position: event_id.Position, record: StreamRecord) -> bool:

@@ -73,8 +73,37 @@ def make_log(settings: Settings) -> EventLog:
     """The log that the settings name, not yet open.
 
     Raises:
-        ConfigurationError: the URL or the engine is of no use, or a driver is missing.
+        ConfigurationError: a URL or the engine is of no use, or a driver is missing.
     """
+    inner = _sql_log(settings)
+    return inner if settings.redis is None else _redis_in_front(inner, settings)
+
+
+def _redis_in_front(inner: EventLog, settings: Settings) -> EventLog:
+    if importlib.util.find_spec("redis") is None:
+        scheme = (settings.redis or "").partition("://")[0]
+        raise MissingDriverError(url=f"{scheme}://…", driver="redis", extra="redis")
+    # The driver is an extra.
+    from mcp_persist_middleware.log import redis, redis_url  # noqa: PLC0415
+
+    target = redis_url.parse(settings.redis or "")
+    if target.kind == "cluster" and settings.redis_durability == "replica":
+        raise InvalidSettingError(
+            name="redis_durability",
+            source="argument",
+            value="replica",
+            expected="a cluster cannot be asked to wait for replicas; expected 'memory' or 'sql'",
+        )
+    return redis.RedisLog(
+        inner,
+        target,
+        prefix=settings.table_prefix,
+        timeout=settings.store_timeout,
+        durability=settings.redis_durability,
+    )
+
+
+def _sql_log(settings: Settings) -> EventLog:
     if settings.engine is not None:
         url = settings.engine.url
         if url.drivername not in (_SQLITE.name, _POSTGRES.name):

@@ -22,6 +22,7 @@ from mcp_persist_middleware.protocol import jsonrpc, sse
 from mcp_persist_middleware.protocol.event_id import EventIds
 
 _PAGE_EVENTS, _PAGE_BYTES = 1000, 1024 * 1024
+_ATTEMPTS = 3
 
 
 async def end(
@@ -37,6 +38,29 @@ async def end(
     Raises:
         StoreError: the store does not answer.
     """
+    for _ in range(_ATTEMPTS):
+        write = await _last_write(log, record, ttl, seen_at)
+        assert write.ending is not None
+        (outcome,) = await log.append([write])
+        if outcome is Outcome.COMMITTED:
+            telemetry.interrupted.add(write.ending.state is StreamState.FAILED)
+            return dataclasses.replace(
+                record,
+                epoch=write.epoch,
+                state=write.ending.state,
+                last_sequence=write.ending.last_sequence,
+                ended_at=write.ending.ended_at,
+            )
+        now = await log.find(record.id)
+        if now is None or now.state is not StreamState.OPEN or now.epoch != record.epoch:
+            return now
+        # Its writer wrote until the takeover fenced it: there is more to take along.
+    return record
+
+
+async def _last_write(
+    log: EventLog, record: StreamRecord, ttl: float, seen_at: float | None
+) -> StreamWrite:
     unanswered = jsonrpc.pending(json.loads(record.request_ids))
     last = 0
     while page := await log.read(record.id, last, _PAGE_EVENTS, _PAGE_BYTES):
@@ -64,14 +88,7 @@ async def end(
     failed = record.kind is StreamKind.POST and bool(events)
     state = StreamState.FAILED if failed else StreamState.COMPLETE
     ending = Ending(state, last + len(events), now, now + ttl)
-    write = StreamWrite(record.id, epoch, takes_over=record.epoch, events=events, ending=ending)
-    (outcome,) = await log.append([write])
-    if outcome is not Outcome.COMMITTED:
-        return await log.find(record.id)
-    telemetry.interrupted.add(failed)
-    return dataclasses.replace(
-        record, epoch=epoch, state=state, last_sequence=ending.last_sequence, ended_at=now
-    )
+    return StreamWrite(record.id, epoch, takes_over=record.epoch, events=events, ending=ending)
 
 
 def _answered(frame: bytes) -> tuple[str, ...]:

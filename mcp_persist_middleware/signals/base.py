@@ -15,12 +15,13 @@ class Subscription:
     the reader looks for what was committed before it subscribed.
     """
 
-    __slots__ = ("_close", "_notified", "_signal", "patience")
+    __slots__ = ("_close", "_closing", "_notified", "_signal", "patience")
 
     def __init__(self, patience: float, close: "Callable[[Subscription], None]") -> None:
         self.patience = patience
         """After about this long a reader looks into the store by itself."""
         self._close = close
+        self._closing: Callable[[], None] | None = None
         self._notified = True
         self._signal = Signal()
 
@@ -36,9 +37,15 @@ class Subscription:
             await self._signal.wait(self.patience * random.uniform(0.75, 1.25))  # noqa: S311
         self._notified = False
 
+    def on_close(self, call: Callable[[], None]) -> None:
+        """Have something called at each `close`: who else wakes this subscription."""
+        self._closing = call
+
     def close(self) -> None:
         """Be woken no more. May be called twice."""
         self._close(self)
+        if self._closing is not None:
+            self._closing()
 
 
 class Wakeups(ABC):

@@ -70,10 +70,12 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where a run keeps its files, and the competitor's interpreter if there is one."""
+    """Where a run keeps its files, the competitor's interpreter if there is one, and the Redis in
+    front of our stores."""
 
     directory: Path
     peer: str | None = None
+    redis: str | None = None
 
 
 @asynccontextmanager
@@ -114,6 +116,8 @@ async def _server(
     database: Path | None = None,
 ) -> AsyncIterator[Server]:
     database = database or _new_database(where, app, variant)
+    if where.redis is not None:
+        settings = {"redis": where.redis} | settings
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     name = "competitor" if variant is Variant.PEER else app
     persisted = "ours" if variant in (Variant.NORMAL, Variant.FULL) else "as it is"

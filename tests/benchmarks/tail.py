@@ -10,8 +10,9 @@ from tests.benchmarks.rounds import Plan
 from tests.benchmarks.servers import Server, pair
 from tests.benchmarks.wire import TIMEOUT, Answer, Client, Connection, resume
 
-_RATE = 100.0
-_TARGET_MS = 50.0
+# Events/s, and how old an event may be where it was not written (ms): in SQLite, and with Redis.
+_RATE, _TARGET_MS = 100.0, 50.0
+_REDIS_RATE, _REDIS_TARGET_MS = 200.0, 5.0
 # So many ns after the reader came it has caught up, and what it reads is live.
 _CAUGHT_UP = 300_000_000
 
@@ -29,11 +30,11 @@ def _live(answer: Answer, since: int) -> list[float]:
     return [(read - made) / 1e6 for made, read in events]
 
 
-async def _round(one: Server, two: Server, count: int, streams: int) -> Ages:
+async def _round(one: Server, two: Server, count: int, rate: float, streams: int) -> Ages:
     """Call on one worker so many tools at once, and read each on both."""
 
     async def follow(client: Client) -> tuple[Answer, Answer]:
-        call = client.start("paced", n=count, rate=_RATE)
+        call = client.start("paced", n=count, rate=rate)
         connection = await Connection.open(two.port)
         stack.callback(connection.close)
         request = resume(two.endpoint, client.session, await client.first_id())
@@ -55,7 +56,9 @@ async def _round(one: Server, two: Server, count: int, streams: int) -> Ages:
 
 
 async def live_tail(plan: Plan) -> list[Row]:
-    """The age of an event read on one worker and written on another, at 100 events/s."""
+    """The age of an event read on one worker and written on another, at an even rate."""
+    behind_redis = plan.where.redis is not None
+    rate, most = (_REDIS_RATE, _REDIS_TARGET_MS) if behind_redis else (_RATE, _TARGET_MS)
     count = plan.pick(200, 400)
     rows = []
     for variant in plan.ours(peer=False):
@@ -64,16 +67,16 @@ async def live_tail(plan: Plan) -> list[Row]:
             # A connection that is ended and resumed now and then would measure its client.
             async with pair(plan.where, "sdk", variant, resume_rotate="off") as (one, two):
                 for number in range(plan.rounds + 1):
-                    ages = await _round(one, two, count, streams)
+                    ages = await _round(one, two, count, rate, streams)
                     taken += [ages] if number else []
             for fraction, name in ((0.5, "p50"), (0.99, "p99")):
                 here = [percentile(ages.here, fraction) for ages in taken]
                 there = [percentile(ages.there, fraction) for ages in taken]
-                target, met = at_most(_TARGET_MS, " ms")(median(there))
+                target, met = at_most(most, " ms")(median(there))
                 judged = streams == 1 and fraction == 0.5
                 rows.append(
                     Row(
-                        f"age of an event read elsewhere, {name}, {streams} x 100/s",
+                        f"age of an event read elsewhere, {name}, {streams} x {rate:g}/s",
                         variant,
                         "ms",
                         median(here),

@@ -230,5 +230,21 @@ def postgres(_: Path, fixture: Fixture) -> Store:
     return Store("postgres", {"url": fixture("new_postgres")()})
 
 
-STORES: dict[str, Callable[[Path, Fixture], Store]] = {"sqlite": sqlite, "postgres": postgres}
+def with_redis(below: Callable[[Path, Fixture], Store]) -> Callable[[Path, Fixture], Store]:
+    """The same with the shared Redis in front; a store's keys are its own."""
+
+    def make(directory: Path, fixture: Fixture) -> Store:
+        store = below(directory, fixture)
+        settings = store.settings | {"redis": fixture("redis_url")}
+        return Store(f"{store.name}+redis", settings)
+
+    return make
+
+
+STORES: dict[str, Callable[[Path, Fixture], Store]] = {
+    "sqlite": sqlite,
+    "postgres": postgres,
+    "sqlite+redis": with_redis(sqlite),
+    "postgres+redis": with_redis(postgres),
+}
 """Every kind of store that the library has. A new one is one more line here."""

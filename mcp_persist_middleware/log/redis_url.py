@@ -1,0 +1,185 @@
+"""From `redis=` to a client: every form that a user may write.
+
+    redis://[user:password@]host:port/db               one server; rediss:// with TLS
+    redis+sentinel://[user:password@]host:port,host:port/service/db[?sentinel_password=…]
+    redis+cluster://[user:password@]host:port,host:port
+
+`rediss+sentinel://` and `rediss+cluster://` are the same with TLS.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from mcp_persist_middleware.errors import InvalidSettingError
+
+_PORTS = {"": 6379, "sentinel": 26379, "cluster": 6379}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where Redis is, and how to get in."""
+
+    kind: str
+    """Empty for one server, `sentinel` or `cluster`."""
+    tls: bool
+    hosts: tuple[tuple[str, int], ...]
+    service: str
+    database: int
+    username: str | None
+    password: str | None
+    sentinel_password: str | None
+
+    @property
+    def name(self) -> str:
+        """The URL without its secrets."""
+        scheme = "rediss" if self.tls else "redis"
+        scheme += f"+{self.kind}" if self.kind else ""
+        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        service = f"/{self.service}" if self.service else ""
+        return f"{scheme}://{hosts}{service}" + (
+            "" if self.kind == "cluster" else f"/{self.database}"
+        )
+
+    def _options(self, timeout: float) -> dict[str, Any]:
+        # One more attempt where an idle connection turns out to be closed; the scripts know
+        # their own retry. Nobody waits twice for a server that does not answer.
+        once = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+        options: dict[str, Any] = {
+            "username": self.username,
+            "password": self.password,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "socket_keepalive": True,
+            "retry": once,
+        }
+        return options
+
+    def connect(self, timeout: float, connections: int) -> Any:
+        """A client with at most so many connections; nothing is connected yet."""
+        options = self._options(timeout)
+        match self.kind:
+            case "cluster":
+                return RedisCluster(
+                    startup_nodes=[ClusterNode(host, port) for host, port in self.hosts],
+                    ssl=self.tls,
+                    max_connections=connections,
+                    **options,
+                )
+            case "sentinel":
+                return self._sentinel(options, timeout).master_for(
+                    self.service, db=self.database, ssl=self.tls, **options
+                )
+            case _:
+                return Redis.from_pool(self._pool(options, timeout, connections))
+
+    def _pool(self, options: dict[str, Any], timeout: float, most: int) -> BlockingConnectionPool:
+        (host, port), scheme = self.hosts[0], "rediss" if self.tls else "redis"
+        return BlockingConnectionPool.from_url(
+            f"{scheme}://{_bracketed(host)}:{port}/{self.database}",
+            max_connections=most,
+            timeout=timeout,
+            **options,
+        )
+
+    def _sentinel(self, options: dict[str, Any], timeout: float) -> Sentinel:
+        own = {
+            "socket_timeout": timeout / 2,
+            "socket_connect_timeout": timeout / 2,
+            "password": self.sentinel_password,
+            "retry": options["retry"],
+        }
+        return Sentinel(list(self.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+
+    def listener(self, client: Any, timeout: float) -> Any:
+        """A client for one connection of its own: in a cluster every node hears every message."""
+        if self.kind != "cluster":
+            return self.connect(timeout, 2)
+        node = client.get_random_node()
+        return Redis(host=node.host, port=node.port, ssl=self.tls, **self._options(timeout))
+
+    async def info(self, client: Any, section: str) -> dict[str, Any]:
+        """What the server, or the worst of its nodes, says of itself."""
+        if self.kind != "cluster":
+            info: dict[str, Any] = await client.info(section)
+            return info
+        found = await client.info(section, target_nodes=RedisCluster.PRIMARIES)
+        by_node = (
+            list(found.values()) if all(isinstance(v, dict) for v in found.values()) else [found]
+        )
+        evicting = [n for n in by_node if n.get("maxmemory_policy", "noeviction") != "noeviction"]
+        worst: dict[str, Any] = (evicting or by_node)[0]
+        return worst
+
+
+def parse(text: str) -> Target:
+    """The target that a URL names.
+
+    Raises:
+        InvalidSettingError: it is no such URL. Its text may hold a password and is not shown.
+    """
+    scheme, separator, rest = text.partition("://")
+    secure, _, kind = scheme.partition("+")
+    if not separator or secure not in ("redis", "rediss") or kind not in _PORTS:
+        raise _wrong(
+            scheme, "redis://host:6379/0, or rediss://, redis+sentinel://, redis+cluster://"
+        )
+    try:
+        parts = urlsplit(f"x://{rest}")
+        login, _, places = parts.netloc.rpartition("@")
+        username, _, password = login.partition(":")
+        hosts = tuple(_host(place, _PORTS[kind]) for place in places.split(",") if place)
+        path = [part for part in unquote(parts.path).split("/") if part]
+        service = path.pop(0) if kind == "sentinel" else ""
+        database = int(path.pop(0)) if path else 0
+        query = parse_qs(parts.query, strict_parsing=bool(parts.query))
+        sentinel_password = (
+            query.pop("sentinel_password", [None])[0] if kind == "sentinel" else None
+        )
+    except (ValueError, IndexError) as error:
+        raise _wrong(scheme, _EXPECTED[kind]) from error
+    several = kind != "" or len(hosts) == 1
+    if not hosts or not several or path or query or (kind == "cluster" and database):
+        raise _wrong(scheme, _EXPECTED[kind])
+    return Target(
+        kind,
+        secure == "rediss",
+        hosts,
+        service,
+        database,
+        unquote(username) or None,
+        unquote(password) or None,
+        sentinel_password,
+    )
+
+
+_EXPECTED = {
+    "": "redis://[user:password@]host:port/db, without query",
+    "sentinel": "redis+sentinel://[user:password@]host:port,host:port/service/db"
+    "[?sentinel_password=…]",
+    "cluster": "redis+cluster://[user:password@]host:port,host:port (it has no databases)",
+}
+
+
+def _host(place: str, default: int) -> tuple[str, int]:
+    parts = urlsplit(f"x://{place}")
+    if not parts.hostname:
+        raise ValueError(place)
+    return parts.hostname, parts.port or default
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _wrong(scheme: str, expected: str) -> InvalidSettingError:
+    return InvalidSettingError(
+        name="redis", source="argument", value=f"{scheme[:20]}://…", expected=f"expected {expected}"
+    )

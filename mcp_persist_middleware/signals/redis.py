@@ -1,0 +1,164 @@
+"""Wake-ups through Redis pub/sub: a channel for each topic that somebody here waits for, on one
+connection that is made anew when it breaks. The store's own wake-ups are listened to as well, so
+a Redis that is away costs time and nothing else.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import RedisClusterException, RedisError
+
+from mcp_persist_middleware.signals.base import Subscription, Wakeups
+from mcp_persist_middleware.signals.local import Signal
+
+logger = logging.getLogger(__name__)
+
+# Readers look by themselves about this often: pub/sub loses what is published while nobody is
+# connected.
+_PATIENCE = 1.0
+_IDLE, _AFTER_FAILURE, _CLOSE = 5.0, 0.25, 1.0
+
+
+class RedisWakeups(Wakeups):
+    """Notifies the readers of one event loop.
+
+    Args:
+        inner: the wake-ups of the SQL log below.
+        connect: makes a client for one connection of its own.
+        channel: the channel of a topic.
+    """
+
+    def __init__(
+        self, inner: Wakeups, connect: Callable[[], Any], channel: Callable[[bytes], str]
+    ) -> None:
+        self._inner = inner
+        self._connect = connect
+        self._channel = channel
+        self._subscriptions: dict[bytes, list[Subscription]] = {}
+        self._wanted: dict[bytes, bytes] = {}
+        self._changed = Signal()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._failing = False
+
+    def open(self) -> None:
+        """Subscribers are connected from now on."""
+        self._closed = False
+
+    def subscribe(self, stream: bytes) -> Subscription:
+        subscription = self._inner.subscribe(stream)
+        subscription.patience = min(subscription.patience, _PATIENCE)
+        subscription.on_close(lambda: self._unsubscribe(stream, subscription))
+        self._subscriptions.setdefault(stream, []).append(subscription)
+        self._wanted[self._channel(stream).encode()] = stream
+        if self._task is None and not self._closed:
+            self._task = asyncio.create_task(self._run(), name="mcp-persist-redis-wakeups")
+        self._changed.notify()
+        return subscription
+
+    def _unsubscribe(self, stream: bytes, subscription: Subscription) -> None:
+        mine = self._subscriptions.get(stream, [])
+        if subscription in mine:
+            mine.remove(subscription)
+            if not mine:
+                del self._subscriptions[stream]
+                self._wanted.pop(self._channel(stream).encode(), None)
+                self._changed.notify()
+
+    def notify(self, topic: bytes) -> None:
+        """Wake whoever waits here for a topic."""
+        for subscription in self._subscriptions.get(topic, ()):
+            subscription.notify()
+
+    async def aclose(self) -> None:
+        self._closed = True
+        task, self._task = self._task, None
+        if task is not None:
+            await _stop(task)
+        self._subscriptions.clear()
+        self._wanted.clear()
+
+    async def _run(self) -> None:
+        """Until nobody has waited for a while."""
+        try:
+            while self._wanted:
+                try:
+                    await self._listen()
+                except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+                    if not self._failing:
+                        logger.warning("No wake-ups from Redis for now: %s", type(error).__name__)
+                    self._failing = True
+                    await asyncio.sleep(_AFTER_FAILURE)
+        finally:
+            if self._task is asyncio.current_task():
+                self._task = None
+
+    async def _listen(self) -> None:
+        client = self._connect()
+        pubsub = client.pubsub()
+        following: asyncio.Task[None] | None = None
+        try:
+            # Redis has no connection to listen on without a channel.
+            heard = set(self._wanted)
+            if not heard:
+                return
+            await pubsub.subscribe(*heard)
+            following = asyncio.create_task(
+                self._follow(pubsub, heard), name="mcp-persist-redis-subscribe"
+            )
+            await self._hear(pubsub, following)
+        finally:
+            if following is not None:
+                await _stop(following)
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(_CLOSE):
+                    await pubsub.aclose()
+                    await client.aclose()
+
+    async def _hear(self, pubsub: Any, following: asyncio.Task[None]) -> None:
+        silent = 0
+        while not following.done():
+            message = await pubsub.get_message(timeout=_IDLE)
+            if message is None:
+                silent += 1
+                if not self._wanted:
+                    return
+                if silent > 1:
+                    raise TimeoutError
+                await pubsub.ping()
+                continue
+            silent = 0
+            self._failing = False
+            # What was published before the subscription held is looked for as well.
+            if message["type"] in ("message", "subscribe"):
+                stream = self._wanted.get(message["channel"])
+                if stream is not None:
+                    self.notify(stream)
+        await following
+
+    async def _follow(self, pubsub: Any, heard: set[bytes]) -> None:
+        """Keep the server's list of channels as it is wanted here."""
+        while True:
+            wanted = set(self._wanted)
+            if more := wanted - heard:
+                await pubsub.subscribe(*more)
+            # One stays, or the connection would have nothing to listen to.
+            if fewer := heard - wanted if wanted else set():
+                await pubsub.unsubscribe(*fewer)
+            heard = wanted or heard
+            if wanted == set(self._wanted):
+                await self._changed.wait(_IDLE)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    """The driver does not always let a cancellation through."""
+    for _ in range(3):
+        task.cancel()
+        done, _waiting = await asyncio.wait([task], timeout=_CLOSE)
+        if done:
+            if not task.cancelled():
+                task.exception()
+            return
