@@ -84,7 +84,7 @@ async def begin(
         live = await _take_over(context, record, call.request_id if call is not None else None)
         if live is None:
             return None
-        telemetry.reruns.add(1)
+        telemetry.reruns.add(1, {"namespace": record.owner.namespace})
         logger.info("A request whose worker is gone is run again, as the rerun setting says")
         running = Exchange(context, app, scope, request, nowhere)
         running.go_on(live)

@@ -133,7 +133,7 @@ class Recorder:
         if not self._unanswered:
             self._end(stream, StreamState.COMPLETE, [])
             return
-        telemetry.interrupted.add(1)
+        telemetry.interrupted.add(1, {"namespace": stream.record.owner.namespace})
         data = {"stream": stream.ids.name, "events": stream.last}
         errors = [
             jsonrpc.error(json.loads(key), f"Interrupted: {why}", data, jsonrpc.INTERRUPTED)

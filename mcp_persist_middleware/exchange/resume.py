@@ -42,7 +42,7 @@ async def resume(
     assert position is not None
     verdict = await authorise.ask(context, app, scope, position.kind)
     if verdict.refused:
-        telemetry.resumes.add(1, {"outcome": "refused"})
+        _count(scope, "refused")
         await verdict.pass_on(send)
         return None
     owner = Owner(*place_of(scope), request.session, verdict.principal)
@@ -53,30 +53,34 @@ async def resume(
                 await later(context, "the server is about to stop")(scope, receive, send)
                 return None
             if again.is_wanted(context, record):
-                telemetry.resumes.add(1, {"outcome": "run again"})
+                _count(scope, "run again")
                 return record
             record = await orphans.end(context.log, record, context.settings.ttl, left.seen_at)
         if record is not None:
             position = await _rewound(context.log, position, record)
             request = dataclasses.replace(request, cursor=position)
     except StoreError:
-        telemetry.resumes.add(1, {"outcome": "store failure"})
+        _count(scope, "store failure")
         await later(context)(scope, receive, send)
         return None
     live = context.writer.live.get(position.stream)
     if record is None:
-        telemetry.resumes.add(1, {"outcome": "unknown"})
+        _count(scope, "unknown")
         await _unknown(context, app, scope, request, receive, send)
     elif record.kind is StreamKind.GET:
         await _listen(context, app, scope, request, record, receive, send)
     elif live is None and _is_over(position, record):
-        telemetry.resumes.add(1, {"outcome": "consumed"})
+        _count(scope, "consumed")
         await Response(status_code=204)(scope, receive, send)
     else:
-        telemetry.resumes.add(1, {"outcome": "resumed"})
+        _count(scope, "resumed")
         with telemetry.replay_span(record.trace):
             await _continue(context, scope, request, record, live, Client(receive), send)
     return None
+
+
+def _count(scope: Scope, outcome: str) -> None:
+    telemetry.resumes.add(1, {"namespace": place_of(scope).namespace, "outcome": outcome})
 
 
 async def _listen(
@@ -102,10 +106,10 @@ async def _listen(
         after = _start(position, record, live)
         spot = chain.Spot(record.id, after, live, is_open, record.epoch)
     if spot is None:
-        telemetry.resumes.add(1, {"outcome": "consumed"})
+        _count(scope, "consumed")
         await listen.serve_stream(context, app, scope, request, receive, send)
         return
-    telemetry.resumes.add(1, {"outcome": "resumed"})
+    _count(scope, "resumed")
     owner = record.owner
     key = SessionKey(owner.namespace, owner.path, owner.session)
     with telemetry.replay_span(record.trace):

@@ -43,7 +43,8 @@ async def end(
         assert write.ending is not None
         (outcome,) = await log.append([write])
         if outcome is Outcome.COMMITTED:
-            telemetry.interrupted.add(write.ending.state is StreamState.FAILED)
+            failed = write.ending.state is StreamState.FAILED
+            telemetry.interrupted.add(failed, {"namespace": record.owner.namespace})
             return dataclasses.replace(
                 record,
                 epoch=write.epoch,

@@ -200,8 +200,7 @@ class Writer:
         for (stream, write), outcome in zip(batch, outcomes, strict=True):
             match outcome:
                 case Outcome.COMMITTED:
-                    telemetry.events.add(len(write.events))
-                    telemetry.event_bytes.add(sum(len(event.frame) for event in write.events))
+                    _count(stream, write)
                     stream.commit(write)
                     if not stream.has_work:
                         self._dirty.pop(stream, None)
@@ -269,7 +268,8 @@ class Writer:
 
     def _degrade(self, stream: LiveStream, why: str) -> None:
         if not stream.degraded:
-            telemetry.degraded.add(1, {"reason": why})
+            namespace = stream.record.owner.namespace
+            telemetry.degraded.add(1, {"namespace": namespace, "reason": why})
             logger.warning("A stream goes on without the log: %s.", why)
             stream.degrade()
             if stream.on_lost is not None:
@@ -288,3 +288,9 @@ class Writer:
     def _forget(self, stream: LiveStream) -> None:
         if self.live.pop(stream.record.id, None) is not None:
             telemetry.streams.add(-1)
+
+
+def _count(stream: LiveStream, write: StreamWrite) -> None:
+    where = {"namespace": stream.record.owner.namespace}
+    telemetry.events.add(len(write.events), where)
+    telemetry.event_bytes.add(sum(len(event.frame) for event in write.events), where)

@@ -98,7 +98,8 @@ class Courier:
             raise
         finally:
             topic.close()
-        telemetry.relayed.add(1, {"outcome": _name(outcome)})
+        attributes = {"namespace": record.key.namespace, "outcome": _name(outcome)}
+        telemetry.relayed.add(1, attributes)
         return outcome
 
     async def _put(self, letter: Letter) -> Posted:

@@ -131,7 +131,7 @@ class Registry:
             logger.warning("A session will not outlive this process: %s", error)
             held.is_kept = False
         held.record = dataclasses.replace(held.record, initialize=b"")
-        telemetry.sessions.add(1, {"event": "begun"})
+        telemetry.sessions.add(1, {"namespace": place.namespace, "event": "begun"})
         self._hold(held)
         return held
 
@@ -207,7 +207,7 @@ class Registry:
             record, generation=generation, home=self._worker, initialize=b""
         )
         held = Held(record, inner)
-        telemetry.sessions.add(1, {"event": "revived"})
+        telemetry.sessions.add(1, {"namespace": record.key.namespace, "event": "revived"})
         self._hold(held)
         return held
 
@@ -226,7 +226,7 @@ class Registry:
         """The client has deleted its session: it never comes back, anywhere."""
         key = held.record.key
         self._held.pop(key, None)
-        telemetry.sessions.add(1, {"event": "deleted"})
+        telemetry.sessions.add(1, {"namespace": key.namespace, "event": "deleted"})
         self._deleted.add(key)
         try:
             await self._tell_deleted()

@@ -40,7 +40,7 @@ async def revive(
     question = asgi.question(scope, "POST", without=_SESSION_HEADERS)
     greeted = await asgi.ask(app, question, record.initialize, until=_is_answered)
     if greeted.status in _REFUSALS or greeted.status >= 500:
-        telemetry.sessions.add(1, {"event": "refused"})
+        _count_refused(record)
         return greeted
     inner = headers.get(greeted.headers, headers.SESSION_ID)
     greeting = Greeting.parse(greeted.headers, greeted.body)
@@ -52,7 +52,7 @@ async def revive(
     if changed:
         logger.warning("A session is not brought back: the application's capabilities changed")
     if changed or principal(question) != record.principal:
-        telemetry.sessions.add(1, {"event": "refused"})
+        _count_refused(record)
         await speak.goodbye()
         return None
     for message in _repeated(record):
@@ -64,6 +64,10 @@ async def revive(
     if held is None:
         await speak.goodbye()
     return held
+
+
+def _count_refused(record: SessionRecord) -> None:
+    telemetry.sessions.add(1, {"namespace": record.key.namespace, "event": "refused"})
 
 
 _SESSION_HEADERS = (headers.SESSION_ID, headers.PROTOCOL_VERSION)

@@ -19,6 +19,7 @@ from mcp_persist_middleware import (
     PersistMiddleware,
     StoreError,
 )
+from tests.multiworker.stateful_app import tenant
 from tests.support.scripted import Call, Scripted, persisted, serving
 from tests.support.session import RawSession, last_id
 
@@ -54,6 +55,18 @@ class Telemetry:
     def counted(self, name: str) -> float:
         """By how much an instrument has moved; of a histogram, how many values it has."""
         return self._numbers().get(name, 0) - self._before.get(name, 0)
+
+    def namespaces(self, name: str) -> set[str]:
+        """The namespaces that a counter tells apart."""
+        data = self._reader.get_metrics_data()
+        return {
+            str(point.attributes.get("namespace"))
+            for resource in (data.resource_metrics if data else [])
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == f"mcp_persist.{name}"
+            for point in metric.data.data_points
+        }
 
     def text(self) -> str:
         """Everything that is exported, as text."""
@@ -160,6 +173,19 @@ async def test_no_secret_reaches_a_log_a_span_a_metric_or_an_error(
     assert session.session_id not in exported
     assert "the tool broke" in caplog.text
     assert caplog.text.count("no such table") >= 2
+
+
+async def test_what_a_namespace_does_is_counted_for_it_alone(
+    tmp_store: str, telemetry: Telemetry
+) -> None:
+    async with persisted(Scripted(two=two, crash=crash), tmp_store, namespace=tenant) as (port, _):
+        for name in ("ann-metrics", "bob-metrics"):
+            session = await RawSession.open(port, extra={"x-tenant": name})
+            frames = await (await session.call("two")).take(2)
+            await (await session.get(frames[0].id)).body()
+            await (await session.call("crash")).body()
+    for counter in ("events", "event.bytes", "resumes", "sessions", "streams.interrupted"):
+        assert {"ann-metrics", "bob-metrics"} <= telemetry.namespaces(counter), counter
 
 
 @pytest.mark.parametrize(
