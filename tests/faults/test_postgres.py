@@ -278,7 +278,7 @@ async def test_a_commit_that_was_given_up_and_came_about_keeps_no_answer_from_th
 
     async with Wire(server.port) as wire:
         through = url.replace(str(server.port), str(wire.port))
-        async with persisted(Scripted(stepped=stepped), through, store_timeout=1.0) as (port, held):
+        async with persisted(Scripted(stepped=stepped), through, store_timeout=3.0) as (port, held):
             session = await RawSession.open(port)
             response = await session.call("stepped")
             steps.release()
