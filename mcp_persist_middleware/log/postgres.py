@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-import asyncpg
 from sqlalchemy import URL, ColumnElement, Table, select, text, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -93,7 +92,7 @@ class PostgresLog(SqlLog):
         except ConfigurationError:
             await self.aclose()
             raise
-        except (OSError, SQLAlchemyError, asyncpg.PostgresError, StoreError) as error:
+        except (OSError, SQLAlchemyError, StoreError, *postgres_engine.DRIVER_ERRORS) as error:
             await self.aclose()
             cause = error.__cause__ or error
             if isinstance(error, StoreError) and error.__cause__ is None:

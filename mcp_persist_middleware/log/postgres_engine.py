@@ -22,6 +22,9 @@ _CLOSE_SECONDS = 0.5
 # What the driver takes as an argument; everything else in a URL's query is libpq's.
 _ARGUMENTS = {"host", "port", "prepared_statement_cache_size", "statement_cache_size"}
 
+# What the driver raises; the last one where a server said farewell to a connection in its rest.
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 ConnectRaw = Callable[[], Awaitable[tuple[AsyncConnection, Any]]]
 
 
@@ -101,15 +104,13 @@ async def answering(name: str, timeout: float) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise StoreError(url=name, reason=f"no answer in {timeout:g} s") from error
-    except (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (SQLAlchemyError, OSError, *DRIVER_ERRORS) as error:
         raise StoreError(url=name, reason=reason(error)) from error
 
 
 async def drop(connection: AsyncConnection) -> None:
     """Close a connection for good, whatever state it is in."""
-    with contextlib.suppress(
-        SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError
-    ):
+    with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError, *DRIVER_ERRORS):
         async with asyncio.timeout(2 * _CLOSE_SECONDS):
             await connection.invalidate()
             await connection.close()

@@ -47,9 +47,12 @@ async def _answering(
 
 
 def _driver_errors() -> tuple[type[Exception], ...]:
-    """What a driver raises by itself where SQLAlchemy does not translate it: at a connect."""
+    """What a driver raises by itself where SQLAlchemy does not translate it: at a connect, or
+    on a connection to which the server said farewell."""
     asyncpg: Any = sys.modules.get("asyncpg")
-    return () if asyncpg is None else (asyncpg.PostgresError, asyncpg.InterfaceError)
+    if asyncpg is None:
+        return ()
+    return asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
 
 
 @contextlib.asynccontextmanager
@@ -85,7 +88,7 @@ class OwnConnection:
 
     async def aclose(self) -> None:
         """Close it, unless it hangs: then it is left to the driver."""
-        with contextlib.suppress(TimeoutError, SQLAlchemyError, OSError):
+        with contextlib.suppress(TimeoutError, SQLAlchemyError, OSError, *_driver_errors()):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 if self._open is not None:
                     await self._open.close()

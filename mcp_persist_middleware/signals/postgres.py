@@ -44,6 +44,7 @@ _TROUBLE = (
     StoreError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
 )
 
 Connect = Callable[[], Awaitable[tuple[AsyncConnection, Any]]]
