@@ -1,6 +1,8 @@
 """Where sessions meet exchanges: a request of a session is served here, or where the session is."""
 
+import asyncio
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # A session that moves more often than this while one request looks for it is not found by it.
 _MOVES = 4
+_ASK_AGAIN = 0.1
 _TRACE = (b"traceparent", b"tracestate")
 
 
@@ -86,15 +89,31 @@ class Request:
     async def _try_relay(self) -> Reply | Undelivered | None:
         """What has become of it on another worker; None when it is to be served here."""
         try:
-            record = await self._elsewhere()
-            if record is None:
-                return None
-            if not await self._may_cross(record):
-                return NotRun(forsaken=True)
-            return await self._relay(record)
+            record = await self._found()
+            return await self._relay(record) if isinstance(record, SessionRecord) else record
         except StoreError as error:
             logger.warning("The worker of a session cannot be found or reached: %s", error)
             return Undelivered.LATE
+
+    async def _found(self) -> SessionRecord | NotRun | None:
+        """The session, if this request is to be put to another worker. Nothing has been posted
+        yet, so a store that stumbles is asked again; one that is known to be away is not.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        context = self.parts.exchanges
+        until = time.monotonic() + context.settings.store_timeout
+        while True:
+            try:
+                record = await self._elsewhere()
+                crosses = record is None or await self._may_cross(record)
+            except StoreError:
+                if context.writer.is_down or time.monotonic() + _ASK_AGAIN >= until:
+                    raise
+            else:
+                return record if crosses else NotRun(forsaken=True)
+            await asyncio.sleep(_ASK_AGAIN)
 
     async def _elsewhere(self) -> SessionRecord | None:
         """The session, if it is to be looked for on another worker."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.sqlite_inbox import SqliteInbox
+from mcp_persist_middleware.log.sqlite_inbox import SqliteInbox, SqliteSessions
 from mcp_persist_middleware.model import Letter, Posted
 from tests.multiworker.test_relay import value
 from tests.multiworker.test_relay_settings import two
@@ -110,3 +110,15 @@ async def test_a_full_inbox_refuses_and_says_when_to_come_back(
         assert (response.status, response.headers["retry-after"]) == (503, "1")
         monkeypatch.setattr(SqliteInbox, "put", real)
         assert (await value(await session.call("count")))["calls"] == 1
+
+
+async def test_a_session_that_cannot_be_looked_up_for_a_moment_is_looked_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one)
+        session.port = other
+        stumbling = Stumbling(SqliteSessions.find, 2, after=False)
+        monkeypatch.setattr(SqliteSessions, "find", stumbling.method())
+        assert (await value(await session.call("count")))["calls"] == 1
+        assert stumbling.left == 0
