@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from mcp_persist_middleware.log.redis_scripts import Call, Keys
 from mcp_persist_middleware.log.redis_tail import Tail, Tails
 from mcp_persist_middleware.log.redis_takeover import Drain
 from mcp_persist_middleware.model import Outcome, StreamWrite
+
+logger = logging.getLogger(__name__)
 
 # Of what SQL has, so many events stay in Redis for readers that are a little behind.
 _KEPT = 256
@@ -133,7 +136,9 @@ class Appender:
         except RedisAwayError:
             await self._back_to_sql(keys, entries, outcomes)
             return
-        if self._durability == "replica" and replies.pop() != 1:
+        if self._durability == "replica" and not _is_replicated(replies.pop()):
+            if not self._no_replica_until:
+                logger.warning("No replica of Redis answers; events wait for SQL while that is so.")
             self._no_replica_until = time.monotonic() + _NO_REPLICA
             await self._back_to_sql(keys, entries, outcomes)
             return
@@ -281,6 +286,10 @@ class Appender:
 def _adds(write: StreamWrite) -> bool:
     """Whether an entry adds events to a stream and does nothing else."""
     return not (write.create or write.ending or write.trim or write.takes_over is not None)
+
+
+def _is_replicated(reply: Any) -> bool:
+    return isinstance(reply, int) and reply >= 1
 
 
 def _append(keys: Keys, tail: Tail, write: StreamWrite, *, begins: bool) -> Call:

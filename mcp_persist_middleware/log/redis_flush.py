@@ -14,9 +14,9 @@ from mcp_persist_middleware.model import Event, Outcome, StreamWrite
 
 logger = logging.getLogger(__name__)
 
-# How long an event waits for others to go with it, how many go together, and how long after a
-# failure the next attempt comes (seconds).
-_DELAY, _BATCH, _PAUSE = 0.05, 1024, 0.1
+# How long an event waits for others to go with it, how many go together (an end of a stream waits
+# for as many at most), and how long after a failure the next attempt comes (seconds).
+_DELAY, _BATCH, _PAUSE = 0.05, 512, 0.1
 _PAGE = (1024, 16 * 1024 * 1024)
 
 
