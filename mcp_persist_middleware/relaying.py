@@ -87,33 +87,28 @@ class Request:
         return self.receive if self._client is None else self._client.receive
 
     async def _try_relay(self) -> Reply | Undelivered | None:
-        """What has become of it on another worker; None when it is to be served here."""
-        try:
-            record = await self._found()
-            return await self._relay(record) if isinstance(record, SessionRecord) else record
-        except StoreError as error:
-            logger.warning("The worker of a session cannot be found or reached: %s", error)
-            return Undelivered.LATE
-
-    async def _found(self) -> SessionRecord | NotRun | None:
-        """The session, if this request is to be put to another worker. Nothing has been posted
-        yet, so a store that stumbles is asked again; one that is known to be away is not.
-
-        Raises:
-            StoreError: the store does not answer.
+        """What has become of it on another worker; None when it is to be served here. Where the
+        store fails nothing has been posted, so one that stumbles is asked again; one that is known
+        to be away is not.
         """
         context = self.parts.exchanges
         until = time.monotonic() + context.settings.store_timeout
         while True:
             try:
-                record = await self._elsewhere()
-                crosses = record is None or await self._may_cross(record)
-            except StoreError:
+                return await self._relayed()
+            except StoreError as error:
                 if context.writer.is_down or time.monotonic() + _ASK_AGAIN >= until:
-                    raise
-            else:
-                return record if crosses else NotRun(forsaken=True)
+                    logger.warning("The worker of a session cannot be found or reached: %s", error)
+                    return Undelivered.LATE
             await asyncio.sleep(_ASK_AGAIN)
+
+    async def _relayed(self) -> Reply | Undelivered | None:
+        record = await self._elsewhere()
+        if record is None:
+            return None
+        if not await self._may_cross(record):
+            return NotRun(forsaken=True)
+        return await self._relay(record)
 
     async def _elsewhere(self) -> SessionRecord | None:
         """The session, if it is to be looked for on another worker."""

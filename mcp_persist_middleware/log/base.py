@@ -158,6 +158,11 @@ class Inbox(ABC):
         """Remove a letter that still waits; False when it is too late for that."""
 
     @abstractmethod
+    async def bar(self, letter: bytes, deadline: float) -> bool:
+        """See that a letter whose posting was not answered is not posted by it later, until the
+        deadline; False when it is in the inbox already. After that `put` raises `StoreError`."""
+
+    @abstractmethod
     async def answer(self, letter: bytes, worker: str, reply: bytes, deadline: float) -> bool:
         """Answer a letter that this worker has claimed, once; the reply is kept until the
         deadline. False when there is nothing to answer."""

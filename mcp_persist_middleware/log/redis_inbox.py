@@ -45,6 +45,9 @@ class WokenInbox(Inbox):
     async def withdraw(self, letter: bytes) -> bool:
         return await self._inner.withdraw(letter)
 
+    async def bar(self, letter: bytes, deadline: float) -> bool:
+        return await self._inner.bar(letter, deadline)
+
     async def answer(self, letter: bytes, worker: str, reply: bytes, deadline: float) -> bool:
         answered = await self._inner.answer(letter, worker, reply, deadline)
         if answered:

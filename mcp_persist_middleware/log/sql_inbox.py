@@ -14,7 +14,9 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import IntegrityError
 
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import Inbox
 from mcp_persist_middleware.log.sql_store import SqlStore
 from mcp_persist_middleware.model import Letter, LetterState, LetterStatus, Posted, SessionKey
@@ -60,7 +62,11 @@ class SqlInbox(Inbox):
         some = select(c.id).where(*self._of(letter.worker, _WAITING)).limit(most).subquery()
         waiting = select(func.count()).select_from(some).scalar_subquery()
         allowed = select(*row).where(exists(self._at_home(letter)), waiting < most)
-        if await self._store.execute(insert(self._table).from_select(list(values), allowed)):
+        try:
+            put = await self._store.execute(insert(self._table).from_select(list(values), allowed))
+        except IntegrityError as error:
+            raise StoreError(url=self._store.name, reason="the letter was barred") from error
+        if put:
             return Posted.WAITING
         found = await self._store.first(self._at_home(letter))
         return Posted.MOVED if found is None else Posted.FULL
@@ -109,6 +115,17 @@ class SqlInbox(Inbox):
         c = self._table.c
         waiting = delete(self._table).where(c.id == letter, c.state == _WAITING)
         return await self._store.execute(waiting) == 1
+
+    async def bar(self, letter: bytes, deadline: float) -> bool:
+        # A row that is nobody's takes the key; whoever comes second fails.
+        nobody = {"namespace": "", "path": "", "session": "", "worker": "", "generation": 0}
+        empty = {"sealed": False, "content": b"", "reply": b""}
+        row = {"id": letter, "state": _ANSWERED, "deadline": deadline, **nobody, **empty}
+        try:
+            await self._store.execute(insert(self._table).values(row))
+        except IntegrityError:
+            return False
+        return True
 
     async def answer(self, letter: bytes, worker: str, reply: bytes, deadline: float) -> bool:
         c = self._table.c

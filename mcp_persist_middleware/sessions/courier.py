@@ -112,10 +112,11 @@ class Courier:
             raise
 
     async def _is_posted(self, letter: Letter) -> bool:
-        """Whether a letter may be on its way in spite of all."""
+        """Whether a letter may be on its way in spite of all, or still get there."""
         try:
-            withdrawn = await self._inbox.withdraw(letter.id)
-            return not withdrawn and await self._inbox.look(letter.id) is not None
+            if await self._inbox.bar(letter.id, letter.deadline):
+                return False
+            return not await self._inbox.withdraw(letter.id)
         except StoreError:
             return True
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.redis import RedisLog
 from mcp_persist_middleware.log.sql import SqlLog
@@ -147,6 +148,35 @@ async def test_a_late_letter_is_not_claimed_and_is_purged(log: EventLog) -> None
     assert await log.inbox.purge(NOW + 9, 10) == 0
     assert await log.inbox.purge(NOW + 11, 10) == 1
     assert await log.inbox.look(sent.id) is None
+
+
+async def test_a_letter_that_was_barred_is_never_posted(log: EventLog, other: EventLog) -> None:
+    await session(log)
+    sent = letter()
+    assert await log.inbox.bar(sent.id, NOW + 10)
+    assert not await other.inbox.bar(sent.id, NOW + 10)
+    with pytest.raises(StoreError):
+        await other.inbox.put(sent, 10)
+    assert await claim(log, "one") == []
+    assert await log.inbox.purge(NOW + 5, 100) == 0
+    assert await log.inbox.purge(NOW + 11, 100) == 1
+    posted = letter()
+    assert await log.inbox.put(posted, 10) is Posted.WAITING
+    assert not await other.inbox.bar(posted.id, NOW + 10)
+    assert [each.id for each in await claim(log, "one")] == [posted.id]
+
+
+@pytest.mark.parametrize("first", ["put", "bar"])
+async def test_of_a_post_and_its_bar_one_holds(log: EventLog, other: EventLog, first: str) -> None:
+    await session(log)
+    for _ in range(20):
+        sent = letter()
+        both = [log.inbox.put(sent, 100), other.inbox.bar(sent.id, NOW + 10)]
+        done = await asyncio.gather(*both[:: 1 if first == "put" else -1], return_exceptions=True)
+        put, barred = done if first == "put" else done[::-1]
+        assert (put is Posted.WAITING) == (barred is False)
+        assert isinstance(put, StoreError) == (barred is True)
+    await claim(log, "one")
 
 
 async def test_of_all_who_claim_or_withdraw_at_once_one_gets_the_letter(

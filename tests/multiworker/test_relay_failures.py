@@ -82,16 +82,52 @@ async def test_a_claim_whose_outcome_was_never_heard_is_given_back_and_run_once(
         assert not deaf
 
 
+async def test_a_request_that_cannot_be_posted_for_a_moment_is_posted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one)
+        session.port = other
+        stumbling = Stumbling(SqliteInbox.put, 2, after=False)
+        monkeypatch.setattr(SqliteInbox, "put", stumbling.method())
+        assert (await value(await session.call("count")))["calls"] == 1
+        assert stumbling.left == 0
+
+
 async def test_a_request_that_cannot_be_posted_is_refused_and_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with two(tmp_path) as (one, other):
         session = await RawSession.open(one)
         session.port = other
-        stumbling = Stumbling(SqliteInbox.put, 1, after=False)
+        stumbling = Stumbling(SqliteInbox.put, 1000, after=False)
         monkeypatch.setattr(SqliteInbox, "put", stumbling.method())
         response = await session.call("count")
         assert (response.status, response.headers["retry-after"]) == (503, "1")
+        stumbling.left = 0
+        assert (await value(await session.call("count")))["calls"] == 1
+
+
+async def test_a_request_that_was_not_run_is_not_run_by_a_store_that_is_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[Any] = []
+    real = SqliteInbox.put
+
+    async def put(inbox: SqliteInbox, *arguments: Any) -> Posted:
+        late.append((inbox, arguments))
+        raise StoreError(url="events.db", reason="it says nothing, and goes on")
+
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one)
+        session.port = other
+        monkeypatch.setattr(SqliteInbox, "put", put)
+        assert (await session.call("count")).status == 503
+        monkeypatch.setattr(SqliteInbox, "put", real)
+        assert late
+        for inbox, arguments in late:
+            with pytest.raises(StoreError):
+                await inbox.put(*arguments)
         assert (await value(await session.call("count")))["calls"] == 1
 
 
