@@ -14,7 +14,7 @@ from mcp_persist_middleware.errors import (
     MissingDriverError,
 )
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.settings import Settings
 
 
@@ -84,7 +84,8 @@ def _redis_in_front(inner: EventLog, settings: Settings) -> EventLog:
         scheme = (settings.redis or "").partition("://")[0]
         raise MissingDriverError(url=f"{scheme}://…", driver="redis", extra="redis")
     # The driver is an extra.
-    from mcp_persist_middleware.log import redis, redis_url  # noqa: PLC0415
+    from mcp_persist_middleware.log.redis import log as redis  # noqa: PLC0415
+    from mcp_persist_middleware.log.redis import url as redis_url  # noqa: PLC0415
 
     target = redis_url.parse(settings.redis or "")
     if target.kind == "cluster" and settings.redis_durability == "replica":
@@ -126,7 +127,7 @@ def _shown(url: URL) -> str:
 
 def _postgres(url: URL, settings: Settings) -> EventLog:
     # The driver comes with an extra: without it nobody may import what needs it.
-    postgres = importlib.import_module("mcp_persist_middleware.log.postgres")
+    postgres = importlib.import_module("mcp_persist_middleware.log.postgres.log")
     log: EventLog = postgres.PostgresLog(
         url,
         prefix=settings.table_prefix,

@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import Limits, LiveStream
-from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import (
     Ending,

@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from mcp_persist_middleware.log import connect
-from mcp_persist_middleware.log.redis import RedisLog
+from mcp_persist_middleware.log.redis.log import RedisLog
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.settings import Settings
 from tests.contract.builders import direct

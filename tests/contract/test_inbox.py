@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.redis import RedisLog
-from mcp_persist_middleware.log.sql import SqlLog
-from mcp_persist_middleware.log.sql_inbox import SqlInbox
-from mcp_persist_middleware.log.sql_sessions import SqlSessions
+from mcp_persist_middleware.log.redis.log import RedisLog
+from mcp_persist_middleware.log.sql.inbox import SqlInbox
+from mcp_persist_middleware.log.sql.log import SqlLog
+from mcp_persist_middleware.log.sql.sessions import SqlSessions
 from mcp_persist_middleware.model import (
     Letter,
     LetterState,

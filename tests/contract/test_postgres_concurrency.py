@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log import postgres_batch
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.postgres import PostgresLog
+from mcp_persist_middleware.log.postgres import batch as postgres_batch
+from mcp_persist_middleware.log.postgres.log import PostgresLog
 from mcp_persist_middleware.model import (
     LetterState,
     Posted,

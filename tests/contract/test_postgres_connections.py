@@ -21,9 +21,10 @@ from mcp_persist_middleware.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from mcp_persist_middleware.log import connect, postgres_engine
-from mcp_persist_middleware.log.postgres import PostgresLog
-from mcp_persist_middleware.log.sql_sessions import SqlSessions
+from mcp_persist_middleware.log import connect
+from mcp_persist_middleware.log.postgres import engine as postgres_engine
+from mcp_persist_middleware.log.postgres.log import PostgresLog
+from mcp_persist_middleware.log.sql.sessions import SqlSessions
 from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.settings import Settings
 from tests.contract.builders import COMMITTED, add, events, new, numbers, record

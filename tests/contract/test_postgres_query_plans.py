@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.postgres import PostgresLog
+from mcp_persist_middleware.log.postgres.log import PostgresLog
 from tests.contract.builders import COMMITTED, add, ending, events, new, record
 from tests.contract.conftest import Factory
 from tests.contract.postgres import somebody

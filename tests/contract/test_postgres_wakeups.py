@@ -10,7 +10,7 @@ import pytest
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
-from mcp_persist_middleware.log.postgres import PostgresLog
+from mcp_persist_middleware.log.postgres.log import PostgresLog
 from mcp_persist_middleware.signals import postgres
 from tests.contract.builders import add, events, new, record
 from tests.contract.postgres import listeners, somebody

@@ -11,7 +11,7 @@ import pytest
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log import orphans
-from mcp_persist_middleware.log import redis_scripts as scripts
+from mcp_persist_middleware.log.redis import scripts
 from mcp_persist_middleware.model import Event, EventKind, StreamState
 from tests.contract.builders import (
     ALL,
@@ -374,7 +374,7 @@ async def test_sql_that_is_away_stops_the_acknowledging_before_the_worker_may_be
 async def test_the_backlog_is_bounded_and_waits_for_sql(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcp_persist_middleware.log.redis_tail._MAX_EVENTS", 100)
+    monkeypatch.setattr("mcp_persist_middleware.log.redis.tail._MAX_EVENTS", 100)
     stream = record()
     async with place.worker("one") as one:
         await one.append([new(stream)])

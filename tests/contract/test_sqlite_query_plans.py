@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from mcp_persist_middleware.log.schema import tables
-from mcp_persist_middleware.log.sql_inbox import SqlInbox
-from mcp_persist_middleware.log.sqlite import SqliteLog
-from mcp_persist_middleware.log.sqlite_batch import Statements
-from mcp_persist_middleware.log.sqlite_inbox import SqliteInbox
-from mcp_persist_middleware.log.sqlite_read import Reads
+from mcp_persist_middleware.log.sql.inbox import SqlInbox
+from mcp_persist_middleware.log.sql.schema import tables
+from mcp_persist_middleware.log.sqlite.batch import Statements
+from mcp_persist_middleware.log.sqlite.inbox import SqliteInbox
+from mcp_persist_middleware.log.sqlite.log import SqliteLog
+from mcp_persist_middleware.log.sqlite.read import Reads
 from mcp_persist_middleware.model import SessionKey
 from tests.contract.builders import add, direct, ending, events, new, record
 from tests.contract.test_inbox import KEY, NOW, letter, session

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
-from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.model import Event, EventKind
 from tests.contract.builders import COMMITTED, direct, ending, events, new, numbers, record
 from tests.contract.conftest import Factory

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware import worker
-from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.protocol import event_id
 from tests.support.processes import mcp_server

@@ -10,7 +10,7 @@ import pytest
 
 from mcp_persist_middleware.log.connect import make_log
 from mcp_persist_middleware.log.live import Limits, LiveStream
-from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import (
     Event,

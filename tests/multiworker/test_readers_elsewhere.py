@@ -14,7 +14,7 @@ import pytest
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log import attendance
-from mcp_persist_middleware.log.sqlite import SqliteLog
+from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.signals import postgres
 from mcp_persist_middleware.signals import sqlite as wakeups
 from tests.support.scripted import Call, Scripted, persisted, until

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.sqlite_inbox import SqliteInbox, SqliteSessions
+from mcp_persist_middleware.log.sqlite.inbox import SqliteInbox, SqliteSessions
 from mcp_persist_middleware.model import Letter, Posted
 from tests.multiworker.test_relay import value
 from tests.multiworker.test_relay_settings import two

@@ -2,12 +2,12 @@
 
 import time
 
-from mcp_persist_middleware.log import redis_scripts as scripts
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.redis_client import RedisAwayError, RedisClient
-from mcp_persist_middleware.log.redis_scripts import Call, Keys
-from mcp_persist_middleware.log.redis_tail import page
-from mcp_persist_middleware.log.redis_takeover import checked
+from mcp_persist_middleware.log.redis import scripts
+from mcp_persist_middleware.log.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.log.redis.scripts import Call, Keys
+from mcp_persist_middleware.log.redis.tail import page
+from mcp_persist_middleware.log.redis.takeover import checked
 from mcp_persist_middleware.model import Event, StreamState
 
 _CHUNKS = 8

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mcp_persist_middleware.log import codec
-from mcp_persist_middleware.log.schema import Tables
+from mcp_persist_middleware.log.sql.schema import Tables
 from mcp_persist_middleware.model import Event, EventKind
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Protocol, TypeVar
 
-from mcp_persist_middleware.log.sql_inbox import SqlInbox, letter_of
-from mcp_persist_middleware.log.sql_sessions import SqlSessions, session_of
-from mcp_persist_middleware.log.sql_store import SqlStore
+from mcp_persist_middleware.log.sql.inbox import SqlInbox, letter_of
+from mcp_persist_middleware.log.sql.sessions import SqlSessions, session_of
+from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.model import (
     Letter,
     LetterState,

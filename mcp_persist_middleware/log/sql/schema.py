@@ -18,7 +18,7 @@ from sqlalchemy import (
     Table,
 )
 
-from mcp_persist_middleware.log.text import Text
+from mcp_persist_middleware.log.sql.text import Text
 
 VERSION = 1
 

@@ -10,12 +10,13 @@ from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware.errors import SchemaVersionError
-from mcp_persist_middleware.log import codec, schema
+from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.log.base import EventLog, Purged, WorkerTable
-from mcp_persist_middleware.log.sql_inbox import SqlInbox
-from mcp_persist_middleware.log.sql_sessions import SqlSessions
-from mcp_persist_middleware.log.sql_store import SqlStore
-from mcp_persist_middleware.log.sql_workers import (
+from mcp_persist_middleware.log.sql import schema
+from mcp_persist_middleware.log.sql.inbox import SqlInbox
+from mcp_persist_middleware.log.sql.sessions import SqlSessions
+from mcp_persist_middleware.log.sql.store import SqlStore
+from mcp_persist_middleware.log.sql.workers import (
     OwnConnection,
     SqlWorkers,
     engine_of_its_own,

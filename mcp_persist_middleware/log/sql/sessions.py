@@ -8,7 +8,7 @@ from sqlalchemy import and_, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from mcp_persist_middleware.log.base import Sessions
-from mcp_persist_middleware.log.sql_store import SqlStore
+from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.model import LetterState, Listening, SessionKey, SessionRecord
 
 # Of a segment's id; and how many segments a session is known by.

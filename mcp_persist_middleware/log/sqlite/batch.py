@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import Table
 
 from mcp_persist_middleware.log import codec
-from mcp_persist_middleware.log.schema import Tables
+from mcp_persist_middleware.log.sql.schema import Tables
 from mcp_persist_middleware.model import EventKind, Outcome, StreamRecord, StreamState, StreamWrite
 
 _COLUMNS = 6

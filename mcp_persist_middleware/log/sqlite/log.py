@@ -21,12 +21,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
 from mcp_persist_middleware.log.base import Purged
-from mcp_persist_middleware.log.sql import SqlLog
-from mcp_persist_middleware.log.sql_workers import reason
-from mcp_persist_middleware.log.sqlite_batch import Batch, Statements
-from mcp_persist_middleware.log.sqlite_inbox import SqliteInbox, SqliteSessions
-from mcp_persist_middleware.log.sqlite_read import Reads
-from mcp_persist_middleware.log.sqlite_workers import WorkerLocks
+from mcp_persist_middleware.log.sql.log import SqlLog
+from mcp_persist_middleware.log.sql.workers import reason
+from mcp_persist_middleware.log.sqlite.batch import Batch, Statements
+from mcp_persist_middleware.log.sqlite.inbox import SqliteInbox, SqliteSessions
+from mcp_persist_middleware.log.sqlite.read import Reads
+from mcp_persist_middleware.log.sqlite.workers import WorkerLocks
 from mcp_persist_middleware.model import Event, Outcome, StreamWrite
 from mcp_persist_middleware.signals.base import Wakeups
 from mcp_persist_middleware.signals.sqlite import DataVersion

@@ -13,8 +13,8 @@ from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
 from mcp_persist_middleware.log import codec
-from mcp_persist_middleware.log.schema import Tables
-from mcp_persist_middleware.log.text import escape
+from mcp_persist_middleware.log.sql.schema import Tables
+from mcp_persist_middleware.log.sql.text import escape
 from mcp_persist_middleware.model import EventKind, Outcome, StreamState, StreamWrite
 
 # What a poisoned entry raises, as opposed to a store in trouble.

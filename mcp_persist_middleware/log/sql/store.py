@@ -12,8 +12,8 @@ from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from mcp_persist_middleware.log import schema
-from mcp_persist_middleware.log.sql_workers import connected
+from mcp_persist_middleware.log.sql import schema
+from mcp_persist_middleware.log.sql.workers import connected
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ write it; sessions, workers, letters and retention are there alone. In between, 
 stream are acknowledged by Redis, and a flush moves them to SQL some 50 ms later. Until SQL has
 them the worker that wrote them keeps them in its memory too. So whatever happens to Redis costs
 nothing while that worker lives, and whatever happens to the worker costs nothing while Redis
-lives: another worker drains what it left (`redis_takeover`).
+lives: another worker drains what it left (`takeover`).
 
 The invariant that everything rests on: what Redis has of a stream is a run of consecutive events,
 and SQL has all before that run. Where the run is not what its writer has left there (Redis was
@@ -22,7 +22,6 @@ from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log import redis_scripts as scripts
 from mcp_persist_middleware.log.base import (
     EventLog,
     Inbox,
@@ -30,15 +29,16 @@ from mcp_persist_middleware.log.base import (
     Sessions,
     WorkerTable,
 )
-from mcp_persist_middleware.log.redis_append import Appender
-from mcp_persist_middleware.log.redis_client import RedisAwayError, RedisClient
-from mcp_persist_middleware.log.redis_flush import Flusher
-from mcp_persist_middleware.log.redis_inbox import WokenInbox
-from mcp_persist_middleware.log.redis_read import Reader
-from mcp_persist_middleware.log.redis_scripts import Call, Keys
-from mcp_persist_middleware.log.redis_tail import Tail, Tails, page
-from mcp_persist_middleware.log.redis_takeover import Drain, Index
-from mcp_persist_middleware.log.redis_url import Target
+from mcp_persist_middleware.log.redis import scripts
+from mcp_persist_middleware.log.redis.append import Appender
+from mcp_persist_middleware.log.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.log.redis.flush import Flusher
+from mcp_persist_middleware.log.redis.inbox import WokenInbox
+from mcp_persist_middleware.log.redis.read import Reader
+from mcp_persist_middleware.log.redis.scripts import Call, Keys
+from mcp_persist_middleware.log.redis.tail import Tail, Tails, page
+from mcp_persist_middleware.log.redis.takeover import Drain, Index
+from mcp_persist_middleware.log.redis.url import Target
 from mcp_persist_middleware.model import Beat, Event, Outcome, StreamRecord, StreamWrite
 from mcp_persist_middleware.signals.base import Wakeups
 from mcp_persist_middleware.signals.redis import RedisWakeups

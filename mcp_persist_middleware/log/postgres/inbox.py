@@ -7,10 +7,10 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.dialects import postgresql
 
-from mcp_persist_middleware.log.sql_inbox import SqlInbox, letter_of
-from mcp_persist_middleware.log.sql_sessions import SqlSessions, session_of
-from mcp_persist_middleware.log.sql_store import SqlStore
-from mcp_persist_middleware.log.text import escape, unescape
+from mcp_persist_middleware.log.sql.inbox import SqlInbox, letter_of
+from mcp_persist_middleware.log.sql.sessions import SqlSessions, session_of
+from mcp_persist_middleware.log.sql.store import SqlStore
+from mcp_persist_middleware.log.sql.text import escape, unescape
 from mcp_persist_middleware.model import (
     Letter,
     LetterState,

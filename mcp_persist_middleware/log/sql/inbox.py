@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import Inbox
-from mcp_persist_middleware.log.sql_store import SqlStore
+from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.model import Letter, LetterState, LetterStatus, Posted, SessionKey
 
 _WAITING, _CLAIMED, _ANSWERED = (int(state) for state in LetterState)

@@ -4,10 +4,10 @@ import time
 from typing import Any
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.log import redis_scripts as scripts
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.redis_client import RedisAwayError, RedisClient
-from mcp_persist_middleware.log.redis_scripts import Call, Keys
+from mcp_persist_middleware.log.redis import scripts
+from mcp_persist_middleware.log.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.log.redis.scripts import Call, Keys
 from mcp_persist_middleware.model import Event, Outcome, StreamWrite
 
 _CHUNKS = 32

@@ -14,13 +14,13 @@ from mcp_persist_middleware.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from mcp_persist_middleware.log import postgres_engine
 from mcp_persist_middleware.log.base import Purged
-from mcp_persist_middleware.log.postgres_batch import Batch, Statements
-from mcp_persist_middleware.log.postgres_inbox import PostgresInbox, PostgresSessions
-from mcp_persist_middleware.log.postgres_read import Reads
-from mcp_persist_middleware.log.sql import SqlLog
-from mcp_persist_middleware.log.sql_workers import reason
+from mcp_persist_middleware.log.postgres import engine as postgres_engine
+from mcp_persist_middleware.log.postgres.batch import Batch, Statements
+from mcp_persist_middleware.log.postgres.inbox import PostgresInbox, PostgresSessions
+from mcp_persist_middleware.log.postgres.read import Reads
+from mcp_persist_middleware.log.sql.log import SqlLog
+from mcp_persist_middleware.log.sql.workers import reason
 from mcp_persist_middleware.model import Event, Outcome, StreamWrite
 from mcp_persist_middleware.signals.base import Wakeups
 from mcp_persist_middleware.signals.postgres import Notifications

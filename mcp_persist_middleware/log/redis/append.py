@@ -11,13 +11,13 @@ from typing import Any
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log import redis_scripts as scripts
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.redis_client import RedisAwayError, RedisClient
-from mcp_persist_middleware.log.redis_flush import Flusher
-from mcp_persist_middleware.log.redis_scripts import Call, Keys
-from mcp_persist_middleware.log.redis_tail import Tail, Tails
-from mcp_persist_middleware.log.redis_takeover import Drain
+from mcp_persist_middleware.log.redis import scripts
+from mcp_persist_middleware.log.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.log.redis.flush import Flusher
+from mcp_persist_middleware.log.redis.scripts import Call, Keys
+from mcp_persist_middleware.log.redis.tail import Tail, Tails
+from mcp_persist_middleware.log.redis.takeover import Drain
 from mcp_persist_middleware.model import Outcome, StreamWrite
 
 logger = logging.getLogger(__name__)

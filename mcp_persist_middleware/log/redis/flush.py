@@ -9,7 +9,7 @@ from collections.abc import Callable
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.redis_tail import Tail, Tails
+from mcp_persist_middleware.log.redis.tail import Tail, Tails
 from mcp_persist_middleware.model import Event, Outcome, StreamWrite
 
 logger = logging.getLogger(__name__)

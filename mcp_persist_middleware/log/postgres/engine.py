@@ -14,7 +14,7 @@ from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mcp_persist_middleware.errors import ConfigurationError, StoreError
-from mcp_persist_middleware.log.sql_workers import reason
+from mcp_persist_middleware.log.sql.workers import reason
 
 # Short reads of many clients, the writer, the wake-ups.
 _READERS, _KEPT = 4, 2

@@ -21,8 +21,8 @@ from redis.exceptions import (
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreUnavailableError
-from mcp_persist_middleware.log.redis_scripts import Call
-from mcp_persist_middleware.log.redis_url import Target
+from mcp_persist_middleware.log.redis.scripts import Call
+from mcp_persist_middleware.log.redis.url import Target
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.log.base import Purged
-from mcp_persist_middleware.log.schema import Tables
-from mcp_persist_middleware.log.text import unescape
+from mcp_persist_middleware.log.sql.schema import Tables
+from mcp_persist_middleware.log.sql.text import unescape
 from mcp_persist_middleware.model import Event, EventKind
 
 _PURGE_STREAMS = 50

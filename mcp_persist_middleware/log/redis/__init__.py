@@ -1,0 +1,1 @@
+"""The fast path in front of either: Redis acknowledges, SQL keeps."""
