@@ -1,6 +1,7 @@
 """Wake-ups through Redis pub/sub: a channel for each topic that somebody here waits for, on one
-connection that is made anew when it breaks. The store's own wake-ups are listened to as well, so
-a Redis that is away costs time and nothing else.
+connection that is made anew when it breaks. The store's own wake-ups are listened to as well, and
+their patience is the readers': a Redis that is away, or loses a message, costs time and nothing
+else.
 """
 
 import asyncio
@@ -16,9 +17,6 @@ from mcp_persist_middleware.signals.local import Signal
 
 logger = logging.getLogger(__name__)
 
-# Readers look by themselves about this often: pub/sub loses what is published while nobody is
-# connected.
-_PATIENCE = 1.0
 _IDLE, _AFTER_FAILURE, _CLOSE = 5.0, 0.25, 1.0
 
 
@@ -50,7 +48,6 @@ class RedisWakeups(Wakeups):
 
     def subscribe(self, stream: bytes) -> Subscription:
         subscription = self._inner.subscribe(stream)
-        subscription.patience = min(subscription.patience, _PATIENCE)
         subscription.on_close(lambda: self._unsubscribe(stream, subscription))
         self._subscriptions.setdefault(stream, []).append(subscription)
         self._wanted[self._channel(stream).encode()] = stream

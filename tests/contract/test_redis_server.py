@@ -156,7 +156,7 @@ async def test_with_every_wake_up_lost_a_reader_gets_on_by_itself(
 ) -> None:
     stream = record()
     async with place.worker("one") as one, place.worker("two") as two:
-        monkeypatch.setattr(two._wakeups, "_inner", Polling(3600))
+        monkeypatch.setattr(two._wakeups, "_inner", Polling(0.5))
         monkeypatch.setattr(two._wakeups, "notify", lambda _: None)
         await one.append([new(stream)])
         subscription = two.wakeups.subscribe(stream.id)
