@@ -2,11 +2,9 @@
 
 import argparse
 import asyncio
-import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.benchmarks.calls import single_calls
@@ -18,7 +16,8 @@ from tests.benchmarks.rounds import Measure, Plan
 from tests.benchmarks.servers import Variant, Where
 from tests.benchmarks.streams import one_stream, raw_streams, single_events, sixteen_streams
 from tests.benchmarks.tail import live_tail
-from tests.support.stores import RedisServer
+from tests.support.started import fixtures
+from tests.support.stores import STORES, Fixture
 
 MEASURES: dict[str, Measure] = {
     "latency": single_events,
@@ -41,17 +40,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=MEASURES, help="just this measure")
     parser.add_argument("--peer", metavar="PYTHON", help="an interpreter that has mcp-persist")
     parser.add_argument("--dir", type=Path, help="where databases go (default: temporary)")
-    parser.add_argument("--redis", action="store_true", help="put a Redis in front of the store")
+    parser.add_argument("--store", choices=STORES, default="sqlite", help="what keeps the log")
     parser.add_argument("--synchronous", action="append", choices=["normal", "full"])
     return parser.parse_args()
 
 
-async def _run(arguments: argparse.Namespace, directory: Path, redis: str | None) -> list[Row]:
-    chosen = arguments.synchronous or ["normal", "full"]
+async def _run(arguments: argparse.Namespace, directory: Path, fixture: Fixture) -> list[Row]:
+    kinds = ["normal", "full"] if arguments.store.startswith("sqlite") else ["normal"]
+    chosen = arguments.synchronous or kinds
     variants = [Variant.BARE, *map(Variant, chosen)]
     if arguments.peer:
         variants.append(Variant.PEER)
-    plan = Plan(Where(directory, arguments.peer, redis), arguments.quick, variants)
+    where = Where(directory, arguments.peer, arguments.store, fixture)
+    plan = Plan(where, arguments.quick, variants)
     rows = []
     for name in arguments.only or MEASURES:
         begin = time.monotonic()
@@ -60,23 +61,13 @@ async def _run(arguments: argparse.Namespace, directory: Path, redis: str | None
     return rows
 
 
-@contextlib.contextmanager
-def _redis(directory: Path) -> Iterator[str]:
-    server = RedisServer(directory / "redis")
-    server.start()
-    try:
-        yield server.url()
-    finally:
-        server.stop()
-
-
 def main() -> None:
     """Measure and report."""
     arguments = _arguments()
     with tempfile.TemporaryDirectory(dir=arguments.dir, prefix="benchmark-") as directory:
         about = machine(Path(directory))
-        with _redis(Path(directory)) if arguments.redis else contextlib.nullcontext() as redis:
-            rows = asyncio.run(_run(arguments, Path(directory), redis))
+        with fixtures() as fixture:
+            rows = asyncio.run(_run(arguments, Path(directory), fixture))
     print(" · ".join(f"{name} {value}" for name, value in about.items()))
     print(table(rows))
     if arguments.json:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.wire import BenchmarkError, Connection, Endpoint
+from tests.support.stores import STORES, Fixture
 
 _ROOT = Path(__file__).parents[2]
 _START = 30.0
@@ -70,12 +71,13 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where a run keeps its files, the competitor's interpreter if there is one, and the Redis in
-    front of our stores."""
+    """Where a run keeps its files, the competitor's interpreter if there is one, and what our
+    stores are: one of `STORES`, and the servers that it needs."""
 
     directory: Path
     peer: str | None = None
-    redis: str | None = None
+    store: str = "sqlite"
+    fixture: Fixture = {}.__getitem__
 
 
 @asynccontextmanager
@@ -95,16 +97,20 @@ async def pair(
     where: Where, app: str, variant: Variant, **settings: Any
 ) -> AsyncIterator[tuple[Server, Server]]:
     """Two servers of `app` on one database."""
-    database = _new_database(where, app, variant)
+    shared = await _new_store(where, app, variant) | settings
     async with (
-        _server(where, app, variant, settings, database) as one,
-        _server(where, app, variant, settings, database) as two,
+        _server(where, app, variant, shared) as one,
+        _server(where, app, variant, shared) as two,
     ):
         yield one, two
 
 
-def _new_database(where: Where, app: str, variant: Variant) -> Path:
-    return where.directory / f"{app}-{variant}-{os.urandom(4).hex()}.db"
+async def _new_store(where: Where, app: str, variant: Variant) -> dict[str, Any]:
+    """The settings that name a store of its own."""
+    directory = where.directory / f"{app}-{variant}-{os.urandom(4).hex()}"
+    directory.mkdir()
+    made = await asyncio.to_thread(STORES[where.store], directory, where.fixture)
+    return made.settings
 
 
 @asynccontextmanager
@@ -113,11 +119,9 @@ async def _server(
     app: str,
     variant: Variant,
     settings: dict[str, Any],
-    database: Path | None = None,
 ) -> AsyncIterator[Server]:
-    database = database or _new_database(where, app, variant)
-    if where.redis is not None:
-        settings = {"redis": where.redis} | settings
+    if "url" not in settings:
+        settings = await _new_store(where, app, variant) | settings
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     name = "competitor" if variant is Variant.PEER else app
     persisted = "ours" if variant in (Variant.NORMAL, Variant.FULL) else "as it is"
@@ -125,7 +129,7 @@ async def _server(
     process = subprocess.Popen(  # noqa: ASYNC220 (a fork takes less than a millisecond)
         [python, "-m", "tests.benchmarks.apps", name, persisted, str(listener.fileno())],
         cwd=_ROOT,
-        env=_environment(variant, database, settings),
+        env=_environment(where, variant, settings),
         pass_fds=[listener.fileno()],
     )
     server = Server(variant, listener.getsockname()[1], process.pid)
@@ -138,11 +142,10 @@ async def _server(
         process.wait()
 
 
-def _environment(variant: Variant, database: Path, settings: dict[str, Any]) -> dict[str, str]:
+def _environment(where: Where, variant: Variant, settings: dict[str, Any]) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MCP_PERSIST_")}
-    clean["BENCHMARK_DATABASE"] = str(database)
+    clean["BENCHMARK_DATABASE"] = str(where.directory / f"peer-{os.urandom(4).hex()}.db")
     if variant in (Variant.NORMAL, Variant.FULL):
-        clean["MCP_PERSIST_URL"] = f"sqlite+aiosqlite:///{database}"
         clean["MCP_PERSIST_SYNCHRONOUS"] = str(variant)
         clean |= {f"MCP_PERSIST_{name.upper()}": str(value) for name, value in settings.items()}
     return clean

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import redis.asyncio
@@ -27,7 +26,8 @@ from mcp_persist_middleware.log import connect
 from mcp_persist_middleware.settings import Settings
 from tests.benchmarks import library
 from tests.benchmarks.floor import PAYLOAD
-from tests.support.stores import STORES, PostgresServer, RedisServer, Store, new_database
+from tests.support.started import fixtures
+from tests.support.stores import STORES, Store
 
 _STREAMS = (1, 16, 256)
 _SECONDS = 3.0
@@ -169,26 +169,17 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rates-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
-        postgres = PostgresServer(directory / "server-postgres")
-        kept = RedisServer(directory / "server-redis")
-        postgres.start()
-        kept.start()
-        given: dict[str, Any] = {"postgres_url": postgres.url(), "redis_url": kept.url()}
-        given["new_postgres"] = lambda: new_database(postgres.url())
-        try:
+        with fixtures() as fixture:
             for each in arguments.store or STORES:
                 (directory / each).mkdir()
-                store = STORES[each](directory / each, given.__getitem__)
+                store = STORES[each](directory / each, fixture)
                 urls: dict[str, str] = {}
                 if "redis" in each:
-                    urls = {"peer": kept.url(), "driver": kept.url()}
+                    urls = {"peer": fixture("redis_url"), "driver": fixture("redis_url")}
                 elif each == "postgres":
-                    urls = {"peer": _plain(new_database(postgres.url()))}
-                    urls["driver"] = new_database(postgres.url())
+                    urls = {"peer": _plain(fixture("new_postgres")())}
+                    urls["driver"] = fixture("new_postgres")()
                 asyncio.run(_measure(store, urls, arguments.competitor))
-        finally:
-            postgres.stop("immediate")
-            kept.stop()
 
 
 if __name__ == "__main__":

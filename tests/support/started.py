@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.stores import STORES, PostgresServer, RedisServer, Store, new_database
+from tests.support.stores import STORES, Fixture, PostgresServer, RedisServer, Store, new_database
 
 
 @contextmanager
@@ -36,8 +36,8 @@ _SERVERS = {"postgres_url": _postgres, "redis_url": _redis}
 
 
 @contextmanager
-def started(name: str, directory: Path) -> Iterator[Store]:
-    """A store by its name in `STORES`, with its servers; not inside a running event loop."""
+def fixtures() -> Iterator[Fixture]:
+    """What the fixtures of the tests give, made when it is first asked for."""
     found: dict[str, Any] = {}
     with ExitStack() as stack:
 
@@ -48,4 +48,11 @@ def started(name: str, directory: Path) -> Iterator[Store]:
                 found[wanted] = stack.enter_context(_SERVERS[wanted]())
             return found[wanted]
 
+        yield fixture
+
+
+@contextmanager
+def started(name: str, directory: Path) -> Iterator[Store]:
+    """A store by its name in `STORES`, with its servers."""
+    with fixtures() as fixture:
         yield STORES[name](directory, fixture)
