@@ -1,10 +1,13 @@
-"""Of two workers that would run a request again at the same moment, one does."""
+"""A request is run again by one worker alone, and for nobody but its owner, even where everything
+changes between the question whether it was left behind and the run."""
 
 import asyncio
 import json
 import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.model import (
@@ -101,6 +104,94 @@ async def test_the_second_of_two_workers_reads_what_the_first_one_runs(tmp_path:
         for frames in found:
             assert [frame.progress for frame in frames] == [1, None]
             assert "result" in frames[-1].message
+
+
+@pytest.mark.parametrize("by", ["another worker", "this worker"])
+async def test_a_request_that_is_run_by_now_is_read_and_not_run_once_more(
+    tmp_path: Path, by: str
+) -> None:
+    ran, asks = 0, 0
+    is_asked, is_taken, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work(call: Call) -> None:
+        nonlocal ran
+        ran += 1
+        await call.head()
+        await call.progress(ran)
+        await asyncio.wait_for(may_end.wait(), 10)
+        await call.result()
+
+    app = Scripted(work=work)
+
+    async def slow(*called: Any) -> None:
+        """The second question is answered when the request is running."""
+        nonlocal asks
+        asks += called[0]["type"] == "http"
+        if asks == 2:
+            is_asked.set()
+            await asyncio.wait_for(is_taken.wait(), 10)
+        await app(*called)
+
+    url = f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"
+    async with (
+        persisted(app, url, rerun=lambda *_: True) as (port, persistence),
+        persisted(slow, url, rerun=lambda *_: True, retry_ms=2999) as (slow_port, _),
+    ):
+        write, cursor = left_behind()
+        await (await persistence.context()).log.append([write])
+        second = asyncio.create_task(RawSession(slow_port, MODERN).get(cursor))
+        await asyncio.wait_for(is_asked.wait(), 10)
+        first = await RawSession(slow_port if by == "this worker" else port, MODERN).get(cursor)
+        assert [frame.progress for frame in await first.take(1)] == [1]
+        is_taken.set()
+        reading = await second
+        assert [frame.progress for frame in await reading.take(1)] == [1]
+        may_end.set()
+        for response in (first, reading):
+            rest = [frame async for frame in response.frames() if frame.data]
+            assert ["result" in frame.message for frame in rest] == [True]
+        assert ran == 1
+
+
+async def test_who_is_refused_before_the_run_gets_the_refusal_and_may_come_back(
+    tmp_path: Path,
+) -> None:
+    async def work(call: Call) -> None:
+        await call.head()
+        await call.result()
+
+    app = Scripted(work=work)
+    app.allow = lambda _: len(app.requests) != 2
+    url = f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"
+    async with persisted(app, url, rerun=lambda *_: True) as (port, persistence):
+        write, cursor = left_behind()
+        await (await persistence.context()).log.append([write])
+        refused = await RawSession(port, MODERN).get(cursor)
+        assert (refused.status, await refused.body()) == (401, b"who are you?")
+        assert not app.calls
+        response = await RawSession(port, MODERN).get(cursor)
+        (answer,) = [frame async for frame in response.frames() if frame.data]
+        assert "result" in answer.message
+
+
+async def test_who_is_somebody_else_before_the_run_has_nothing_run(tmp_path: Path) -> None:
+    app = Scripted()
+
+    def principal(_: Any) -> str | None:
+        return "somebody else" if len(app.requests) > 1 else None
+
+    url, settings = f"sqlite+aiosqlite:///{tmp_path / 'events.db'}", {"principal": principal}
+    async with persisted(app, url, rerun=lambda *_: True, **settings) as (port, persistence):
+        write, cursor = left_behind()
+        log = (await persistence.context()).log
+        await log.append([write])
+        response = await RawSession(port, MODERN).get(cursor)
+        # The stream goes on as it is, and nobody writes it.
+        assert response.status == 200
+        assert len(app.requests) == 2
+        assert not app.calls
+        assert await log.find(write.id) == write.create
+        response.close()
 
 
 async def test_a_setting_that_raises_runs_nothing(tmp_path: Path) -> None:
