@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.faults.workers import Workers, elsewhere, stand_still
-from tests.support.processes import ServerProcess
+from tests.faults.workers import Workers, elsewhere
+from tests.support.processes import ServerProcess, stand_still
 from tests.support.session import RawSession
 from tests.support.sse_client import Response
 

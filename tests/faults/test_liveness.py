@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.workers import Workers, elsewhere, error_of, numbers, stand_still
-from tests.support.processes import ServerProcess
+from tests.faults.workers import Workers, elsewhere, error_of, numbers
+from tests.support.processes import ServerProcess, stand_still
 from tests.support.scripted import until
 from tests.support.session import RawSession
 from tests.support.sse_client import Frame, Response

@@ -1,9 +1,6 @@
 """Several workers on one SQLite file, and what the file says about them."""
 
-import os
-import signal
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -51,7 +48,7 @@ class Store:
     def locked(self) -> Iterator[None]:
         """Nobody can write meanwhile."""
         with contextmanager(_connected)(self.path) as other:
-            other.execute("PRAGMA busy_timeout = 2000")
+            other.execute("PRAGMA busy_timeout = 10000")
             other.execute("BEGIN IMMEDIATE")
             yield
             other.execute("ROLLBACK")
@@ -63,23 +60,6 @@ def _connected(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
     finally:
         connection.close()
-
-
-def stand_still(server: ServerProcess, store: Store) -> None:
-    """Let a process stand still, but not in the middle of a transaction: it would hold the write
-    lock of the file, which is a store that is away for all others."""
-    threads = Path(f"/proc/{server.pid}/task")
-    with store.locked():
-        os.kill(server.pid, signal.SIGSTOP)
-        while any(_state(thread) not in "TX" for thread in threads.iterdir()):
-            time.sleep(0.001)
-
-
-def _state(thread: Path) -> str:
-    try:
-        return (thread / "stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return "X"
 
 
 class Workers:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.multiworker.stateful_app import workers
-from tests.support.processes import ServerProcess
+from tests.support.processes import ServerProcess, stand_still
 from tests.support.session import RawSession
 from tests.support.sse_client import Frame, Response
 from tests.support.stores import Store
@@ -180,7 +180,7 @@ async def test_a_home_that_stands_still_loses_its_sessions_and_runs_nothing_afte
 ) -> None:
     async with workers(tmp_path, lease_seconds=2, store_timeout=1, store=store) as (one, two):
         session = await RawSession.open(one.port)
-        os.kill(one.pid, signal.SIGSTOP)
+        stand_still(one, store)
         response = await asyncio.wait_for(on(session, two).call("work", n=1), 10)
         assert await value(response) == 1
         os.kill(one.pid, signal.SIGCONT)
@@ -197,7 +197,7 @@ async def test_a_home_that_stands_still_loses_its_sessions_and_runs_nothing_afte
 async def test_a_cancellation_does_not_overtake_its_call(tmp_path: Path, store: Store) -> None:
     async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port)
-        os.kill(one.pid, signal.SIGSTOP)
+        stand_still(one, store)
         params = {"name": "pause", "arguments": {}}
         call = asyncio.create_task(on(session, two).post("tools/call", params, request_id=77))
         await waiting(store, 1)
@@ -214,7 +214,7 @@ async def test_what_a_dead_home_had_not_claimed_is_run_once_by_the_next(
     async with workers(tmp_path, store=store, **QUICK) as (one, two):
         session = await RawSession.open(one.port)
         assert await value(await on(session, two).call("count")) == 1
-        os.kill(one.pid, signal.SIGSTOP)
+        stand_still(one, store)
         calls = [asyncio.create_task(session.call("work", n=n)) for n in range(5)]
         await waiting(store, 5)
         await one.kill()
@@ -227,7 +227,7 @@ async def test_what_a_dead_home_had_not_claimed_is_run_once_by_the_next(
 async def test_credentials_lie_in_no_row_that_can_be_read(tmp_path: Path, store: Store) -> None:
     async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port, extra={"authorization": "open-sesame"})
-        os.kill(one.pid, signal.SIGSTOP)
+        stand_still(one, store)
         call = asyncio.create_task(on(session, two).call("work", n="cave-of-treasures"))
         await waiting(store, 1)
         ((content, sealed),) = await store.rows("SELECT content, sealed FROM mcp_inbox")
@@ -241,7 +241,7 @@ async def test_credentials_lie_in_no_row_that_can_be_read(tmp_path: Path, store:
 async def test_a_client_that_gives_up_takes_its_request_back(tmp_path: Path, store: Store) -> None:
     async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port)
-        os.kill(one.pid, signal.SIGSTOP)
+        stand_still(one, store)
         body = b'{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"count"}}'
         _, writer = await asyncio.open_connection("127.0.0.1", two.port)
         lines = [f"{name}: {text}" for name, text in session.headers().items()]

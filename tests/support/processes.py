@@ -5,10 +5,12 @@ import os
 import re
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 from tests.support.stores import Store
 
@@ -162,6 +164,30 @@ async def running(server: ServerProcess) -> AsyncIterator[ServerProcess]:
         yield server
     finally:
         await server.kill()
+
+
+class Lockable(Protocol):
+    """A store that can keep its writers out."""
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Nobody can write meanwhile."""
+
+
+def stand_still(server: ServerProcess, store: Lockable) -> None:
+    """Let a process stand still, but not in the middle of a transaction: it would hold the write
+    lock of the file, which is a store that is away for all others."""
+    threads = Path(f"/proc/{server.pid}/task")
+    with store.locked():
+        os.kill(server.pid, signal.SIGSTOP)
+        while any(_state(thread) not in "TX" for thread in threads.iterdir()):
+            time.sleep(0.001)
+
+
+def _state(thread: Path) -> str:
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "X"
 
 
 def mcp_server(

@@ -9,11 +9,12 @@ import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,19 @@ class Store:
                 yield connection
         finally:
             await engine.dispose()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody can write meanwhile, where one writer's transaction keeps all others out; on
+        PostgreSQL none does, and one that stands still is ended by the server."""
+        if "sqlite" not in self.url:
+            yield
+            return
+        file = make_url(self.url).database or ""
+        with contextlib.closing(sqlite3.connect(file, timeout=10, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+            other.execute("ROLLBACK")
 
     async def rows(self, sql: str, **parameters: object) -> list[tuple[Any, ...]]:
         """The rows of a query."""
