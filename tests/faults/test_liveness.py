@@ -54,7 +54,7 @@ async def test_a_call_whose_worker_is_killed_ends_at_once_for_whoever_reads_else
         await one.kill()
         began = time.monotonic()
         seen += await rest(reader)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
         assert numbers(seen) == list(range(1, len(seen) + 1))
         data = error_of(seen)["data"]
         assert data["events"] == len(seen) - 1
@@ -97,7 +97,7 @@ async def test_a_worker_that_was_stopped_for_a_lease_wakes_as_another_one(
             # They sit in the sockets of a process that does not run.
             queued = asyncio.gather(*(session.call("slow", seconds=0.01) for _ in range(20)))
             seen += await rest(reader)
-            assert time.monotonic() - began < LEASE + 1
+            assert time.monotonic() - began < LEASE + 3
             assert numbers(seen) == list(range(1, len(seen) + 1))
             assert error_of(seen)["data"]["events"] == len(seen) - 1
             stored = workers.store.events(seen[0].id)

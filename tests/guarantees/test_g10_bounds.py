@@ -88,13 +88,13 @@ async def test_streams_of_nobody_are_readable_for_minutes_only(store: str) -> No
         await call.progress(1)
         await call.result()
 
-    settings = {"anonymous_ttl": 1.5, "store_timeout": 0.5}
+    settings = {"anonymous_ttl": 3, "store_timeout": 1.0}
     async with persisted(Scripted(two=two), store, **settings) as (port, _):
         session = await RawSession.open(port)
         session.session_id = None
         (first, _) = await (await session.call("two")).take(2)
         assert (await (await session.get(first.id)).take(1))[0].is_response
-        await asyncio.sleep(1.6)
+        await asyncio.sleep(3.1)
         (error,) = await (await session.get(first.id)).take(1)
         assert error.message["error"]["message"].startswith("The stream of this request is unknown")
 

@@ -108,7 +108,7 @@ async def test_a_call_whose_process_was_killed_ends_for_a_reader_without_any_swe
         session.port = port
         began = time.monotonic()
         frames += await rest(await session.get(frames[0].id))
-        assert time.monotonic() - began < 2, "the lock of a process that is gone tells at once"
+        assert time.monotonic() - began < 5, "the lock of a process that is gone tells at once"
         assert ends(frames) == [(request_id, "error")]
         await over(session, frames)
 
@@ -128,7 +128,7 @@ async def test_a_call_whose_process_was_killed_ends_without_any_reader(
     state = "SELECT ended_at FROM mcp_stream WHERE id = ?"
     assert file.rows(state, position.stream) == [(None,)]
     async with persisted(Batches(**TOOLS), store) as (port, _):
-        await until(lambda: file.rows(state, position.stream) != [(None,)], 3)
+        await until(lambda: file.rows(state, position.stream) != [(None,)], 5)
         session.port = port
         frames += await rest(await session.get(frames[0].id))
         assert ends(frames) == [(request_id, "error")]
@@ -145,7 +145,7 @@ async def test_a_reader_that_waits_elsewhere_while_the_process_is_killed_is_told
         await one.kill()
         began = time.monotonic()
         frames += await waiting
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 5
         assert ends(frames) == [(7, "error")]
         assert "not run again" in frames[-1].message["error"]["message"]
 

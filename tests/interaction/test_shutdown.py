@@ -105,7 +105,7 @@ async def test_a_call_longer_than_drain_seconds_is_told_so_after_the_restart(
         assert "count 100 finished" not in server.log
 
 
-async def test_500_idle_streams_and_their_shadows_end_cleanly_within_2_seconds(
+async def test_500_idle_streams_and_their_shadows_end_cleanly_and_do_not_wait_for_the_drain(
     tmp_path: Path,
 ) -> None:
     async with running(mcp_server(tmp_path)) as server:
@@ -123,7 +123,8 @@ async def test_500_idle_streams_and_their_shadows_end_cleanly_within_2_seconds(
         began = time.monotonic()
         os.kill(server.pid, signal.SIGTERM)
         bodies = await asyncio.gather(*reading)
-        assert time.monotonic() - began < 2
+        # Half of the drain's 8 seconds.
+        assert time.monotonic() - began < 4
         assert all(frames[-1].retry == 3000 for frames in bodies)
         assert await server.exit_code() in _IN_ORDER
 
@@ -172,7 +173,7 @@ async def test_a_neighbours_stream_ends_as_it_does_without_us_while_our_call_goe
         ending, seconds = await _chat_end(server)
         assert ending == without
         # sse-starlette looks every half second.
-        assert seconds < 1.5
+        assert seconds < 2.5
         assert f"count {_STEPS} finished" not in server.log
         seen += await _rest(call)
         assert "result" in seen[-1].message

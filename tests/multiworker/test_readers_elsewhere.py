@@ -24,8 +24,8 @@ from tests.support.stores import Store
 
 pytestmark = pytest.mark.timeout(60)
 
-# Long enough for a slow machine to move a client from one worker to the other.
-GRACE, LEASE, RENEW = 1.0, 1.0, 0.3
+# Long enough for a slow machine to move a client from one worker to the other, and to renew a note.
+GRACE, LEASE, RENEW = 1.5, 2.0, 0.3
 ERAS = pytest.mark.parametrize(
     ("store", "version"),
     [("sqlite", HANDSHAKE), ("sqlite", MODERN), ("postgres", MODERN)],
@@ -103,7 +103,7 @@ async def test_a_call_is_not_given_up_while_its_client_reads_elsewhere_and_is_af
     async with two_workers(store) as workers:
         response = await workers.move(version)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(2 * (LEASE + GRACE)):
+            async with asyncio.timeout(LEASE + GRACE + 1):
                 await workers.app.calls[0].gone.wait()
         response.reset()
         left = time.monotonic()
@@ -198,7 +198,7 @@ async def test_notes_of_many_readers_are_few_writes(
         await attend(self, streams, seconds)
 
     monkeypatch.setattr(SqliteLog, "attend", counting)
-    async with two_workers(tmp_store) as workers:
+    async with two_workers(tmp_store, detach_seconds=3600) as workers:
         began = time.monotonic()
         moved = [await workers.move(HANDSHAKE) for _ in range(30)]
         await until(lambda: writes and writes[-1] == 30)

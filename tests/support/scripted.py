@@ -148,7 +148,7 @@ async def persisted(app: Any, url: str, **settings: Any) -> AsyncIterator[tuple[
         yield port, persistence
 
 
-async def until(true: Callable[[], Any], timeout: float = 10.0) -> None:
+async def until(true: Callable[[], Any], timeout: float = 20.0) -> None:
     """Wait for a condition that nothing announces.
 
     Raises:
