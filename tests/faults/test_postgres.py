@@ -86,8 +86,13 @@ async def check(session: RawSession, seen: list[Frame]) -> None:
     assert "result" in seen[-1].message
     if not (kept := [frame for frame in seen if frame.id]):
         return
-    replay = await session.get(kept[0].id)
-    again = await replay.take(len(kept) - 1)
+    again: list[Frame] = []
+    async with asyncio.timeout(20):
+        while len(again) < len(kept) - 1:
+            # A store that is slow once more ends the connection: its client comes back.
+            replay = await session.get(last_id(again, kept[0].id))
+            again += await replay.take(len(kept) - 1 - len(again))
+            replay.reset()
     assert [frame.data for frame in again] == [frame.data for frame in kept[1:]]
 
 
