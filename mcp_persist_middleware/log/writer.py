@@ -37,7 +37,9 @@ class Writer:
 
     A stream may run ahead of the store by a bounded number of events and bytes; then whoever
     appends to it waits. When the store has failed for `timeout` seconds the streams that wait are
-    degraded, and so is every new one until it is back.
+    degraded, and so is every new one until it is back. One that answers and takes nothing, as on a
+    full disk, is not: it is trusted again when it has committed something, and until then no
+    stream waits for a second attempt.
 
     Args:
         may_write: whether this worker still holds its lease; asked before every commit.
@@ -58,6 +60,7 @@ class Writer:
         self._task: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
         self._soon: asyncio.TimerHandle | None = None
+        self._is_trusted = self._is_told = True
         self.live: dict[bytes, LiveStream] = {}
         """The streams that are written here, by id."""
         self.is_down = False
@@ -163,6 +166,9 @@ class Writer:
             await self._commit(batch)
             await self._pace(began, sum(len(write.events) for _, write in batch))
         await self._pay()
+        if not (self.is_down or self._is_told):
+            self._is_told = True
+            logger.warning("The store %s is back.", self._log.name)
 
     async def _pace(self, began: float, events: int) -> None:
         """Where events come fast, commit less often: fewer, larger batches cost less in all. A
@@ -195,6 +201,7 @@ class Writer:
             self._go_down()
             self._give_up("the store does not answer")
             return
+        self._is_trusted = True
         telemetry.commit_seconds.record(time.monotonic() - began)
         telemetry.batches.record(sum(len(write.events) for _, write in batch))
         for (stream, write), outcome in zip(batch, outcomes, strict=True):
@@ -217,8 +224,10 @@ class Writer:
                 return await self._log.append(writes)
             except StoreError as error:
                 telemetry.store_failures.add(1)
-                if time.monotonic() - began + pause > self._timeout:
-                    logger.error("%s Streams go on without it until it is back.", error)
+                late = time.monotonic() - began + pause > self._timeout
+                if late or not self._is_trusted:
+                    if self._is_told:
+                        logger.error("%s Streams go on without it until it is back.", error)
                     return None
                 logger.warning("%s It is tried again.", error)
             await asyncio.sleep(pause)
@@ -226,6 +235,7 @@ class Writer:
 
     def _go_down(self) -> None:
         self.is_down = True
+        self._is_trusted = self._is_told = False
         self._probing = asyncio.create_task(self._probe(), name="mcp-persist-probe")
 
     async def _probe(self) -> None:
@@ -235,7 +245,6 @@ class Writer:
             with contextlib.suppress(StoreError):
                 await self._log.ping()
                 self.is_down = False
-        logger.warning("The store %s is back.", self._log.name)
         self._wake.set()
 
     async def _pay(self) -> None:
@@ -247,6 +256,7 @@ class Writer:
             except StoreError:
                 self._go_down()
                 return
+            self._is_trusted = True
             self._forget(self._owed.popleft())
 
     async def _pay_one(self, stream: LiveStream) -> None:

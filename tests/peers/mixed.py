@@ -5,8 +5,8 @@ sampling, cancellation. A relay sends each request to a random worker and resets
 connections at a random byte after the client holds an event id. The workers note each execution.
 
 Run:     python -m tests.peers.mixed [--store sqlite] [--workers 2] [--clients 20] [--calls 100]
-         [--typescript 0] (so many of the clients are TypeScript: node 20 and npm; they are
-         installed into the --cache directory once)
+         [--store-timeout 5] [--typescript 0] (so many of the clients are TypeScript: node 20 and
+         npm; they are installed into the --cache directory once)
 Expect:  exit code 0: each call executed once and answered once, its progress gap-free and in order,
          what a session has in its worker's memory consistent, and nothing left open in the store.
 """
@@ -31,6 +31,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from mcp_persist_middleware.model import EventKind, StreamKind
 from tests.peers import mixed_client
 from tests.peers.mixed_client import Made
+from tests.peers.pulse import Pulse
 from tests.peers.typescript import install_clients
 from tests.support.processes import ServerProcess, running
 from tests.support.relay import Cut, Plan, Relay, Request
@@ -58,6 +59,8 @@ class Size:
     """Where those are installed."""
     seconds: float = 600.0
     """When it has to be over."""
+    store_timeout: float = 5.0
+    """Of the workers."""
 
 
 @dataclass(slots=True)
@@ -73,6 +76,8 @@ class Report:
     """Requests of JSON-RPC; each is answered with a stream."""
     crossed: int = 0
     seconds: float = 0.0
+    slowest: float = 0.0
+    """The longest that anybody waited who asked the store for nothing."""
     said: list[str] = field(default_factory=list)
     """What the workers had to say."""
 
@@ -82,7 +87,8 @@ class Report:
         return (
             f"{self.size.workers} workers, {self.size.clients} clients, {len(self.made)} calls "
             f"({mix}), {self.requests} requests, {self.cuts} cut, {self.crossed} calls asked of "
-            f"another worker than ran them, {self.seconds:.0f} s: {len(self.faults)} faults"
+            f"another worker than ran them, {self.seconds:.0f} s, a bare SELECT took up to "
+            f"{self.slowest:.2f} s: {len(self.faults)} faults"
         )
 
 
@@ -109,10 +115,11 @@ class _Roulette:
         return Plan(cut=Cut(ids=1, events=events, size=self._random.randrange(_WITHIN_EVENT)))
 
 
-def worker(store: Store, directory: Path, number: int) -> ServerProcess:
+def worker(store: Store, directory: Path, number: int, store_timeout: float = 5.0) -> ServerProcess:
     """One worker on the store, not started."""
     environ = store.environ | {
         "MCP_PERSIST_RETRY_MS": str(_RETRY_MS),
+        "MCP_PERSIST_STORE_TIMEOUT": str(store_timeout),
         "TEST_RAN": str(directory / "ran"),
     }
     log = directory / f"worker{number}.log"
@@ -123,14 +130,17 @@ async def mixed(store: Store, directory: Path, size: Size) -> Report:
     """Run it, and look at what is left."""
     (directory / "ran").touch()
     report, began = Report(size), time.monotonic()
-    workers = [worker(store, directory, number) for number in range(size.workers)]
+    workers = [
+        worker(store, directory, number, size.store_timeout) for number in range(size.workers)
+    ]
     async with contextlib.AsyncExitStack() as stack:
         await asyncio.gather(*(stack.enter_async_context(running(each)) for each in workers))
         roulette = _Roulette([each.port for each in workers], size.seed)
         relay = Relay(policy=roulette.policy, route=roulette.route)
         async with relay:
-            await _clients(f"http://127.0.0.1:{relay.port}/mcp", size, report)
-        report.seconds = time.monotonic() - began
+            with Pulse(store.url) as pulse:
+                await _clients(f"http://127.0.0.1:{relay.port}/mcp", size, report)
+        report.seconds, report.slowest = time.monotonic() - began, pulse.worst
         report.cuts, report.requests = relay.cuts, len(relay.exchanges)
         report.asked = sum(_asks(exchange.request) for exchange in relay.exchanges)
         await _executed(directory / "ran", report)
@@ -262,6 +272,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=570.0)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--typescript", type=int, default=0, help="so many clients are TypeScript")
+    parser.add_argument("--store-timeout", type=float, default=5.0, help="of the workers")
     default = Path.home() / ".cache" / "mcp-persist-middleware-peers"
     parser.add_argument("--cache", type=Path, default=default)
     given = parser.parse_args()
@@ -276,6 +287,7 @@ def main() -> int:
         given.typescript,
         scripts,
         given.seconds,
+        given.store_timeout,
     )
     with (
         tempfile.TemporaryDirectory() as directory,
