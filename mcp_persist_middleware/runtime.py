@@ -175,15 +175,16 @@ class _Runtime:
             self._renewal = asyncio.create_task(self._renew(), name="mcp-persist-renewal")
 
     async def _renew(self) -> None:
-        """Go on as a fresh worker after this one stood still for longer than its lease."""
+        """Go on as a fresh worker after this one was apart for longer than its lease."""
         async with self._lock:
             before = self._worker
             if before is None or before.parts.exchanges.holds_lease:
                 return
             lost = before.parts.exchanges
             logger.warning(
-                "This worker stood still for longer than its lease (%s s) and may have been "
-                "taken for dead; what it ran is given up, and it goes on as a new one",
+                "This worker stood still, or was cut off from the store, for longer than its lease "
+                "(%s s) and may have been taken for dead; what it ran is given up, and it goes on "
+                "as a new one",
                 self._settings.lease_seconds,
             )
             telemetry.leases_lost.add(1)

@@ -134,7 +134,9 @@ class Notifications(Wakeups):
                     await self._serve(driver)
             except _TROUBLE as error:
                 if not self._failing:
-                    logger.warning("No wake-ups for now, readers look by themselves: %s", error)
+                    silent = isinstance(error, TimeoutError)
+                    why = f"no answer in {self._timeout:g} s" if silent else error
+                    logger.warning("No wake-ups for now, readers look by themselves: %s", why)
                 self._failing = True
             except Exception:
                 logger.exception("Wake-ups met an unexpected error and begin anew")

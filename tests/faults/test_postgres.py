@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 
 from mcp_persist_middleware import Persistence
+from mcp_persist_middleware.log.postgres import engine
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession, last_id
 from tests.support.sse_client import Frame
@@ -220,6 +221,21 @@ async def test_a_wire_that_fails_for_a_while_costs_time_and_nothing_else(
                 wire.cut()
             wire.release()
         all_have_ids(calls)
+
+
+async def test_a_connection_to_a_server_that_does_not_answer_is_closed_without_a_word(
+    server: PostgresServer,
+) -> None:
+    """Its farewell waits for a cancellation that nobody hears; whoever said it may be gone."""
+    async with Wire(server.port) as wire:
+        plain = server.url(port=wire.port).replace("+asyncpg", "")
+        connection = await asyncpg.connect(plain, connection_class=engine._Connection)
+        wire.hold()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(connection.execute("SELECT pg_sleep(30)"), 0.2)
+        async with asyncio.timeout(5):
+            await connection.close()
+        assert connection.is_closed()
 
 
 async def test_an_answer_that_is_lost_on_the_way_back_does_not_double_what_it_was_about(

@@ -32,7 +32,9 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
     """A connection whose farewell to a server that does not answer is short."""
 
     async def close(self, *, timeout: float | None = None) -> None:
-        await super().close(timeout=min(timeout or _CLOSE_SECONDS, _CLOSE_SECONDS))
+        # Then it is closed without the server, and whoever closed it may be gone: nobody is told.
+        with contextlib.suppress(TimeoutError):
+            await super().close(timeout=min(timeout or _CLOSE_SECONDS, _CLOSE_SECONDS))
 
 
 def make(url: URL, timeout: float) -> AsyncEngine:
