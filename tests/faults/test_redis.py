@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.contract.test_redis_server import sentinel
 from tests.faults.test_postgres import all_have_ids, load
 from tests.faults.workers import Workers, elsewhere, error_of, numbers
 from tests.support.scripted import until
@@ -75,7 +76,24 @@ async def lose_its_connections(server: RedisServer) -> None:
         await asyncio.sleep(0.05)
 
 
-FAULTS = [forget, die_and_forget, freeze, run_out_of_memory, lose_its_connections]
+async def leave_no_connection(server: RedisServer) -> None:
+    with contextlib.closing(client_of(server)) as client:
+        client.config_set("maxclients", "1")
+        client.client_kill_filter(_type="normal", skipme=True)
+        client.client_kill_filter(_type="pubsub")
+        await asyncio.sleep(1)
+        assert client.info("stats")["rejected_connections"] > 0
+        client.config_set("maxclients", "1000")
+
+
+FAULTS = [
+    forget,
+    die_and_forget,
+    freeze,
+    run_out_of_memory,
+    lose_its_connections,
+    leave_no_connection,
+]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -96,6 +114,25 @@ async def test_redis_that_keeps_its_memory_over_a_crash_goes_on(tmp_path: Path) 
         all_have_ids(calls)
     finally:
         server.stop(signal.SIGKILL)
+
+
+async def test_a_failover_costs_no_event_and_doubles_none(
+    server: RedisServer, url: str, tmp_path: Path
+) -> None:
+    replica = RedisServer(tmp_path / "replica", "--replicaof", "127.0.0.1", str(server.port))
+    replica.start()
+    try:
+        async with sentinel(tmp_path, server.port) as port:
+            with contextlib.closing(redis.Redis(port=port)) as watch:
+                await until(lambda: watch.execute_command("SENTINEL", "REPLICAS", "main"))
+            through = f"redis+sentinel://127.0.0.1:{port}/main/0"
+            with contextlib.closing(client_of(replica)) as client:
+                async with load(url, redis=through) as (_, calls):
+                    server.stop(signal.SIGKILL)
+                    await until(lambda: client.info("replication")["role"] == "master", 20)
+            all_have_ids(calls)
+    finally:
+        replica.stop(signal.SIGKILL)
 
 
 @pytest.fixture
