@@ -165,7 +165,8 @@ class Writer:
             began = time.monotonic()
             await self._commit(batch)
             await self._pace(began, sum(len(write.events) for _, write in batch))
-        await self._pay()
+        if not self.is_down:
+            await self._pay()
         if not (self.is_down or self._is_told):
             self._is_told = True
             logger.warning("The store %s is back.", self._log.name)

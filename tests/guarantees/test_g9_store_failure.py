@@ -234,3 +234,19 @@ async def test_one_streams_poison_is_no_other_streams_trouble(store: str) -> Non
         frames = await (await session.call("poisoned")).take(2)
         assert frames[-1].is_response
         await works(port)
+
+
+async def test_a_server_that_ends_without_its_store_stops_asking_for_it(path: Path) -> None:
+    app, mine = Scripted(two=two), "mcp-persist-probe"
+    async with persisted(app, str(path), store_timeout=0.3) as (port, persistence):
+        session = await RawSession.open(port)
+        writer = (await persistence.context()).writer
+        with locked(path):
+            # It has ended when the store is given up: its answer is owed at once.
+            (first, _) = await (await session.call("two")).take(2)
+            assert first.id is None
+            await until(lambda: writer.is_down)
+            probes = [task for task in asyncio.all_tasks() if task.get_name() == mine]
+            assert len(probes) == 1
+            await persistence.aclose()
+            assert all(task.done() for task in probes)
