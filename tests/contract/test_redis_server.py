@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import os
+import random
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -258,6 +260,17 @@ async def test_a_failover_of_sentinel_loses_and_doubles_nothing(
                     assert client.xlen(one._keys.of(stream.id)[1]) > 0
 
 
+def _port_with_bus() -> int:
+    """A free port whose bus, 10,000 above, is free as well: below those that connections are
+    given by themselves."""
+    while True:
+        port = random.randint(12_000, 22_000)
+        with contextlib.suppress(OSError):
+            for each in (port, port + 10_000):
+                socket.create_server(("127.0.0.1", each)).close()
+            return port
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
     """Three primaries that share the slots."""
@@ -268,9 +281,7 @@ def cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
         for n in range(3)
     ]
     for node in nodes:
-        # The bus is 10,000 above.
-        while node.port > 55_000:
-            node.port = free_port()
+        node.port = _port_with_bus()
         node.start()
     clients = [redis.Redis(port=node.port) for node in nodes]
     bounds = [0, 5461, 10923, 16384]

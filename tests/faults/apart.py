@@ -287,7 +287,7 @@ async def redis_alone(both: Pair, away: float) -> str:
         while (now := time.monotonic()) - began < away:
             seen += await reader.take(1, both.lease)
             quiet = max(quiet, time.monotonic() - now)
-    await both.a.wait_for_log("is back", _BACK_SECONDS)
+    await both.a.wait_for_log(r"\bback\b", _BACK_SECONDS)
     seen += await reader.take(50)
     assert numbers(seen) == list(range(1, len(seen) + 1))
     assert await both.workers() == before

@@ -214,10 +214,10 @@ async def test_redis_that_is_away_at_the_start_stops_no_server(
         response = await session.call("count", n=5, delay=0.01)
         seen = [frame async for frame in response.frames() if frame.data]
         assert "result" in seen[-1].message
-        await one.wait_for_log("is away")
+        await one.wait_for_log(r"away \(|away$")
         server.start()
-        await one.wait_for_log("is back")
-        await two.wait_for_log("is back")
+        await one.wait_for_log(r"\bback\.")
+        await two.wait_for_log(r"\bback\.")
         response = await session.call("count", n=20, delay=0.02)
         seen = await response.take(3)
         reader = await elsewhere(session, two).get(seen[-1].id)
