@@ -97,7 +97,8 @@ class ServerProcess:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 cwd=ROOT,
-                env=inherited | {"PYTHONPATH": str(ROOT)} | self._environ,
+                # Some loggers break their lines at the width of a terminal.
+                env=inherited | {"PYTHONPATH": str(ROOT), "COLUMNS": "250"} | self._environ,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
