@@ -60,8 +60,8 @@ class Request:
         """Serve it where its session is."""
         takes_over = False
         try:
-            for _ in range(_MOVES):
-                outcome = None if takes_over else await self._try_relay()
+            for moves in range(_MOVES):
+                outcome = None if takes_over else await self._try_relay(moved=moves > 0)
                 match outcome:
                     case None | NotRun(forsaken=True):
                         takes_over = outcome is not None
@@ -86,7 +86,7 @@ class Request:
         """What there is to hear behind the body: some servers tell of a disconnect only once."""
         return self.receive if self._client is None else self._client.receive
 
-    async def _try_relay(self) -> Reply | Undelivered | None:
+    async def _try_relay(self, *, moved: bool) -> Reply | Undelivered | None:
         """What has become of it on another worker; None when it is to be served here. Where the
         store fails nothing has been posted, so one that stumbles is asked again; one that is known
         to be away is not.
@@ -95,22 +95,22 @@ class Request:
         until = time.monotonic() + context.settings.store_timeout
         while True:
             try:
-                return await self._relayed()
+                return await self._relayed(moved=moved)
             except StoreError as error:
                 if context.writer.is_down or time.monotonic() + _ASK_AGAIN >= until:
                     logger.warning("The worker of a session cannot be found or reached: %s", error)
                     return Undelivered.LATE
             await asyncio.sleep(_ASK_AGAIN)
 
-    async def _relayed(self) -> Reply | Undelivered | None:
-        record = await self._elsewhere()
+    async def _relayed(self, *, moved: bool) -> Reply | Undelivered | None:
+        record = await self._elsewhere(moved=moved)
         if record is None:
             return None
         if not await self._may_cross(record):
             return NotRun(forsaken=True)
         return await self._relay(record)
 
-    async def _elsewhere(self) -> SessionRecord | None:
+    async def _elsewhere(self, *, moved: bool) -> SessionRecord | None:
         """The session, if it is to be looked for on another worker."""
         registry, request = self.parts.sessions, self.request
         if not (request.session and request.era.sessions) or registry.is_local:
@@ -121,7 +121,7 @@ class Request:
             held = await registry.check(held)
         if held is not None:
             return None
-        record = await registry.find(key)
+        record = await registry.seen(key, anew=moved)
         asks = request.kind in (Kind.EXCHANGE, Kind.STREAM)
         if record is None or await registry.is_free(record, asks=asks):
             return None

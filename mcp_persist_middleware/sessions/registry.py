@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _MOST_HELD = 100_000
 _MOST_TOUCHED = 500
 _PURGED = 500
+_MOST_SEEN, _SEEN_SECONDS = 10_000, 1.0
 # What a client says of itself is short; a longer initialize is served, and not kept.
 _MAX_INITIALIZE = 256 * 1024
 
@@ -71,6 +72,8 @@ class Registry:
         self._deleted: set[SessionKey] = set()
         """What the store has yet to be told."""
         self._touched: set[SessionKey] = set()
+        self._seen: dict[SessionKey, tuple[SessionRecord | None, float]] = {}
+        """Sessions of other workers, and until when they count as looked up."""
         self._locks: weakref.WeakValueDictionary[SessionKey, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
@@ -146,6 +149,22 @@ class Registry:
         record = await self._sessions.find(key)
         if record is None or record.deleted or record.expires_at <= time.time():
             return None
+        return record
+
+    async def seen(self, key: SessionKey, *, anew: bool) -> SessionRecord | None:
+        """The same, as it was within the last second unless it is looked at `anew`. That is enough
+        to post a letter, for one to where the session is not any more is refused.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        record, until = self._seen.pop(key, (None, 0.0))
+        if anew or record is None or time.monotonic() >= until:
+            record, until = await self.find(key), time.monotonic() + _SEEN_SECONDS
+        if record is not None:
+            while len(self._seen) >= _MOST_SEEN:
+                del self._seen[next(iter(self._seen))]
+            self._seen[key] = dataclasses.replace(record, initialize=b""), until
         return record
 
     @property

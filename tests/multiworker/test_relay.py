@@ -306,3 +306,16 @@ async def test_a_relayed_request_stays_in_its_namespace(tmp_path: Path, store: S
         assert await value(await on(ann, one).call("count")) == 2
         assert await bob.delete() == 404
         assert await value(await on(ann, two).call("count")) == 3
+
+
+async def test_a_session_that_moved_a_moment_ago_is_found_by_who_saw_it_before(
+    tmp_path: Path,
+) -> None:
+    async with workers(tmp_path, 3) as (home, seer, next_home):
+        session = await RawSession.open(home.port)
+        assert await value(await on(session, seer).call("count")) == 1
+        await home.kill()
+        assert await value(await on(session, next_home).call("count")) == 1
+        told = [await value(await on(session, each).call("tell")) for each in (seer, next_home)]
+        assert [each["generation"] for each in told] == [2, 2]
+        assert await value(await on(session, seer).call("count")) == 4, "one state, four calls"

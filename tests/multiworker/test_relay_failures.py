@@ -158,3 +158,30 @@ async def test_a_session_that_cannot_be_looked_up_for_a_moment_is_looked_up_agai
         monkeypatch.setattr(SqliteSessions, "find", stumbling.method())
         assert (await value(await session.call("count")))["calls"] == 1
         assert stumbling.left == 0
+
+
+async def test_a_session_is_looked_up_again_when_it_is_not_where_it_was_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one)
+        session.port = other
+        find, put, looks, moved = SqliteSessions.find, SqliteInbox.put, [0], [False]
+
+        async def counted(sessions: SqliteSessions, key: Any) -> Any:
+            looks[0] += 1
+            return await find(sessions, key)
+
+        async def refusing(inbox: SqliteInbox, *arguments: Any) -> Posted:
+            refuses, moved[0] = moved[0], False
+            return Posted.MOVED if refuses else await put(inbox, *arguments)
+
+        monkeypatch.setattr(SqliteSessions, "find", counted)
+        monkeypatch.setattr(SqliteInbox, "put", refusing)
+        monkeypatch.setattr("mcp_persist_middleware.sessions.registry._SEEN_SECONDS", 60.0)
+        for calls in range(1, 4):
+            assert (await value(await session.call("count")))["calls"] == calls
+        assert looks == [1], "one look serves many requests"
+        moved[0] = True
+        assert (await value(await session.call("count")))["calls"] == 4
+        assert looks == [2]
