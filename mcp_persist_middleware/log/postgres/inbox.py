@@ -2,12 +2,13 @@
 the locks that a letter and a session that moves take, so that neither misses the other."""
 
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.dialects import postgresql
 
-from mcp_persist_middleware.log.sql.inbox import SqlInbox, letter_of
+from mcp_persist_middleware.log.sql.inbox import SqlInbox, letter_of, row_of
 from mcp_persist_middleware.log.sql.sessions import SqlSessions, session_of
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.log.sql.text import escape, unescape
@@ -107,20 +108,8 @@ class PostgresInbox(SqlInbox):
         self._look = f"SELECT state, worker, reply FROM {inbox} WHERE id = $1"
 
     async def put(self, letter: Letter, most: int) -> Posted:
-        key = tuple(map(escape, letter.key))
-        row = {
-            "id": letter.id,
-            "namespace": key[0],
-            "path": key[1],
-            "session": key[2],
-            "worker": letter.worker,
-            "generation": letter.generation,
-            "state": _WAITING,
-            "deadline": letter.deadline,
-            "sealed": letter.sealed,
-            "content": letter.content,
-            "reply": b"",
-        }
+        key = SessionKey(*map(escape, letter.key))
+        row = row_of(replace(letter, key=key))
         values = [row[name] for name in self._columns]
         values += [*key, letter.generation, letter.worker, most]
         home, put = await self._raw(lambda driver: driver.fetchrow(self._put, *values))

@@ -1,6 +1,5 @@
 """The log in PostgreSQL: one connection that writes, a few that read, one for wake-ups."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -47,16 +46,14 @@ class PostgresLog(SqlLog):
     def __init__(
         self, url: URL, *, prefix: str, timeout: float, engine: AsyncEngine | None = None
     ) -> None:
-        super().__init__(url.set(query={}), prefix=prefix, timeout=timeout * _ATTEMPT)
+        super().__init__(
+            url.set(query={}), prefix=prefix, timeout=timeout * _ATTEMPT, engine=engine
+        )
         self._url = url
-        self._given = engine
-        self._made: AsyncEngine | None = None
         self._writer: AsyncConnection | None = None
         self._driver: Any = None
         self._statements = Statements(self.tables)
         self._reads = Reads(self.tables)
-        self._lock = asyncio.Lock()
-        self._worker = ""
         self._wakeups = Notifications(prefix + "wake", self._connect_raw, self._timeout)
         self._sessions = PostgresSessions(self, self.raw, self._wakeups.tell)
         self._inbox = PostgresInbox(self, self.raw, self._wakeups.tell)
@@ -64,14 +61,6 @@ class PostgresLog(SqlLog):
     @property
     def wakeups(self) -> Wakeups:
         return self._wakeups
-
-    @property
-    def _engine(self) -> AsyncEngine:
-        if self._made is not None:
-            return self._made
-        if self._given is None:
-            raise StoreError(url=self.name, reason="it is not open")
-        return self._given.execution_options(isolation_level="AUTOCOMMIT")
 
     def rows(self, table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
         key = list(table.primary_key.columns)
@@ -113,21 +102,6 @@ class PostgresLog(SqlLog):
     async def _connect_writer(self) -> None:
         self._writer, self._driver = await self._connect_raw()
         await self._driver.execute(_PLANS)
-
-    async def aclose(self) -> None:
-        await self._wakeups.aclose()
-        if self._running:
-            await asyncio.wait(self._running, timeout=self._timeout)
-        worker, self._worker = self._worker, ""
-        if worker:
-            # Where this fails the lease tells the others.
-            with contextlib.suppress(StoreError):
-                await self.dismiss(worker)
-        async with self._lock:
-            await self._drop_writer()
-            made, self._made = self._made, None
-        if made is not None:
-            await made.dispose()
 
     async def _drop_writer(self) -> None:
         writer, self._writer, self._driver = self._writer, None, None

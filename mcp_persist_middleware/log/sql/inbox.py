@@ -43,20 +43,7 @@ class SqlInbox(Inbox):
         return None if row is None else row.public_key
 
     async def put(self, letter: Letter, most: int) -> Posted:
-        key = letter.key
-        values = {
-            "id": letter.id,
-            "namespace": key.namespace,
-            "path": key.path,
-            "session": key.id,
-            "worker": letter.worker,
-            "generation": letter.generation,
-            "state": _WAITING,
-            "deadline": letter.deadline,
-            "sealed": letter.sealed,
-            "content": letter.content,
-            "reply": b"",
-        }
+        values = row_of(letter)
         c = self._table.c
         row = [literal(value, type_=c[name].type) for name, value in values.items()]
         some = select(c.id).where(*self._of(letter.worker, _WAITING)).limit(most).subquery()
@@ -148,6 +135,24 @@ class SqlInbox(Inbox):
         late = select(c.id).where(c.deadline <= now).order_by(c.deadline).limit(limit)
         gone = self._store.rows(self._table, c.id.in_(late))
         return await self._store.execute(delete(self._table).where(gone))
+
+
+def row_of(letter: Letter) -> dict[str, Any]:
+    """The row of a letter that begins to wait."""
+    key = letter.key
+    return {
+        "id": letter.id,
+        "namespace": key.namespace,
+        "path": key.path,
+        "session": key.id,
+        "worker": letter.worker,
+        "generation": letter.generation,
+        "state": _WAITING,
+        "deadline": letter.deadline,
+        "sealed": letter.sealed,
+        "content": letter.content,
+        "reply": b"",
+    }
 
 
 def letter_of(row: Any, worker: str, generation: int) -> Letter:

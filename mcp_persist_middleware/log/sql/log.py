@@ -1,7 +1,10 @@
 """The log in SQL: what every dialect shares. Hot writes are in the dialect's own file."""
 
+import asyncio
+import contextlib
 import secrets
 import time
+from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
@@ -9,7 +12,7 @@ from sqlalchemy import URL, delete, func, insert, select, text, update
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_persist_middleware.errors import SchemaVersionError
+from mcp_persist_middleware.errors import SchemaVersionError, StoreError
 from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.log.base import EventLog, Purged, WorkerTable
 from mcp_persist_middleware.log.sql import schema
@@ -40,13 +43,53 @@ _SCHEMA_SECONDS = 30.0
 
 
 class SqlLog(SqlStore, EventLog):
-    """Reads, retention and schema."""
+    """Reads, retention and schema, and the life of the engine.
 
-    def __init__(self, url: URL, *, prefix: str, timeout: float) -> None:
+    Args:
+        engine: somebody else's; never closed. Without one the dialect makes its own.
+    """
+
+    def __init__(
+        self, url: URL, *, prefix: str, timeout: float, engine: AsyncEngine | None = None
+    ) -> None:
         super().__init__(url, prefix=prefix, timeout=timeout)
+        self._given = engine
+        self._made: AsyncEngine | None = None
+        self._lock = asyncio.Lock()
+        """Held by whoever uses the writer's connection."""
+        self._worker = ""
         self._sessions: SqlSessions = SqlSessions(self)
         self._inbox: SqlInbox = SqlInbox(self)
         self._secret = b""
+
+    @property
+    def _engine(self) -> AsyncEngine:
+        # Ours is made in autocommit mode: to set it at each checkout costs SQLite a hop to the
+        # driver's thread, and one to set it back.
+        if self._made is not None:
+            return self._made
+        if self._given is None:
+            raise StoreError(url=self.name, reason="it is not open")
+        return self._given.execution_options(isolation_level="AUTOCOMMIT")
+
+    @abstractmethod
+    async def _drop_writer(self) -> None:
+        """Close the connection that writes, if there is one; the next batch makes another."""
+
+    async def aclose(self) -> None:
+        await self.wakeups.aclose()
+        if self._running:
+            await asyncio.wait(self._running, timeout=self._timeout)
+        worker, self._worker = self._worker, ""
+        if worker:
+            # Where this fails a lock tells the others, or the lease.
+            with contextlib.suppress(StoreError):
+                await self.dismiss(worker)
+        async with self._lock:
+            await self._drop_writer()
+            made, self._made = self._made, None
+        if made is not None:
+            await made.dispose()
 
     @property
     def secret(self) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Protocol, TypeVar
 
-from mcp_persist_middleware.log.sql.inbox import SqlInbox, letter_of
+from mcp_persist_middleware.log.sql.inbox import SqlInbox, letter_of, row_of
 from mcp_persist_middleware.log.sql.sessions import SqlSessions, session_of
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.model import (
@@ -81,19 +81,7 @@ class SqliteInbox(SqlInbox):
 
     async def put(self, letter: Letter, most: int) -> Posted:
         home = (*letter.key, letter.generation, letter.worker)
-        row = {
-            "id": letter.id,
-            "namespace": letter.key.namespace,
-            "path": letter.key.path,
-            "session": letter.key.id,
-            "worker": letter.worker,
-            "generation": letter.generation,
-            "state": _WAITING,
-            "deadline": letter.deadline,
-            "sealed": letter.sealed,
-            "content": letter.content,
-            "reply": b"",
-        }
+        row = row_of(letter)
         values = [row[name] for name in self._columns]
 
         def work(raw: sqlite3.Connection) -> Posted:

@@ -61,13 +61,11 @@ class SqliteLog(SqlLog):
         synchronous: str = "normal",
         engine: AsyncEngine | None = None,
     ) -> None:
-        super().__init__(url, prefix=prefix, timeout=timeout)
+        super().__init__(url, prefix=prefix, timeout=timeout, engine=engine)
         self._url = url
         self._path = Path(url.database or "")
         self._synchronous = synchronous
         self._slow = self._unheld = 0
-        self._given = engine
-        self._made: AsyncEngine | None = None
         self._writer: AsyncConnection | None = None
         self._driver: aiosqlite.Connection | None = None
         self._inode: tuple[int, int] | None = None
@@ -75,9 +73,7 @@ class SqliteLog(SqlLog):
         self._reads = Reads(self.tables)
         self._sessions = SqliteSessions(self, self.in_thread)
         self._inbox = SqliteInbox(self, self.in_thread)
-        self._lock = asyncio.Lock()
         self._locks = WorkerLocks(self._path)
-        self._worker = ""
         self._wakeups = DataVersion(
             self._path,
             stream=self.tables.stream.name,
@@ -88,16 +84,6 @@ class SqliteLog(SqlLog):
     @property
     def wakeups(self) -> Wakeups:
         return self._wakeups
-
-    @property
-    def _engine(self) -> AsyncEngine:
-        # Ours is made in autocommit mode: to set it at each checkout costs a hop to the driver's
-        # thread, and one to set it back.
-        if self._made is not None:
-            return self._made
-        if self._given is None:
-            raise StoreError(url=self.name, reason="it is not open")
-        return self._given.execution_options(isolation_level="AUTOCOMMIT")
 
     async def open(self, worker: str) -> None:
         try:
@@ -159,19 +145,7 @@ class SqliteLog(SqlLog):
         self._driver = raw.driver_connection
 
     async def aclose(self) -> None:
-        await self._wakeups.aclose()
-        if self._running:
-            await asyncio.wait(self._running, timeout=self._timeout)
-        worker, self._worker = self._worker, ""
-        if worker:
-            # Where this fails the lock tells the others, or the lease.
-            with contextlib.suppress(StoreError):
-                await self.dismiss(worker)
-        async with self._lock:
-            await self._drop_writer()
-            made, self._made = self._made, None
-        if made is not None:
-            await made.dispose()
+        await super().aclose()
         self._locks.release()
 
     def is_gone(self, worker: str) -> bool:
