@@ -10,6 +10,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,7 @@ _HOLD, _SLOWEST = 0.01, 7
 _READERS = 4
 # Of the store's time-out.
 _BEAT_PATIENCE = 0.1
+_WAL_TRIES, _WAL_PAUSE = 50, 0.01
 _WAL_BYTES = 64 * 1024 * 1024
 _VACUUM_PAGES = 256
 
@@ -128,7 +130,7 @@ class SqliteLog(SqlLog):
         def configure(connection: Any, _: Any) -> None:
             cursor = connection.cursor()
             cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            cursor.execute("PRAGMA journal_mode = WAL")
+            _enter_wal(cursor)
             cursor.execute(f"PRAGMA synchronous = {synchronous}")
             cursor.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
             cursor.close()
@@ -286,6 +288,20 @@ class SqliteLog(SqlLog):
             free = await connection.scalar(text("PRAGMA freelist_count"))
         # A file that somebody else made may not give its pages back.
         return Purged(purged.streams, purged.events, more=purged.more or 0 < free < before)
+
+
+def _enter_wal(cursor: Any) -> None:
+    """Switch a file to WAL. Of several who open a new one at once SQLite tells all but one that it
+    is locked, without waiting (https://www.sqlite.org/wal.html)."""
+    for left in reversed(range(_WAL_TRIES)):
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if not left:
+                raise
+            time.sleep(_WAL_PAUSE)
+        else:
+            return
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
