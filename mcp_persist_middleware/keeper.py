@@ -7,14 +7,21 @@ from collections.abc import Awaitable, Callable
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.base import EventLog, Purged
 from mcp_persist_middleware.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_EVENTS = 500
-# Appends go first.
+# A step removes so many events at first, and then as many as take about so long (seconds): few
+# where they are large or the store is slow, many where much is written.
+_FIRST, _LEAST, _MOST = 500, 50, 4000
+_STEP_SECONDS = 0.03
+# A step that the store gave up had too much to do.
+_RELENT = 8
+# Appends go first: for at least so long, and for as long as a step took.
 _PAUSE = 0.01
+# What else has to be done does not wait for a long history to go.
+_ROUND_SECONDS = 5.0
 
 
 class Keeper:
@@ -27,25 +34,51 @@ class Keeper:
         self._settings = settings
         # A session that is in use is touched in the store well before it would expire.
         self._interval = min(settings.purge_interval, settings.session_ttl / 4)
-        self._chores = (self._purge, *chores)
+        self._chores = chores
+        self._events = _FIRST
 
     async def run(self) -> None:
-        """Run until cancelled: once at the start, then every `purge_interval`."""
+        """Run until cancelled: once at the start, then every `purge_interval`; at once where a
+        round has left something."""
         while True:
+            more = False
             try:
-                for chore in self._chores:
-                    await chore()
+                more = await self._round()
             except StoreError as error:
                 logger.warning("Retention is put off: %s", error)
             except Exception:
                 logger.exception("Retention met an unexpected error and goes on")
-            await asyncio.sleep(self._interval)
+            if not more:
+                await asyncio.sleep(self._interval)
 
-    async def _purge(self) -> None:
+    async def _round(self) -> bool:
+        """Purge, for a bounded time, and do the chores; whether anything that has expired is
+        left."""
+        until = time.monotonic() + _ROUND_SECONDS
         more = True
         while more:
-            purged = await self._log.purge(time.time(), _EVENTS)
-            telemetry.purged_streams.add(purged.streams)
-            telemetry.purged_events.add(purged.events)
-            more = purged.more
-            await asyncio.sleep(_PAUSE)
+            began = time.monotonic()
+            more = (await self._purge(began)).more
+            await asyncio.sleep(max(_PAUSE, time.monotonic() - began))
+            if time.monotonic() >= until:
+                break
+        for chore in self._chores:
+            await chore()
+        return more
+
+    async def _purge(self, began: float) -> Purged:
+        """One step."""
+        try:
+            purged = await self._log.purge(time.time(), self._events)
+        except StoreError:
+            self._events = max(1, self._events // _RELENT)
+            raise
+        took = time.monotonic() - began
+        if took > 2 * _STEP_SECONDS:
+            self._events = max(min(_LEAST, self._events), self._events // 2)
+        elif took < _STEP_SECONDS / 2 and purged.events >= self._events:
+            self._events = min(_MOST, self._events * 2)
+        for namespace, part in purged.removed.items():
+            telemetry.purged_streams.add(part.streams, {"namespace": namespace})
+            telemetry.purged_events.add(part.events, {"namespace": namespace})
+        return purged

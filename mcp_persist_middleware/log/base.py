@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 from mcp_persist_middleware.model import (
     Beat,
@@ -23,13 +24,39 @@ from mcp_persist_middleware.signals.base import Polling, Wakeups
 _POLLING = Polling(0.25)
 
 
+class Removed(NamedTuple):
+    """How much retention removed."""
+
+    streams: int = 0
+    events: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What one step of retention removed; `more` when it did not get to the end."""
+    """What one step of retention removed, by namespace; `more` when it did not get to the end."""
 
-    streams: int
-    events: int
+    removed: Mapping[str, Removed]
     more: bool
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[str, Removed]], *, more: bool) -> Self:
+        """The sum of parts, each with its namespace."""
+        removed: dict[str, Removed] = {}
+        for namespace, part in parts:
+            before = removed.get(namespace, Removed())
+            streams, events = before.streams + part.streams, before.events + part.events
+            removed[namespace] = Removed(streams, events)
+        return cls(removed, more)
+
+    @property
+    def streams(self) -> int:
+        """Of all namespaces."""
+        return sum(part.streams for part in self.removed.values())
+
+    @property
+    def events(self) -> int:
+        """Of all namespaces."""
+        return sum(part.events for part in self.removed.values())
 
 
 class Sessions(ABC):

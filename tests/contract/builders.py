@@ -25,12 +25,14 @@ ALL = (1 << 20, 1 << 30)
 """A page without a bound."""
 
 
-def record(*, session: str = "s", path: str = "/mcp", worker: str = "one") -> StreamRecord:
+def record(
+    *, session: str = "s", path: str = "/mcp", worker: str = "one", namespace: str = "default"
+) -> StreamRecord:
     """A new open stream."""
     return StreamRecord(
         id=new_stream_id(),
         kind=StreamKind.POST,
-        owner=Owner("default", path, session, "ann"),
+        owner=Owner(namespace, path, session, "ann"),
         epoch=1,
         state=StreamState.OPEN,
         last_sequence=0,

@@ -1,6 +1,6 @@
 """Reading: pages, holes, records; and what retention leaves."""
 
-from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.base import EventLog, Removed
 from mcp_persist_middleware.model import Event, EventKind
 from tests.contract.builders import ALL, add, ending, events, new, numbers, record
 from tests.support.stores import Store
@@ -110,6 +110,28 @@ async def test_purge_goes_in_bounded_steps_and_keeps_what_has_not_expired(
     for stream in (fresh, living):
         assert await log.find(stream.id) is not None
         assert await numbers(log, stream) == list(range(1, 8))
+
+
+async def test_purge_says_what_it_removed_of_each_namespace(log: EventLog) -> None:
+    for namespace, count in (("ann", 2), ("b\0b", 1), ("eve", 1)):
+        for _ in range(count):
+            stream = record(namespace=namespace)
+            end = ending(3, expires_at=9.0 if namespace == "eve" else 1.0)
+            await log.append([new(stream, *events(1, 3), ending=end)])
+    purged = await log.purge(2.0, 100)
+    assert dict(purged.removed) == {"ann": Removed(2, 6), "b\0b": Removed(1, 3)}
+    assert (purged.streams, purged.events, purged.more) == (3, 9, False)
+
+
+async def test_short_streams_go_many_at_a_time(log: EventLog) -> None:
+    for _ in range(3):
+        old = [record() for _ in range(300)]
+        await log.append([new(s, *events(1, 1), ending=ending(1, expires_at=1.0)) for s in old])
+    steps, streams, more = 0, 0, True
+    while more:
+        purged = await log.purge(2.0, 1000)
+        steps, streams, more = steps + 1, streams + purged.streams, purged.more
+    assert (streams, steps < 10) == (900, True), steps
 
 
 async def test_purge_of_one_huge_stream_stops_at_the_bound(log: EventLog) -> None:

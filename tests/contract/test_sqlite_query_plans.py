@@ -53,6 +53,9 @@ async def test_every_statement_of_a_batch_finds_its_rows_by_an_index(log: Sqlite
     for statement in (
         reads.stream,
         reads.events,
+        reads.expired,
+        reads.forget,
+        reads.bury,
         sql.insert(1),
         sql.insert(8),
         sql.create,

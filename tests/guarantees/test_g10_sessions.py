@@ -191,7 +191,7 @@ async def test_retention_goes_on_until_nothing_is_left_of_what_has_expired(
             assert await value(await RawSession.open(port)) == 1
         assert count(file, "stream") >= 10
     # It looks once at the start, and then not for an hour.
-    monkeypatch.setattr(keeper, "_EVENTS", 3)
+    monkeypatch.setattr(keeper, "_FIRST", 3)
     monkeypatch.setattr(registry, "_PURGED", 3)
     with sqlite3.connect(file.path) as writable:
         writable.execute("UPDATE mcp_session SET expires_at = 0")

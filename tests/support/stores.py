@@ -202,9 +202,16 @@ class Store:
 
 def new_database(server: str) -> str:
     """The URL of an empty database on a PostgreSQL server."""
-    name = f"t{uuid.uuid4().hex}"
-    _administer(server, f'CREATE DATABASE "{name}"')
-    return make_url(server).set(database=name).render_as_string(hide_password=False)
+    return named_database(server, f"t{uuid.uuid4().hex}")[0]
+
+
+def named_database(server: str, name: str) -> tuple[str, bool]:
+    """The URL of a database of this name on a PostgreSQL server, and whether it is new."""
+    found = f"SELECT 1 FROM pg_database WHERE datname = '{name}'"
+    is_new = not _administer(server, found)
+    if is_new:
+        _administer(server, f'CREATE DATABASE "{name}"')
+    return make_url(server).set(database=name).render_as_string(hide_password=False), is_new
 
 
 def drop_database(url: str) -> None:
@@ -214,13 +221,14 @@ def drop_database(url: str) -> None:
     _administer(server, f'DROP DATABASE "{place.database}" WITH (FORCE)')
 
 
-def _administer(server: str, command: str) -> None:
+def _administer(server: str, command: str) -> list[Any]:
+    found: list[Any] = []
     plain = make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)
 
     async def run() -> None:
         connection = await asyncpg.connect(plain)
         try:
-            await connection.execute(command)
+            found.extend(await connection.fetch(command))
         finally:
             await connection.close()
 
@@ -228,6 +236,7 @@ def _administer(server: str, command: str) -> None:
     thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()
     thread.join()
+    return found
 
 
 Fixture = Callable[[str], Any]

@@ -108,7 +108,7 @@ class MemoryLog(EventLog):
     async def forget_session(self, namespace: str, path: str, session: str) -> None: ...
 
     async def purge(self, now: float, max_events: int) -> Purged:
-        return Purged(0, 0, more=False)
+        return Purged({}, more=False)
 
 
 class World:

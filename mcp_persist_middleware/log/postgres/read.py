@@ -5,12 +5,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from mcp_persist_middleware.log import codec
-from mcp_persist_middleware.log.base import Purged
+from mcp_persist_middleware.log.base import Purged, Removed
 from mcp_persist_middleware.log.sql.schema import Tables
 from mcp_persist_middleware.log.sql.text import unescape
 from mcp_persist_middleware.model import Event, EventKind
 
-_PURGE_STREAMS = 50
+# How many streams a step of retention takes: more where they are short.
+_LEAST_STREAMS = 50
 # How many events a stream has is a guess; whatever it is, each is found and none is looked for.
 _BY_INDEX = (
     "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off;"
@@ -22,6 +23,7 @@ class Reads:
     """The statements, made once, and what runs them on the driver's connection."""
 
     def __init__(self, tables: Tables) -> None:
+        self._streams = _LEAST_STREAMS
         stream, event = tables.stream.name, tables.event.name
         names = ", ".join(column.name for column in tables.stream.c)
         self.stream = f"SELECT {names} FROM {stream} WHERE id = $1"
@@ -35,21 +37,22 @@ class Reads:
             " WHERE total <= $4 OR number = 1 ORDER BY sequence"
         )
         self.expired = (
-            f"SELECT id FROM {stream} WHERE expires_at IS NOT NULL AND expires_at <= $1"
-            f" ORDER BY expires_at LIMIT {_PURGE_STREAMS} FOR UPDATE SKIP LOCKED"
+            f"SELECT id, namespace FROM {stream} WHERE expires_at IS NOT NULL"
+            " AND expires_at <= $1 ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED"
         )
         some = (
             f"SELECT v.* FROM unnest($1::bytea[]) AS g (id) CROSS JOIN LATERAL (SELECT stream,"
             f" sequence FROM {event} WHERE stream = g.id ORDER BY sequence LIMIT $2) AS v LIMIT $2"
         )
         self.forget = (
-            f"DELETE FROM {event} AS e USING (SELECT part.stream, max(part.sequence) AS last"
-            f" FROM ({some}) AS part GROUP BY part.stream) AS r"
-            " WHERE e.stream = r.stream AND e.sequence <= r.last"
+            f"WITH gone AS (DELETE FROM {event} AS e USING (SELECT part.stream,"
+            f" max(part.sequence) AS last FROM ({some}) AS part GROUP BY part.stream) AS r"
+            " WHERE e.stream = r.stream AND e.sequence <= r.last RETURNING e.stream)"
+            " SELECT stream, count(*) FROM gone GROUP BY stream"
         )
         self.bury = (
             f"DELETE FROM {stream} AS s WHERE s.id = ANY ($1)"
-            f" AND NOT EXISTS (SELECT 1 FROM {event} AS e WHERE e.stream = s.id)"
+            f" AND NOT EXISTS (SELECT 1 FROM {event} AS e WHERE e.stream = s.id) RETURNING s.id"
         )
 
     async def row(self, driver: Any, stream: bytes) -> Any | None:
@@ -73,14 +76,16 @@ class Reads:
     async def purge(self, driver: Any, now: float, max_events: int) -> Purged:
         """One step of retention. Who purges beside us takes other streams; who still writes to
         one of these waits, and then finds no stream."""
+        limit = min(self._streams, max(max_events, _LEAST_STREAMS))
         async with driver.transaction():
             await driver.execute(_BY_INDEX)
-            ids = [row[0] for row in await driver.fetch(self.expired, now)]
+            names = {id_: unescape(n) for id_, n in await driver.fetch(self.expired, now, limit)}
             # Each statement sees what was committed before the streams were locked.
-            events = _count(await driver.execute(self.forget, ids, max_events))
-            streams = _count(await driver.execute(self.bury, ids))
-        return Purged(streams, events, more=events >= max_events or len(ids) == _PURGE_STREAMS)
-
-
-def _count(status: str) -> int:
-    return int(status.rpartition(" ")[2])
+            gone = await driver.fetch(self.forget, list(names), max_events)
+            buried = await driver.fetch(self.bury, list(names))
+        parts = [(names[id_], Removed(0, count)) for id_, count in gone]
+        parts += [(names[id_], Removed(1, 0)) for (id_,) in buried]
+        full = sum(count for _, count in gone) >= max_events
+        if full or len(names) == limit:
+            self._streams = max(_LEAST_STREAMS, 2 * (len(buried) if full else limit))
+        return Purged.of(parts, more=full or len(names) == limit)

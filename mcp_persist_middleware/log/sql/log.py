@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, delete, func, insert, select, text, update
+from sqlalchemy import URL, func, insert, select, text, update
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -36,7 +36,6 @@ from mcp_persist_middleware.model import (
 
 T = TypeVar("T")
 
-_PURGE_STREAMS = 50
 _ATTEND_STREAMS = 256
 # Making the tables may take longer than a stream may wait.
 _SCHEMA_SECONDS = 30.0
@@ -260,38 +259,9 @@ class SqlLog(SqlStore, EventLog):
     async def purge(self, now: float, max_events: int) -> Purged:
         return await self._whole(self._purge(now, max_events))
 
+    @abstractmethod
     async def _purge(self, now: float, max_events: int) -> Purged:
-        stream = self.tables.stream
-        expired = (
-            select(stream.c.id)
-            .where(stream.c.expires_at.is_not(None), stream.c.expires_at <= now)
-            .order_by(stream.c.expires_at)
-            .limit(_PURGE_STREAMS)
-        )
-        async with self._connection() as connection:
-            ids = [row.id for row in await connection.execute(expired)]
-        events = streams = 0
-        for stream_id in ids:
-            events += await self._purge_events(stream_id, max_events - events)
-            if events >= max_events:
-                return Purged(streams, events, more=True)
-            await self._execute(delete(stream).where(stream.c.id == stream_id))
-            streams += 1
-        return Purged(streams, events, more=len(ids) == _PURGE_STREAMS)
-
-    async def _purge_events(self, stream_id: bytes, limit: int) -> int:
-        event = self.tables.event
-        oldest = (
-            select(event.c.sequence)
-            .where(event.c.stream == stream_id)
-            .order_by(event.c.sequence)
-            .limit(limit)
-            .subquery()
-        )
-        bound = select(func.max(oldest.c.sequence)).scalar_subquery()
-        return await self._execute(
-            delete(event).where(event.c.stream == stream_id, event.c.sequence <= bound)
-        )
+        """One step of retention."""
 
 
 def record_of(row: Any) -> StreamRecord:

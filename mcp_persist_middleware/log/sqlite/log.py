@@ -278,7 +278,7 @@ class SqliteLog(SqlLog):
         await self._connect_writer()
 
     async def _purge(self, now: float, max_events: int) -> Purged:
-        purged = await super()._purge(now, max_events)
+        purged = await self._read_in_thread(lambda raw: self._reads.purge(raw, now, max_events))
         async with self._connection() as connection:
             raw = await connection.get_raw_connection()
             driver: Any = raw.driver_connection
@@ -287,7 +287,7 @@ class SqliteLog(SqlLog):
             await driver.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
             free = await connection.scalar(text("PRAGMA freelist_count"))
         # A file that somebody else made may not give its pages back.
-        return Purged(purged.streams, purged.events, more=purged.more or 0 < free < before)
+        return Purged(purged.removed, more=purged.more or 0 < free < before)
 
 
 def _enter_wal(cursor: Any) -> None:

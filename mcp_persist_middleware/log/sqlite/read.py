@@ -1,6 +1,6 @@
-"""The reads that every look of a reader needs, each one hop to the driver's thread. Through
-SQLAlchemy each takes several, at 1 to 3 ms of the processor; a reader on another worker looks at
-every event.
+"""The reads that every look of a reader needs, and retention, each one hop to the driver's thread.
+Through SQLAlchemy each takes several, at 1 to 3 ms of the processor; a reader on another worker
+looks at every event, and retention at every stream.
 """
 
 import contextlib
@@ -9,8 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from mcp_persist_middleware.log import codec
+from mcp_persist_middleware.log.base import Purged, Removed
 from mcp_persist_middleware.log.sql.schema import Tables
 from mcp_persist_middleware.model import Event, EventKind
+
+# What is removed in one transaction: whoever appends waits for no more than that.
+_TOGETHER_EVENTS, _TOGETHER_STREAMS = 200, 20
+_LEAST_STREAMS = 50
 
 
 class Reads:
@@ -24,6 +29,16 @@ class Reads:
             f"SELECT sequence, epoch, kind, codec, payload FROM {tables.event.name}"
             " WHERE stream = ? AND sequence > ? ORDER BY sequence LIMIT ?"
         )
+        self.expired = (
+            f"SELECT id, namespace FROM {tables.stream.name} WHERE expires_at IS NOT NULL"
+            " AND expires_at <= ? ORDER BY expires_at LIMIT ?"
+        )
+        self.forget = (
+            f"DELETE FROM {tables.event.name} WHERE stream = ?1 AND sequence <="
+            f" (SELECT max(sequence) FROM (SELECT sequence FROM {tables.event.name}"
+            " WHERE stream = ?1 ORDER BY sequence LIMIT ?2))"
+        )
+        self.bury = f"DELETE FROM {tables.stream.name} WHERE id = ?"
 
     def row(self, connection: sqlite3.Connection, stream: bytes) -> Any | None:
         """The row of a stream, its columns as attributes."""
@@ -46,3 +61,41 @@ class Reads:
                     break
                 events.append(Event(sequence, epoch, EventKind(kind), codec.decode(code, payload)))
         return events
+
+    def purge(self, connection: sqlite3.Connection, now: float, max_events: int) -> Purged:
+        """One step of retention, in short transactions."""
+        limit = max(_LEAST_STREAMS, max_events // 4)
+        found = connection.execute(self.expired, (now, limit)).fetchall()
+        parts: list[tuple[str, Removed]] = []
+        left = max_events
+        for start in range(0, len(found), _TOGETHER_STREAMS):
+            waiting = found[start : start + _TOGETHER_STREAMS]
+            while waiting:
+                if left <= 0:
+                    return Purged.of(parts, more=True)
+                removed, waiting = self._remove(connection, waiting, min(left, _TOGETHER_EVENTS))
+                left -= sum(part.events for _, part in removed)
+                parts += removed
+        return Purged.of(parts, more=len(found) == limit)
+
+    def _remove(
+        self, connection: sqlite3.Connection, streams: list[tuple[bytes, str]], max_events: int
+    ) -> tuple[list[tuple[str, Removed]], list[tuple[bytes, str]]]:
+        """Remove streams in one transaction; what went, and the streams that are left."""
+        removed: list[tuple[str, Removed]] = []
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for stream, namespace in streams:
+                events = connection.execute(self.forget, (stream, max_events)).rowcount
+                max_events -= events
+                # At the bound there may be more of it.
+                gone = connection.execute(self.bury, (stream,)).rowcount if max_events > 0 else 0
+                removed.append((namespace, Removed(gone, events)))
+                if max_events <= 0:
+                    break
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        done = len(removed) if max_events > 0 else len(removed) - 1
+        return removed, streams[done:]
