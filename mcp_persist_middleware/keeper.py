@@ -18,8 +18,9 @@ _FIRST, _LEAST, _MOST = 500, 50, 4000
 _STEP_SECONDS = 0.03
 # A step that the store gave up had too much to do.
 _RELENT = 8
-# Appends go first: for at least so long, and for as long as a step took.
-_PAUSE = 0.01
+# Appends go first: for at least so long (seconds), and for as long as a step took; where a round
+# leaves something, half as long in the next one.
+_PAUSE, _SHORTEST_REST = 0.01, 0.125
 # What else has to be done does not wait for a long history to go.
 _ROUND_SECONDS = 5.0
 
@@ -35,7 +36,7 @@ class Keeper:
         # A session that is in use is touched in the store well before it would expire.
         self._interval = min(settings.purge_interval, settings.session_ttl / 4)
         self._chores = chores
-        self._events = _FIRST
+        self._events, self._rest = _FIRST, 1.0
 
     async def run(self) -> None:
         """Run until cancelled: once at the start, then every `purge_interval`; at once where a
@@ -59,9 +60,10 @@ class Keeper:
         while more:
             began = time.monotonic()
             more = (await self._purge(began)).more
-            await asyncio.sleep(max(_PAUSE, time.monotonic() - began))
+            await asyncio.sleep(max(_PAUSE, (time.monotonic() - began) * self._rest))
             if time.monotonic() >= until:
                 break
+        self._rest = max(_SHORTEST_REST, self._rest / 2) if more else 1.0
         for chore in self._chores:
             await chore()
         return more

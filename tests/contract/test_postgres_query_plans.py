@@ -132,3 +132,36 @@ async def test_no_step_of_a_session_or_a_letter_walks_a_table(log: PostgresLog) 
     await log.sessions.touch([new_session(f"old-{n}").key for n in range(50)], time.time() + 3000)
     await log.sessions.delete(made.key, 3000.0)
     await log.sessions.purge(3500.0, 100)
+
+
+async def test_a_round_of_retention_passes_what_it_has_removed_once(
+    make_log: Factory, store: Store
+) -> None:
+    """Not in every step, while somebody's long transaction keeps it in the index."""
+    count = 2000
+    log = make_log()
+    await log.open("one")
+    old = [record() for _ in range(count)]
+    await log.append(
+        [
+            new(stream, *events(1, 1), ending=ending(1, expires_at=1 + number / count))
+            for number, stream in enumerate(old)
+        ]
+    )
+    async with somebody(store) as them, somebody(store) as dump:
+        await dump.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        assert await dump.fetchval("SELECT count(*) FROM mcp_event") == count
+        streams, more = 0, True
+        while more:
+            purged = await log.purge(3.0, 50)
+            streams, more = streams + purged.streams, purged.more
+        assert streams == count
+        await dump.execute("COMMIT")
+        await dump.close()
+        await log.aclose()
+        await all_counted(them)
+        passed = await them.fetchval(
+            "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = $1",
+            "mcp_stream_expiry",
+        )
+    assert count <= passed < 4 * count

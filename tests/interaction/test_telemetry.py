@@ -20,7 +20,7 @@ from mcp_persist_middleware import (
     StoreError,
 )
 from tests.multiworker.stateful_app import tenant
-from tests.support.scripted import Call, Scripted, persisted, serving
+from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.session import RawSession, last_id
 
 SECRETS = {
@@ -186,6 +186,19 @@ async def test_what_a_namespace_does_is_counted_for_it_alone(
             await (await session.call("crash")).body()
     for counter in ("events", "event.bytes", "resumes", "sessions", "streams.interrupted"):
         assert {"ann-metrics", "bob-metrics"} <= telemetry.namespaces(counter), counter
+
+
+async def test_what_retention_removes_is_counted_for_its_namespace(
+    tmp_store: str, telemetry: Telemetry
+) -> None:
+    keeping = {"ttl": 0, "purge_interval": 0.1, "namespace": tenant}
+    names = {"ann-purged", "bob-purged"}
+    async with persisted(Scripted(two=two), tmp_store, **keeping) as (port, _):
+        for name in names:
+            session = await RawSession.open(port, extra={"x-tenant": name})
+            await (await session.call("two")).take(2)
+        for counter in ("purged.streams", "purged.events"):
+            await until(lambda counter=counter: names <= telemetry.namespaces(counter))
 
 
 @pytest.mark.parametrize(
