@@ -13,10 +13,11 @@ from mcp_persist_middleware.log.postgres import engine
 WRITERS = 2
 """More than two gain nothing: this side of the connection is busy all the time then."""
 
-# What these connections plan once, whatever the size of the tables is then.
+# What these connections plan once, whatever the size of the tables is then. A bitmap of a stream
+# would be one of all that retention has removed from it and no vacuum has seen yet.
 _PLANS = (
     "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;"
-    " SET enable_nestloop = off; SET jit = off"
+    " SET enable_bitmapscan = off; SET enable_nestloop = off; SET jit = off"
 )
 
 
