@@ -38,6 +38,17 @@ class WriteQueue:
         """How many events of each stream may wait."""
         return max(_LEAST_SHARE, _RUN_AHEAD // max(1, len(self._streams)))
 
+    @property
+    def fills_a_batch(self) -> bool:
+        """Whether what is not on its way is enough for a whole batch."""
+        events = 0
+        for stream in self._streams:
+            if stream not in self._flying:
+                events += stream.waiting
+                if events >= self._most:
+                    return True
+        return False
+
     def add(self, stream: LiveStream) -> None:
         """A stream has something for the store."""
         self._streams[stream] = None

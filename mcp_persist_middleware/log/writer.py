@@ -155,18 +155,20 @@ class Writer:
                 await self._step()
 
     async def _assist(self) -> None:
-        """Where streams are full, a batch of those that are not on their way goes beside the
-        first lane's. Nobody else's events are hurried by that."""
+        """Where streams are full, or more waits than a batch holds, what is not on its way goes
+        beside the first lane's batch. Nothing else is hurried by that."""
         while True:
-            await self._pressure.wait(_LONG)
+            if self.is_down or not self._queue.fills_a_batch:
+                await self._pressure.wait(_LONG)
             if not self._may_write():
                 return
             if self.is_down:
                 continue
-            with self._going_on():
-                await self._commit(self._queue.gather())
-            # What came for these streams meanwhile was passed over.
-            self._wake.set()
+            if batch := self._queue.gather():
+                with self._going_on():
+                    await self._commit(batch)
+                # What came for these streams meanwhile was passed over.
+                self._wake.set()
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -192,12 +194,13 @@ class Writer:
 
     async def _pace(self, began: float, events: int) -> None:
         """Where events come fast, commit less often: fewer, larger batches cost less in all. A
-        stream that is full or ends does not wait.
+        stream that is full or ends does not wait, and neither does a whole batch.
         """
         if began - self._window > _WINDOW:
             self._window, self._count = began, 0
         self._count += events
-        if self._count >= _FAST and (wait := began + _PACE - time.monotonic()) > 0:
+        wait = began + _PACE - time.monotonic()
+        if self._count >= _FAST and wait > 0 and not self._queue.fills_a_batch:
             await self._pressure.wait(wait)
 
     async def _commit(self, batch: Batch) -> None:
