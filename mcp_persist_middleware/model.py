@@ -124,6 +124,11 @@ class StreamWrite:
     trim: int = 0
     """Delete this many of the oldest events that may be dropped (see `EventKind`)."""
 
+    @property
+    def size(self) -> int:
+        """The bytes of its events."""
+        return sum([len(event.frame) for event in self.events])
+
 
 class WorkerState(enum.IntEnum):
     """What a worker says of itself, or what the others have found out about it."""

@@ -235,6 +235,12 @@ class EventLog(ABC):
         """The letters between the workers, in the same store."""
 
     @property
+    def lanes(self) -> int:
+        """How many calls of `append`, each for other streams, are under way at the same time: more
+        than one where the store works while the next batch is made."""
+        return 1
+
+    @property
     def wakeups(self) -> Wakeups:
         """What tells of commits by other workers; of a log without, readers look often. A topic is
         the id of a stream or one of those that `Inbox` names."""

@@ -112,6 +112,11 @@ class LiveStream:
         )
 
     @property
+    def waiting(self) -> int:
+        """How many events wait for the store."""
+        return len(self._waiting)
+
+    @property
     def has_work(self) -> bool:
         """Whether anything waits for the store."""
         return (

@@ -4,30 +4,24 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.debts import Debts
 from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamState, StreamWrite
+from mcp_persist_middleware.log.queue import Batch, WriteQueue
+from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamWrite
 from mcp_persist_middleware.signals.local import Signal
 
 logger = logging.getLogger(__name__)
 
-_BATCH_EVENTS = 1024
-_BATCH_BYTES = 8 * 1024 * 1024
-# No batch brings more than that to a stream.
-_GIVEN_UP = (_BATCH_EVENTS + 1, 1 << 62)
 _FIRST_RETRY, _LAST_RETRY = 0.02, 0.5
 _PROBE_SECONDS = 0.5
-_MAX_OWED = 1000
-# What may wait for the store in all, and of each stream however many there are: an event is as
-# old as what waits before it.
-_RUN_AHEAD, _LEAST_SHARE = 1024, 64
 # So many events in so short a time (seconds) are fast; then commits begin this far apart.
 _FAST, _WINDOW, _PACE = 16, 0.02, 0.01
+_LONG = 3600.0
 # How long the row of a new stream waits for the stream's first event.
 _PATIENCE = 0.02
 
@@ -51,13 +45,13 @@ class Writer:
         self._log = log
         self._timeout = timeout
         self._may_write = may_write
-        self._dirty: dict[LiveStream, None] = {}
-        self._owed: deque[LiveStream] = deque()
+        self._queue = WriteQueue(log.lanes)
+        self._debts = Debts(log)
         self._wake = asyncio.Event()
         self._pressure = Signal()
         self._window, self._count = 0.0, 0
         self._idle = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._lanes: list[asyncio.Task[None]] = []
         self._probing: asyncio.Task[None] | None = None
         self._soon: asyncio.TimerHandle | None = None
         self._is_trusted = self._is_told = True
@@ -68,40 +62,43 @@ class Writer:
 
     def start(self) -> None:
         """Begin to commit."""
-        self._task = asyncio.create_task(self._run(), name="mcp-persist-writer")
+        runs = [self._run(), *(self._assist() for _ in range(1, self._log.lanes))]
+        self._lanes = [asyncio.create_task(run, name="mcp-persist-writer") for run in runs]
 
     async def abandon(self) -> None:
         """Drop what waits and stop: the streams are not this worker's any more. Whoever still
         writes to them writes to nobody."""
-        for task in (self._task, self._probing):
-            if task is not None:
-                task.cancel()
+        for task in self._tasks:
+            task.cancel()
         for stream in self.live.values():
             stream.degrade()
         telemetry.streams.add(-len(self.live))
         self.live.clear()
-        self._dirty.clear()
-        self._owed.clear()
+        self._queue.clear()
+        self._debts.clear()
         await self.aclose(0)
 
     async def aclose(self, timeout: float) -> None:
         """Commit what waits, for at most `timeout` seconds, and stop."""
-        if self._task is None:
+        if not self._lanes:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                while self._dirty and not self.is_down:
+                while self._queue and not self.is_down:
                     self._idle.clear()
                     self._wake.set()
                     await self._idle.wait()
         if self._soon is not None:
             self._soon.cancel()
-        for task in (self._probing, self._task):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-        self._task = self._probing = None
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._lanes, self._probing = [], None
+
+    @property
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return self._lanes if self._probing is None else [self._probing, *self._lanes]
 
     def open(self, stream: LiveStream) -> None:
         """Queue the beginning of a stream. It waits a moment for the first event, so that an
@@ -109,7 +106,7 @@ class Writer:
         """
         self.live[stream.record.id] = stream
         telemetry.streams.add(1)
-        self._dirty[stream] = None
+        self._queue.add(stream)
         if self._soon is None:
             self._soon = asyncio.get_running_loop().call_later(_PATIENCE, self._begin)
 
@@ -123,7 +120,10 @@ class Writer:
         self._wake.set()
 
     def _touch(self, stream: LiveStream) -> None:
-        self._dirty[stream] = None
+        if stream.degraded:
+            self._let_go(stream)
+        else:
+            self._queue.add(stream)
         self._wake.set()
 
     async def append(self, stream: LiveStream, events: list[tuple[EventKind, bytes]]) -> None:
@@ -131,7 +131,7 @@ class Writer:
         for kind, frame in events:
             stream.add(kind, frame)
         self._touch(stream)
-        while stream.is_full(max(_LEAST_SHARE, _RUN_AHEAD // max(1, len(self._dirty)))):
+        while stream.is_full(self._queue.share):
             self._pressure.notify()
             # Woken by every commit and by the end of the store's patience.
             await stream.room.wait(self._timeout)
@@ -145,23 +145,44 @@ class Writer:
 
     async def _run(self) -> None:
         while True:
-            if not self._dirty:
+            if not self._queue:
                 self._idle.set()
             await self._wake.wait()
             self._wake.clear()
             if not self._may_write():
                 return
-            try:
+            with self._going_on():
                 await self._step()
-            except Exception:
-                logger.exception("The log writer met an unexpected error and goes on")
-                self._give_up("unexpected error")
+
+    async def _assist(self) -> None:
+        """Where streams are full, or more waits than a batch holds, what is not on its way goes
+        beside the first lane's batch. Nothing else is hurried by that."""
+        while True:
+            if self.is_down or not self._queue.fills_a_batch:
+                await self._pressure.wait(_LONG)
+            if not self._may_write():
+                return
+            if self.is_down:
+                continue
+            if batch := self._queue.gather():
+                with self._going_on():
+                    await self._commit(batch)
+                # What came for these streams meanwhile was passed over.
+                self._wake.set()
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            logger.exception("The log writer met an unexpected error and goes on")
+            self._give_up("unexpected error")
 
     async def _step(self) -> None:
         if self.is_down:
             self._give_up("the store is down")
             return
-        while self._may_write() and (batch := self._gather()):
+        while self._may_write() and (batch := self._queue.gather()):
             began = time.monotonic()
             await self._commit(batch)
             await self._pace(began, sum(len(write.events) for _, write in batch))
@@ -173,29 +194,22 @@ class Writer:
 
     async def _pace(self, began: float, events: int) -> None:
         """Where events come fast, commit less often: fewer, larger batches cost less in all. A
-        stream that is full or ends does not wait.
+        stream that is full or ends does not wait, and neither does a whole batch.
         """
         if began - self._window > _WINDOW:
             self._window, self._count = began, 0
         self._count += events
-        if self._count >= _FAST and (wait := began + _PACE - time.monotonic()) > 0:
+        wait = began + _PACE - time.monotonic()
+        if self._count >= _FAST and wait > 0 and not self._queue.fills_a_batch:
             await self._pressure.wait(wait)
 
-    def _gather(self) -> list[tuple[LiveStream, StreamWrite]]:
-        batch, events, size = [], 0, 0
-        for stream in list(self._dirty):
-            if stream.degraded:
-                self._let_go(stream)
-                continue
-            if events >= _BATCH_EVENTS or size >= _BATCH_BYTES:
-                break
-            write = stream.next_write(_BATCH_EVENTS - events)
-            events += len(write.events)
-            size += sum(len(event.frame) for event in write.events)
-            batch.append((stream, write))
-        return batch
+    async def _commit(self, batch: Batch) -> None:
+        try:
+            await self._send(batch)
+        finally:
+            self._queue.land(batch)
 
-    async def _commit(self, batch: list[tuple[LiveStream, StreamWrite]]) -> None:
+    async def _send(self, batch: Batch) -> None:
         began = time.monotonic()
         outcomes = await self._try([write for _, write in batch], began)
         if outcomes is None:
@@ -206,16 +220,19 @@ class Writer:
         telemetry.commit_seconds.record(time.monotonic() - began)
         telemetry.batches.record(sum(len(write.events) for _, write in batch))
         for (stream, write), outcome in zip(batch, outcomes, strict=True):
-            match outcome:
-                case Outcome.COMMITTED:
-                    _count(stream, write)
-                    stream.commit(write)
-                    if not stream.has_work:
-                        self._dirty.pop(stream, None)
-                    if stream.ended:
-                        self._forget(stream)
-                case Outcome.FENCED | Outcome.REJECTED:
-                    self._degrade(stream, outcome.value)
+            # One that was given up meanwhile is seen to by its debt.
+            if not stream.degraded:
+                self._settle(stream, write, outcome)
+
+    def _settle(self, stream: LiveStream, write: StreamWrite, outcome: Outcome) -> None:
+        match outcome:
+            case Outcome.COMMITTED:
+                _count(stream, write)
+                stream.commit(write)
+                if stream.ended:
+                    self._forget(stream)
+            case Outcome.FENCED | Outcome.REJECTED:
+                self._degrade(stream, outcome.value)
 
     async def _try(self, writes: list[StreamWrite], began: float) -> list[Outcome] | None:
         """Append with retries; None when the store's time is over."""
@@ -235,6 +252,8 @@ class Writer:
             pause = min(pause * 2, _LAST_RETRY)
 
     def _go_down(self) -> None:
+        if self.is_down:
+            return
         self.is_down = True
         self._is_trusted = self._is_told = False
         self._probing = asyncio.create_task(self._probe(), name="mcp-persist-probe")
@@ -250,31 +269,15 @@ class Writer:
 
     async def _pay(self) -> None:
         """Log the answers of streams that ended while the store was away."""
-        while self._owed:
-            stream = self._owed[0]
-            try:
-                await self._pay_one(stream)
-            except StoreError:
-                self._go_down()
-                return
-            self._is_trusted = True
-            self._forget(self._owed.popleft())
-
-    async def _pay_one(self, stream: LiveStream) -> None:
-        write = stream.response_write()
-        if write is None or await self._log.append([write]) == [Outcome.COMMITTED]:
-            return
-        # A commit that was given up may have come about: the answers go behind what it brought.
-        record = await self._log.find(stream.record.id)
-        if record is None or (record.epoch, record.state) != (write.takes_over, StreamState.OPEN):
-            return
-        stream.created = True
-        found = await self._log.read(record.id, stream.committed, *_GIVEN_UP)
-        if (write := stream.response_write(found)) is not None:
-            await self._log.append([write])
+        try:
+            async for stream in self._debts.pay():
+                self._is_trusted = True
+                self._forget(stream)
+        except StoreError:
+            self._go_down()
 
     def _give_up(self, why: str) -> None:
-        for stream in list(self._dirty):
+        for stream in self._queue.streams:
             self._degrade(stream, why)
 
     def _degrade(self, stream: LiveStream, why: str) -> None:
@@ -289,12 +292,10 @@ class Writer:
 
     def _let_go(self, stream: LiveStream) -> None:
         """A degraded stream asks nothing more of the store but to keep its answer."""
-        self._dirty.pop(stream, None)
+        self._queue.discard(stream)
         stream.degrade()
-        if stream.ended and stream not in self._owed:
-            self._owed.append(stream)
-            if len(self._owed) > _MAX_OWED:
-                self._forget(self._owed.popleft())
+        if stream.ended and (forgiven := self._debts.add(stream)) is not None:
+            self._forget(forgiven)
 
     def _forget(self, stream: LiveStream) -> None:
         if self.live.pop(stream.record.id, None) is not None:

@@ -94,10 +94,14 @@ class Statements:
             f" WHERE id = $1 AND epoch = $3 AND {is_open} RETURNING id"
         )
         self.above = f"SELECT 1 FROM {event} WHERE stream = $1 AND sequence > $2 LIMIT 1"
+        # The noise at the stream's beginning is found without a look at the rest of the stream.
+        oldest = f"SELECT sequence FROM {event} WHERE stream = $1 AND kind = {{0:d}}"
         self.trim = (
-            f"DELETE FROM {event} WHERE stream = $1 AND sequence IN (SELECT sequence FROM {event}"
-            f" WHERE stream = $1 AND kind <= {EventKind.MESSAGE:d}"
-            " ORDER BY kind, sequence LIMIT $2)"
+            f"WITH noise AS MATERIALIZED ({oldest.format(EventKind.NOISE)}"
+            " ORDER BY sequence LIMIT $2)"
+            f" DELETE FROM {event} WHERE stream = $1 AND sequence = ANY (ARRAY("
+            f"SELECT sequence FROM noise UNION ALL ({oldest.format(EventKind.MESSAGE)}"
+            " ORDER BY sequence LIMIT $2 - (SELECT count(*) FROM noise))))"
         )
         # A lock and no change: it needs a store that takes writes.
         self.ping = f"SELECT 1 FROM {tables.meta.name} WHERE name = 'version' FOR KEY SHARE"

@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from mcp_persist_middleware.errors import ConfigurationError, StoreError
 from mcp_persist_middleware.log.sql.workers import reason
 
-# Short reads of many clients, the writer, the wake-ups.
-_READERS, _KEPT = 4, 2
+# Short reads of many clients; those that write, and the one for wake-ups.
+_READERS, _KEPT = 4, 3
 _CLOSE_SECONDS = 0.5
 # What the driver takes as an argument; everything else in a URL's query is libpq's.
 _ARGUMENTS = {"host", "port", "prepared_statement_cache_size", "statement_cache_size"}

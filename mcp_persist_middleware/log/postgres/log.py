@@ -1,4 +1,4 @@
-"""The log in PostgreSQL: one connection that writes, a few that read, one for wake-ups."""
+"""The log in PostgreSQL: two connections that write, a few that read, one for wake-ups."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,6 +18,7 @@ from mcp_persist_middleware.log.postgres import engine as postgres_engine
 from mcp_persist_middleware.log.postgres.batch import Batch, Statements
 from mcp_persist_middleware.log.postgres.inbox import PostgresInbox, PostgresSessions
 from mcp_persist_middleware.log.postgres.read import Reads
+from mcp_persist_middleware.log.postgres.writers import WRITERS, Writers
 from mcp_persist_middleware.log.sql.log import SqlLog
 from mcp_persist_middleware.log.sql.workers import reason
 from mcp_persist_middleware.model import Event, Outcome, StreamWrite
@@ -28,11 +29,6 @@ T = TypeVar("T")
 
 # Of the store's time-out: an attempt that a dead connection has swallowed leaves time for another.
 _ATTEMPT = 0.4
-# What the writer's connection plans once, whatever the size of the tables is then.
-_PLANS = (
-    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;"
-    " SET enable_nestloop = off; SET jit = off"
-)
 
 
 class PostgresLog(SqlLog):
@@ -50,13 +46,16 @@ class PostgresLog(SqlLog):
             url.set(query={}), prefix=prefix, timeout=timeout * _ATTEMPT, engine=engine
         )
         self._url = url
-        self._writer: AsyncConnection | None = None
-        self._driver: Any = None
+        self._writers = Writers(self._connect_raw)
         self._statements = Statements(self.tables)
         self._reads = Reads(self.tables)
         self._wakeups = Notifications(prefix + "wake", self._connect_raw, self._timeout)
         self._sessions = PostgresSessions(self, self.raw, self._wakeups.tell)
         self._inbox = PostgresInbox(self, self.raw, self._wakeups.tell)
+
+    @property
+    def lanes(self) -> int:
+        return WRITERS
 
     @property
     def wakeups(self) -> Wakeups:
@@ -72,9 +71,9 @@ class PostgresLog(SqlLog):
             if self._given is None and self._made is None:
                 self._made = postgres_engine.make(self._url, self._timeout)
             await self._prepare_schema()
-            async with self._lock:
-                await self._connect_writer()
-            await postgres_engine.check_session(self._driver, self._connect_raw, self._timeout)
+            async with self._writers.one() as writer:
+                driver = await writer.driver()
+                await postgres_engine.check_session(driver, self._connect_raw, self._timeout)
             await self._workers.enrol(worker)
             self._worker = worker
             await self._wakeups.open()
@@ -99,14 +98,8 @@ class PostgresLog(SqlLog):
         raw = await connection.get_raw_connection()
         return connection, raw.driver_connection
 
-    async def _connect_writer(self) -> None:
-        self._writer, self._driver = await self._connect_raw()
-        await self._driver.execute(_PLANS)
-
     async def _drop_writer(self) -> None:
-        writer, self._writer, self._driver = self._writer, None, None
-        if writer is not None:
-            await postgres_engine.drop(writer)
+        await self._writers.aclose()
 
     async def ping(self) -> None:
         await self.append([])
@@ -116,15 +109,11 @@ class PostgresLog(SqlLog):
         return await self._whole(self._append(batch))
 
     async def _append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
-        async with self._lock:
-            try:
-                async with postgres_engine.answering(self.name, self._timeout):
-                    if self._driver is None:
-                        await self._connect_writer()
-                    outcomes = await Batch(self._statements, self._driver)(batch)
-            except BaseException:
-                await self._drop_writer()
-                raise
+        async with (
+            self._writers.one() as writer,
+            postgres_engine.answering(self.name, self._timeout),
+        ):
+            outcomes = await Batch(self._statements, await writer.driver())(batch)
         self._wakeups.tell(
             write.id
             for write, outcome in zip(batch, outcomes, strict=True)

@@ -1,0 +1,87 @@
+"""What waits for the store: the streams that have something for it, and the batches it goes in."""
+
+from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.model import StreamWrite
+
+BATCH_EVENTS = 1024
+"""No batch has more events."""
+_BATCH_BYTES = 8 * 1024 * 1024
+# What may wait for the store in all, and of each stream however many there are: an event is as
+# old as what waits before it.
+_RUN_AHEAD, _LEAST_SHARE = 1024, 64
+
+Batch = list[tuple[LiveStream, StreamWrite]]
+
+
+class WriteQueue:
+    """Streams in turns. Each is in one batch at a time: its events are committed in order.
+
+    Args:
+        lanes: how many batches may be on their way at once; they share what one may hold.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        self._most = BATCH_EVENTS // lanes
+        self._streams: dict[LiveStream, None] = {}
+        self._flying: set[LiveStream] = set()
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    @property
+    def streams(self) -> list[LiveStream]:
+        """All that wait or are on their way."""
+        return list(self._streams)
+
+    @property
+    def share(self) -> int:
+        """How many events of each stream may wait."""
+        return max(_LEAST_SHARE, _RUN_AHEAD // max(1, len(self._streams)))
+
+    @property
+    def fills_a_batch(self) -> bool:
+        """Whether what is not on its way is enough for a whole batch."""
+        events = 0
+        for stream in self._streams:
+            if stream not in self._flying:
+                events += stream.waiting
+                if events >= self._most:
+                    return True
+        return False
+
+    def add(self, stream: LiveStream) -> None:
+        """A stream has something for the store."""
+        self._streams[stream] = None
+
+    def discard(self, stream: LiveStream) -> None:
+        """A stream wants nothing of the store any more."""
+        self._streams.pop(stream, None)
+
+    def clear(self) -> None:
+        """Nothing waits."""
+        self._streams.clear()
+
+    def gather(self) -> Batch:
+        """The next batch, of streams that are not on their way; it has to `land`."""
+        batch: Batch = []
+        events = size = 0
+        for stream in self._streams:
+            if events >= self._most or size >= _BATCH_BYTES:
+                break
+            if stream in self._flying:
+                continue
+            write = stream.next_write(self._most - events)
+            events += len(write.events)
+            size += write.size
+            batch.append((stream, write))
+        self._flying.update(stream for stream, _ in batch)
+        return batch
+
+    def land(self, batch: Batch) -> None:
+        """A batch is not on its way any more. What its streams have now goes behind the others'."""
+        for stream, _ in batch:
+            self._flying.discard(stream)
+            if stream in self._streams:
+                del self._streams[stream]
+                if stream.has_work:
+                    self._streams[stream] = None

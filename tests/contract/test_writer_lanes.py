@@ -1,0 +1,145 @@
+"""A writer with two batches on their way: what happens to one, the other's streams are whole."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.live import Limits, LiveStream
+from mcp_persist_middleware.log.sqlite.log import SqliteLog
+from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamState, StreamWrite
+from mcp_persist_middleware.protocol.event_id import EventIds
+from tests.contract.builders import numbers, record
+from tests.support.scripted import until
+
+pytestmark = pytest.mark.timeout(60)
+FRAME = b"data: x\r\n"
+FULL = 64
+
+
+class GatedLog(SqliteLog):
+    """A file whose commits wait, from a moment on, until the test lets them go or fail."""
+
+    lanes = 2
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            make_url(f"sqlite+aiosqlite:///{path}"), prefix="mcp_", timeout=5, synchronous="normal"
+        )
+        self.gates: dict[bytes, asyncio.Future[None]] | None = None
+        """By the first stream of what waits."""
+
+    async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
+        if self.gates is not None and batch:
+            gate = self.gates[batch[0].id] = asyncio.get_running_loop().create_future()
+            await gate
+        return await super().append(batch)
+
+    def fail(self, stream: LiveStream) -> None:
+        """Let a batch fail."""
+        assert self.gates is not None
+        self.gates.pop(stream.record.id).set_exception(StoreError(url=self.name, reason="test"))
+
+    def let(self, stream: LiveStream) -> None:
+        """Let a batch go on to the file."""
+        assert self.gates is not None
+        self.gates.pop(stream.record.id).set_result(None)
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[GatedLog]:
+    """An open log."""
+    made = GatedLog(tmp_path / "events.db")
+    await made.open("one")
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def writer(log: GatedLog) -> AsyncIterator[Writer]:
+    """A writer that gives an outage no time."""
+    made = Writer(log, 0.0)
+    made.start()
+    yield made
+    await made.aclose(10)
+
+
+async def two_on_their_way(log: GatedLog, writer: Writer) -> tuple[LiveStream, LiveStream]:
+    """Two streams, each in a batch of its own that waits."""
+    one, two = (
+        LiveStream(r, EventIds.of(r.id, r.kind, 1), Limits(FULL, 1 << 20, 10_000, 1 << 26))
+        for r in (record(), record())
+    )
+    for stream in (one, two):
+        writer.open(stream)
+    await until(lambda: one.created and two.created)
+    log.gates = gates = {}
+    await writer.append(one, [(EventKind.NOISE, FRAME)])
+    await until(lambda: one.record.id in gates)
+    # It is full, and its writer waits.
+    asyncio.create_task(writer.append(two, [(EventKind.NOISE, FRAME)] * FULL))  # noqa: RUF006
+    await until(lambda: two.record.id in gates)
+    return one, two
+
+
+def end(writer: Writer, stream: LiveStream) -> None:
+    """The regular end of a stream."""
+    now = time.time()
+    writer.end(stream, Ending(StreamState.COMPLETE, stream.last, now, now + 60))
+
+
+async def test_a_commit_that_comes_about_after_its_stream_was_given_up_costs_no_answer(
+    log: GatedLog, writer: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = await two_on_their_way(log, writer)
+    log.fail(one)
+    await until(lambda: one.degraded and two.degraded)
+    log.let(two)
+    log.gates = None
+    for stream in (one, two):
+        await writer.append(stream, [(EventKind.RESPONSE, b"data: answer\r\n")])
+        end(writer, stream)
+    await until(lambda: not writer.live)
+    assert "unexpected" not in caplog.text
+    assert [e.frame for e in await log.read(one.record.id, 0, 100, 1 << 20)] == [
+        b"data: answer\r\n"
+    ]
+    kept = await log.read(two.record.id, 0, 100, 1 << 20)
+    assert [event.sequence for event in kept] == list(range(1, FULL + 2))
+    assert kept[-1].frame == b"data: answer\r\n"
+
+
+async def test_when_both_fail_nothing_is_left_running_behind_the_writer(
+    log: GatedLog, writer: Writer
+) -> None:
+    one, two = await two_on_their_way(log, writer)
+    log.fail(one)
+    await until(lambda: writer.is_down)
+    log.fail(two)
+    await until(lambda: not (one.record.id in log.gates or two.record.id in log.gates))
+    await asyncio.sleep(0)
+    await writer.aclose(0)
+    assert not [t for t in asyncio.all_tasks() if t.get_name() == "mcp-persist-probe"]
+
+
+async def test_what_came_while_the_second_batch_was_on_its_way_is_committed_behind_it(
+    log: GatedLog, writer: Writer
+) -> None:
+    one, two = await two_on_their_way(log, writer)
+    log.let(one)
+    await until(lambda: one.committed == 1)
+    more = asyncio.create_task(writer.append(two, [(EventKind.NOISE, FRAME)]))
+    await until(lambda: two.last == FULL + 1)
+    # Everything that the first lane can do about it has been done.
+    for _ in range(5):
+        await asyncio.sleep(0)
+    log.let(two)
+    log.gates = None
+    await until(lambda: two.committed == FULL + 1)
+    await more
+    assert await numbers(log, two.record) == list(range(1, FULL + 2))
