@@ -31,6 +31,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from mcp_persist_middleware.log import connect
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.settings import Settings
+from tests.support.memory_log import MemoryLog
+from tests.support.memory_parts import Shelf
 
 _READY_SECONDS = 20.0
 
@@ -269,6 +271,12 @@ def with_redis(below: Callable[[Path, Fixture], Store]) -> Callable[[Path, Fixtu
     return make
 
 
+def memory(_: Path, __: Fixture) -> Store:
+    """A log of somebody else's, by the setting that takes one."""
+    shelf = Shelf()
+    return Store("memory", {"log": lambda _: MemoryLog(shelf)})
+
+
 STORES: dict[str, Callable[[Path, Fixture], Store]] = {
     "sqlite": sqlite,
     "postgres": postgres,
@@ -276,3 +284,9 @@ STORES: dict[str, Callable[[Path, Fixture], Store]] = {
     "postgres+redis": with_redis(postgres),
 }
 """Every kind of store that the library has. A new one is one more line here."""
+
+CUSTOM: dict[str, Callable[[Path, Fixture], Store]] = {
+    "memory": memory,
+    "memory+redis": with_redis(memory),
+}
+"""Stores that the library has not, under the contract of those it has."""

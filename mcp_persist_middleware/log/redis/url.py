@@ -179,8 +179,8 @@ def parse(text: str) -> Target:
 
 _FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 _EXPECTED = {
-    "": "redis://[user:password@]host:port/db without query, or rediss:// with at most ssl_ca_certs,"
-    " ssl_certfile and ssl_keyfile in it",
+    "": "redis://[user:password@]host:port/db without query, or rediss:// with ssl_ca_certs,"
+    " ssl_certfile and ssl_keyfile at most",
     "sentinel": "redis+sentinel://[user:password@]host:port,host:port/service/db"
     "[?sentinel_password=…]",
     "cluster": "redis+cluster://[user:password@]host:port,host:port (it has no databases)",
