@@ -16,6 +16,7 @@ from mcp_persist_middleware.errors import (
     PersistError,
 )
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.postgres import hosts
 from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.settings import MakeLog, Settings
 
@@ -52,7 +53,7 @@ def parse_url(text: str) -> URL:
     if "://" not in text:
         return URL.create("sqlite+aiosqlite", database=text)
     try:
-        url = make_url(text)
+        url = hosts.spread(make_url(hosts.moved(text)))
     except (ArgumentError, ValueError) as error:
         # The text itself may hold a password.
         raise InvalidSettingError(

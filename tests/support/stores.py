@@ -7,6 +7,7 @@ databases) and `MCP_PERSIST_TEST_REDIS` name others to be used instead.
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -74,6 +75,21 @@ class PostgresServer:
         given = "".join(f" -c {name}={value}" for name, value in self._options.items())
         where = f"-h 127.0.0.1 -p {self.port} -c unix_socket_directories=''{given}"
         self._control("-w", "-o", where, "-l", str(self.directory / "log"), "start")
+
+    def copy(self, directory: Path, port: int | None = None) -> "PostgresServer":
+        """A standby that follows it, not started; `port` is that of a relay in between."""
+        where = ("-h", "127.0.0.1", "-p", str(port or self.port), "-U", "postgres")
+        how = ("-D", str(directory), "-R", "-X", "stream", "-c", "fast", "--no-sync")
+        directory.mkdir(parents=True)
+        if self._user is not None and os.geteuid() == 0:
+            shutil.chown(directory, self._user)
+            directory.chmod(0o700)
+        pgexec("pg_basebackup", where + how, bin_path=self._binaries, user=self._user)
+        return PostgresServer(directory, self._options)
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self._control("-w", "promote")
 
     def stop(self, mode: str = "fast") -> None:
         """Shut it down: `smart`, `fast` or `immediate`."""

@@ -19,6 +19,7 @@ from mcp_persist_middleware.errors import (
     InvalidSettingError,
     StoreError,
 )
+from mcp_persist_middleware.log.postgres import hosts
 from mcp_persist_middleware.log.sql.workers import reason
 
 # Short reads of many clients, the writer, the wake-ups.
@@ -31,6 +32,14 @@ _FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
 # What the driver raises; the last one where a server said farewell to a connection in its rest.
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
+# Another host may do what this one does not.
+_NEXT = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+)
+
 ConnectRaw = Callable[[], Awaitable[tuple[AsyncConnection, Any]]]
 
 
@@ -41,6 +50,33 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
         # Then it is closed without the server, and whoever closed it may be gone: nobody is told.
         with contextlib.suppress(TimeoutError):
             await super().close(timeout=min(timeout or _CLOSE_SECONDS, _CLOSE_SECONDS))
+
+
+class _InTurn:
+    """Connects to the first of several hosts that has what is asked for, beginning with the one
+    that had it last: a host that is gone without a word takes its share of the time, and once."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, int] | None = None
+
+    async def __call__(
+        self, *, host: list[str], port: list[int], timeout: float, **arguments: Any
+    ) -> asyncpg.Connection:
+        places = sorted(zip(host, port, strict=True), key=lambda place: place != self._last)
+        met: Exception | None = None
+        for place in places:
+            where = {"host": place[0], "port": place[1], "timeout": timeout / len(places)}
+            try:
+                connection = await asyncpg.connect(**where, **arguments)
+            except asyncpg.TargetServerAttributeNotMatched as error:
+                met = met or error
+            except _NEXT as error:
+                met = error
+            else:
+                self._last = place
+                return connection
+        assert met is not None
+        raise met
 
 
 def make(url: URL, timeout: float) -> AsyncEngine:
@@ -55,9 +91,12 @@ def make(url: URL, timeout: float) -> AsyncEngine:
             raise InvalidSettingError(
                 name="url",
                 source="argument",
-                value=place.set(query={}).render_as_string(hide_password=True),
+                value=hosts.shown(place).render_as_string(hide_password=True),
                 expected=f"{name} must be a file; there is none at {options[name]}",
             )
+    if len(hosts.places(url)) > 1:
+        arguments["async_creator_fn"] = _InTurn()
+        options.setdefault("target_session_attrs", "read-write")
     if options:
         # Where it means the same, what libpq is told in a URL is told to the driver in one.
         arguments["dsn"] = "postgresql://?" + urlencode(options, doseq=True)
@@ -201,6 +240,7 @@ def remedy(error: BaseException, url: URL) -> str:
         case _ if isinstance(cause, ssl.SSLError):
             return "Check sslmode and sslrootcert in the URL, and the server's certificate"
         case _ if isinstance(cause, OSError):
-            return f"Check that a PostgreSQL server listens at {url.host}:{url.port or 5432}"
+            where = " or ".join(f"{host}:{port}" for host, port in hosts.places(url))
+            return f"Check that a PostgreSQL server listens at {where}"
         case _:
             return "Check that the URL leads to a PostgreSQL database that takes writes"
