@@ -79,6 +79,21 @@ def redis_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def replicated_redis_url() -> Iterator[str]:
+    """A Redis server with a replica that is in step with it."""
+    with tempfile.TemporaryDirectory(prefix="mcp-redis-") as directory:
+        server = RedisServer(Path(directory) / "primary", "--repl-diskless-sync-delay", "0")
+        server.start()
+        follows = ("--replicaof", "127.0.0.1", str(server.port))
+        replica = RedisServer(Path(directory) / "replica", *follows)
+        replica.start()
+        replica.follow(server)
+        yield server.url()
+        replica.stop()
+        server.stop()
+
+
+@pytest.fixture(scope="session")
 def postgres_15() -> Iterator[Postgres15]:
     """The packaged PostgreSQL 15 that all tests share; it speaks TLS alone."""
     with _for_postgres() as directory:

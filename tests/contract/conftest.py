@@ -5,7 +5,7 @@ module of his own that names it (`test_custom_log.py` does so):
 
     # my_store.py
     from my_package import MyLog
-    from tests.support.stores import CUSTOM, STORES, Store
+    from tests.support.stores import BESIDE, STORES, Store
 
     STORES["mine"] = lambda directory, _: Store("mine", log=lambda: MyLog(directory))
 
@@ -24,15 +24,15 @@ import pytest
 
 from mcp_persist_middleware.log.base import EventLog
 from tests.support.packaged import PACKAGED, marked
-from tests.support.stores import CUSTOM, STORES, Store
+from tests.support.stores import BESIDE, STORES, Store
 
 Factory = Callable[[], EventLog]
 
 
-@pytest.fixture(params=[*STORES, *CUSTOM, *marked(*PACKAGED)])
+@pytest.fixture(params=[*STORES, *BESIDE, *marked(*PACKAGED)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store of this test's own."""
-    return (STORES | CUSTOM | PACKAGED)[request.param](tmp_path, request.getfixturevalue)
+    return (STORES | BESIDE | PACKAGED)[request.param](tmp_path, request.getfixturevalue)
 
 
 @pytest.fixture

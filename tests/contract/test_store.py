@@ -10,7 +10,7 @@ from mcp_persist_middleware.log.base import EventLog
 from tests.contract.builders import ALL, COMMITTED, add, ending, events, new, record
 from tests.contract.conftest import Factory
 from tests.support.packaged import PACKAGED
-from tests.support.stores import CUSTOM, STORES, Store
+from tests.support.stores import BESIDE, STORES, Store
 
 
 async def test_everything_is_there_after_it_was_closed_and_opened(make_log: Factory) -> None:
@@ -36,7 +36,7 @@ async def test_everything_is_there_after_it_was_closed_and_opened(make_log: Fact
 def elsewhere(store: Store, tmp_path: Path, request: pytest.FixtureRequest) -> Store:
     """Another store of the same kind."""
     (tmp_path / "elsewhere").mkdir()
-    make = (STORES | CUSTOM | PACKAGED)[store.name]
+    make = (STORES | BESIDE | PACKAGED)[store.name]
     return make(tmp_path / "elsewhere", request.getfixturevalue)
 
 

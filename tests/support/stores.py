@@ -159,6 +159,16 @@ class RedisServer:
         finally:
             client.close()
 
+    def follow(self, primary: "RedisServer") -> None:
+        """Return when this replica is in step with its primary."""
+        deadline = time.monotonic() + _READY_SECONDS
+        client = redis.Redis(host="127.0.0.1", port=primary.port)
+        try:
+            while client.wait(1, 100) < 1:
+                assert time.monotonic() < deadline
+        finally:
+            client.close()
+
     def stop(self, sign: signal.Signals = signal.SIGTERM) -> None:
         """End it; a server that has ended stays so."""
         process, self.process = self.process, None
@@ -301,8 +311,16 @@ STORES: dict[str, Callable[[Path, Fixture], Store]] = {
 }
 """Every kind of store that the library has. A new one is one more line here."""
 
-CUSTOM: dict[str, Callable[[Path, Fixture], Store]] = {
+
+def with_replica(directory: Path, fixture: Fixture) -> Store:
+    """A SQLite file with a Redis in front whose replica has to have every event."""
+    redis = {"redis": fixture("replicated_redis_url"), "redis_durability": "replica"}
+    return Store("sqlite+replica", sqlite(directory, fixture).settings | redis)
+
+
+BESIDE: dict[str, Callable[[Path, Fixture], Store]] = {
+    "sqlite+replica": with_replica,
     "memory": memory,
     "memory+redis": with_redis(memory),
 }
-"""Stores that the library has not, under the contract of those it has."""
+"""Stores that are under the contract alone: a mode of one, and one that the library has not."""
