@@ -13,8 +13,12 @@ from typing import Any, TypeVar
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    ClusterDownError,
+    MasterDownError,
     NoPermissionError,
     NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
     ResponseError,
@@ -34,7 +38,8 @@ _PROBE_SECONDS, _CHECK_SECONDS = 0.25, 30.0
 _OLDEST = (6, 2)
 _REFUSING = (AuthenticationError, AuthorizationError, NoPermissionError)
 # What a server says of itself, not of the command: out of memory, a replica, loading, no disk.
-# Redis 6 wraps what a script met in a text of its own.
+# The driver has classes for some of it, and Redis 6 wraps what a script met in a text of its own.
+_UNFIT_ERRORS = (ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError)
 _UNFIT = re.compile(r"(^|-)(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|CLUSTERDOWN|MASTERDOWN)\b")
 
 
@@ -119,7 +124,7 @@ class RedisClient:
             raise RedisAwayError("it is away")
         replies = await self._whole(self._run(calls))
         for reply in replies:
-            if isinstance(reply, RedisError) and _UNFIT.search(str(reply)):
+            if isinstance(reply, RedisError) and _is_unfit(reply):
                 self.leave(str(reply))
                 break
         return replies
@@ -224,7 +229,7 @@ class RedisClient:
                 type(error).__name__, "Check user and password in redis="
             ) from error
         except ResponseError as error:
-            if _UNFIT.search(str(error)):
+            if _is_unfit(error):
                 raise RedisAwayError(str(error)) from error
             fix = "Check that redis= names a Redis server, and how: redis+cluster:// for a cluster"
             raise self._refused(str(error), fix) from error
@@ -259,6 +264,11 @@ class RedisClient:
 
     def _refused(self, reason: str, fix: str) -> StoreUnavailableError:
         return StoreUnavailableError(url=self.name, reason=reason, fix=fix)
+
+
+def _is_unfit(error: RedisError) -> bool:
+    """Whether a server says that it cannot now, whatever it was asked."""
+    return isinstance(error, _UNFIT_ERRORS) or _UNFIT.search(str(error)) is not None
 
 
 def _distrust(error: BaseException | None) -> str:
