@@ -26,7 +26,7 @@ from tests.support.stores import RedisServer
 pytestmark = pytest.mark.timeout(60)
 
 
-def _port_with_bus() -> int:
+def port_with_bus() -> int:
     """A free port whose bus, 10,000 above, is free as well: below those that connections are
     given by themselves."""
     while True:
@@ -47,7 +47,7 @@ def cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
         for n in range(3)
     ]
     for node in nodes:
-        node.port = _port_with_bus()
+        node.port = port_with_bus()
         node.start()
     clients = [redis.Redis(port=node.port) for node in nodes]
     bounds = [0, 5461, 10923, 16384]
@@ -201,7 +201,7 @@ async def test_a_master_that_dies_is_replaced_by_its_replica_and_nothing_is_lost
 ) -> None:
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500")
     replica = RedisServer(tmp_path / "replica", *options)
-    replica.port = _port_with_bus()
+    replica.port = port_with_bus()
     replica.start()
     stream = record()
     try:

@@ -106,6 +106,8 @@ class Target:
             "socket_connect_timeout": timeout / 2,
             "password": self.sentinel_password,
             "retry": options["retry"],
+            "ssl": self.tls,
+            **self._tls(),
         }
         return Sentinel(list(self.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
 
