@@ -235,3 +235,16 @@ async def test_a_master_that_dies_is_replaced_by_its_replica_and_nothing_is_lost
             assert place.in_sql(stream) == list(range(1, writer.last + 1))
     finally:
         replica.stop(signal.SIGKILL)
+
+
+async def test_a_cluster_that_is_down_stops_no_start_and_is_waited_for(
+    cluster: list[RedisServer], place: Place
+) -> None:
+    cluster[2].stop(signal.SIGKILL)
+    await until(lambda: b"cluster_state:fail" in said(cluster[0], "CLUSTER", "INFO"))
+    stream = record()
+    async with place.worker("one") as one:
+        assert not one._client.is_up
+        assert await one.append([new(stream, *events(1, 1))]) == [COMMITTED]
+        cluster[2].start()
+        await is_up(one)

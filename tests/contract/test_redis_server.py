@@ -69,6 +69,24 @@ async def test_where_info_is_forbidden_the_policy_is_asked_for_in_the_log(
     assert any("must be noeviction" in text for text in caplog.messages)
 
 
+@pytest.mark.parametrize("why", ["full", "reads-only"])
+async def test_one_that_takes_nothing_now_stops_no_start_and_is_waited_for(
+    place: Place, why: str
+) -> None:
+    stream = record()
+    with contextlib.closing(place.client) as client:
+        if why == "full":
+            client.config_set("maxmemory", "1")
+        else:
+            client.replicaof("127.0.0.1", str(free_port()))
+        async with place.worker("one") as one:
+            assert not one._client.is_up
+            assert await one.append([new(stream, *events(1, 1))]) == [COMMITTED]
+            client.config_set("maxmemory", "0")
+            client.replicaof("NO", "ONE")
+            await is_up(one)
+
+
 # When an event counts as committed.
 
 
