@@ -31,6 +31,13 @@ class Lifespan:
             logger.error("%s", error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
+        except Exception as error:
+            # A store of somebody else's: a server would take it for an application without a
+            # lifespan, and go on.
+            logger.exception("The store cannot be opened")
+            said = f"The store cannot be opened: {type(error).__name__}"
+            await send({"type": "lifespan.startup.failed", "message": said})
+            return
         try:
             await self._run(scope, message, receive, send)
         finally:

@@ -30,6 +30,7 @@ from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.runtime import Persistence
 from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.sessions.parcel import Parcel, Reply
+from mcp_persist_middleware.settings import MakeLog
 from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class PersistMiddleware:
     lifespan, so that the server does not start (see `Settings` for all of them).
 
     Args:
+        log: a store of yours instead of `url`, see `Persistence`.
         persistence: a `Persistence` of yours instead of `url` and settings.
     """
 
@@ -53,9 +55,12 @@ class PersistMiddleware:
         /,
         url: str | None = None,
         *,
+        log: MakeLog | None = None,
         persistence: Persistence | None = None,
         **settings: Any,
     ) -> None:
+        if log is not None:
+            settings["log"] = log
         # Nothing is checked here: Starlette makes its middleware inside the lifespan call, and a
         # server takes an exception there for an application without a lifespan.
         self.app = app

@@ -12,7 +12,7 @@ from typing import Any, Self
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, StoreError
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.settings import MakeLog, Settings
 from mcp_persist_middleware.worker import Parts, Worker, stop
 
 logger = logging.getLogger(__name__)
@@ -32,11 +32,17 @@ class Persistence:
     user closes it.
 
     Args:
+        log: instead of `url`, makes a store of yours (`mcp_persist_middleware.store`): called for
+            each worker, once on an event loop and again after a lost lease.
         settings: as `PersistMiddleware` takes them; checked when the object is opened.
     """
 
-    def __init__(self, url: str | None = None, **settings: Any) -> None:
-        self._given: Mapping[str, Any] = settings if url is None else {"url": url, **settings}
+    def __init__(
+        self, url: str | None = None, *, log: MakeLog | None = None, **settings: Any
+    ) -> None:
+        named = {"url": url, "log": log}
+        given = {name: value for name, value in named.items() if value is not None}
+        self._given: Mapping[str, Any] = given | settings
         self._settings: Settings | None = None
         self._error: ConfigurationError | None = None
 

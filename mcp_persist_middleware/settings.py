@@ -22,7 +22,11 @@ from mcp_persist_middleware.errors import (
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from mcp_persist_middleware.log.base import EventLog
+
 PREFIX = "MCP_PERSIST_"
+# Of these one is given.
+_STORES = ("url", "engine", "log")
 _KIB, _MIB = 1024, 1024 * 1024
 
 Synchronous = Literal["normal", "full"]
@@ -34,6 +38,7 @@ NamespaceOf = Callable[[HTTPConnection], str]
 PrincipalOf = Callable[[HTTPConnection], str | None]
 PersistOf = Callable[[HTTPConnection], bool]
 RerunOf = Callable[[str | None, dict[str, Any]], bool]
+MakeLog = Callable[["Settings"], "EventLog"]
 RelayScope = tuple[Callable[[Scope], Any], Callable[[Scope, Any], None]]
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -55,6 +60,11 @@ class Settings:
 
     url: str | None = _setting(None, "the store, any SQLAlchemy URL or a file name", none=True)
     engine: "AsyncEngine | None" = _setting(None, "an engine of yours; never closed", none=True)
+    log: MakeLog | None = _setting(
+        None,
+        "instead of `url`, a store of yours: a callable of the `Settings` that makes an `EventLog`",
+        none=True,
+    )
     synchronous: Synchronous = _setting(
         "normal",
         "SQLite: `normal` survives the death of the process, `full` the loss of power",
@@ -158,13 +168,16 @@ class Settings:
             elif variable in environ:
                 values[name] = _check(name, _parse(environ[variable], spec), spec, variable)
         settings = cls(**values)
-        if settings.url is None and settings.engine is None:
+        stores = [name for name in _STORES if getattr(settings, name) is not None]
+        if not stores:
             raise ConfigurationError(
                 reason='no store is named; pass url="sqlite+aiosqlite:///events.db", '
                 f"or set {PREFIX}URL"
             )
-        if settings.url is not None and settings.engine is not None:
-            raise ConfigurationError(reason="url and engine are both given; keep one of them")
+        if len(stores) > 1:
+            raise ConfigurationError(
+                reason=f"{' and '.join(stores)} are given together; keep one of them"
+            )
         if settings.store_timeout >= settings.lease_seconds:
             raise ConfigurationError(
                 reason=f"store_timeout ({settings.store_timeout:g} s) must be shorter than "
@@ -221,7 +234,7 @@ def _complaint(value: Any, spec: Any) -> str | None:
         case "engine":
             is_engine = hasattr(value, "sync_engine")
             return None if is_engine else "expected a sqlalchemy.ext.asyncio.AsyncEngine"
-        case "persist" | "principal" | "revive" | "rerun":
+        case "log" | "persist" | "principal" | "revive" | "rerun":
             return _callable(value, spec)
         case "namespace":
             return None if callable(value) else namespace_complaint(value)
@@ -248,11 +261,17 @@ def namespace_complaint(value: Any) -> str | None:
     return None if right else "expected a printable text of 1 to 255 characters"
 
 
+_ARGUMENTS = {
+    "rerun": "session and request",
+    "log": "the Settings that returns a new EventLog",
+}
+
+
 def _callable(value: Any, spec: Any) -> str | None:
     or_bool = isinstance(spec.default, bool)
     if callable(value) or (or_bool and isinstance(value, bool)):
         return None
-    of = "session and request" if spec.name == "rerun" else "one HTTPConnection"
+    of = _ARGUMENTS.get(spec.name, "one HTTPConnection")
     return f"expected {'True, False or ' if or_bool else ''}a callable of {of}"
 
 

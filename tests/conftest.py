@@ -6,10 +6,13 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.certificates import Authority
+from tests.support.packaged import Pgbouncer, Postgres15, TlsRedis
 from tests.support.stores import PostgresServer, RedisServer, drop_database, new_database
 
 _SECONDS = 5.0
@@ -27,16 +30,25 @@ def postgres_url() -> Iterator[str]:
     if given := os.environ.get("MCP_PERSIST_TEST_POSTGRES"):
         yield given
         return
-    # Databases come and go here by the hundred, and need not outlive a loss of power.
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    options = {"max_connections": "300", "fsync": "off", "full_page_writes": "off"}
-    with tempfile.TemporaryDirectory(
-        prefix="mcp-pg-", dir=memory, ignore_cleanup_errors=True
-    ) as directory:
-        server = PostgresServer(Path(directory) / "data", options)
+    with _for_postgres() as directory:
+        server = PostgresServer(directory / "data", _OPTIONS)
         server.start()
         yield server.url()
         server.stop("immediate")
+
+
+# Databases come and go here by the hundred, and need not outlive a loss of power.
+_OPTIONS = {"max_connections": "300", "fsync": "off", "full_page_writes": "off"}
+
+
+@contextmanager
+def _for_postgres() -> Iterator[Path]:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(
+        prefix="mcp-pg-", dir=memory, ignore_cleanup_errors=True
+    ) as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
 
 
 @pytest.fixture
@@ -63,6 +75,65 @@ def redis_url() -> Iterator[str]:
         server = RedisServer(Path(directory))
         server.start()
         yield server.url()
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def replicated_redis_url() -> Iterator[str]:
+    """A Redis server with a replica that is in step with it."""
+    with tempfile.TemporaryDirectory(prefix="mcp-redis-") as directory:
+        server = RedisServer(Path(directory) / "primary", "--repl-diskless-sync-delay", "0")
+        server.start()
+        follows = ("--replicaof", "127.0.0.1", str(server.port))
+        replica = RedisServer(Path(directory) / "replica", *follows)
+        replica.start()
+        replica.follow(server)
+        yield server.url()
+        replica.stop()
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_15() -> Iterator[Postgres15]:
+    """The packaged PostgreSQL 15 that all tests share; it speaks TLS alone."""
+    with _for_postgres() as directory:
+        server = Postgres15(directory / "data", _OPTIONS, Authority(directory / "tls"))
+        server.start()
+        yield server
+        server.stop("immediate")
+
+
+@pytest.fixture
+def new_postgres_15(postgres_15: Postgres15) -> Iterator[Callable[[], str]]:
+    """Makes databases there that go with the test."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(new_database(postgres_15.url()))
+        return made[-1]
+
+    yield make
+    for url in made:
+        drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres_15: Postgres15) -> Iterator[Pgbouncer]:
+    """A pgbouncer in front of it, in session mode."""
+    directory = postgres_15.directory.parent / "pgbouncer"
+    made = Pgbouncer(directory, postgres_15, "session")
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def tls_redis() -> Iterator[TlsRedis]:
+    """The packaged Redis that all tests share; it speaks TLS alone."""
+    with tempfile.TemporaryDirectory(prefix="mcp-redis-") as directory:
+        server = TlsRedis(Path(directory), Authority(Path(directory) / "tls"))
+        server.start()
+        yield server
         server.stop()
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from mcp_persist_middleware.errors import (
     ConfigurationError,
     InvalidSettingError,
     MissingDriverError,
+    PersistError,
 )
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.postgres import hosts
 from mcp_persist_middleware.log.sqlite.log import SqliteLog
-from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.settings import MakeLog, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ def parse_url(text: str) -> URL:
     if "://" not in text:
         return URL.create("sqlite+aiosqlite", database=text)
     try:
-        url = make_url(text)
+        url = hosts.spread(make_url(hosts.moved(text)))
     except (ArgumentError, ValueError) as error:
         # The text itself may hold a password.
         raise InvalidSettingError(
@@ -73,10 +76,32 @@ def make_log(settings: Settings) -> EventLog:
     """The log that the settings name, not yet open.
 
     Raises:
-        ConfigurationError: a URL or the engine is of no use, or a driver is missing.
+        ConfigurationError: a URL, the engine or `log` is of no use, or a driver is missing.
     """
-    inner = _sql_log(settings)
+    inner = _sql_log(settings) if settings.log is None else _custom_log(settings.log, settings)
     return inner if settings.redis is None else _redis_in_front(inner, settings)
+
+
+def _custom_log(make: MakeLog, settings: Settings) -> EventLog:
+    try:
+        # The return type is what its author says.
+        log: object = make(settings)
+    except PersistError:
+        raise
+    except Exception as error:
+        # Only of a wrong call it is sure that the text holds no secret.
+        said = f": {error}" if isinstance(error, TypeError) else ""
+        raise ConfigurationError(
+            reason=f"log= was called with the Settings and raised {type(error).__name__}{said}"
+        ) from error
+    if isinstance(log, EventLog):
+        return log
+    if inspect.iscoroutine(log):
+        log.close()
+    raise ConfigurationError(
+        reason=f"log= returned {type(log).__name__!r}; it has to return an EventLog "
+        "(mcp_persist_middleware.store) that is new and not open"
+    )
 
 
 def _redis_in_front(inner: EventLog, settings: Settings) -> EventLog:

@@ -5,7 +5,7 @@ module of his own that names it (`test_custom_log.py` does so):
 
     # my_store.py
     from my_package import MyLog
-    from tests.support.stores import STORES, Store
+    from tests.support.stores import BESIDE, STORES, Store
 
     STORES["mine"] = lambda directory, _: Store("mine", log=lambda: MyLog(directory))
 
@@ -13,6 +13,8 @@ module of his own that names it (`test_custom_log.py` does so):
 
 Every log that `Store.log` makes is on the same data. A test that looks into a store's SQL
 (`Store.rows`) passes over one that has no URL.
+
+The stores of `tests.support.packaged` take part where they are asked for: `pytest -m packages`.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -21,15 +23,16 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.log.base import EventLog
-from tests.support.stores import STORES, Store
+from tests.support.packaged import PACKAGED, marked
+from tests.support.stores import BESIDE, STORES, Store
 
 Factory = Callable[[], EventLog]
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[*STORES, *BESIDE, *marked(*PACKAGED)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store of this test's own."""
-    return STORES[request.param](tmp_path, request.getfixturevalue)
+    return (STORES | BESIDE | PACKAGED)[request.param](tmp_path, request.getfixturevalue)
 
 
 @pytest.fixture

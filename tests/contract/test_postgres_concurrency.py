@@ -31,16 +31,16 @@ from tests.contract.builders import (
 )
 from tests.contract.postgres import somebody, waits_for_a_lock
 from tests.contract.test_inbox import KEY, claim, letter, session
-from tests.support import stores
-from tests.support.stores import Store
+from tests.support.packaged import PACKAGED, marked
+from tests.support.stores import STORES, Store
 
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture
+@pytest.fixture(params=["postgres", *marked("postgres15+tls", "pgbouncer")])
 def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
     """A database of this test's own."""
-    return stores.postgres(tmp_path, request.getfixturevalue)
+    return (STORES | PACKAGED)[request.param](tmp_path, request.getfixturevalue)
 
 
 async def appended(connection: object, log: PostgresLog, *entries: StreamWrite) -> None:

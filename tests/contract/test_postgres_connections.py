@@ -199,8 +199,8 @@ def test_another_kind_of_store_is_refused_with_those_that_there_are() -> None:
 
 async def test_a_pooler_that_changes_sessions_is_refused(store: Store) -> None:
     class Pooled:
-        """Through a pooler in transaction mode: a session of its own for every transaction, and
-        the one that was let go of last comes first."""
+        """Through a pooler in transaction mode: the session that was let go of last comes first.
+        (`tests/packages` has a real one.)"""
 
         def get_server_pid(self) -> int:
             return 4711

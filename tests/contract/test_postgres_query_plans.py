@@ -16,8 +16,8 @@ from tests.contract.conftest import Factory
 from tests.contract.postgres import somebody
 from tests.contract.test_inbox import KEY, NOW, letter, session
 from tests.contract.test_sessions import session as new_session
-from tests.support import stores
-from tests.support.stores import Store
+from tests.support.packaged import PACKAGED, marked
+from tests.support.stores import STORES, Store
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -43,10 +43,10 @@ SELECT sha256(n::text::bytea), 'default', '/mcp', 'old-' || n, 'w' || n, 1, 2, 1
 """
 
 
-@pytest.fixture
+@pytest.fixture(params=["postgres", *marked("postgres15+tls")])
 def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
     """A database of this test's own."""
-    return stores.postgres(tmp_path, request.getfixturevalue)
+    return (STORES | PACKAGED)[request.param](tmp_path, request.getfixturevalue)
 
 
 @pytest.fixture

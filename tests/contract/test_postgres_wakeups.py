@@ -15,17 +15,17 @@ from mcp_persist_middleware.signals import postgres
 from tests.contract.builders import add, events, new, record
 from tests.contract.postgres import listeners, somebody
 from tests.contract.test_wakeups import settle, subscribed
-from tests.support import stores
+from tests.support.packaged import PACKAGED, marked
 from tests.support.scripted import until
-from tests.support.stores import Store
+from tests.support.stores import STORES, Store
 
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture
+@pytest.fixture(params=["postgres", *marked("postgres15+tls", "pgbouncer")])
 def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
     """A database of this test's own."""
-    return stores.postgres(tmp_path, request.getfixturevalue)
+    return (STORES | PACKAGED)[request.param](tmp_path, request.getfixturevalue)
 
 
 @pytest.fixture

@@ -1,11 +1,8 @@
-"""What Redis must be, and the ways to it: what it refuses, replicas, Sentinel, Cluster."""
+"""What Redis must be, and the ways to it: what it refuses, replicas, Sentinel."""
 
 import asyncio
 import contextlib
-import os
-import random
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -70,6 +67,24 @@ async def test_where_info_is_forbidden_the_policy_is_asked_for_in_the_log(
         async with place.worker("one", redis=url) as one:
             assert one._client.is_up
     assert any("must be noeviction" in text for text in caplog.messages)
+
+
+@pytest.mark.parametrize("why", ["full", "reads-only"])
+async def test_one_that_takes_nothing_now_stops_no_start_and_is_waited_for(
+    place: Place, why: str
+) -> None:
+    stream = record()
+    with contextlib.closing(place.client) as client:
+        if why == "full":
+            client.config_set("maxmemory", "1")
+        else:
+            client.replicaof("127.0.0.1", str(free_port()))
+        async with place.worker("one") as one:
+            assert not one._client.is_up
+            assert await one.append([new(stream, *events(1, 1))]) == [COMMITTED]
+            client.config_set("maxmemory", "0")
+            client.replicaof("NO", "ONE")
+            await is_up(one)
 
 
 # When an event counts as committed.
@@ -194,7 +209,7 @@ async def test_wake_ups_come_again_after_their_connection_was_killed(
         subscription.close()
 
 
-# Sentinel and Cluster.
+# Sentinel.
 
 
 @asynccontextmanager
@@ -258,82 +273,3 @@ async def test_a_failover_of_sentinel_loses_and_doubles_nothing(
                 with contextlib.closing(redis.Redis(port=replica.port)) as client:
                     assert client.info("replication")["role"] == "master"
                     assert client.xlen(one._keys.of(stream.id)[1]) > 0
-
-
-def _port_with_bus() -> int:
-    """A free port whose bus, 10,000 above, is free as well: below those that connections are
-    given by themselves."""
-    while True:
-        port = random.randint(12_000, 22_000)
-        with contextlib.suppress(OSError):
-            for each in (port, port + 10_000):
-                socket.create_server(("127.0.0.1", each)).close()
-            return port
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
-    """Three primaries that share the slots."""
-    nodes = [
-        RedisServer(
-            tmp_path / f"node{n}", "--cluster-enabled", "yes", "--cluster-node-timeout", "500"
-        )
-        for n in range(3)
-    ]
-    for node in nodes:
-        node.port = _port_with_bus()
-        node.start()
-    clients = [redis.Redis(port=node.port) for node in nodes]
-    bounds = [0, 5461, 10923, 16384]
-    for n, client in enumerate(clients):
-        client.execute_command("CLUSTER", "ADDSLOTS", *range(bounds[n], bounds[n + 1]))
-        client.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
-    deadline = time.monotonic() + 20
-    while any(c.execute_command("CLUSTER INFO")["cluster_state"] != "ok" for c in clients):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    for client in clients:
-        client.close()
-    yield nodes
-    for node in nodes:
-        node.stop(signal.SIGKILL)
-
-
-async def test_a_cluster_takes_each_stream_in_one_slot_and_wakes_across_nodes(
-    cluster: list[RedisServer], tmp_path: Path
-) -> None:
-    place = Place(tmp_path, cluster[0])
-    place.settings["redis"] = f"redis+cluster://127.0.0.1:{cluster[0].port}"
-    streams = [record() for _ in range(30)]
-    async with place.worker("one") as one, place.worker("two") as two:
-        hold_back(one)
-        await one.append([new(stream) for stream in streams])
-        for first in range(1, 10, 3):
-            batch = [add(stream, *events(first, 3)) for stream in streams]
-            assert await one.append(batch) == [COMMITTED] * 30
-        held = []
-        for node in cluster:
-            with contextlib.closing(redis.Redis(port=node.port)) as client:
-                held.append(len([k for k in client.scan_iter() if k.endswith(b":c")]))
-        assert sum(held) == 30
-        assert min(held) > 0
-        for stream in streams:
-            assert place.in_sql(stream) == []
-            assert await numbers(two, stream) == list(range(1, 10))
-        subscription = two.wakeups.subscribe(streams[0].id)
-        subscription.patience = 3600
-        await subscription.wait()
-        await asyncio.wait_for(subscription.wait(), 5)
-        await one.append([add(streams[0], *events(10, 1))])
-        await asyncio.wait_for(subscription.wait(), 5)
-        subscription.close()
-        # A node that dies takes its streams to SQL, and costs the others nothing.
-        assert cluster[1].process is not None
-        os.kill(cluster[1].process.pid, signal.SIGKILL)
-        number = {stream.id: 10 for stream in streams} | {streams[0].id: 11}
-        for stream in streams:
-            entry = add(stream, *events(number[stream.id], 1))
-            assert await one.append([entry]) == [COMMITTED]
-        for stream in streams:
-            last = number[stream.id]
-            assert [n for n, _ in await read_all(one, stream)] == list(range(1, last + 1))

@@ -9,7 +9,8 @@ from mcp_persist_middleware.errors import SchemaVersionError
 from mcp_persist_middleware.log.base import EventLog
 from tests.contract.builders import ALL, COMMITTED, add, ending, events, new, record
 from tests.contract.conftest import Factory
-from tests.support.stores import STORES, Store
+from tests.support.packaged import PACKAGED
+from tests.support.stores import BESIDE, STORES, Store
 
 
 async def test_everything_is_there_after_it_was_closed_and_opened(make_log: Factory) -> None:
@@ -35,7 +36,8 @@ async def test_everything_is_there_after_it_was_closed_and_opened(make_log: Fact
 def elsewhere(store: Store, tmp_path: Path, request: pytest.FixtureRequest) -> Store:
     """Another store of the same kind."""
     (tmp_path / "elsewhere").mkdir()
-    return STORES[store.name](tmp_path / "elsewhere", request.getfixturevalue)
+    make = (STORES | BESIDE | PACKAGED)[store.name]
+    return make(tmp_path / "elsewhere", request.getfixturevalue)
 
 
 async def test_the_secret_is_shared_on_a_store_and_differs_between_stores(

@@ -1,22 +1,25 @@
-"""PostgreSQL has no room left, on a file system that is really full: what a client has seen is in
-the store, once, and the service goes on by itself. Mounting one takes root; others skip this."""
+"""PostgreSQL, or a Redis in front of it, has no room left, on a file system that is really full:
+what a client has seen is in the store, once, and the service goes on by itself. Mounting one takes
+root; others skip this."""
 
 import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 import pytest
+import redis
 
 from tests.faults.test_postgres import administer, all_have_ids, follow, in_thread, load
 from tests.support.scripted import until
-from tests.support.stores import PostgresServer, drop_database, new_database
+from tests.support.stores import PostgresServer, RedisServer, drop_database, new_database
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -156,3 +159,42 @@ async def test_a_server_whose_own_log_has_no_room_is_survived(
         disk.clear()
         await in_thread(server.start)
     assert "No space left on device" in (server.directory / "log").read_text()
+
+
+@pytest.mark.parametrize("sync", ["always", "everysec"])
+async def test_a_redis_whose_own_log_has_no_room_costs_no_event_and_is_used_again(
+    new_postgres: Callable[[], str], disk: Disk, sync: str
+) -> None:
+    url = new_postgres()
+    arguments = ("--appendonly", "yes", "--appendfsync", sync, "--logfile", "server.log")
+    server = RedisServer(disk.place / "redis", *arguments)
+    server.start()
+    try:
+        with contextlib.closing(redis.Redis(port=server.port)) as client:
+            async with load(url, redis=server.url()) as (_, calls):
+                disk.fill()
+                # Straight to SQL, for as long as it refuses, or is gone.
+                await until(lambda: _takes_nothing(client), 20)
+                await asyncio.sleep(0.5)
+                disk.clear()
+                if server.process is not None and server.process.poll() is not None:
+                    # One that may not lose a second gives up, as a supervisor sees.
+                    server.stop()
+                    await in_thread(server.start)
+                await until(lambda: not _takes_nothing(client), 20)
+            all_have_ids(calls)
+            client.config_resetstat()
+            async with load(url, redis=server.url()) as (_, calls):
+                await until(lambda: "cmdstat_xadd" in client.info("commandstats"))
+            all_have_ids(calls)
+    finally:
+        server.stop(signal.SIGKILL)
+
+
+def _takes_nothing(client: redis.Redis) -> bool:
+    """Whether a Redis refuses to write, or is not there."""
+    try:
+        client.set("some", bytes(4096), px=1000)
+    except redis.RedisError:
+        return True
+    return False

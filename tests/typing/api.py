@@ -15,6 +15,7 @@ from mcp_persist_middleware import (
     Settings,
     StoreError,
 )
+from mcp_persist_middleware.store import EventLog, MakeLog
 
 assert_type(package.__version__, str)
 
@@ -31,6 +32,17 @@ def wrap(app: Starlette) -> PersistMiddleware:
     wrapped = PersistMiddleware(app, url="sqlite+aiosqlite:///events.db", prime_after=None)
     assert_type(wrapped.persistence, Persistence)
     return PersistMiddleware(wrapped, persistence=wrapped.persistence)
+
+
+def custom(app: Starlette, make: MakeLog) -> Persistence:
+    """A store of one's own."""
+
+    def mine(settings: Settings) -> EventLog:
+        return make(settings)
+
+    app.add_middleware(PersistMiddleware, log=mine)
+    assert_type(Settings.load({"log": mine}).log, MakeLog | None)
+    return Persistence(log=mine, ttl=60)
 
 
 async def use() -> None:

@@ -1,6 +1,7 @@
 """The forms of `redis=`: read right, or refused with what to write instead, never with a secret."""
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -86,3 +87,18 @@ def test_a_wrong_value_is_not_shown() -> None:
         Settings.load({"url": "events.db", "redis": ""}, {})
     settings = Settings.load({"url": "e.db"}, {"MCP_PERSIST_REDIS": "redis://h"})
     assert settings.redis == "redis://h"
+
+
+def test_of_tls_only_files_that_are_there_are_taken(tmp_path: Path) -> None:
+    (authority := tmp_path / "ca.pem").touch()
+    target = redis_url.parse(f"rediss+sentinel://a/main?ssl_ca_certs={authority}")
+    assert target.files == (("ssl_ca_certs", str(authority)),)
+    assert target.name == "rediss+sentinel://a:26379/main/0"
+    for url in (
+        "rediss://h/0?ssl_cert_reqs=none",
+        "rediss://h/0?ssl_check_hostname=false",
+        f"rediss://h/0?ssl_ca_certs={tmp_path}/none",
+        f"redis://h/0?ssl_ca_certs={authority}",
+    ):
+        with pytest.raises(ConfigurationError):
+            redis_url.parse(url)

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,7 +14,12 @@ from sqlalchemy import URL, event
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mcp_persist_middleware.errors import ConfigurationError, StoreError
+from mcp_persist_middleware.errors import (
+    ConfigurationError,
+    InvalidSettingError,
+    StoreError,
+)
+from mcp_persist_middleware.log.postgres import hosts
 from mcp_persist_middleware.log.sql.workers import reason
 
 # Short reads of many clients; those that write, and the one for wake-ups.
@@ -21,9 +27,18 @@ _READERS, _KEPT = 4, 3
 _CLOSE_SECONDS = 0.5
 # What the driver takes as an argument; everything else in a URL's query is libpq's.
 _ARGUMENTS = {"host", "port", "prepared_statement_cache_size", "statement_cache_size"}
+_FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
 
 # What the driver raises; the last one where a server said farewell to a connection in its rest.
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+# Another host may do what this one does not.
+_NEXT = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+)
 
 ConnectRaw = Callable[[], Awaitable[tuple[AsyncConnection, Any]]]
 
@@ -37,6 +52,33 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
             await super().close(timeout=min(timeout or _CLOSE_SECONDS, _CLOSE_SECONDS))
 
 
+class _InTurn:
+    """Connects to the first of several hosts that has what is asked for, beginning with the one
+    that had it last: a host that is gone without a word takes its share of the time, and once."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, int] | None = None
+
+    async def __call__(
+        self, *, host: list[str], port: list[int], timeout: float, **arguments: Any
+    ) -> asyncpg.Connection:
+        places = sorted(zip(host, port, strict=True), key=lambda place: place != self._last)
+        met: Exception | None = None
+        for place in places:
+            where = {"host": place[0], "port": place[1], "timeout": timeout / len(places)}
+            try:
+                connection = await asyncpg.connect(**where, **arguments)
+            except asyncpg.TargetServerAttributeNotMatched as error:
+                met = met or error
+            except _NEXT as error:
+                met = error
+            else:
+                self._last = place
+                return connection
+        assert met is not None
+        raise met
+
+
 def make(url: URL, timeout: float) -> AsyncEngine:
     """An engine in autocommit mode with few connections, which the server gives up as well when
     nothing is heard of us."""
@@ -44,6 +86,17 @@ def make(url: URL, timeout: float) -> AsyncEngine:
     seconds = max(1, int(timeout))
     arguments: dict[str, Any] = {"connection_class": _Connection, "timeout": timeout}
     place, options = _divided(url)
+    for name in _FILES & options.keys():
+        if not Path(str(options[name])).expanduser().is_file():
+            raise InvalidSettingError(
+                name="url",
+                source="argument",
+                value=hosts.shown(place).render_as_string(hide_password=True),
+                expected=f"{name} must be a file; there is none at {options[name]}",
+            )
+    if len(hosts.places(url)) > 1:
+        arguments["async_creator_fn"] = _InTurn()
+        options.setdefault("target_session_attrs", "read-write")
     if options:
         # Where it means the same, what libpq is told in a URL is told to the driver in one.
         arguments["dsn"] = "postgresql://?" + urlencode(options, doseq=True)
@@ -125,22 +178,33 @@ async def check_session(driver: Any, connect: ConnectRaw, timeout: float) -> Non
     Raises:
         ConfigurationError: it is one.
     """
-    async with asyncio.timeout(timeout):
-        await driver.execute("BEGIN")
-        mine = await driver.fetchval("SELECT pg_backend_pid()")
+    async with asyncio.timeout(timeout), contextlib.AsyncExitStack() as others:
+        mine = await _backend(driver)
         await driver.execute("COMMIT")
         if mine == driver.get_server_pid():
             return
-        # Somebody is between us. The session that was just let go of is the next one's.
-        connection, other = await connect()
-        try:
-            await other.execute("BEGIN")
-            theirs = await other.fetchval("SELECT pg_backend_pid()")
-            await other.execute("ROLLBACK")
-        finally:
-            await drop(connection)
-    if mine == theirs:
+        # Somebody is between us, and what was just let go of is the next one's, in whatever order
+        # they come: the first who asks now, or the one after it, or we have another ourselves.
+        found = [await _other(others, connect)]
+        again = await _backend(driver)
+        await driver.execute("COMMIT")
+        found.append(await _other(others, connect))
+    if mine in found or mine != again:
         raise ConfigurationError(reason=_POOLED)
+
+
+async def _backend(driver: Any) -> int:
+    """Begin a transaction; the server's process that runs it."""
+    await driver.execute("BEGIN")
+    pid: int = await driver.fetchval("SELECT pg_backend_pid()")
+    return pid
+
+
+async def _other(others: contextlib.AsyncExitStack, connect: ConnectRaw) -> int:
+    """The process that another connection has, and keeps while `others` is open."""
+    connection, driver = await connect()
+    others.push_async_callback(drop, connection)
+    return await _backend(driver)
 
 
 _POOLED = (
@@ -149,23 +213,34 @@ _POOLED = (
 )
 
 
+_REMEDIES = {
+    "28P01": "Check the user and the password in the URL, and the server's pg_hba.conf",
+    "28000": "Check the user and the password in the URL, and the server's pg_hba.conf",
+    "3D000": "Create the database {database!r}, or correct its name in the URL",
+    "42501": "Grant the user CREATE on the schema, or let its owner open the store once",
+    "25006": "Connect to the primary: this server takes no writes",
+    "53300": "Raise max_connections of the server, or lower the number of workers",
+    # A statement that was prepared, and is another session's.
+    "26000": _POOLED[0].upper() + _POOLED[1:],
+    "42P05": _POOLED[0].upper() + _POOLED[1:],
+    "08P01": "It is the pooler in front of the server that says so: correct its configuration "
+    "(pgbouncer: pool_mode = session), or connect to PostgreSQL itself",
+}
+
+
 def remedy(error: BaseException, url: URL) -> str:
     """What to do about a database that cannot be opened."""
     cause = error.__cause__ if not hasattr(error, "sqlstate") and error.__cause__ else error
     match getattr(cause, "sqlstate", None) or "":
-        case "28P01" | "28000":
-            return "Check the user and the password in the URL, and the server's pg_hba.conf"
-        case "3D000":
-            return f"Create the database {url.database!r}, or correct its name in the URL"
-        case "42501":
-            return "Grant the user CREATE on the schema, or let its owner open the store once"
-        case "25006":
-            return "Connect to the primary: this server takes no writes"
-        case "53300":
-            return "Raise max_connections of the server, or lower the number of workers"
+        case "08003" if cause.__cause__ is not None:
+            # It was closed, with a reason.
+            return remedy(cause.__cause__, url)
+        case state if state in _REMEDIES:
+            return _REMEDIES[state].format(database=url.database)
         case _ if isinstance(cause, ssl.SSLError):
             return "Check sslmode and sslrootcert in the URL, and the server's certificate"
         case _ if isinstance(cause, OSError):
-            return f"Check that a PostgreSQL server listens at {url.host}:{url.port or 5432}"
+            where = " or ".join(f"{host}:{port}" for host, port in hosts.places(url))
+            return f"Check that a PostgreSQL server listens at {where}"
         case _:
             return "Check that the URL leads to a PostgreSQL database that takes writes"

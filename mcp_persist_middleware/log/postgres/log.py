@@ -15,6 +15,7 @@ from mcp_persist_middleware.errors import (
 )
 from mcp_persist_middleware.log.base import Purged
 from mcp_persist_middleware.log.postgres import engine as postgres_engine
+from mcp_persist_middleware.log.postgres import hosts
 from mcp_persist_middleware.log.postgres.batch import Batch, Statements
 from mcp_persist_middleware.log.postgres.inbox import PostgresInbox, PostgresSessions
 from mcp_persist_middleware.log.postgres.read import Reads
@@ -42,9 +43,7 @@ class PostgresLog(SqlLog):
     def __init__(
         self, url: URL, *, prefix: str, timeout: float, engine: AsyncEngine | None = None
     ) -> None:
-        super().__init__(
-            url.set(query={}), prefix=prefix, timeout=timeout * _ATTEMPT, engine=engine
-        )
+        super().__init__(hosts.shown(url), prefix=prefix, timeout=timeout * _ATTEMPT, engine=engine)
         self._url = url
         self._writers = Writers(self._connect_raw)
         self._statements = Statements(self.tables)

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import ssl
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
@@ -12,8 +13,12 @@ from typing import Any, TypeVar
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    ClusterDownError,
+    MasterDownError,
     NoPermissionError,
     NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
     ResponseError,
@@ -33,8 +38,15 @@ _PROBE_SECONDS, _CHECK_SECONDS = 0.25, 30.0
 _OLDEST = (6, 2)
 _REFUSING = (AuthenticationError, AuthorizationError, NoPermissionError)
 # What a server says of itself, not of the command: out of memory, a replica, loading, no disk.
-# Redis 6 wraps what a script met in a text of its own.
+# The driver has classes for some of it, and Redis 6 wraps what a script met in a text of its own.
+_UNFIT_ERRORS = (ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError)
 _UNFIT = re.compile(r"(^|-)(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|CLUSTERDOWN|MASTERDOWN)\b")
+
+
+_UNTRUSTED = (
+    "Name the file of its authority in redis= (?ssl_ca_certs=/path/ca.pem), and the host as in its"
+    " certificate"
+)
 
 
 class RedisAwayError(Exception):
@@ -112,7 +124,7 @@ class RedisClient:
             raise RedisAwayError("it is away")
         replies = await self._whole(self._run(calls))
         for reply in replies:
-            if isinstance(reply, RedisError) and _UNFIT.search(str(reply)):
+            if isinstance(reply, RedisError) and _is_unfit(reply):
                 self.leave(str(reply))
                 break
         return replies
@@ -217,11 +229,13 @@ class RedisClient:
                 type(error).__name__, "Check user and password in redis="
             ) from error
         except ResponseError as error:
-            if _UNFIT.search(str(error)):
+            if _is_unfit(error):
                 raise RedisAwayError(str(error)) from error
             fix = "Check that redis= names a Redis server, and how: redis+cluster:// for a cluster"
             raise self._refused(str(error), fix) from error
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            if distrust := _distrust(error):
+                raise self._refused(distrust, _UNTRUSTED) from error
             raise RedisAwayError(type(error).__name__) from error
         self._judge(infos)
         self._back.set()
@@ -250,6 +264,20 @@ class RedisClient:
 
     def _refused(self, reason: str, fix: str) -> StoreUnavailableError:
         return StoreUnavailableError(url=self.name, reason=reason, fix=fix)
+
+
+def _is_unfit(error: RedisError) -> bool:
+    """Whether a server says that it cannot now, whatever it was asked."""
+    return isinstance(error, _UNFIT_ERRORS) or _UNFIT.search(str(error)) is not None
+
+
+def _distrust(error: BaseException | None) -> str:
+    """Why the server's certificate is not trusted, if that is what an error comes from."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {error.verify_message}"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

@@ -4,10 +4,13 @@
     redis+sentinel://[user:password@]host:port,host:port/service/db[?sentinel_password=…]
     redis+cluster://[user:password@]host:port,host:port
 
-`rediss+sentinel://` and `rediss+cluster://` are the same with TLS.
+`rediss+sentinel://` and `rediss+cluster://` are the same with TLS. The server's certificate is
+always verified: against the authorities of the system, or those in the file `?ssl_ca_certs=`;
+`ssl_certfile` and `ssl_keyfile` are our own.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -36,6 +39,8 @@ class Target:
     username: str | None
     password: str | None
     sentinel_password: str | None
+    files: tuple[tuple[str, str], ...] = ()
+    """Of TLS: the option's name and a path."""
 
     @property
     def name(self) -> str:
@@ -60,7 +65,13 @@ class Target:
             "socket_keepalive": True,
             "retry": once,
         }
-        return options
+        return options | self._tls()
+
+    def _tls(self) -> dict[str, Any]:
+        if not self.tls:
+            return {}
+        verified = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+        return verified | dict(self.files)
 
     def connect(self, timeout: float, connections: int) -> Any:
         """A client with at most so many connections; nothing is connected yet."""
@@ -95,6 +106,8 @@ class Target:
             "socket_connect_timeout": timeout / 2,
             "password": self.sentinel_password,
             "retry": options["retry"],
+            "ssl": self.tls,
+            **self._tls(),
         }
         return Sentinel(list(self.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
 
@@ -143,11 +156,16 @@ def parse(text: str) -> Target:
         sentinel_password = (
             query.pop("sentinel_password", [None])[0] if kind == "sentinel" else None
         )
+        named = query.keys() & _FILES if secure == "rediss" else set()
+        files = tuple((name, query.pop(name)[0]) for name in sorted(named))
     except (ValueError, IndexError) as error:
         raise _wrong(scheme, _EXPECTED[kind]) from error
     several = kind != "" or len(hosts) == 1
     if not hosts or not several or path or query or (kind == "cluster" and database):
         raise _wrong(scheme, _EXPECTED[kind])
+    for name, file in files:
+        if not Path(file).is_file():
+            raise _wrong(scheme, f"{name} to be a file; there is none at {file}")
     return Target(
         kind,
         secure == "rediss",
@@ -157,11 +175,14 @@ def parse(text: str) -> Target:
         unquote(username) or None,
         unquote(password) or None,
         sentinel_password,
+        files,
     )
 
 
+_FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 _EXPECTED = {
-    "": "redis://[user:password@]host:port/db, without query",
+    "": "redis://[user:password@]host:port/db without query, or rediss:// with ssl_ca_certs,"
+    " ssl_certfile and ssl_keyfile at most",
     "sentinel": "redis+sentinel://[user:password@]host:port,host:port/service/db"
     "[?sentinel_password=…]",
     "cluster": "redis+cluster://[user:password@]host:port,host:port (it has no databases)",

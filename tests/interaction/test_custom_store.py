@@ -1,0 +1,173 @@
+"""A store of somebody else's, by the setting `log`: real servers and clients on it, end to end, and
+what is said at the start when it is none."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_persist_middleware import (
+    ConfigurationError,
+    Persistence,
+    PersistMiddleware,
+    Settings,
+    StoreError,
+)
+from mcp_persist_middleware.store import EventLog
+from tests.interaction.test_official_client import CLIENTS, WORK
+from tests.matrix.clients import run
+from tests.matrix.score import score
+from tests.support.memory_log import MemoryLog
+from tests.support.memory_parts import Shelf
+from tests.support.processes import ServerError, ServerProcess
+from tests.support.relay import RandomCuts, Relay
+from tests.support.scripted import Call, Scripted, serving, until
+from tests.support.servers import _sdk2
+from tests.support.session import RawSession
+
+QUICK = {"retry_ms": 300, "modern_retry_ms": 300}
+
+
+class Maker:
+    """Makes logs on one shelf, and keeps them."""
+
+    def __init__(self) -> None:
+        self.shelf = Shelf()
+        self.made: list[MemoryLog] = []
+        self.settings: list[Settings] = []
+
+    def __call__(self, settings: Settings) -> MemoryLog:
+        self.settings.append(settings)
+        self.made.append(MemoryLog(self.shelf))
+        return self.made[-1]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_every_call_that_is_cut_arrives_exactly_once(client: str) -> None:
+    make, policy = Maker(), RandomCuts(21, WORK.events, 1)
+    app = PersistMiddleware(_sdk2(False, False), log=make, **QUICK)
+    async with serving(app) as port, Relay(port, policy, on_end=policy.ended) as relay:
+        outcomes = await run(client, f"http://127.0.0.1:{relay.port}/mcp", WORK)
+    total = score(outcomes, WORK, relay.cuts)
+    assert total.exactly_once(WORK), total
+    kept = sum(len(rows) for rows in make.shelf.events.values())
+    assert kept >= WORK.calls * (WORK.events + 1), "they are in that store and no other"
+    assert make.shelf.workers == {}, "who has left is not there any more"
+
+
+async def test_a_session_and_its_streams_live_on_in_it_when_the_server_is_another() -> None:
+    make, session, seen = Maker(), RawSession(0), []
+    for _ in range(2):
+        server = PersistMiddleware(_sdk2(False, False), log=make, **QUICK)
+        async with serving(server) as port:
+            session = replace(session, port=port) if seen else await RawSession.open(port)
+            for frames in list(seen):
+                replay = await session.get(frames[0].id)
+                again = await replay.take(len(frames) - 1)
+                assert [frame.data for frame in again] == [frame.data for frame in frames[1:]]
+            response = await session.call("count", n=3, delay=0)
+            seen.append([f async for f in response.frames() if f.id])
+            assert "counted 3" in str(seen[-1][-1].message["result"])
+    (kept,) = make.shelf.sessions.values()
+    assert kept.generation == 2, "the second server brought it back"
+
+
+async def test_each_event_loop_has_a_log_of_its_own_and_they_share_what_is_in_it() -> None:
+    async def two(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.result()
+
+    make = Maker()
+    persistence = Persistence(log=make, lease_seconds=7)
+    app, ports, over = Scripted(two=two), [], threading.Event()
+
+    async def serve() -> None:
+        async with serving(PersistMiddleware(app, persistence=persistence)) as port:
+            ports.append(port)
+            await until(over.is_set, 30)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        async with serving(PersistMiddleware(app, persistence=persistence)) as port:
+            await until(lambda: ports)
+            session = await RawSession.open(port)
+            frames = [f async for f in (await session.call("two")).frames() if f.id]
+            elsewhere = replace(session, port=ports[0])
+            replay = await elsewhere.get(frames[0].id)
+            assert [f.id for f in [f async for f in replay.frames()] if f.data][-1] == frames[-1].id
+    finally:
+        over.set()
+        await asyncio.to_thread(thread.join, 20)
+        await asyncio.get_running_loop().shutdown_default_executor()
+    assert len(make.made) == 2
+    assert {settings.lease_seconds for settings in make.settings} == {7}
+
+
+class Unfinished(MemoryLog):
+    """It leaves a method out."""
+
+    ping = EventLog.ping  # type: ignore[assignment]
+
+
+class Broken(MemoryLog):
+    """It breaks its word: what fails is a `StoreError`."""
+
+    async def open(self, worker: str) -> None:
+        raise RuntimeError("hunter2")
+
+
+async def _later(_: Settings) -> MemoryLog:
+    return MemoryLog(Shelf())
+
+
+def _failing(_: Settings) -> MemoryLog:
+    raise KeyError("hunter2")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"log": Maker(), "url": "events.db"}, "url and log are given together"),
+        ({"log": MemoryLog(Shelf())}, "expected a callable of the Settings"),
+        ({"log": "my:log"}, "expected a callable of the Settings"),
+        ({"log": lambda _: None}, "log= returned 'NoneType'"),
+        ({"log": _later}, "log= returned 'coroutine'"),
+        ({"log": lambda: MemoryLog(Shelf())}, r"raised TypeError: .*takes 0 positional"),
+        ({"log": lambda _: Unfinished(Shelf())}, "abstract"),
+        ({"log": _failing}, "raised KeyError"),
+    ],
+)
+async def test_what_is_no_store_is_refused_at_the_start(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        await Persistence(**given).start()
+    assert "hunter2" not in str(caught.value)
+
+
+def breaking() -> Any:
+    """An application on a log that fails in a way that it may not."""
+    return PersistMiddleware(Scripted(), log=lambda _: Broken(Shelf()))
+
+
+async def test_a_log_that_fails_in_a_way_of_its_own_stops_the_server(tmp_path: Path) -> None:
+    name = f"tests.interaction.{Path(__file__).stem}:breaking()"
+    server = ServerProcess(name, tmp_path / "server.log")
+    with pytest.raises(ServerError):
+        await server.start()
+    assert "The store cannot be opened: RuntimeError" in server.log
+    assert "hunter2" in server.log, "with its traceback"
+
+
+async def test_a_log_that_cannot_be_opened_says_why() -> None:
+    class Away(MemoryLog):
+        async def open(self, worker: str) -> None:
+            raise StoreError(url=self.name, reason="it is Sunday")
+
+    make: Callable[[Settings], EventLog] = lambda _: Away(Shelf())  # noqa: E731
+    with pytest.raises(StoreError, match="it is Sunday"):
+        await Persistence(log=make).start()

@@ -1,0 +1,1 @@
+"""What the servers of `tests.support.packaged` show: `pytest -m packages`."""

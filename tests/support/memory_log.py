@@ -1,0 +1,232 @@
+"""An `EventLog` as somebody else would write one: on plain dictionaries, with nothing of ours but
+the public interface. What is in a `Shelf` lives as long as the process, for all logs on it."""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from mcp_persist_middleware.store import (
+    Beat,
+    Event,
+    EventKind,
+    EventLog,
+    Inbox,
+    Outcome,
+    Purged,
+    Removed,
+    Sessions,
+    StoreError,
+    StreamRecord,
+    StreamState,
+    StreamWrite,
+    WorkerState,
+    WorkerTable,
+)
+from tests.support.memory_parts import MemoryInbox, MemorySessions, MemoryWorkers, Shelf
+
+
+class _FencedError(Exception):
+    pass
+
+
+class MemoryLog(EventLog):
+    """A worker's log on a shelf."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._worker: str | None = None
+        self._sessions = MemorySessions(shelf)
+        self._inbox = MemoryInbox(shelf)
+
+    @property
+    def name(self) -> str:
+        return "memory"
+
+    @property
+    def secret(self) -> bytes:
+        return self._shelf.secret
+
+    @property
+    def sessions(self) -> Sessions:
+        return self._sessions
+
+    @property
+    def inbox(self) -> Inbox:
+        return self._inbox
+
+    async def open(self, worker: str) -> None:
+        await MemoryWorkers(self._shelf).enrol(worker)
+        self._worker = worker
+
+    async def aclose(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            await self.dismiss(worker)
+
+    async def ping(self) -> None:
+        if self._worker is None:
+            raise StoreError(url=self.name, reason="it is not open")
+
+    async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
+        await self.ping()
+        with self._shelf.lock:
+            return [self._outcome(entry) for entry in batch]
+
+    def _outcome(self, entry: StreamWrite) -> Outcome:
+        streams, events = self._shelf.streams, self._shelf.events
+        before = streams.get(entry.id), dict(events.get(entry.id, {}))
+        if self._is_there(entry):
+            return Outcome.COMMITTED
+        try:
+            self._apply(entry)
+        except (_FencedError, ValueError) as error:
+            streams.pop(entry.id, None)
+            if before[0] is not None:
+                streams[entry.id] = before[0]
+            events[entry.id] = before[1]
+            return Outcome.FENCED if isinstance(error, _FencedError) else Outcome.REJECTED
+        return Outcome.COMMITTED
+
+    def _apply(self, entry: StreamWrite) -> None:
+        streams = self._shelf.streams
+        if entry.create is not None:
+            if entry.id in streams:
+                raise ValueError
+            streams[entry.id] = entry.create
+        record = streams.get(entry.id)
+        if entry.takes_over is not None:
+            record = self._held(record, entry.takes_over)
+            record = replace(record, epoch=entry.epoch, worker=entry.worker or record.worker)
+        record = self._held(record, entry.epoch)
+        rows = self._shelf.events.setdefault(entry.id, {})
+        for event in entry.events:
+            if event.sequence in rows or not 0 < event.sequence < 1 << 63:
+                raise ValueError
+            rows[event.sequence] = event
+        droppable = [e for e in rows.values() if e.kind <= EventKind.MESSAGE]
+        for event in sorted(droppable, key=lambda e: (e.kind, e.sequence))[: entry.trim]:
+            del rows[event.sequence]
+        if (end := entry.ending) is not None:
+            early = end.expires_at if record.expires_at is None else record.expires_at
+            record = replace(
+                record,
+                state=end.state,
+                last_sequence=end.last_sequence,
+                ended_at=end.ended_at,
+                expires_at=min(early, end.expires_at),
+                request=None,
+            )
+        streams[entry.id] = record
+
+    @staticmethod
+    def _held(record: StreamRecord | None, epoch: int) -> StreamRecord:
+        if record is None or record.epoch != epoch or record.state is not StreamState.OPEN:
+            raise _FencedError
+        return record
+
+    def _is_there(self, entry: StreamWrite) -> bool:
+        record = self._shelf.streams.get(entry.id)
+        if record is None or record.epoch != entry.epoch:
+            return False
+        if entry.ending is not None and record.state != entry.ending.state:
+            return False
+        if not entry.events:
+            mine = entry.worker is not None and record.worker == entry.worker
+            return mine or entry.create is not None or entry.ending is not None
+        rows = self._shelf.events.get(entry.id, {})
+        return all(
+            (held := rows.get(event.sequence)) is not None and held.epoch == event.epoch
+            for event in entry.events
+        )
+
+    async def find(self, stream: bytes) -> StreamRecord | None:
+        await self.ping()
+        return self._shelf.streams.get(stream)
+
+    async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
+        with self._shelf.lock:
+            rows = sorted(self._shelf.events.get(stream, {}).items())
+        found: list[Event] = []
+        total = 0
+        for number, event in rows:
+            total += len(event.frame)
+            if number > after and len(found) < max_events and (total <= max_bytes or not found):
+                found.append(event)
+            elif number <= after:
+                total = 0
+        return found
+
+    async def attend(self, streams: Collection[bytes], seconds: float) -> None:
+        until = time.time() + seconds
+        for stream in streams:
+            record = self._shelf.streams.get(stream)
+            if record is not None and record.state is StreamState.OPEN:
+                known = self._shelf.read_until.get(stream, until)
+                self._shelf.read_until[stream] = max(known, until)
+
+    async def attended(self, stream: bytes) -> float | None:
+        until = self._shelf.read_until.get(stream)
+        return None if until is None else until - time.time()
+
+    def worker_table(self) -> WorkerTable:
+        return MemoryWorkers(self._shelf)
+
+    async def workers(self) -> Mapping[str, Beat]:
+        return dict(self._shelf.workers)
+
+    async def declare_dead(self, worker: str, counter: int) -> bool:
+        with self._shelf.lock:
+            beat = self._shelf.workers.get(worker)
+            if beat is None or beat.counter != counter:
+                return False
+            self._shelf.workers[worker] = beat._replace(state=WorkerState.DEAD)
+            return True
+
+    async def dismiss(self, worker: str) -> None:
+        self._shelf.workers.pop(worker, None)
+        self._shelf.keys.pop(worker, None)
+
+    def _open(self) -> list[StreamRecord]:
+        with self._shelf.lock:
+            return [r for r in self._shelf.streams.values() if r.ended_at is None]
+
+    async def owners(self) -> list[str]:
+        return sorted({record.worker for record in self._open()})
+
+    async def left_by(self, worker: str, limit: int, after: bytes = b"") -> list[StreamRecord]:
+        left = [r for r in self._open() if r.worker == worker and r.id > after]
+        return sorted(left, key=lambda record: record.id)[:limit]
+
+    async def forget_session(self, namespace: str, path: str, session: str) -> None:
+        with self._shelf.lock:
+            for record in list(self._shelf.streams.values()):
+                owner = record.owner
+                if session and (owner.namespace, owner.path, owner.session) == (
+                    namespace,
+                    path,
+                    session,
+                ):
+                    self._shelf.streams[record.id] = replace(record, expires_at=0.0)
+
+    async def purge(self, now: float, max_events: int) -> Purged:
+        gone: list[tuple[str, Removed]] = []
+        with self._shelf.lock:
+            late = [
+                record
+                for record in self._shelf.streams.values()
+                if record.expires_at is not None and record.expires_at <= now
+            ]
+            for record in sorted(late, key=lambda each: each.expires_at or 0.0):
+                rows = self._shelf.events.get(record.id, {})
+                first = sorted(rows)[:max_events]
+                for number in first:
+                    del rows[number]
+                max_events -= len(first)
+                gone.append((record.owner.namespace, Removed(events=len(first))))
+                if rows or not max_events:
+                    return Purged.of(gone, more=True)
+                self._shelf.events.pop(record.id, None)
+                self._shelf.read_until.pop(record.id, None)
+                del self._shelf.streams[record.id]
+                gone.append((record.owner.namespace, Removed(streams=1)))
+        return Purged.of(gone, more=False)
