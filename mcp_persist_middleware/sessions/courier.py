@@ -98,6 +98,9 @@ class Courier:
         )
         topic = self._wakeups.subscribe(name)
         try:
+            # The first look is for what was there before the letter: nothing. An answer may come
+            # before its posting is known.
+            await topic.wait()
             posted = await self._put(letter)
             if posted is not Posted.WAITING:
                 return NotRun() if posted is Posted.MOVED else Undelivered.FULL
@@ -133,8 +136,6 @@ class Courier:
     async def _wait(
         self, letter: Letter, topic: Subscription, left: asyncio.Future[None]
     ) -> Reply | Undelivered:
-        # The first look is for what was there before the letter: nothing.
-        await topic.wait()
         woken = asyncio.ensure_future(topic.wait())
         due, failing = time.monotonic() + _LOOK_SECONDS, 0.0
         doubtful = time.monotonic()
