@@ -52,7 +52,13 @@ _LARGE = 64 * 1024
 _LOOK = 0.5
 # A Redis that has lost its memory is given so long to hear from an addressee again (seconds).
 _LOST, _AGAIN = 2.5, 0.05
+# One that refuses a step is not asked for so long (seconds).
+_REFUSED = 60.0
 _MOST_KNOWN = 4096
+
+
+class RefusedError(RedisAwayError):
+    """Redis says that it has not done it: a step looks at what it needs before it writes."""
 
 
 class RedisInbox(Inbox):
@@ -79,11 +85,12 @@ class RedisInbox(Inbox):
         self._later = later
         self._takes = takes
         self.look_seconds = 1.0 if takes else inner.look_seconds
-        self._warned = ""
+        self._refused_until = 0.0
         # Of the sender.
         self._tokens: dict[str, bytes] = {}
         self._doubts: dict[bytes, bytes] = {}
         """Letters whose posting was not answered, and the token they were put with."""
+        self._has_posted = False
         self._in_sql: dict[bytes, None] = {}
         """Letters whose reply was found in SQL."""
         # Of the addressee.
@@ -101,21 +108,23 @@ class RedisInbox(Inbox):
 
     @property
     def _is_up(self) -> bool:
-        return self._takes and self._client.is_up
+        return self._takes and self._client.is_up and time.monotonic() >= self._refused_until
 
     async def _ask(self, call: Call) -> Any:
         """The reply to one call.
 
         Raises:
             RedisAwayError: there is none. It may have been done or not.
+            RefusedError: the server does not do it.
         """
         (reply,) = await self._client.run([call])
-        if isinstance(reply, Exception):
-            if str(reply) != self._warned:
-                self._warned = str(reply)
+        if not isinstance(reply, Exception):
+            return reply
+        if self._client.is_up:
+            if not self._refused_until:
                 logger.warning("Redis does not take letters, they lie in SQL: %s", reply)
-            raise RedisAwayError(str(reply)) from reply
-        return reply
+            self._refused_until = time.monotonic() + _REFUSED
+        raise RefusedError(str(reply)) from reply
 
     def _failed(self, reason: str) -> StoreError:
         return StoreError(url=self._client.name, reason=reason)
@@ -145,8 +154,12 @@ class RedisInbox(Inbox):
             token = self._tokens.get(worker, b"")
             _keep(self._doubts, letter.id, self._doubts.get(letter.id) or token)
             call = self._box(worker).put(letter, token, most, _milliseconds(letter.deadline))
+            self._has_posted = True
             try:
                 code, *rest = await self._ask(call)
+            except RefusedError:
+                del self._doubts[letter.id]
+                return None
             except RedisAwayError as error:
                 raise self._failed("whether a letter was posted was not heard") from error
             match code:
@@ -189,7 +202,7 @@ class RedisInbox(Inbox):
         return await self._inner.bar(letter, deadline, reply)
 
     async def look(self, letter: LetterName) -> LetterStatus | None:
-        found, is_known = None, not self._takes
+        found, is_known = None, not self._has_posted
         if self._is_up:
             with contextlib.suppress(RedisAwayError):
                 reply = await self._ask(self._box(letter.worker).look(letter.id))
@@ -200,7 +213,7 @@ class RedisInbox(Inbox):
         if there is not None and there.state is LetterState.ANSWERED:
             _keep(self._in_sql, letter.id, None)
             # Without a reply it is what bars a letter.
-            there = there if there.reply else None
+            there = there._replace(worker=letter.worker) if there.reply else None
         if there is None and not is_known:
             raise self._failed("it is away, and may have the letter")
         found = found if found is None or found.state is not LetterState.ANSWERED else None
