@@ -163,7 +163,7 @@ class Inbox(ABC):
         return worker.encode()
 
     look_seconds = math.inf
-    """An addressee looks at least this often, woken or not."""
+    """An addressee looks this often, woken or not."""
 
     @abstractmethod
     async def publish(self, worker: str, public_key: bytes) -> None:

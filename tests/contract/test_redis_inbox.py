@@ -209,6 +209,17 @@ async def test_letters_of_many_workers_lie_in_the_slots_of_a_cluster(
         assert min(held) > 0
 
 
+async def test_the_first_reply_stands(pair: Pair) -> None:
+    sent = await pair.put()
+    await pair.claim()
+    assert isinstance(pair.home, RedisInbox)
+    box, answers = pair.home._box("one"), []
+    for reply in (b"done", b"not run"):
+        answers += await pair.one._client.run([box.answer(sent.id, reply, 60_000, "c", "A")])
+    assert answers == [1, 0]
+    assert await pair.sender.look(sent.name) == ANSWERED
+
+
 # Redis loses its memory.
 
 
