@@ -1,12 +1,11 @@
 """The log with Redis in front of SQL: the fast path of open streams.
 
 SQL is where everything ends. A stream begins and ends there, and there it is decided who may
-write it; sessions, workers and retention are there alone. Letters between workers are one or the
-other (`inbox`). In between, the events of a
-stream are acknowledged by Redis, and a flush moves them to SQL some 50 ms later. Until SQL has
-them the worker that wrote them keeps them in its memory too. So whatever happens to Redis costs
-nothing while that worker lives, and whatever happens to the worker costs nothing while Redis
-lives: another worker drains what it left (`takeover`).
+write it; sessions, workers and retention are there alone; a letter between workers is in one of
+the two (`inbox`). In between, the events of a stream are acknowledged by Redis, and a flush moves
+them to SQL some 50 ms later. Until SQL has them the worker that wrote them keeps them in its memory
+too. So whatever happens to Redis costs nothing while that worker lives, and whatever happens to the
+worker costs nothing while Redis lives: another worker drains what it left (`takeover`).
 
 The invariant that everything rests on: what Redis has of a stream is a run of consecutive events,
 and SQL has all before that run. Where the run is not what its writer has left there (Redis was
