@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import secrets
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -28,6 +28,10 @@ from mcp_persist_middleware.model import (
     SessionRecord,
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
+from mcp_persist_middleware.sessions.desk import Desk
+from mcp_persist_middleware.sessions.parcel import NotRun
+from mcp_persist_middleware.sessions.registry import Registry
+from mcp_persist_middleware.settings import Settings
 from tests.support.stores import Store
 
 NOW = time.time()
@@ -333,3 +337,16 @@ async def test_the_short_ways_and_the_general_ones_are_the_same(log: EventLog) -
         assert not await claiming.answer(sent.id, "one", b"no", NOW + 60)
         assert await claiming.look(sent.name) == await putting.look(sent.name)
         assert await log.sessions.find(KEY) == await SqlSessions(log).find(KEY)
+
+
+async def test_only_the_home_of_a_session_gives_it_up_to_whoever_asks(log: EventLog) -> None:
+    """A letter may reach a worker that the session has left: that one has nothing to give up."""
+    given, nobody = Settings.load({"url": "events.db"}), cast("Any", None)
+    registry = Registry(log.sessions, given, "one", nobody)
+    desk = Desk(log.inbox, log.wakeups, nobody, nobody, registry, given, "one")
+    await session(log)
+    late = letter()
+    assert await desk._reply(late, []) == NotRun(forsaken=True)
+    assert await desk._reply(dataclasses.replace(late, void=True), []) == NotRun()
+    assert await log.sessions.move(KEY, 1, "two")
+    assert await desk._reply(late, []) == NotRun()
