@@ -216,6 +216,14 @@ class LetterState(enum.IntEnum):
     ANSWERED = 2
 
 
+class LetterName(NamedTuple):
+    """What its sender knows a letter by."""
+
+    id: bytes
+    worker: str
+    """Whom it was posted to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Letter:
     """A request on its way to the worker that is its session's home."""
@@ -231,6 +239,13 @@ class Letter:
     content: bytes
     sealed: bool
     """Whether only the worker that it was first addressed to can read the content."""
+    void: bool = False
+    """Nobody may run it, and this worker has not: its sender is to be told so."""
+
+    @property
+    def name(self) -> LetterName:
+        """What its sender knows it by."""
+        return LetterName(self.id, self.worker)
 
 
 class Posted(enum.Enum):
@@ -243,11 +258,22 @@ class Posted(enum.Enum):
     """The session is not at this worker, or not in this generation, any more."""
 
 
+class Standing(enum.Enum):
+    """What a letter's state is worth, where a store may forget."""
+
+    SOUND = "sound"
+    STRANDED = "stranded"
+    """It waits where its addressee does not look."""
+    DOUBTFUL = "doubtful"
+    """The store has lost a part of its memory since: whether it was claimed cannot be known."""
+
+
 class LetterStatus(NamedTuple):
-    """A letter as its sender sees it."""
+    """A letter as its sender sees it. A reply is a reply, whatever the store has lost."""
 
     state: LetterState
     worker: str
     """Who may claim it, or has."""
     reply: bytes
     """Empty before it is answered."""
+    standing: Standing = Standing.SOUND

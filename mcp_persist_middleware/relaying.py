@@ -199,6 +199,7 @@ class Request:
                     outcome.after,
                     outcome.joined,
                     outcome.no_requests_until,
+                    outcome.events,
                 )
                 assert self._client is not None
                 era, context = self.request.era, self.parts.exchanges
@@ -267,7 +268,9 @@ class Collected:
 def streamed(found: remote.Remote) -> Streamed:
     """The reply to a request that is answered with a stream."""
     place = (found.after, found.joined, found.no_requests_until)
-    return Streamed(found.stream, found.kind, found.request_id, found.head, *place)
+    return Streamed(
+        found.stream, found.kind, found.request_id, found.head, *place, events=found.events
+    )
 
 
 def scope_of(parts: Parts, parcel: Parcel, ground: Scope) -> Scope:

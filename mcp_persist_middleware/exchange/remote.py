@@ -1,6 +1,7 @@
 """A request whose client is on another worker: run here and read there, through the log alone."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,11 +15,14 @@ from mcp_persist_middleware.exchange.pump import Exchange
 from mcp_persist_middleware.exchange.state import State
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.model import RequestId, StreamKind
+from mcp_persist_middleware.model import Event, EventKind, RequestId, StreamKind
 from mcp_persist_middleware.protocol import classify, event_id, headers
 from mcp_persist_middleware.protocol.eras import Era
 
 _CREATED_SECONDS = 1.0
+# An answer that has ended within so long (seconds), or is being committed, travels with the word
+# that it is there, if it is not larger than this.
+_SOON, _COMMIT, _SMALL = 0.004, 0.05, 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Remote:
     """It had begun before the request that is answered with it."""
     no_requests_until: int = 0
     """Requests of the server up to this event are too old for it."""
+    events: tuple[Event, ...] = ()
+    """All of a stream that has ended, where that is little."""
 
 
 async def begin(
@@ -48,11 +54,13 @@ async def begin(
         opened = await serve.answer(context, running, client)
         if opened is not None:
             await _created(opened.stream)
+            events = await _whole(opened.stream)
             # Nobody reads it here: from now on only a reader elsewhere keeps it alive.
             opened.stream.detach()
             call = request.call
             number = call.request_id if call is not None else None
-            return Remote(opened.stream.record.id, running.kind, number, opened.head)
+            name = opened.stream.record.id
+            return Remote(name, running.kind, number, opened.head, events=events)
         if running.state is State.PASSING:
             await running.finished()
     except asyncio.CancelledError:
@@ -126,7 +134,7 @@ async def deliver(
         return
     delivery = Delivery(
         context,
-        Cursor(context.log, remote.stream, remote.after, None, resumed=False),
+        Cursor(context.log, remote.stream, remote.after, None, resumed=False, told=remote.events),
         remote.stream,
         event_id.EventIds.of(remote.stream, remote.kind, remote.request_id),
         1,
@@ -136,6 +144,9 @@ async def deliver(
         resumed=remote.joined,
         head=list(remote.head),
     )
+    if remote.events:
+        await delivery.run(scope, receive, send)
+        return
     with context.attendance.reading(remote.stream):
         await delivery.run(scope, receive, send)
 
@@ -144,3 +155,21 @@ async def _created(stream: LiveStream) -> None:
     """A reader elsewhere finds a stream only in the store."""
     while not (stream.created or stream.degraded or stream.ended):
         await stream.signal.wait(_CREATED_SECONDS)
+
+
+async def _whole(stream: LiveStream) -> tuple[Event, ...]:
+    """All events of a stream that ends at once: committed, so that nobody need read them in the
+    store."""
+    until = time.monotonic() + _SOON
+    while not (stream.ended or stream.degraded):
+        events = stream.tail_after(0) or []
+        if events and stream.ending is None and events[-1].kind is not EventKind.RESPONSE:
+            # It goes on, and its reader waits for this.
+            return ()
+        left = until + (0.0 if stream.ending is None else _COMMIT) - time.monotonic()
+        if left <= 0:
+            return ()
+        await stream.signal.wait(left)
+    events = stream.tail_after(0) or []
+    is_small = sum(len(event.frame) for event in events) <= _SMALL
+    return tuple(events) if is_small and not stream.degraded else ()

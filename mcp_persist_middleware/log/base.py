@@ -1,5 +1,6 @@
 """What a store of streams has to do."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from mcp_persist_middleware.model import (
     Beat,
     Event,
     Letter,
+    LetterName,
     LetterStatus,
     Listening,
     Outcome,
@@ -77,7 +79,7 @@ class Sessions(ABC):
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         """Give a session a new home and the next generation, if it is not deleted and still in
         this one: of many who try at once, one succeeds. In the same transaction the letters that
-        wait for the old home are addressed to the new one."""
+        wait in the same store for the old home are addressed to the new one."""
 
     @abstractmethod
     async def note(self, record: SessionRecord) -> None:
@@ -147,15 +149,21 @@ class WorkerTable(ABC):
 class Inbox(ABC):
     """Letters between workers: requests for sessions that are at home on another one.
 
-    A letter is claimed by its addressee or withdrawn by its sender, never both, and neither
-    twice. Every method raises `StoreError` when the store does not do it. The topics of the log's
-    `wakeups` are a letter's id for its sender, `topic(worker)` for an addressee.
+    A letter is claimed by its addressee or withdrawn by its sender, never both, and neither twice,
+    whatever a store forgets. Whether a session is at home where a letter is claimed, in its
+    generation, is the addressee's to see: an inbox may refuse a letter to where the session is not,
+    or address it anew, and need not. Every method raises `StoreError` when the store does not do
+    it. The topics of the log's `wakeups` are a letter's id for its sender, `topic(worker)` for an
+    addressee.
     """
 
     @staticmethod
     def topic(worker: str) -> bytes:
         """What a worker subscribes to in order to be woken when letters wait for it."""
         return worker.encode()
+
+    look_seconds = math.inf
+    """An addressee looks this often, woken or not."""
 
     @abstractmethod
     async def publish(self, worker: str, public_key: bytes) -> None:
@@ -167,27 +175,28 @@ class Inbox(ABC):
 
     @abstractmethod
     async def put(self, letter: Letter, most: int) -> Posted:
-        """Post a letter if the session is where it is addressed to, and fewer than `most` wait
-        there."""
+        """Post a letter if fewer than `most` wait there, and, as far as the inbox knows, the
+        session is where it is addressed to."""
 
     @abstractmethod
     async def claim(self, worker: str, limit: int, now: float, deadline: float) -> list[Letter]:
         """Take the oldest letters that wait for a worker and are not late, each with the
-        generation it is addressed to now. Their content is in no row any more, and the new
-        deadline is the one for the answer."""
+        generation it is addressed to now. Their content is nowhere else any more, and the new
+        deadline is the one for the answer. Those that are `void` are there to be answered only."""
 
     @abstractmethod
     async def claimed(self, worker: str) -> list[bytes]:
         """The letters that a worker has claimed and not answered."""
 
     @abstractmethod
-    async def withdraw(self, letter: bytes) -> bool:
-        """Remove a letter that still waits; False when it is too late for that."""
+    async def withdraw(self, letter: LetterName) -> bool:
+        """Remove a letter that still waits; False when it is too late for that, or may be."""
 
     @abstractmethod
-    async def bar(self, letter: bytes, deadline: float) -> bool:
+    async def bar(self, letter: LetterName, deadline: float, reply: bytes = b"") -> bool:
         """See that a letter whose posting was not answered is not posted by it later, until the
-        deadline; False when it is in the inbox already. After that `put` raises `StoreError`."""
+        deadline; False when it is in the inbox already, or was. After that `put` raises
+        `StoreError`. A `reply` that stands in its place is what its sender finds."""
 
     @abstractmethod
     async def answer(self, letter: bytes, worker: str, reply: bytes, deadline: float) -> bool:
@@ -195,11 +204,11 @@ class Inbox(ABC):
         deadline. False when there is nothing to answer."""
 
     @abstractmethod
-    async def look(self, letter: bytes) -> LetterStatus | None:
+    async def look(self, letter: LetterName) -> LetterStatus | None:
         """Where a letter is; None when it is gone."""
 
     @abstractmethod
-    async def remove(self, letters: Collection[bytes]) -> None:
+    async def remove(self, letters: Collection[LetterName]) -> None:
         """These letters' answers have been read."""
 
     @abstractmethod

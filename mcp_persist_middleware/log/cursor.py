@@ -1,6 +1,7 @@
 """A reader's place in a stream. The same loop serves a client that never left and one that
 returns for the fifth time: tail, else store, else wait and look again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcp_persist_middleware.log.base import EventLog
@@ -32,17 +33,28 @@ class Cursor:
         live: the stream itself when it is written in this process.
         resumed: whether the reader holds an id; of a degraded stream it then gets the answer,
             but not again what may have reached it without one.
+        told: the events of a stream that has ended, all that there are, where they are known.
     """
 
     def __init__(
-        self, log: EventLog, stream: bytes, after: int, live: LiveStream | None, *, resumed: bool
+        self,
+        log: EventLog,
+        stream: bytes,
+        after: int,
+        live: LiveStream | None,
+        *,
+        resumed: bool,
+        told: Sequence[Event] = (),
     ) -> None:
         self._log = log
         self._stream = stream
         self._live = live
         self._resumed = resumed
+        self._told = list(told)
         self._stopped = False
         self._subscription: Subscription | None = None
+        # Of a stream that is written elsewhere: an answer is mostly the last event.
+        self._expects_end = False
         self.position = after
 
     @property
@@ -70,7 +82,8 @@ class Cursor:
             return Page([], ended=True)
         live = self._live
         if live is None:
-            return None
+            told, self._told = self._told, []
+            return self._page(told, ended=True) if told else None
         if self.position >= live.visible:
             return Page([], ended=True) if live.ended else None
         events = live.tail_after(self.position)
@@ -108,8 +121,10 @@ class Cursor:
     async def _from_store(self) -> Page | None:
         live = self._live
         bound = live.visible if live is not None else None
-        if events := await self._read():
+        if not self._expects_end and (events := await self._read()):
+            self._expects_end = live is None and events[-1].kind is EventKind.RESPONSE
             return self._page(events)
+        self._expects_end = False
         if live is not None and bound is not None:
             # Retention took all that was committed: go on where the tail begins.
             if live.degraded and (left := live.tail_after(live.committed)):
@@ -118,7 +133,8 @@ class Cursor:
         record = await self._log.find(self._stream)
         if record is None or record.state is not StreamState.OPEN:
             # The end, and what came before it, may have been committed between the two looks.
-            if events := await self._read():
+            is_over = record is not None and self.position >= record.last_sequence
+            if not is_over and (events := await self._read()):
                 return self._page(events)
             last = record.last_sequence if record is not None else self.position
             return Page([], missing=max(0, last - self.position), ended=True)

@@ -11,7 +11,15 @@ from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import Inbox
 from mcp_persist_middleware.log.liveness import Liveness
-from mcp_persist_middleware.model import Letter, LetterState, LetterStatus, Posted, SessionRecord
+from mcp_persist_middleware.model import (
+    Letter,
+    LetterName,
+    LetterState,
+    LetterStatus,
+    Posted,
+    SessionRecord,
+    Standing,
+)
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.sessions import parcel as parcels
 from mcp_persist_middleware.sessions import sealing
@@ -25,6 +33,8 @@ logger = logging.getLogger(__name__)
 _AFTER_LEASE = 2.0
 _MOST_WAITING = 1000
 _LOOK_SECONDS = 1.0
+# So long a letter is waited for of which it cannot be known whether it was claimed.
+_DOUBT_SECONDS = 5.0
 _AFTER_FAILURE = 0.25
 _READ_AT_ONCE = 64
 _KEYS = 256
@@ -53,7 +63,7 @@ class Courier:
         self._inbox = inbox
         self._wakeups = wakeups
         self._liveness = liveness
-        self._read: list[bytes] = []
+        self._read: list[LetterName] = []
         self._keys: dict[str, bytes | None] = {}
 
     async def can_seal(self, worker: str) -> bool:
@@ -88,13 +98,16 @@ class Courier:
         )
         topic = self._wakeups.subscribe(name)
         try:
+            # The first look is for what was there before the letter: nothing. An answer may come
+            # before its posting is known.
+            await topic.wait()
             posted = await self._put(letter)
             if posted is not Posted.WAITING:
                 return NotRun() if posted is Posted.MOVED else Undelivered.FULL
             outcome = await self._wait(letter, topic, asyncio.ensure_future(left))
         except asyncio.CancelledError:
             with contextlib.suppress(StoreError):
-                await self._inbox.withdraw(name)
+                await self._inbox.withdraw(letter.name)
             raise
         finally:
             topic.close()
@@ -114,19 +127,18 @@ class Courier:
     async def _is_posted(self, letter: Letter) -> bool:
         """Whether a letter may be on its way in spite of all, or still get there."""
         try:
-            if await self._inbox.bar(letter.id, letter.deadline):
+            if await self._inbox.bar(letter.name, letter.deadline):
                 return False
-            return not await self._inbox.withdraw(letter.id)
+            return not await self._inbox.withdraw(letter.name)
         except StoreError:
             return True
 
     async def _wait(
         self, letter: Letter, topic: Subscription, left: asyncio.Future[None]
     ) -> Reply | Undelivered:
-        # The first look is for what was there before the letter: nothing.
-        await topic.wait()
         woken = asyncio.ensure_future(topic.wait())
         due, failing = time.monotonic() + _LOOK_SECONDS, 0.0
+        doubtful = time.monotonic()
         try:
             while True:
                 waiting: set[asyncio.Future[None]] = {woken, left}
@@ -136,11 +148,16 @@ class Courier:
                 if woken.done():
                     woken = asyncio.ensure_future(topic.wait())
                 try:
-                    status = await self._inbox.look(letter.id)
+                    status = await self._inbox.look(letter.name)
                     if status is not None and status.state is LetterState.ANSWERED:
-                        return await self._take(letter.id, status.reply)
-                    if left.done() or time.monotonic() >= due:
-                        due = time.monotonic() + _LOOK_SECONDS
+                        return await self._take(letter.name, status.reply)
+                    now = time.monotonic()
+                    if status is None or status.standing is not Standing.DOUBTFUL:
+                        doubtful = now
+                    elif now - doubtful > _DOUBT_SECONDS:
+                        return Undelivered.LEFT if left.done() else Undelivered.LOST
+                    if left.done() or now >= due:
+                        due = now + _LOOK_SECONDS
                         outcome = await self._judge(letter, status, left=left.done())
                         if outcome is not None:
                             return outcome
@@ -166,20 +183,22 @@ class Courier:
             and (await self._liveness.ask(status.worker)).gone
         )
         late = status.state is LetterState.WAITING and time.time() > letter.deadline
-        if (gone or left or late) and await self._inbox.withdraw(letter.id):
-            return Undelivered.LEFT if left else NotRun() if gone else Undelivered.LATE
+        gone_or_deaf = gone or status.standing is Standing.STRANDED
+        if (gone_or_deaf or left or late) and await self._inbox.withdraw(letter.name):
+            return Undelivered.LEFT if left else NotRun() if gone_or_deaf else Undelivered.LATE
         if left:
             return Undelivered.LEFT
         if not gone:
             return None
         # Its last word may have come between the two looks; or it is another worker's now.
-        last = await self._inbox.look(letter.id)
-        if last is None or (last.state is LetterState.CLAIMED and last.worker == status.worker):
-            await self._inbox.remove([letter.id])
+        last = await self._inbox.look(letter.name)
+        is_his = last is not None and last.worker == status.worker
+        if last is None or (is_his and last.state is LetterState.CLAIMED) or _is_doubtful(last):
+            await self._inbox.remove([letter.name])
             return Undelivered.LOST
         return None
 
-    async def _take(self, letter: bytes, reply: bytes) -> Reply:
+    async def _take(self, letter: LetterName, reply: bytes) -> Reply:
         self._read.append(letter)
         if len(self._read) >= _READ_AT_ONCE:
             read, self._read = self._read, []
@@ -196,6 +215,10 @@ class Courier:
                 del self._keys[next(iter(self._keys))]
             self._keys[worker] = await self._inbox.public_key(worker)
         return self._keys[worker]
+
+
+def _is_doubtful(status: LetterStatus) -> bool:
+    return status.standing is Standing.DOUBTFUL and status.state is not LetterState.ANSWERED
 
 
 def _name(outcome: Reply | Undelivered) -> str:

@@ -86,6 +86,7 @@ class Desk:
                     # The row may have been made anew meanwhile.
                     await self.open()
                     topic = self._wakeups.subscribe(self._inbox.topic(self._worker))
+                    topic.patience = min(topic.patience, self._inbox.look_seconds)
                 await topic.wait()
                 await self._empty(topic)
         finally:
@@ -163,10 +164,10 @@ class Desk:
                 return
 
     async def _reply(self, letter: Letter, before: Sequence[asyncio.Task[None]]) -> Reply:
-        held = self._registry.held(letter.key)
-        if held is None or held.record.generation != letter.generation:
-            return NotRun(forsaken=held is None)
-        if held.site is None:
+        held = None if letter.void else self._registry.held(letter.key)
+        if held is None:
+            return NotRun(forsaken=not letter.void and await self._is_forsaken(letter))
+        if held.record.generation != letter.generation or held.site is None:
             return NotRun()
         try:
             parcel = self._read(letter)
@@ -186,6 +187,16 @@ class Desk:
             logger.exception("The application raised at a relayed request")
             body = b"Internal Server Error"
             return Whole(500, [(b"content-type", b"text/plain; charset=utf-8")], body)
+
+    async def _is_forsaken(self, letter: Letter) -> bool:
+        """Whether this worker is still the home of a session that it does not hold: it may have
+        been once, when the letter was addressed."""
+        try:
+            record = await self._registry.find(letter.key)
+        except StoreError:
+            return False
+        home = (self._worker, letter.generation)
+        return record is not None and (record.home, record.generation) == home
 
     def _read(self, letter: Letter) -> Parcel:
         content = letter.content

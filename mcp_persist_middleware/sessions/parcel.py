@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from mcp_persist_middleware.model import RequestId, StreamKind
+from mcp_persist_middleware.model import Event, EventKind, RequestId, StreamKind
 
 _TEXT = ("method", "path", "root_path", "scheme", "http_version")
 _BYTES = ("query_string", "raw_path")
@@ -67,6 +67,8 @@ class Streamed:
     """It had begun before this request."""
     no_requests_until: int = 0
     """Requests of the server up to this event are too old for this one."""
+    events: tuple[Event, ...] = ()
+    """All events of the stream, if it has ended and they are few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,9 @@ def pack_reply(reply: Reply) -> bytes:
                 "after": reply.after,
                 "joined": reply.joined,
                 "quiet": reply.no_requests_until,
+                "events": [(e.sequence, e.epoch, e.kind, len(e.frame)) for e in reply.events],
             }
-            return _join(head, b"")
+            return _join(head, b"".join(event.frame for event in reply.events))
         case Whole():
             return _join({"status": reply.status, "headers": _texts(reply.head)}, reply.body)
         case NotRun():
@@ -117,11 +120,20 @@ def unpack_reply(data: bytes) -> Reply:
             kind, number = StreamKind(head["kind"]), head["id"]
             headers = _bytes(head["headers"])
             place = (head["after"], head["joined"], head["quiet"])
-            return Streamed(bytes.fromhex(stream), kind, number, headers, *place)
+            events = _events(head.get("events", ()), body)
+            return Streamed(bytes.fromhex(stream), kind, number, headers, *place, events)
         case {"status": status}:
             return Whole(status, _bytes(head["headers"]), body)
         case _:
             return NotRun(head["forsaken"])
+
+
+def _events(heads: Sequence[Sequence[int]], frames: bytes) -> tuple[Event, ...]:
+    found, at = [], 0
+    for sequence, epoch, kind, size in heads:
+        found.append(Event(sequence, epoch, EventKind(kind), frames[at : at + size]))
+        at += size
+    return tuple(found)
 
 
 def _join(head: Mapping[str, Any], body: bytes) -> bytes:

@@ -14,6 +14,7 @@ from mcp_persist_middleware.log.postgres import batch as postgres_batch
 from mcp_persist_middleware.log.postgres.log import PostgresLog
 from mcp_persist_middleware.model import (
     LetterState,
+    LetterStatus,
     Posted,
     StreamState,
     StreamWrite,
@@ -138,7 +139,7 @@ async def test_a_letter_that_meets_a_move_is_not_left_with_the_old_home(
         await waits_for_a_lock(them)
         await them.execute("COMMIT")
     assert await put is Posted.MOVED
-    assert await log.inbox.look(sent.id) is None
+    assert await log.inbox.look(sent.name) is None
 
 
 async def test_a_move_that_meets_a_letter_takes_it_along(
@@ -161,7 +162,7 @@ async def test_a_move_that_meets_a_letter_takes_it_along(
     assert await claim(log, "one") == []
     (got,) = await claim(other, "two")
     assert (got.id, got.generation) == (sent.id, 2)
-    assert await log.inbox.look(sent.id) == (LetterState.CLAIMED, "two", b"")
+    assert await log.inbox.look(sent.name) == LetterStatus(LetterState.CLAIMED, "two", b"")
 
 
 async def test_a_letter_that_somebody_is_taking_is_not_waited_for(

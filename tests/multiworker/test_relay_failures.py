@@ -1,12 +1,16 @@
 """The store stumbles while a request is on its way: it is run once, and answered once."""
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.sqlite.inbox import SqliteInbox, SqliteSessions
+from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.model import Letter, Posted
 from tests.multiworker.test_relay import value
 from tests.multiworker.test_relay_settings import two
@@ -185,3 +189,55 @@ async def test_a_session_is_looked_up_again_when_it_is_not_where_it_was_seen(
         moved[0] = True
         assert (await value(await session.call("count")))["calls"] == 4
         assert looks == [2]
+
+
+async def test_an_answer_that_is_there_before_its_letter_is_known_to_be_posted_is_heard_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = SqliteInbox.put
+
+    async def slow(inbox: SqliteInbox, *arguments: Any) -> Posted:
+        posted = await put(inbox, *arguments)
+        answered = select(inbox._table).where(inbox._table.c.state == 2)
+        async with asyncio.timeout(5):
+            while len(await inbox._store.all(answered)) < 2:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # and its wake-up has come
+        return posted
+
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one)
+        session.port = other
+        assert (await value(await session.call("count")))["calls"] == 1
+        monkeypatch.setattr("mcp_persist_middleware.sessions.courier._LOOK_SECONDS", 60.0)
+        monkeypatch.setattr(SqliteInbox, "remove", _nothing)
+        monkeypatch.setattr(SqliteInbox, "put", slow)
+        began = time.monotonic()
+        assert (await value(await session.call("count")))["calls"] == 2
+        assert time.monotonic() - began < 2
+
+
+async def _nothing(*_: Any) -> None:
+    """Leave the answers where they are."""
+
+
+async def test_a_short_answer_comes_with_its_reply_and_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, reads = SqliteLog.read, [0]
+
+    async def counted(log: SqliteLog, *arguments: Any) -> Any:
+        reads[0] += 1
+        return await read(log, *arguments)
+
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one)
+        session.port = other
+        monkeypatch.setattr(SqliteLog, "read", counted)
+        monkeypatch.setattr("mcp_persist_middleware.exchange.remote._SOON", 5.0)
+        assert (await value(await session.call("count")))["calls"] == 1
+        assert reads == [0]
+        # A larger one is read where it lies.
+        monkeypatch.setattr("mcp_persist_middleware.exchange.remote._SMALL", 1)
+        assert (await value(await session.call("count")))["calls"] == 2
+        assert reads[0] > 0

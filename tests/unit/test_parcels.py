@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_persist_middleware.model import StreamKind
+from mcp_persist_middleware.model import Event, EventKind, StreamKind
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.parcel import (
     NotRun,
@@ -65,6 +65,17 @@ def test_a_request_arrives_with_its_named_parts_and_nothing_else(
             HEADERS,
             st.integers(0, 1 << 40),
             st.booleans(),
+            st.integers(0, 1 << 40),
+            st.lists(
+                st.builds(
+                    Event,
+                    st.integers(1, 1 << 40),
+                    st.integers(1, 1 << 30),
+                    st.sampled_from(EventKind),
+                    st.binary(max_size=50),
+                ),
+                max_size=4,
+            ).map(tuple),
         ),
         st.builds(Whole, st.integers(100, 599), HEADERS, st.binary(max_size=200)),
         st.builds(NotRun, st.booleans()),

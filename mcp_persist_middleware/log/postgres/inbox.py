@@ -14,6 +14,7 @@ from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.log.sql.text import escape, unescape
 from mcp_persist_middleware.model import (
     Letter,
+    LetterName,
     LetterState,
     LetterStatus,
     Posted,
@@ -131,8 +132,8 @@ class PostgresInbox(SqlInbox):
             self._tell([letter])
         return row is not None
 
-    async def look(self, letter: bytes) -> LetterStatus | None:
-        row = await self._raw(lambda driver: driver.fetchrow(self._look, letter))
+    async def look(self, letter: LetterName) -> LetterStatus | None:
+        row = await self._raw(lambda driver: driver.fetchrow(self._look, letter.id))
         return None if row is None else LetterStatus(LetterState(row[0]), row[1], row[2])
 
 

@@ -1,64 +1,129 @@
-"""Letters between workers, with Redis in front: the letters are in SQL, the wake-ups in Redis.
+"""Letters between workers, with Redis in front: they lie in Redis while their addressee looks
+there, else in SQL, and never in both.
 
-A session's move addresses the letters that wait for it anew, in the transaction that gives the
-session its next home (`Sessions.move`), and a letter may only be posted where the session is at
-home: both are one statement in SQL, and Redis could join neither. A Redis that forgets, or fails
-over to a replica that is behind, would bring a claimed letter back to life, and a request would
-run twice. What a relayed call saves with Redis is the waiting, and that is what it is used for.
+What makes this safe where a Redis may forget, fail over to a replica that is behind, or come back
+with an older file:
+
+- A letter is run only by the process it is addressed to, whose name nobody had before or will have
+  after; and that remembers which letters it has had.
+- It is run only out of the memory that it was put into (`letters`). What such a process finds that
+  came out of another one it answers, if it has never had it, with the word that it was not run.
+- Its sender trusts that it took a letter back, or barred it, only if that was in the same memory.
+  Where it was not, what became of the letter is not known, and that is said (`Standing`).
+- A reply is true wherever it is found: if Redis cannot take it, it stands in SQL.
+
+So a letter is not tied to its session's row, and does not move with the session: the addressee
+sees that it is not the session's home, and says so.
 """
 
-from collections.abc import Callable, Collection
+import secrets
+import time
+from collections.abc import Callable
 
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import Inbox
-from mcp_persist_middleware.model import Letter, LetterStatus, Posted
+from mcp_persist_middleware.log.redis import letters
+from mcp_persist_middleware.log.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.log.redis.memory import Memory
+from mcp_persist_middleware.log.redis.scripts import Call, Keys
+from mcp_persist_middleware.log.redis.sender import LARGE, LOOK, Sender, keep, milliseconds
+from mcp_persist_middleware.model import (
+    Letter,
+    LetterName,
+)
 
 
-class WokenInbox(Inbox):
-    """An `Inbox` whose readers are woken at once.
+class RedisInbox(Sender):
+    """`Inbox` in Redis and SQL."""
 
-    Args:
-        wake: wakes whoever waits for a topic, sooner or later; see `Inbox`.
-    """
-
-    def __init__(self, inner: Inbox, wake: Callable[[bytes], None]) -> None:
-        self._inner = inner
-        self._wake = wake
-
-    async def publish(self, worker: str, public_key: bytes) -> None:
-        await self._inner.publish(worker, public_key)
-
-    async def public_key(self, worker: str) -> bytes | None:
-        return await self._inner.public_key(worker)
-
-    async def put(self, letter: Letter, most: int) -> Posted:
-        posted = await self._inner.put(letter, most)
-        if posted is Posted.WAITING:
-            self._wake(self.topic(letter.worker))
-        return posted
+    def __init__(
+        self,
+        inner: Inbox,
+        client: RedisClient,
+        keys: Callable[[], Keys],
+        later: Callable[[Call], None],
+        *,
+        takes: bool,
+    ) -> None:
+        super().__init__(inner, client, keys, later, takes=takes)
+        self._memory = Memory()
+        self._held: dict[bytes, None] = {}
+        """Letters that were claimed in Redis and are not answered."""
+        self._who = f"n{secrets.token_hex(8)}"
+        self._questions = 0
+        self._is_in_doubt = False
+        """What a question claimed was not heard."""
+        self._sql_due = 0.0
 
     async def claim(self, worker: str, limit: int, now: float, deadline: float) -> list[Letter]:
-        return await self._inner.claim(worker, limit, now, deadline)
+        found: list[Letter] = []
+        if self._is_up:
+            try:
+                found = await self._claim(worker, limit, now, deadline)
+            except RedisAwayError:
+                self._is_in_doubt = True
+                self._sql_due = 0.0
+        if len(found) < limit and (not self._is_up or time.monotonic() >= self._sql_due):
+            self._sql_due = time.monotonic() + LOOK
+            try:
+                there = await self._inner.claim(worker, limit - len(found), now, deadline)
+            except StoreError:
+                # What was claimed in Redis is ours to run.
+                self._sql_due = 0.0
+                if not found:
+                    raise
+            else:
+                found += [each for each in there if self._memory.takes(each)]
+        return found
+
+    async def _claim(self, worker: str, limit: int, now: float, deadline: float) -> list[Letter]:
+        self._questions += 1
+        box, nonce = self._box(worker), secrets.token_hex(8).encode()
+        left = milliseconds(deadline)
+        hint, *rows = await self._ask(
+            box.claim(nonce, self._who, self._questions, limit, now, left)
+        )
+        found = [letters.letter_of(worker, row) for row in rows]
+        if hint:
+            self._sql_due = 0.0
+        if self._is_in_doubt:
+            unheard = await self._unheard(worker)
+            found += [letters.void(LetterName(each, worker)) for each in unheard]
+            self._is_in_doubt = False
+        mine = [each for each in found if self._memory.takes(each)]
+        for each in mine:
+            keep(self._held, each.id, None)
+        return mine
+
+    async def _unheard(self, worker: str) -> list[bytes]:
+        claimed = await self._ask(Call(("SMEMBERS", self._box(worker).claimed)))
+        return [each for each in claimed if each not in self._held]
 
     async def claimed(self, worker: str) -> list[bytes]:
-        return await self._inner.claimed(worker)
-
-    async def withdraw(self, letter: bytes) -> bool:
-        return await self._inner.withdraw(letter)
-
-    async def bar(self, letter: bytes, deadline: float) -> bool:
-        return await self._inner.bar(letter, deadline)
+        found = list(self._held)
+        return found + [each for each in await self._inner.claimed(worker) if each not in found]
 
     async def answer(self, letter: bytes, worker: str, reply: bytes, deadline: float) -> bool:
-        answered = await self._inner.answer(letter, worker, reply, deadline)
-        if answered:
-            self._wake(letter)
+        channel = self._keys().channel(letter)
+        if letter not in self._held:
+            answered = await self._inner.answer(letter, worker, reply, deadline)
+            if answered:
+                self._later(Call(("PUBLISH", channel, b"")))
+            return answered
+        name, is_large = LetterName(letter, worker), len(reply) > LARGE
+        if is_large or not self._is_up:
+            await self._inner.bar(name, deadline, reply)
+        answered = True
+        if self._is_up:
+            text, state = (b"", "L") if is_large else (reply, "A")
+            box, left = self._box(worker), milliseconds(deadline)
+            try:
+                answered = bool(await self._ask(box.answer(letter, text, left, channel, state)))
+            except RedisAwayError:
+                if not is_large:
+                    await self._inner.bar(name, deadline, reply)
+        self._held.pop(letter, None)
         return answered
-
-    async def look(self, letter: bytes) -> LetterStatus | None:
-        return await self._inner.look(letter)
-
-    async def remove(self, letters: Collection[bytes]) -> None:
-        await self._inner.remove(letters)
 
     async def purge(self, now: float, limit: int) -> int:
         return await self._inner.purge(now, limit)

@@ -1,11 +1,11 @@
 """The log with Redis in front of SQL: the fast path of open streams.
 
 SQL is where everything ends. A stream begins and ends there, and there it is decided who may
-write it; sessions, workers, letters and retention are there alone. In between, the events of a
-stream are acknowledged by Redis, and a flush moves them to SQL some 50 ms later. Until SQL has
-them the worker that wrote them keeps them in its memory too. So whatever happens to Redis costs
-nothing while that worker lives, and whatever happens to the worker costs nothing while Redis
-lives: another worker drains what it left (`takeover`).
+write it; sessions, workers and retention are there alone; a letter between workers is in one of
+the two (`inbox`). In between, the events of a stream are acknowledged by Redis, and a flush moves
+them to SQL some 50 ms later. Until SQL has them the worker that wrote them keeps them in its memory
+too. So whatever happens to Redis costs nothing while that worker lives, and whatever happens to the
+worker costs nothing while Redis lives: another worker drains what it left (`takeover`).
 
 The invariant that everything rests on: what Redis has of a stream is a run of consecutive events,
 and SQL has all before that run. Where the run is not what its writer has left there (Redis was
@@ -33,7 +33,7 @@ from mcp_persist_middleware.log.redis import scripts
 from mcp_persist_middleware.log.redis.append import Appender
 from mcp_persist_middleware.log.redis.client import RedisAwayError, RedisClient
 from mcp_persist_middleware.log.redis.flush import Flusher
-from mcp_persist_middleware.log.redis.inbox import WokenInbox
+from mcp_persist_middleware.log.redis.inbox import RedisInbox
 from mcp_persist_middleware.log.redis.read import Reader
 from mcp_persist_middleware.log.redis.scripts import Call, Keys
 from mcp_persist_middleware.log.redis.tail import Tail, Tails, page
@@ -83,7 +83,13 @@ class RedisLog(EventLog):
             timeout,
         )
         self._wakeups = RedisWakeups(inner.wakeups, self._client.pubsub, self._channel)
-        self._inbox = WokenInbox(inner.inbox, self._wake)
+        self._inbox = RedisInbox(
+            inner.inbox,
+            self._client,
+            lambda: self._keys,
+            self._later,
+            takes=durability != "sql",
+        )
         self._known: Keys | None = None
         self._secret = b""
         self._waiting: deque[Call] = deque(maxlen=_MOST_LATER)
@@ -243,9 +249,6 @@ class RedisLog(EventLog):
         return purged
 
     # What goes to Redis soon, and may be lost.
-
-    def _wake(self, topic: bytes) -> None:
-        self._later(Call(("PUBLISH", self._channel(topic), b"")))
 
     def _later(self, *calls: Call) -> None:
         if self._client.is_up:

@@ -87,7 +87,7 @@ class Script:
         self._text = text
         self._sha = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 (Redis names it so)
 
-    def __call__(self, keys: Sequence[str], *arguments: Any) -> Call:
+    def __call__(self, keys: Sequence[str | bytes], *arguments: Any) -> Call:
         rest = (len(keys), *keys, *arguments)
         return Call(("EVALSHA", self._sha, *rest), ("EVAL", self._text, *rest))
 

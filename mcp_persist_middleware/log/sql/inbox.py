@@ -19,7 +19,14 @@ from sqlalchemy.exc import IntegrityError
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import Inbox
 from mcp_persist_middleware.log.sql.store import SqlStore
-from mcp_persist_middleware.model import Letter, LetterState, LetterStatus, Posted, SessionKey
+from mcp_persist_middleware.model import (
+    Letter,
+    LetterName,
+    LetterState,
+    LetterStatus,
+    Posted,
+    SessionKey,
+)
 
 _WAITING, _CLAIMED, _ANSWERED = (int(state) for state in LetterState)
 
@@ -98,16 +105,16 @@ class SqlInbox(Inbox):
         rows = await self._store.all(select(self._table.c.id).where(*self._of(worker, _CLAIMED)))
         return [row.id for row in rows]
 
-    async def withdraw(self, letter: bytes) -> bool:
+    async def withdraw(self, letter: LetterName) -> bool:
         c = self._table.c
-        waiting = delete(self._table).where(c.id == letter, c.state == _WAITING)
+        waiting = delete(self._table).where(c.id == letter.id, c.state == _WAITING)
         return await self._store.execute(waiting) == 1
 
-    async def bar(self, letter: bytes, deadline: float) -> bool:
+    async def bar(self, letter: LetterName, deadline: float, reply: bytes = b"") -> bool:
         # A row that is nobody's takes the key; whoever comes second fails.
         nobody = {"namespace": "", "path": "", "session": "", "worker": "", "generation": 0}
-        empty = {"sealed": False, "content": b"", "reply": b""}
-        row = {"id": letter, "state": _ANSWERED, "deadline": deadline, **nobody, **empty}
+        empty = {"sealed": False, "content": b"", "reply": reply}
+        row = {"id": letter.id, "state": _ANSWERED, "deadline": deadline, **nobody, **empty}
         try:
             await self._store.execute(insert(self._table).values(row))
         except IntegrityError:
@@ -121,13 +128,14 @@ class SqlInbox(Inbox):
         answered = answered.values(state=_ANSWERED, reply=reply, deadline=deadline)
         return await self._store.execute(answered) == 1
 
-    async def look(self, letter: bytes) -> LetterStatus | None:
+    async def look(self, letter: LetterName) -> LetterStatus | None:
         c = self._table.c
-        row = await self._store.first(select(c.state, c.worker, c.reply).where(c.id == letter))
+        row = await self._store.first(select(c.state, c.worker, c.reply).where(c.id == letter.id))
         return None if row is None else LetterStatus(LetterState(row.state), row.worker, row.reply)
 
-    async def remove(self, letters: Collection[bytes]) -> None:
-        read = self._store.rows(self._table, self._table.c.id.in_(list(letters)))
+    async def remove(self, letters: Collection[LetterName]) -> None:
+        ids = [letter.id for letter in letters]
+        read = self._store.rows(self._table, self._table.c.id.in_(ids))
         await self._store.execute(delete(self._table).where(read))
 
     async def purge(self, now: float, limit: int) -> int:

@@ -11,6 +11,7 @@ from mcp_persist_middleware.log.sql.sessions import SqlSessions, session_of
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.model import (
     Letter,
+    LetterName,
     LetterState,
     LetterStatus,
     Posted,
@@ -117,6 +118,6 @@ class SqliteInbox(SqlInbox):
         values = (reply, deadline, letter, worker)
         return await self._in_thread(lambda raw: raw.execute(self._answer, values).rowcount == 1)
 
-    async def look(self, letter: bytes) -> LetterStatus | None:
-        row = await self._in_thread(lambda raw: raw.execute(self._look, (letter,)).fetchone())
+    async def look(self, letter: LetterName) -> LetterStatus | None:
+        row = await self._in_thread(lambda raw: raw.execute(self._look, (letter.id,)).fetchone())
         return None if row is None else LetterStatus(LetterState(row[0]), row[1], row[2])

@@ -1,0 +1,236 @@
+"""The sender's side of letters in Redis; see `inbox`."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.base import Inbox
+from mcp_persist_middleware.log.redis import letters
+from mcp_persist_middleware.log.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.log.redis.letters import Box
+from mcp_persist_middleware.log.redis.scripts import Call, Keys
+from mcp_persist_middleware.model import (
+    Letter,
+    LetterName,
+    LetterState,
+    LetterStatus,
+    Posted,
+    Standing,
+)
+from mcp_persist_middleware.protocol import event_id
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+logger = logging.getLogger(__name__)
+
+# What is larger lies in SQL; Redis is for what is many.
+LARGE = 64 * 1024
+# So often letters and replies in SQL are looked for while Redis brings the others (seconds).
+LOOK = 0.5
+# A Redis that has lost its memory is given so long to hear from an addressee again (seconds).
+_LOST, _AGAIN = 2.5, 0.05
+# One that refuses a step is not asked for so long (seconds).
+_REFUSED = 60.0
+_MOST_KNOWN = 4096
+
+
+class RefusedError(RedisAwayError):
+    """Redis says that it has not done it: a step looks at what it needs before it writes."""
+
+
+class Sender(Inbox):
+    """All of an `Inbox` that a sender uses, and what both sides need.
+
+    Args:
+        keys: the names of all that is ours.
+        later: sends commands to Redis soon after; nothing depends on them.
+        takes: whether letters are put into Redis; else it only wakes their readers.
+    """
+
+    def __init__(
+        self,
+        inner: Inbox,
+        client: RedisClient,
+        keys: Callable[[], Keys],
+        later: Callable[[Call], None],
+        *,
+        takes: bool,
+    ) -> None:
+        self._inner = inner
+        self._client = client
+        self._keys = keys
+        self._later = later
+        self._takes = takes
+        self.look_seconds = 1.0 if takes else inner.look_seconds
+        self._refused_until = 0.0
+        # Of the sender.
+        self._tokens: dict[str, bytes] = {}
+        self._doubts: dict[bytes, bytes] = {}
+        """Letters whose posting was not answered, and the token they were put with."""
+        self._has_posted = False
+        self._in_sql: dict[bytes, None] = {}
+        """Letters whose reply was found in SQL."""
+
+    def _box(self, worker: str) -> Box:
+        return Box.of(self._keys(), worker, self.topic(worker))
+
+    @property
+    def _is_up(self) -> bool:
+        return self._takes and self._client.is_up and time.monotonic() >= self._refused_until
+
+    async def _ask(self, call: Call) -> Any:
+        """The reply to one call.
+
+        Raises:
+            RedisAwayError: there is none. It may have been done or not.
+            RefusedError: the server does not do it.
+        """
+        (reply,) = await self._client.run([call])
+        if not isinstance(reply, Exception):
+            return reply
+        if self._client.is_up:
+            if not self._refused_until:
+                logger.warning("Redis does not take letters, they lie in SQL: %s", reply)
+            self._refused_until = time.monotonic() + _REFUSED
+        raise RefusedError(str(reply)) from reply
+
+    def _failed(self, reason: str) -> StoreError:
+        return StoreError(url=self._client.name, reason=reason)
+
+    async def publish(self, worker: str, public_key: bytes) -> None:
+        await self._inner.publish(worker, public_key)
+
+    async def public_key(self, worker: str) -> bytes | None:
+        return await self._inner.public_key(worker)
+
+    # The sender.
+
+    async def put(self, letter: Letter, most: int) -> Posted:
+        if self._is_up and len(letter.content) <= LARGE:
+            posted = await self._put(letter, most)
+            if posted is not None:
+                return posted
+        posted = await self._inner.put(letter, most)
+        if posted is Posted.WAITING:
+            self._later(self._box(letter.worker).hint())
+        return posted
+
+    async def _put(self, letter: Letter, most: int) -> Posted | None:
+        """The same in Redis; None when the addressee does not look there."""
+        worker, until = letter.worker, time.monotonic() + _LOST
+        while time.monotonic() < until:
+            token = self._tokens.get(worker, b"")
+            keep(self._doubts, letter.id, self._doubts.get(letter.id) or token)
+            call = self._box(worker).put(letter, token, most, milliseconds(letter.deadline))
+            self._has_posted = True
+            try:
+                code, *rest = await self._ask(call)
+            except RefusedError:
+                del self._doubts[letter.id]
+                return None
+            except RedisAwayError as error:
+                raise self._failed("whether a letter was posted was not heard") from error
+            match code:
+                case letters.OTHER:
+                    # If an attempt of the driver has posted it before Redis lost its memory, its
+                    # addressee remembers it.
+                    keep(self._tokens, worker, rest[0])
+                case letters.GONE if token:
+                    await asyncio.sleep(_AGAIN)
+                case letters.PUT | letters.FULL:
+                    del self._doubts[letter.id]
+                    return Posted.WAITING if code == letters.PUT else Posted.FULL
+                case letters.BARRED:
+                    raise self._failed("the letter was barred")
+                case _:
+                    del self._doubts[letter.id]
+                    return None
+        raise self._failed("it has lost its memory, and the addressee does not look there")
+
+    async def withdraw(self, letter: LetterName) -> bool:
+        if self._is_up:
+            try:
+                if await self._ask(self._box(letter.worker).withdraw(letter.id)):
+                    return True
+            except RedisAwayError as error:
+                raise self._failed("whether a letter was withdrawn was not heard") from error
+        return await self._inner.withdraw(letter)
+
+    async def bar(self, letter: LetterName, deadline: float, reply: bytes = b"") -> bool:
+        doubt = self._doubts.get(letter.id)
+        if self._is_up or doubt is not None:
+            box, left = self._box(letter.worker), milliseconds(deadline)
+            try:
+                if not await self._ask(box.bar(letter.id, doubt or b"", left)):
+                    return False
+            except RedisAwayError as error:
+                raise self._failed("a letter cannot be barred") from error
+            if self._doubts.pop(letter.id, None) is not None:
+                return True
+        return await self._inner.bar(letter, deadline, reply)
+
+    async def look(self, letter: LetterName) -> LetterStatus | None:
+        found, is_known = None, not self._has_posted
+        if self._is_up:
+            with contextlib.suppress(RedisAwayError):
+                reply = await self._ask(self._box(letter.worker).look(letter.id))
+                found, is_known = _status(letter, reply), True
+        if found is not None and (found.reply or self._is_young(letter, found)):
+            return found
+        there = await self._inner.look(letter)
+        if there is not None and there.state is LetterState.ANSWERED:
+            keep(self._in_sql, letter.id, None)
+            # Without a reply it is what bars a letter.
+            there = there._replace(worker=letter.worker) if there.reply else None
+        if there is None and not is_known:
+            raise self._failed("it is away, and may have the letter")
+        found = found if found is None or found.state is not LetterState.ANSWERED else None
+        return there or found
+
+    @staticmethod
+    def _is_young(letter: LetterName, status: LetterStatus) -> bool:
+        """Whether it is too early to look for a reply that stands in SQL."""
+        is_open = status.state is not LetterState.ANSWERED and status.standing is Standing.SOUND
+        return is_open and time.time() - event_id.created_at(letter.id) < LOOK
+
+    async def remove(self, letters: Collection[LetterName]) -> None:
+        if self._is_up:
+            keys = [self._box(each.worker).letter(each.id) for each in letters]
+            with contextlib.suppress(RedisAwayError):
+                await self._client.run([Call(("UNLINK", key)) for key in keys])
+        there = [each for each in letters if each.id in self._in_sql or not self._takes]
+        if there:
+            await self._inner.remove(there)
+            for each in there:
+                self._in_sql.pop(each.id, None)
+
+
+def milliseconds(deadline: float) -> int:
+    """How long a key is kept that counts until a time."""
+    return max(1, int((deadline - time.time()) * 1000)) + letters.GRACE
+
+
+def keep(known: dict[K, V], key: K, value: V) -> None:
+    """Bounded: the oldest goes."""
+    known[key] = value
+    while len(known) > _MOST_KNOWN:
+        del known[next(iter(known))]
+
+
+def _status(letter: LetterName, reply: list[bytes]) -> LetterStatus | None:
+    """What a look has found."""
+    match reply:
+        case []:
+            return None
+        case [b"A" | b"L", text]:
+            return LetterStatus(LetterState.ANSWERED, letter.worker, text)
+        case [state, standing]:
+            known = LetterState.WAITING if state == b"W" else LetterState.CLAIMED
+            return LetterStatus(known, letter.worker, b"", Standing(standing.decode()))
+        case _:
+            raise AssertionError(reply)
