@@ -30,7 +30,7 @@ from mcp_persist_middleware.model import (
 )
 from tests.contract.redis_builders import Place, is_up
 from tests.contract.test_inbox import KEY, letter, session
-from tests.contract.test_redis_server import cluster
+from tests.contract.test_redis_cluster import cluster
 from tests.support.scripted import until
 from tests.support.stores import RedisServer
 

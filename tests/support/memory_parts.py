@@ -12,6 +12,7 @@ from mcp_persist_middleware.store import (
     Event,
     Inbox,
     Letter,
+    LetterName,
     LetterState,
     LetterStatus,
     Listening,
@@ -215,20 +216,20 @@ class MemoryInbox(Inbox):
     async def claimed(self, worker: str) -> list[bytes]:
         return [post.letter.id for post in self._of(worker, LetterState.CLAIMED)]
 
-    async def withdraw(self, letter: bytes) -> bool:
+    async def withdraw(self, letter: LetterName) -> bool:
         with self._shelf.lock:
-            post = self._shelf.letters.get(letter)
+            post = self._shelf.letters.get(letter.id)
             if post is None or post.state is not LetterState.WAITING:
                 return False
-            del self._shelf.letters[letter]
+            del self._shelf.letters[letter.id]
             return True
 
-    async def bar(self, letter: bytes, deadline: float) -> bool:
+    async def bar(self, letter: LetterName, deadline: float, reply: bytes = b"") -> bool:
         with self._shelf.lock:
-            if letter in self._shelf.letters:
+            if letter.id in self._shelf.letters:
                 return False
-            nobody = Letter(letter, SessionKey("", "", ""), "", 0, deadline, b"", sealed=False)
-            self._shelf.letters[letter] = Post(nobody, LetterState.ANSWERED, deadline)
+            nobody = Letter(letter.id, SessionKey("", "", ""), "", 0, deadline, b"", sealed=False)
+            self._shelf.letters[letter.id] = Post(nobody, LetterState.ANSWERED, deadline, reply)
             return True
 
     async def answer(self, letter: bytes, worker: str, reply: bytes, deadline: float) -> bool:
@@ -241,13 +242,13 @@ class MemoryInbox(Inbox):
             post.state, post.reply, post.deadline = LetterState.ANSWERED, reply, deadline
             return True
 
-    async def look(self, letter: bytes) -> LetterStatus | None:
-        post = self._shelf.letters.get(letter)
+    async def look(self, letter: LetterName) -> LetterStatus | None:
+        post = self._shelf.letters.get(letter.id)
         return None if post is None else LetterStatus(post.state, post.letter.worker, post.reply)
 
-    async def remove(self, letters: Collection[bytes]) -> None:
+    async def remove(self, letters: Collection[LetterName]) -> None:
         for letter in letters:
-            self._shelf.letters.pop(letter, None)
+            self._shelf.letters.pop(letter.id, None)
 
     async def purge(self, now: float, limit: int) -> int:
         with self._shelf.lock:
