@@ -2,7 +2,7 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from mcp_persist_middleware.signals.local import Signal
 
@@ -46,6 +46,46 @@ class Subscription:
         self._close(self)
         if self._closing is not None:
             self._closing()
+
+
+class Subscriptions:
+    """Who waits for which topic on one event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[bytes, list[Subscription]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The topics that anybody waits for."""
+        return iter(self._waiting)
+
+    def add(self, topic: bytes, subscription: Subscription) -> bool:
+        """Whether it is the first for its topic."""
+        mine = self._waiting.setdefault(topic, [])
+        mine.append(subscription)
+        return len(mine) == 1
+
+    def discard(self, topic: bytes, subscription: Subscription) -> bool:
+        """Whether nobody is left who waits for its topic."""
+        mine = self._waiting.get(topic, [])
+        if subscription not in mine:
+            return False
+        mine.remove(subscription)
+        if not mine:
+            del self._waiting[topic]
+        return not mine
+
+    def notify(self, topics: Iterable[bytes]) -> None:
+        """Wake whoever waits for one of them."""
+        for topic in topics:
+            for subscription in self._waiting.get(topic, ()):
+                subscription.notify()
+
+    def clear(self) -> None:
+        """Nobody waits."""
+        self._waiting.clear()
 
 
 class Wakeups(ABC):

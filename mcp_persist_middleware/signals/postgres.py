@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.signals.base import Subscription, Wakeups
+from mcp_persist_middleware.signals.base import Subscription, Subscriptions, Wakeups
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Notifications(Wakeups):
         self._channel = channel
         self._connect = connect
         self._timeout = timeout
-        self._subscriptions: dict[bytes, list[Subscription]] = {}
+        self._subscriptions = Subscriptions()
         self._wanted: dict[bytes, float] = {}
         self._recent: dict[bytes, float] = {}
         self._asking: dict[bytes, None] = {}
@@ -82,26 +82,20 @@ class Notifications(Wakeups):
     def subscribe(self, stream: bytes) -> Subscription:
         patience = max(_PATIENCE, len(self._subscriptions) / _LOOKS_PER_SECOND)
         subscription = Subscription(patience, lambda one: self._unsubscribe(stream, one))
-        mine = self._subscriptions.setdefault(stream, [])
-        mine.append(subscription)
-        if len(mine) == 1:
+        if self._subscriptions.add(stream, subscription):
             self._asking[stream] = None
             self._work.set()
         return subscription
 
     def _unsubscribe(self, stream: bytes, subscription: Subscription) -> None:
-        mine = self._subscriptions.get(stream, [])
-        if subscription in mine:
-            mine.remove(subscription)
-            if not mine:
-                del self._subscriptions[stream]
-                self._asking.pop(stream, None)
+        if self._subscriptions.discard(stream, subscription):
+            self._asking.pop(stream, None)
 
     def tell(self, topics: Iterable[bytes]) -> None:
         """Something was committed to these topics: wake who waits here, tell those elsewhere."""
         now = time.monotonic()
         for topic in topics:
-            self._notify(topic)
+            self._subscriptions.notify([topic])
             self._recent.pop(topic, None)
             self._recent[topic] = now
             if self._wanted.get(topic, 0.0) > now:
@@ -110,10 +104,6 @@ class Notifications(Wakeups):
             del self._recent[next(iter(self._recent))]
         if self._telling:
             self._work.set()
-
-    def _notify(self, topic: bytes) -> None:
-        for subscription in self._subscriptions.get(topic, ()):
-            subscription.notify()
 
     async def aclose(self) -> None:
         task, self._task = self._task, None
@@ -203,8 +193,7 @@ class Notifications(Wakeups):
             del self._recent[next(iter(self._recent))]
 
     def _wake_all(self) -> None:
-        for topic in self._subscriptions:
-            self._notify(topic)
+        self._subscriptions.notify(self._subscriptions)
 
     def _on_payload(self, _: Any, pid: int, __: str, payload: str) -> None:
         if pid == self._pid:
@@ -216,8 +205,7 @@ class Notifications(Wakeups):
             logger.debug("Somebody else uses the channel %s", self._channel)
             return
         if kind == _TELL:
-            for topic in topics:
-                self._notify(topic)
+            self._subscriptions.notify(topics)
         elif kind == _WANT:
             self._want(topics)
         elif kind == _HELLO:

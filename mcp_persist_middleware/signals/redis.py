@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError
 
-from mcp_persist_middleware.signals.base import Subscription, Wakeups
+from mcp_persist_middleware.signals.base import Subscription, Subscriptions, Wakeups
 from mcp_persist_middleware.signals.local import Signal
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class RedisWakeups(Wakeups):
         self._inner = inner
         self._connect = connect
         self._channel = channel
-        self._subscriptions: dict[bytes, list[Subscription]] = {}
+        self._subscriptions = Subscriptions()
         self._wanted: dict[bytes, bytes] = {}
         self._changed = Signal()
         self._task: asyncio.Task[None] | None = None
@@ -49,7 +49,7 @@ class RedisWakeups(Wakeups):
     def subscribe(self, stream: bytes) -> Subscription:
         subscription = self._inner.subscribe(stream)
         subscription.on_close(lambda: self._unsubscribe(stream, subscription))
-        self._subscriptions.setdefault(stream, []).append(subscription)
+        self._subscriptions.add(stream, subscription)
         self._wanted[self._channel(stream).encode()] = stream
         if self._task is None and not self._closed:
             self._task = asyncio.create_task(self._run(), name="mcp-persist-redis-wakeups")
@@ -57,18 +57,13 @@ class RedisWakeups(Wakeups):
         return subscription
 
     def _unsubscribe(self, stream: bytes, subscription: Subscription) -> None:
-        mine = self._subscriptions.get(stream, [])
-        if subscription in mine:
-            mine.remove(subscription)
-            if not mine:
-                del self._subscriptions[stream]
-                self._wanted.pop(self._channel(stream).encode(), None)
-                self._changed.notify()
+        if self._subscriptions.discard(stream, subscription):
+            self._wanted.pop(self._channel(stream).encode(), None)
+            self._changed.notify()
 
     def notify(self, topic: bytes) -> None:
         """Wake whoever waits here for a topic."""
-        for subscription in self._subscriptions.get(topic, ()):
-            subscription.notify()
+        self._subscriptions.notify([topic])
 
     async def aclose(self) -> None:
         self._closed = True

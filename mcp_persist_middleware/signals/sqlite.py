@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mcp_persist_middleware.signals.base import Subscription, Wakeups
+from mcp_persist_middleware.signals.base import Subscription, Subscriptions, Wakeups
 
 logger = logging.getLogger(__name__)
 
@@ -51,35 +51,25 @@ class DataVersion(Wakeups):
             f" (SELECT max(id) FROM {inbox} WHERE worker = CAST(v.column1 AS TEXT) AND state = 0)"
             " FROM (VALUES {rows}) AS v"
         )
-        self._subscriptions: dict[bytes, list[Subscription]] = {}
+        self._subscriptions = Subscriptions()
         self._poller: _Poller | None = None
 
     def subscribe(self, stream: bytes) -> Subscription:
         subscription = Subscription(_PATIENCE, lambda one: self._unsubscribe(stream, one))
-        self._subscriptions.setdefault(stream, []).append(subscription)
+        self._subscriptions.add(stream, subscription)
         if self._poller is None:
-            self._poller = _Poller(self._path, self._select, self._notify)
+            self._poller = _Poller(self._path, self._select, self._subscriptions.notify)
             self._poller.start()
         self._poller.streams = tuple(self._subscriptions)
         return subscription
 
     def _unsubscribe(self, stream: bytes, subscription: Subscription) -> None:
-        mine = self._subscriptions.get(stream, [])
-        if subscription not in mine:
+        if not self._subscriptions.discard(stream, subscription) or self._poller is None:
             return
-        mine.remove(subscription)
-        if not mine:
-            del self._subscriptions[stream]
-            if self._poller is not None:
-                self._poller.streams = tuple(self._subscriptions)
-        if not self._subscriptions and self._poller is not None:
+        self._poller.streams = tuple(self._subscriptions)
+        if not self._subscriptions:
             self._poller.stop()
             self._poller = None
-
-    def _notify(self, streams: Sequence[bytes]) -> None:
-        for stream in streams:
-            for subscription in self._subscriptions.get(stream, ()):
-                subscription.notify()
 
     async def aclose(self) -> None:
         poller, self._poller = self._poller, None
