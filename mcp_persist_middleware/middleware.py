@@ -23,6 +23,7 @@ from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.fence import Fence, refuse
 from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.lifespan import Lifespan
+from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.model import SessionKey, StreamRecord
 from mcp_persist_middleware.protocol import classify, event_id, headers
 from mcp_persist_middleware.protocol.classify import Kind
@@ -30,7 +31,6 @@ from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.runtime import Persistence
 from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.sessions.parcel import Parcel, Reply
-from mcp_persist_middleware.settings import MakeLog
 from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from typing import Any, Self
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, StoreError
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.settings import MakeLog, Settings
+from mcp_persist_middleware.log.base import MakeLog
+from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.worker import Parts, Worker, stop
 
 logger = logging.getLogger(__name__)

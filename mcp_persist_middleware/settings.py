@@ -22,8 +22,6 @@ from mcp_persist_middleware.errors import (
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from mcp_persist_middleware.log.base import EventLog
-
 PREFIX = "MCP_PERSIST_"
 # Of these one is given.
 _STORES = ("url", "engine", "log")
@@ -38,7 +36,6 @@ NamespaceOf = Callable[[HTTPConnection], str]
 PrincipalOf = Callable[[HTTPConnection], str | None]
 PersistOf = Callable[[HTTPConnection], bool]
 RerunOf = Callable[[str | None, dict[str, Any]], bool]
-MakeLog = Callable[["Settings"], "EventLog"]
 RelayScope = tuple[Callable[[Scope], Any], Callable[[Scope, Any], None]]
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -60,7 +57,7 @@ class Settings:
 
     url: str | None = _setting(None, "the store, any SQLAlchemy URL or a file name", none=True)
     engine: "AsyncEngine | None" = _setting(None, "an engine of yours; never closed", none=True)
-    log: MakeLog | None = _setting(
+    log: Callable[["Settings"], object] | None = _setting(
         None,
         "instead of `url`, a store of yours: a callable of the `Settings` that makes an `EventLog`",
         none=True,

@@ -5,7 +5,8 @@
 """
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
-from mcp_persist_middleware.log.base import EventLog, Inbox, Purged, Removed, Sessions, WorkerTable
+from mcp_persist_middleware.log.base import EventLog, MakeLog, Purged, Removed
+from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import (
     Beat,
     Ending,
@@ -29,7 +30,7 @@ from mcp_persist_middleware.model import (
     StreamWrite,
     WorkerState,
 )
-from mcp_persist_middleware.settings import MakeLog, Settings
+from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.signals.base import Polling, Subscription, Wakeups
 
 __all__ = [

@@ -12,8 +12,8 @@ import weakref
 from collections.abc import Callable
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import Sessions
 from mcp_persist_middleware.log.liveness import Liveness
+from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.model import Listening, SessionKey
 from mcp_persist_middleware.signals.local import Signal
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mcp_persist_middleware.errors import (
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.postgres import hosts
 from mcp_persist_middleware.log.sqlite.log import SqliteLog
-from mcp_persist_middleware.settings import MakeLog, Settings
+from mcp_persist_middleware.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +83,9 @@ def make_log(settings: Settings) -> EventLog:
     return inner if settings.redis is None else _redis_in_front(inner, settings)
 
 
-def _custom_log(make: MakeLog, settings: Settings) -> EventLog:
+def _custom_log(make: Callable[[Settings], object], settings: Settings) -> EventLog:
     try:
-        # The return type is what its author says.
-        log: object = make(settings)
+        log = make(settings)
     except PersistError:
         raise
     except Exception as error:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import EventLog, WorkerTable
+from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.observer import Observer
+from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import Beat, WorkerState
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from collections.abc import Awaitable
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import Inbox
 from mcp_persist_middleware.log.liveness import Liveness
+from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.model import (
     Letter,
     LetterName,

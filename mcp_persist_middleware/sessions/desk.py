@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
-from mcp_persist_middleware.log.base import Inbox
 from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.liveness import Liveness
+from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.model import Letter
 from mcp_persist_middleware.sessions import parcel as parcels
 from mcp_persist_middleware.sessions import sealing

@@ -15,8 +15,8 @@ from starlette.types import Scope
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import Sessions
 from mcp_persist_middleware.log.liveness import Liveness
+from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.model import Place, SessionKey, SessionRecord
 from mcp_persist_middleware.sessions.parcel import Parcel, Reply
 from mcp_persist_middleware.settings import Settings

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mcp_persist_middleware.log.base import EventLog, WorkerTable
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import WorkerState
 from tests.contract.builders import COMMITTED, new, record
 from tests.contract.conftest import Factory

@@ -1,5 +1,6 @@
 """The public API as a type checker has to see it; never run."""
 
+from collections.abc import Callable
 from typing import assert_type
 
 from starlette.applications import Starlette
@@ -41,7 +42,7 @@ def custom(app: Starlette, make: MakeLog) -> Persistence:
         return make(settings)
 
     app.add_middleware(PersistMiddleware, log=mine)
-    assert_type(Settings.load({"log": mine}).log, MakeLog | None)
+    assert_type(Settings.load({"log": mine}).log, Callable[[Settings], object] | None)
     return Persistence(log=mine, ttl=60)
 
 

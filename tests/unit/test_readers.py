@@ -8,9 +8,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_persist_middleware.log.base import EventLog, Purged, WorkerTable
+from mcp_persist_middleware.log.base import EventLog, Purged
 from mcp_persist_middleware.log.cursor import Cursor, Page
 from mcp_persist_middleware.log.live import Limits, LiveStream
+from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import (
     Beat,
     Ending,

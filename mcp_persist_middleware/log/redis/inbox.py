@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import Inbox
+from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.log.redis import letters
 from mcp_persist_middleware.log.redis.client import RedisAwayError, RedisClient
 from mcp_persist_middleware.log.redis.memory import Memory

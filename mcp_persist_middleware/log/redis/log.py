@@ -22,13 +22,8 @@ from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import (
-    EventLog,
-    Inbox,
-    Purged,
-    Sessions,
-    WorkerTable,
-)
+from mcp_persist_middleware.log.base import EventLog, Purged
+from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.redis import scripts
 from mcp_persist_middleware.log.redis.append import Appender
 from mcp_persist_middleware.log.redis.client import RedisAwayError, RedisClient

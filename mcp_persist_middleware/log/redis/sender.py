@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import Inbox
+from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.log.redis import letters
 from mcp_persist_middleware.log.redis.client import RedisAwayError, RedisClient
 from mcp_persist_middleware.log.redis.letters import Box

@@ -17,7 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import Inbox
+from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.model import (
     Letter,

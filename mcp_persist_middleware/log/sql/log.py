@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware.errors import SchemaVersionError, StoreError
 from mcp_persist_middleware.log import codec
-from mcp_persist_middleware.log.base import EventLog, Purged, WorkerTable
+from mcp_persist_middleware.log.base import EventLog, Purged
+from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.log.sql import schema
 from mcp_persist_middleware.log.sql.inbox import SqlInbox
 from mcp_persist_middleware.log.sql.sessions import SqlSessions

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import and_, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from mcp_persist_middleware.log.base import Sessions
+from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.model import LetterState, Listening, SessionKey, SessionRecord
 

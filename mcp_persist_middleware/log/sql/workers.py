@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import WorkerTable
+from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import Beat, WorkerState
 
 Connect = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
