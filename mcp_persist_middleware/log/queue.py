@@ -39,6 +39,11 @@ class WriteQueue:
         return max(_LEAST_SHARE, _RUN_AHEAD // max(1, len(self._streams)))
 
     @property
+    def has_more(self) -> bool:
+        """Whether a stream waits that is not on its way."""
+        return len(self._streams) > len(self._flying)
+
+    @property
     def fills_a_batch(self) -> bool:
         """Whether what is not on its way is enough for a whole batch."""
         events = 0

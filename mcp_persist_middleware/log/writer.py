@@ -21,7 +21,8 @@ _FIRST_RETRY, _LAST_RETRY = 0.02, 0.5
 _PROBE_SECONDS = 0.5
 # So many events in so short a time (seconds) are fast; then commits begin this far apart.
 _FAST, _WINDOW, _PACE = 16, 0.02, 0.01
-_LONG = 3600.0
+# A commit that takes longer (seconds) holds up nobody else's events where there is a second lane.
+_SLOW = 0.05
 # How long the row of a new stream waits for the stream's first event.
 _PATIENCE = 0.02
 
@@ -55,6 +56,9 @@ class Writer:
         self._probing: asyncio.Task[None] | None = None
         self._soon: asyncio.TimerHandle | None = None
         self._is_trusted = self._is_told = True
+        self._outages = 0
+        self._crowd = asyncio.Event()
+        self._is_flying = self._is_pressed = self._is_slow = False
         self.live: dict[bytes, LiveStream] = {}
         """The streams that are written here, by id."""
         self.is_down = False
@@ -68,7 +72,7 @@ class Writer:
     async def abandon(self) -> None:
         """Drop what waits and stop: the streams are not this worker's any more. Whoever still
         writes to them writes to nobody."""
-        for task in self._tasks:
+        for task in self._lanes:
             task.cancel()
         for stream in self.live.values():
             stream.degrade()
@@ -90,15 +94,11 @@ class Writer:
                     await self._idle.wait()
         if self._soon is not None:
             self._soon.cancel()
-        for task in self._tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        self._lanes, self._probing = [], None
-
-    @property
-    def _tasks(self) -> list[asyncio.Task[None]]:
-        return self._lanes if self._probing is None else [self._probing, *self._lanes]
+        lanes, self._lanes = self._lanes, []
+        await _end(lanes)
+        # A lane may have begun it while it ended.
+        probing, self._probing = self._probing, None
+        await _end([] if probing is None else [probing])
 
     def open(self, stream: LiveStream) -> None:
         """Queue the beginning of a stream. It waits a moment for the first event, so that an
@@ -125,6 +125,15 @@ class Writer:
         else:
             self._queue.add(stream)
         self._wake.set()
+        if self._is_slow:
+            self._crowd.set()
+
+    def _press(self) -> None:
+        """A stream is full, or ends: it waits for nothing but a lane."""
+        self._pressure.notify()
+        self._is_pressed = True
+        if self._is_flying:
+            self._crowd.set()
 
     async def append(self, stream: LiveStream, events: list[tuple[EventKind, bytes]]) -> None:
         """Queue events; return when the stream may be given more."""
@@ -132,7 +141,7 @@ class Writer:
             stream.add(kind, frame)
         self._touch(stream)
         while stream.is_full(self._queue.share):
-            self._pressure.notify()
+            self._press()
             # Woken by every commit and by the end of the store's patience.
             await stream.room.wait(self._timeout)
 
@@ -140,7 +149,7 @@ class Writer:
         """Queue the end of a stream, behind all its events."""
         if stream.ending is None:
             stream.ending = ending
-            self._pressure.notify()
+            self._press()
             self._touch(stream)
 
     async def _run(self) -> None:
@@ -155,20 +164,38 @@ class Writer:
                 await self._step()
 
     async def _assist(self) -> None:
-        """Where streams are full, or more waits than a batch holds, what is not on its way goes
-        beside the first lane's batch. Nothing else is hurried by that."""
+        """While the first lane's batch is on its way: take what is full, what ends, what fills a
+        batch of its own, and all that waits where that batch is slow."""
         while True:
-            if self.is_down or not self._queue.fills_a_batch:
-                await self._pressure.wait(_LONG)
+            await self._crowd.wait()
+            self._crowd.clear()
             if not self._may_write():
                 return
-            if self.is_down:
-                continue
-            if batch := self._queue.gather():
+            while self._is_flying and not self.is_down and (batch := self._queue.gather()):
                 with self._going_on():
                     await self._commit(batch)
                 # What came for these streams meanwhile was passed over.
                 self._wake.set()
+                if not (self._is_slow or self._queue.fills_a_batch):
+                    break
+
+    async def _fly(self, batch: Batch) -> None:
+        """Commit a batch on the first lane."""
+        self._is_flying = True
+        if self._is_pressed and self._queue.has_more:
+            self._crowd.set()
+        self._is_pressed = False
+        slow = asyncio.get_running_loop().call_later(_SLOW, self._slow_down)
+        try:
+            await self._commit(batch)
+        finally:
+            slow.cancel()
+            self._is_flying = self._is_slow = False
+
+    def _slow_down(self) -> None:
+        self._is_slow = True
+        if self._queue.has_more:
+            self._crowd.set()
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -184,7 +211,7 @@ class Writer:
             return
         while self._may_write() and (batch := self._queue.gather()):
             began = time.monotonic()
-            await self._commit(batch)
+            await self._fly(batch)
             await self._pace(began, sum(len(write.events) for _, write in batch))
         if not self.is_down:
             await self._pay()
@@ -210,13 +237,18 @@ class Writer:
             self._queue.land(batch)
 
     async def _send(self, batch: Batch) -> None:
-        began = time.monotonic()
+        began, outages = time.monotonic(), self._outages
         outcomes = await self._try([write for _, write in batch], began)
+        # The other lane may have found the store away since, and given up these streams as well:
+        # what is heard here then says nothing of the store as it is now.
+        is_stale = outages != self._outages
         if outcomes is None:
-            self._go_down()
-            self._give_up("the store does not answer")
+            if not is_stale:
+                self._go_down()
+                self._give_up("the store does not answer")
             return
-        self._is_trusted = True
+        if not is_stale:
+            self._is_trusted = True
         telemetry.commit_seconds.record(time.monotonic() - began)
         telemetry.batches.record(sum(len(write.events) for _, write in batch))
         for (stream, write), outcome in zip(batch, outcomes, strict=True):
@@ -236,12 +268,14 @@ class Writer:
 
     async def _try(self, writes: list[StreamWrite], began: float) -> list[Outcome] | None:
         """Append with retries; None when the store's time is over."""
-        pause = _FIRST_RETRY
+        pause, outages = _FIRST_RETRY, self._outages
         while True:
             try:
                 return await self._log.append(writes)
             except StoreError as error:
                 telemetry.store_failures.add(1)
+                if outages != self._outages:
+                    return None
                 late = time.monotonic() - began + pause > self._timeout
                 if late or not self._is_trusted:
                     if self._is_told:
@@ -255,6 +289,7 @@ class Writer:
         if self.is_down:
             return
         self.is_down = True
+        self._outages += 1
         self._is_trusted = self._is_told = False
         self._probing = asyncio.create_task(self._probe(), name="mcp-persist-probe")
 
@@ -262,9 +297,14 @@ class Writer:
         """Ask the store until it is back; the streams go on meanwhile."""
         while self.is_down:
             await asyncio.sleep(_PROBE_SECONDS)
-            with contextlib.suppress(StoreError):
+            try:
                 await self._log.ping()
-                self.is_down = False
+            except StoreError:
+                continue
+            except Exception:
+                logger.exception("The store is asked again after an unexpected error")
+                continue
+            self.is_down = False
         self._wake.set()
 
     async def _pay(self) -> None:
@@ -300,6 +340,12 @@ class Writer:
     def _forget(self, stream: LiveStream) -> None:
         if self.live.pop(stream.record.id, None) is not None:
             telemetry.streams.add(-1)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _count(stream: LiveStream, write: StreamWrite) -> None:

@@ -45,6 +45,13 @@ class GatedLog(SqliteLog):
         assert self.gates is not None
         self.gates.pop(stream.record.id).set_exception(StoreError(url=self.name, reason="test"))
 
+    def let_all(self) -> None:
+        """Hold nothing any more."""
+        gates, self.gates = self.gates or {}, None
+        for gate in gates.values():
+            if not gate.done():
+                gate.set_result(None)
+
     def let(self, stream: LiveStream) -> None:
         """Let a batch go on to the file."""
         assert self.gates is not None
@@ -69,15 +76,20 @@ async def writer(log: GatedLog) -> AsyncIterator[Writer]:
     await made.aclose(10)
 
 
+async def begun(writer: Writer) -> LiveStream:
+    """A stream that is in the store."""
+    made = record()
+    stream = LiveStream(
+        made, EventIds.of(made.id, made.kind, 1), Limits(FULL, 1 << 20, 10_000, 1 << 26)
+    )
+    writer.open(stream)
+    await until(lambda: stream.created)
+    return stream
+
+
 async def two_on_their_way(log: GatedLog, writer: Writer) -> tuple[LiveStream, LiveStream]:
     """Two streams, each in a batch of its own that waits."""
-    one, two = (
-        LiveStream(r, EventIds.of(r.id, r.kind, 1), Limits(FULL, 1 << 20, 10_000, 1 << 26))
-        for r in (record(), record())
-    )
-    for stream in (one, two):
-        writer.open(stream)
-    await until(lambda: one.created and two.created)
+    one, two = await begun(writer), await begun(writer)
     log.gates = gates = {}
     await writer.append(one, [(EventKind.NOISE, FRAME)])
     await until(lambda: one.record.id in gates)
@@ -143,3 +155,95 @@ async def test_what_came_while_the_second_batch_was_on_its_way_is_committed_behi
     await until(lambda: two.committed == FULL + 1)
     await more
     assert await numbers(log, two.record) == list(range(1, FULL + 2))
+
+
+async def test_a_failure_of_before_the_store_was_back_says_nothing_of_it_now(
+    log: GatedLog, writer: Writer
+) -> None:
+    one, two = await two_on_their_way(log, writer)
+    gates = log.gates
+    assert gates is not None
+    log.fail(one)
+    await until(lambda: writer.is_down)
+    await until(lambda: not writer.is_down)
+    log.gates = None
+    three = await begun(writer)
+    log.gates = gates
+    await writer.append(three, [(EventKind.NOISE, FRAME)])
+    await until(lambda: three.record.id in gates)
+    late = gates[two.record.id]
+    log.fail(two)
+    await until(late.done)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not three.degraded
+    assert not writer.is_down
+    log.let_all()
+    await until(lambda: three.committed == 1)
+
+
+async def test_the_store_is_asked_again_whatever_the_question_raised(
+    log: GatedLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await two_on_their_way(log, writer)
+    asked = []
+
+    async def ping() -> None:
+        asked.append(1)
+        if len(asked) == 1:
+            raise RuntimeError
+
+    monkeypatch.setattr(log, "ping", ping)
+    for stream in (one, two):
+        log.fail(stream)
+    await until(lambda: len(asked) > 1 and not writer.is_down)
+
+
+async def test_a_batch_that_fails_while_the_writer_is_closed_leaves_nothing_running(
+    log: GatedLog, writer: Writer
+) -> None:
+    _, two = await two_on_their_way(log, writer)
+    first = writer._lanes[0]
+    closing = asyncio.create_task(writer.aclose(0.0))
+    async with asyncio.timeout(5):
+        while not first.cancelling():
+            await asyncio.sleep(0)
+    assert log.gates is not None
+    if not log.gates[two.record.id].done():
+        log.fail(two)
+    await closing
+    assert not [t for t in asyncio.all_tasks() if t.get_name() == "mcp-persist-probe"]
+
+
+@pytest.mark.parametrize("events", [1, FULL], ids=["ended", "full"])
+async def test_what_became_full_or_ended_while_the_second_lane_was_busy_is_taken_by_it(
+    log: GatedLog, writer: Writer, events: int
+) -> None:
+    three = await begun(writer)
+    _, two = await two_on_their_way(log, writer)
+    adding = asyncio.create_task(writer.append(three, [(EventKind.NOISE, FRAME)] * events))
+    await until(lambda: three.last == events)
+    if events == 1:
+        end(writer, three)
+    log.let(two)
+    await until(lambda: log.gates is not None and three.record.id in log.gates)
+    log.let_all()
+    await until(lambda: three.committed == events)
+    await adding
+
+
+async def test_a_single_event_does_not_wait_for_a_batch_of_others_that_is_slow(
+    log: GatedLog, writer: Writer
+) -> None:
+    held, early, late = [await begun(writer) for _ in range(3)]
+    log.gates = gates = {}
+    await writer.append(held, [(EventKind.NOISE, FRAME)])
+    await until(lambda: held.record.id in gates)
+    for stream in (early, late):
+        await writer.append(stream, [(EventKind.NOISE, FRAME)])
+        await until(lambda: stream.record.id in gates)
+        log.let(stream)
+        await until(lambda: stream.committed == 1)
+    assert held.committed == 0
+    log.let_all()
+    await until(lambda: held.committed == 1)

@@ -109,8 +109,8 @@ class PostgresLog(SqlLog):
 
     async def _append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
         async with (
-            self._writers.one() as writer,
             postgres_engine.answering(self.name, self._timeout),
+            self._writers.one() as writer,
         ):
             outcomes = await Batch(self._statements, await writer.driver())(batch)
         self._wakeups.tell(
