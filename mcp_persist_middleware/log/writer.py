@@ -58,7 +58,7 @@ class Writer:
         self._is_trusted = self._is_told = True
         self._outages = 0
         self._crowd = asyncio.Event()
-        self._is_flying = self._is_pressed = self._is_slow = False
+        self._is_flying = self._is_slow = False
         self.live: dict[bytes, LiveStream] = {}
         """The streams that are written here, by id."""
         self.is_down = False
@@ -129,9 +129,8 @@ class Writer:
             self._crowd.set()
 
     def _press(self) -> None:
-        """A stream is full, or ends: it waits for nothing but a lane."""
+        """A stream is full, or ends: nothing more is to be gathered for it."""
         self._pressure.notify()
-        self._is_pressed = True
         if self._is_flying:
             self._crowd.set()
 
@@ -167,8 +166,9 @@ class Writer:
         """While the first lane's batch is on its way: take what is full, what ends, what fills a
         batch of its own, and all that waits where that batch is slow."""
         while True:
-            await self._crowd.wait()
+            # What pressed meanwhile may have gone with the first lane: the next one counts.
             self._crowd.clear()
+            await self._crowd.wait()
             if not self._may_write():
                 return
             while self._is_flying and not self.is_down and (batch := self._queue.gather()):
@@ -182,9 +182,8 @@ class Writer:
     async def _fly(self, batch: Batch) -> None:
         """Commit a batch on the first lane."""
         self._is_flying = True
-        if self._is_pressed and self._queue.has_more:
+        if self._queue.fills_a_batch:
             self._crowd.set()
-        self._is_pressed = False
         slow = asyncio.get_running_loop().call_later(_SLOW, self._slow_down)
         try:
             await self._commit(batch)
