@@ -11,6 +11,7 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.debts import Debts
 from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.log.outage import Outage
 from mcp_persist_middleware.log.queue import Batch, WriteQueue
 from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamWrite
 from mcp_persist_middleware.signals.local import Signal
@@ -18,7 +19,6 @@ from mcp_persist_middleware.signals.local import Signal
 logger = logging.getLogger(__name__)
 
 _FIRST_RETRY, _LAST_RETRY = 0.02, 0.5
-_PROBE_SECONDS = 0.5
 # So many events in so short a time (seconds) are fast; then commits begin this far apart.
 _FAST, _WINDOW, _PACE = 16, 0.02, 0.01
 # A commit that takes longer (seconds) holds up nobody else's events where there is a second lane.
@@ -53,16 +53,17 @@ class Writer:
         self._window, self._count = 0.0, 0
         self._idle = asyncio.Event()
         self._lanes: list[asyncio.Task[None]] = []
-        self._probing: asyncio.Task[None] | None = None
         self._soon: asyncio.TimerHandle | None = None
-        self._is_trusted = self._is_told = True
-        self._outages = 0
+        self._outage = Outage(log, self._wake.set)
         self._crowd = asyncio.Event()
         self._is_flying = self._is_slow = False
         self.live: dict[bytes, LiveStream] = {}
         """The streams that are written here, by id."""
-        self.is_down = False
+
+    @property
+    def is_down(self) -> bool:
         """Whether the store has failed for longer than `timeout`."""
+        return self._outage.is_on
 
     def start(self) -> None:
         """Begin to commit."""
@@ -95,10 +96,11 @@ class Writer:
         if self._soon is not None:
             self._soon.cancel()
         lanes, self._lanes = self._lanes, []
-        await _end(lanes)
-        # A lane may have begun it while it ended.
-        probing, self._probing = self._probing, None
-        await _end([] if probing is None else [probing])
+        for lane in lanes:
+            lane.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)
+        # A lane may have begun one while it ended.
+        await self._outage.aclose()
 
     def open(self, stream: LiveStream) -> None:
         """Queue the beginning of a stream. It waits a moment for the first event, so that an
@@ -214,9 +216,7 @@ class Writer:
             await self._pace(began, sum(len(write.events) for _, write in batch))
         if not self.is_down:
             await self._pay()
-        if not (self.is_down or self._is_told):
-            self._is_told = True
-            logger.warning("The store %s is back.", self._log.name)
+        self._outage.tell_end()
 
     async def _pace(self, began: float, events: int) -> None:
         """Where events come fast, commit less often: fewer, larger batches cost less in all. A
@@ -236,18 +236,18 @@ class Writer:
             self._queue.land(batch)
 
     async def _send(self, batch: Batch) -> None:
-        began, outages = time.monotonic(), self._outages
+        began, outages = time.monotonic(), self._outage.number
         outcomes = await self._try([write for _, write in batch], began)
         # The other lane may have found the store away since, and given up these streams as well:
         # what is heard here then says nothing of the store as it is now.
-        is_stale = outages != self._outages
+        is_stale = outages != self._outage.number
         if outcomes is None:
             if not is_stale:
-                self._go_down()
+                self._outage.begin()
                 self._give_up("the store does not answer")
             return
         if not is_stale:
-            self._is_trusted = True
+            self._outage.is_over = True
         telemetry.commit_seconds.record(time.monotonic() - began)
         telemetry.batches.record(sum(len(write.events) for _, write in batch))
         for (stream, write), outcome in zip(batch, outcomes, strict=True):
@@ -267,53 +267,30 @@ class Writer:
 
     async def _try(self, writes: list[StreamWrite], began: float) -> list[Outcome] | None:
         """Append with retries; None when the store's time is over."""
-        pause, outages = _FIRST_RETRY, self._outages
+        pause, outages = _FIRST_RETRY, self._outage.number
         while True:
             try:
                 return await self._log.append(writes)
             except StoreError as error:
                 telemetry.store_failures.add(1)
-                if outages != self._outages:
+                if outages != self._outage.number:
                     return None
                 late = time.monotonic() - began + pause > self._timeout
-                if late or not self._is_trusted:
-                    if self._is_told:
-                        logger.error("%s Streams go on without it until it is back.", error)
+                if late or not self._outage.is_over:
+                    self._outage.tell(error)
                     return None
                 logger.warning("%s It is tried again.", error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LAST_RETRY)
 
-    def _go_down(self) -> None:
-        if self.is_down:
-            return
-        self.is_down = True
-        self._outages += 1
-        self._is_trusted = self._is_told = False
-        self._probing = asyncio.create_task(self._probe(), name="mcp-persist-probe")
-
-    async def _probe(self) -> None:
-        """Ask the store until it is back; the streams go on meanwhile."""
-        while self.is_down:
-            await asyncio.sleep(_PROBE_SECONDS)
-            try:
-                await self._log.ping()
-            except StoreError:
-                continue
-            except Exception:
-                logger.exception("The store is asked again after an unexpected error")
-                continue
-            self.is_down = False
-        self._wake.set()
-
     async def _pay(self) -> None:
         """Log the answers of streams that ended while the store was away."""
         try:
             async for stream in self._debts.pay():
-                self._is_trusted = True
+                self._outage.is_over = True
                 self._forget(stream)
         except StoreError:
-            self._go_down()
+            self._outage.begin()
 
     def _give_up(self, why: str) -> None:
         for stream in self._queue.streams:
@@ -339,12 +316,6 @@ class Writer:
     def _forget(self, stream: LiveStream) -> None:
         if self.live.pop(stream.record.id, None) is not None:
             telemetry.streams.add(-1)
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _count(stream: LiveStream, write: StreamWrite) -> None:

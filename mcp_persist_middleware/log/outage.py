@@ -1,0 +1,73 @@
+"""Whether the store is there, as the writer of a worker finds out."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.base import EventLog
+
+logger = logging.getLogger(__name__)
+
+_PROBE_SECONDS = 0.5
+
+
+class Outage:
+    """The store's outages, one after the other. Of each one line tells the beginning and one the
+    end; meanwhile the store is asked whether it is back.
+
+    Args:
+        on_back: called when it answers.
+    """
+
+    def __init__(self, log: EventLog, on_back: Callable[[], None]) -> None:
+        self._log = log
+        self._on_back = on_back
+        self._probing: asyncio.Task[None] | None = None
+        self._is_told = True
+        self.is_on = False
+        self.number = 0
+        """How many there were."""
+        self.is_over = True
+        """Whether the store has committed something since. One that answers and takes nothing, as
+        on a full disk, has not."""
+
+    def begin(self) -> None:
+        """The store has failed for too long."""
+        if self.is_on:
+            return
+        self.is_on = True
+        self.number += 1
+        self.is_over = self._is_told = False
+        self._probing = asyncio.create_task(self._probe(), name="mcp-persist-probe")
+
+    def tell(self, error: StoreError) -> None:
+        """Say why one begins, or nothing where the last one is not over."""
+        if self._is_told:
+            logger.error("%s Streams go on without it until it is back.", error)
+
+    def tell_end(self) -> None:
+        """What was there to commit is committed."""
+        if not (self.is_on or self._is_told):
+            self._is_told = True
+            logger.warning("The store %s is back.", self._log.name)
+
+    async def aclose(self) -> None:
+        """Ask no more."""
+        probing, self._probing = self._probing, None
+        if probing is not None:
+            probing.cancel()
+            await asyncio.gather(probing, return_exceptions=True)
+
+    async def _probe(self) -> None:
+        while self.is_on:
+            await asyncio.sleep(_PROBE_SECONDS)
+            try:
+                await self._log.ping()
+            except StoreError:
+                continue
+            except Exception:
+                logger.exception("The store is asked again after an unexpected error")
+                continue
+            self.is_on = False
+        self._on_back()
