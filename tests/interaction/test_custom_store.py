@@ -109,6 +109,53 @@ async def test_each_event_loop_has_a_log_of_its_own_and_they_share_what_is_in_it
     assert {settings.lease_seconds for settings in make.settings} == {7}
 
 
+class Fragile(MemoryLog):
+    """Its `open` or `aclose` fails in a way of its own while it is told to."""
+
+    def __init__(self, shelf: Shelf, failing: set[str]) -> None:
+        super().__init__(shelf)
+        self._failing = failing
+
+    async def open(self, worker: str) -> None:
+        await super().open(worker)
+        if "open" in self._failing:
+            self._failing.remove("open")
+            raise RuntimeError("hunter2")
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        if "aclose" in self._failing:
+            self._failing.remove("aclose")
+            raise OSError("hunter2")
+
+
+@pytest.mark.parametrize("failing", ["make", "open", "aclose"])
+async def test_whatever_fails_once_after_a_lost_lease_the_worker_goes_on_as_another(
+    failing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf, fails = Shelf(), set[str]()
+
+    def make(_: Settings) -> EventLog:
+        if "make" in fails:
+            fails.remove("make")
+            raise KeyError("hunter2")
+        return Fragile(shelf, fails)
+
+    async with Persistence(log=make) as persistence:
+        lost = await persistence.context()
+        fails.add(failing)
+        lost.lease.lose()
+        async with asyncio.timeout(10):
+            while (await persistence.context()) is lost:
+                await asyncio.sleep(0.01)
+        fresh = await persistence.context()
+        assert fresh.holds_lease
+        assert not fails, "it has failed"
+        assert shelf.workers.keys() == {fresh.worker}, "nothing is left of those before"
+    assert "There is no new lease yet" in caplog.text or "not left in order" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 class Unfinished(MemoryLog):
     """It leaves a method out."""
 
