@@ -177,6 +177,10 @@ def _failing(_: Settings) -> MemoryLog:
     raise KeyError("hunter2")
 
 
+def _called_wrongly_within(_: Settings) -> MemoryLog:
+    raise TypeError("connect() takes no 'mydb://u:hunter2@h'")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -185,9 +189,12 @@ def _failing(_: Settings) -> MemoryLog:
         ({"log": "my:log"}, "expected a callable of the Settings"),
         ({"log": lambda _: None}, "log= returned 'NoneType'"),
         ({"log": _later}, "log= returned 'coroutine'"),
-        ({"log": lambda: MemoryLog(Shelf())}, r"raised TypeError: .*takes 0 positional"),
-        ({"log": lambda _: Unfinished(Shelf())}, "abstract"),
+        ({"log": lambda: MemoryLog(Shelf())}, "one argument, the Settings.*too many positional"),
+        ({"log": lambda _, other: other}, "one argument, the Settings.*'other'"),
+        ({"log": lambda _: Unfinished(Shelf())}, "raised TypeError"),
         ({"log": _failing}, "raised KeyError"),
+        ({"log": _called_wrongly_within}, "raised TypeError"),
+        ({"log": dict}, "raised TypeError"),
     ],
 )
 async def test_what_is_no_store_is_refused_at_the_start(given: dict[str, Any], said: str) -> None:
