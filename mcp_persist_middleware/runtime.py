@@ -204,13 +204,12 @@ class _Runtime:
             for _ in range(_SETTLE_ROUNDS):
                 await asyncio.sleep(0)
             await asyncio.sleep(_SETTLE_SECONDS)
-            try:
-                # What was deleted stays deleted, whoever holds the session now.
-                with contextlib.suppress(StoreError):
-                    await before.parts.sessions.keep()
-                await before.leave()
-            except Exception as error:  # noqa: BLE001
-                logger.warning("The store was not left in order: %s", _said(error))
+            # What was deleted stays deleted, whoever holds the session now.
+            for step in (before.parts.sessions.keep, before.leave):
+                try:
+                    await step()
+                except Exception as error:  # noqa: BLE001
+                    logger.warning("The store was not left in order: %s", _said(error))
             while self._worker is before:
                 try:
                     fresh = await Worker.open(self._settings, self._renew_soon)

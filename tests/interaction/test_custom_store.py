@@ -156,6 +156,27 @@ async def test_whatever_fails_once_after_a_lost_lease_the_worker_goes_on_as_anot
     assert "hunter2" not in caplog.text
 
 
+async def test_sessions_that_cannot_be_kept_do_not_keep_the_old_worker_enrolled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make = Maker()
+    async with Persistence(log=make) as persistence:
+        parts = await persistence.parts()
+
+        async def fail(_: Any) -> None:
+            monkeypatch.undo()
+            raise KeyError("hunter2")
+
+        monkeypatch.setattr(type(parts.sessions), "keep", fail)
+        parts.exchanges.lease.lose()
+        async with asyncio.timeout(10):
+            while (fresh := await persistence.parts()) is parts:
+                await asyncio.sleep(0.01)
+        assert make.shelf.workers.keys() == {fresh.exchanges.worker}
+    assert "not left in order: KeyError" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 class Unfinished(MemoryLog):
     """It leaves a method out."""
 
