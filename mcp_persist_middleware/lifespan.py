@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import traceback
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,11 +32,11 @@ class Lifespan:
             logger.error("%s", error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # A store of somebody else's: a server would take it for an application without a
             # lifespan, and go on.
-            logger.exception("The store cannot be opened")
             said = f"The store cannot be opened: {type(error).__name__}"
+            logger.error("%s\n%s", said, _frames(error))
             await send({"type": "lifespan.startup.failed", "message": said})
             return
         try:
@@ -81,3 +82,11 @@ class Lifespan:
         await receive()
         await self._persistence.aclose()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _frames(error: Exception) -> str:
+    """Where an error comes from; neither its text nor a line of code, which may hold a secret."""
+    frames = traceback.StackSummary.extract(
+        traceback.walk_tb(error.__traceback__), lookup_lines=False
+    )
+    return "\n".join(f'  File "{f.filename}", line {f.lineno}, in {f.name}' for f in frames)

@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.errors import ClosedError, ConfigurationError, StoreError
+from mcp_persist_middleware.errors import (
+    ClosedError,
+    ConfigurationError,
+    PersistError,
+    StoreError,
+)
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.settings import Settings
@@ -200,19 +205,27 @@ class _Runtime:
                 await asyncio.sleep(0)
             await asyncio.sleep(_SETTLE_SECONDS)
             # What was deleted stays deleted, whoever holds the session now.
-            with contextlib.suppress(StoreError):
-                await before.parts.sessions.keep()
-            await before.leave()
+            for step in (before.parts.sessions.keep, before.leave):
+                try:
+                    await step()
+                except Exception as error:  # noqa: BLE001
+                    logger.warning("The store was not left in order: %s", _said(error))
             while self._worker is before:
                 try:
                     fresh = await Worker.open(self._settings, self._renew_soon)
-                except StoreError as error:
-                    logger.warning("There is no new lease yet: %s", error)
+                except Exception as error:  # noqa: BLE001
+                    # A store of somebody else's may fail in any way, and work the next time.
+                    logger.warning("There is no new lease yet: %s", _said(error))
                     await asyncio.sleep(_REOPEN_SECONDS)
                 else:
                     fresh.parts.exchanges.memory = lost.memory
                     fresh.parts.exchanges.warned = lost.warned
                     self._worker = fresh
+
+
+def _said(error: Exception) -> str:
+    """What may be logged of an error: in the text of another's there may be a secret."""
+    return str(error) if isinstance(error, PersistError) else type(error).__name__
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Every setting, its default, its meaning and its check, in one place.
 
-A value comes from the argument, else from `MCP_PERSIST_<NAME>` in the environment, else it is
-the default. Nothing here touches a store; `Settings.load` raises `ConfigurationError` only.
+A value comes from the argument, else from `MCP_PERSIST_<NAME>` in the environment (but `log`, which
+can only be a callable), else it is the default. Nothing here touches a store; `Settings.load`
+raises `ConfigurationError` only.
 """
 
 import difflib
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 PREFIX = "MCP_PERSIST_"
 # Of these one is given.
 _STORES = ("url", "engine", "log")
+# A variable of that name is somebody else's, or a level of logging.
+_NOT_IN_ENVIRONMENT = ("log",)
 _KIB, _MIB = 1024, 1024 * 1024
 
 Synchronous = Literal["normal", "full"]
@@ -162,7 +165,7 @@ class Settings:
             variable = PREFIX + name.upper()
             if name in given:
                 values[name] = _check(name, given[name], spec, "argument")
-            elif variable in environ:
+            elif variable in environ and name not in _NOT_IN_ENVIRONMENT:
                 values[name] = _check(name, _parse(environ[variable], spec), spec, variable)
         settings = cls(**values)
         stores = [name for name in _STORES if getattr(settings, name) is not None]
@@ -172,8 +175,12 @@ class Settings:
                 f"or set {PREFIX}URL"
             )
         if len(stores) > 1:
+            named = [
+                name if name in given else f"{name} ({PREFIX}{name.upper()} in the environment)"
+                for name in stores
+            ]
             raise ConfigurationError(
-                reason=f"{' and '.join(stores)} are given together; keep one of them"
+                reason=f"{' and '.join(named)} are given together; keep one of them"
             )
         if settings.store_timeout >= settings.lease_seconds:
             raise ConfigurationError(
@@ -213,11 +220,27 @@ def _parse(text: str, spec: Any) -> Any:
 def _check(name: str, value: Any, spec: Any, source: str) -> Any:
     expected = _complaint(value, spec)
     if expected is not None:
-        shown = value if name not in ("url", "redis") else "(hidden)"
+        shown = value if name not in ("url", "redis", "log") else "(hidden)"
         raise InvalidSettingError(name=name, source=source, value=shown, expected=expected)
     if name == "paths" and value is not None:
         return tuple(path.rstrip("/") or "/" for path in value)
+    _check_hash(name, value, source)
     return value
+
+
+def _check_hash(name: str, value: Any, source: str) -> None:
+    """Mounts with equal settings share a worker, which is found by them."""
+    try:
+        hash(value)
+    except TypeError as error:
+        # What it shows of itself may be secret.
+        raise InvalidSettingError(
+            name=name,
+            source=source,
+            value=type(value).__name__,
+            expected="it cannot be hashed; expected a function, or an object that can "
+            "(of a dataclass: frozen=True or eq=False)",
+        ) from error
 
 
 def _complaint(value: Any, spec: Any) -> str | None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,6 +14,7 @@ from mcp_persist_middleware.exchange.drain import Drain
 from mcp_persist_middleware.exchange.turns import Listeners
 from mcp_persist_middleware.keeper import Keeper
 from mcp_persist_middleware.log.attendance import Attendance
+from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.connect import make_log
 from mcp_persist_middleware.log.heart import Heart
 from mcp_persist_middleware.log.lease import Lease
@@ -60,20 +61,18 @@ class Worker:
         """
         log, name = make_log(settings), secrets.token_hex(8)
         lease = Lease(settings.lease_seconds)
-        try:
+        async with _or_closed(log):
             await log.open(name)
-        except asyncio.CancelledError:
-            await log.aclose()
-            raise
         writer = Writer(log, settings.store_timeout, lambda: lease.is_held)
-        writer.start()
         heart = Heart(log, name, lease)
         liveness = Liveness(log, heart.observer)
         drain = Drain(settings.drain_seconds, heart.drain)
         sweeper = Sweeper(log, liveness, settings, name, drain.send_back)
         registry = Registry(log.sessions, settings, name, liveness, lambda: writer.is_down)
         desk = Desk(log.inbox, log.wakeups, liveness, lease, registry, settings, name)
-        await desk.open()
+        async with _or_closed(log):
+            await desk.open()
+        writer.start()
 
         def on_change() -> None:
             sweeper.wake()
@@ -107,6 +106,18 @@ class Worker:
         await self.parts.exchanges.listeners.aclose()
         await self.parts.exchanges.attendance.aclose()
         await self.parts.exchanges.log.aclose()
+
+
+@contextlib.asynccontextmanager
+async def _or_closed(log: EventLog) -> AsyncIterator[None]:
+    """What fails in here, or is cancelled, leaves nothing open."""
+    try:
+        yield
+    except BaseException:
+        # What comes of this is not what went wrong.
+        with contextlib.suppress(Exception):
+            await log.aclose()
+        raise
 
 
 async def stop(task: asyncio.Task[None] | None) -> None:

@@ -98,12 +98,12 @@ class EventLog(ABC):
 
     @abstractmethod
     async def open(self, worker: str) -> None:
-        """Connect, make or check the schema, enrol `worker`."""
+        """Connect, make or check the schema, enrol `worker`. When it fails, `aclose` follows."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Release what `open` acquired; the worker has left, and everybody can see that. May be
-        called at any time, twice too."""
+        """Release what `open` acquired, to its end or not; the worker has left, and everybody can
+        see that. May be called at any time, twice too."""
 
     @abstractmethod
     async def ping(self) -> None:

@@ -84,15 +84,15 @@ def make_log(settings: Settings) -> EventLog:
 
 
 def _custom_log(make: Callable[[Settings], object], settings: Settings) -> EventLog:
+    _check_takes_one(make)
     try:
         log = make(settings)
     except PersistError:
         raise
     except Exception as error:
-        # Only of a wrong call it is sure that the text holds no secret.
-        said = f": {error}" if isinstance(error, TypeError) else ""
+        # Its text may hold a secret.
         raise ConfigurationError(
-            reason=f"log= was called with the Settings and raised {type(error).__name__}{said}"
+            reason=f"log= was called with the Settings and raised {type(error).__name__}"
         ) from error
     if isinstance(log, EventLog):
         return log
@@ -102,6 +102,21 @@ def _custom_log(make: Callable[[Settings], object], settings: Settings) -> Event
         reason=f"log= returned {type(log).__name__!r}; it has to return an EventLog "
         "(mcp_persist_middleware.store) that is new and not open"
     )
+
+
+def _check_takes_one(make: Callable[..., object]) -> None:
+    try:
+        signature = inspect.signature(make)
+    except (TypeError, ValueError):
+        # One in C says nothing of its arguments.
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise ConfigurationError(
+            reason="log= has to be a callable of one argument, the Settings; it cannot be called "
+            f"so: {error}"
+        ) from error
 
 
 def _redis_in_front(inner: EventLog, settings: Settings) -> EventLog:

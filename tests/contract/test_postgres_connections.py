@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool, StaticPool
 
 from mcp_persist_middleware.errors import (
     ConfigurationError,
@@ -154,6 +155,47 @@ async def test_an_engine_of_the_users_is_used_and_stays_open(store: Store) -> No
     async with engine.connect() as connection:
         shown = await connection.exec_driver_sql("SHOW enable_seqscan")
         assert shown.scalar() == "on", "what the writer sets for itself is nobody else's"
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        {"pool_size": 3, "max_overflow": 0},
+        {"pool_size": 1, "max_overflow": 2},
+        {"poolclass": StaticPool},
+    ],
+)
+def test_an_engine_with_too_few_connections_is_refused_with_the_fix(pool: dict[str, Any]) -> None:
+    engine = create_async_engine("postgresql+asyncpg://u:hunter2@db.example/app", **pool)
+    with pytest.raises(ConfigurationError, match=r"pool_size \+ max_overflow be 4") as raised:
+        connect.make_log(Settings.load({"engine": engine}, {}))
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        {"pool_size": 4, "max_overflow": 0},
+        {"pool_size": 1, "max_overflow": 3},
+        {"pool_size": 1, "max_overflow": -1},
+        {"pool_size": 0, "max_overflow": 0},
+        {"poolclass": NullPool},
+    ],
+)
+async def test_an_engine_with_just_enough_connections_is_used(
+    store: Store, pool: dict[str, Any]
+) -> None:
+    engine = create_async_engine(store.url, **pool)
+    log, stream = connect.make_log(Settings.load({"engine": engine}, {})), record()
+    await log.open("one")
+    first, second = new(stream, *events(1, 1)), new(record(), *events(1, 1))
+    assert await asyncio.gather(log.append([first]), log.append([second])) == [[COMMITTED]] * 2
+    assert await numbers(log, stream) == [1]
+    table = log.worker_table()
+    assert (await table.look()).keys() == {"one"}
+    await table.aclose()
+    await log.aclose()
     await engine.dispose()
 
 

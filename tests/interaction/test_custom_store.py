@@ -109,6 +109,74 @@ async def test_each_event_loop_has_a_log_of_its_own_and_they_share_what_is_in_it
     assert {settings.lease_seconds for settings in make.settings} == {7}
 
 
+class Fragile(MemoryLog):
+    """Its `open` or `aclose` fails in a way of its own while it is told to."""
+
+    def __init__(self, shelf: Shelf, failing: set[str]) -> None:
+        super().__init__(shelf)
+        self._failing = failing
+
+    async def open(self, worker: str) -> None:
+        await super().open(worker)
+        if "open" in self._failing:
+            self._failing.remove("open")
+            raise RuntimeError("hunter2")
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        if "aclose" in self._failing:
+            self._failing.remove("aclose")
+            raise OSError("hunter2")
+
+
+@pytest.mark.parametrize("failing", ["make", "open", "aclose"])
+async def test_whatever_fails_once_after_a_lost_lease_the_worker_goes_on_as_another(
+    failing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf, fails = Shelf(), set[str]()
+
+    def make(_: Settings) -> EventLog:
+        if "make" in fails:
+            fails.remove("make")
+            raise KeyError("hunter2")
+        return Fragile(shelf, fails)
+
+    async with Persistence(log=make) as persistence:
+        lost = await persistence.context()
+        fails.add(failing)
+        lost.lease.lose()
+        async with asyncio.timeout(10):
+            while (await persistence.context()) is lost:
+                await asyncio.sleep(0.01)
+        fresh = await persistence.context()
+        assert fresh.holds_lease
+        assert not fails, "it has failed"
+        assert shelf.workers.keys() == {fresh.worker}, "nothing is left of those before"
+    assert "There is no new lease yet" in caplog.text or "not left in order" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+async def test_sessions_that_cannot_be_kept_do_not_keep_the_old_worker_enrolled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make = Maker()
+    async with Persistence(log=make) as persistence:
+        parts = await persistence.parts()
+
+        async def fail(_: Any) -> None:
+            monkeypatch.undo()
+            raise KeyError("hunter2")
+
+        monkeypatch.setattr(type(parts.sessions), "keep", fail)
+        parts.exchanges.lease.lose()
+        async with asyncio.timeout(10):
+            while (fresh := await persistence.parts()) is parts:
+                await asyncio.sleep(0.01)
+        assert make.shelf.workers.keys() == {fresh.exchanges.worker}
+    assert "not left in order: KeyError" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 class Unfinished(MemoryLog):
     """It leaves a method out."""
 
@@ -130,6 +198,10 @@ def _failing(_: Settings) -> MemoryLog:
     raise KeyError("hunter2")
 
 
+def _called_wrongly_within(_: Settings) -> MemoryLog:
+    raise TypeError("connect() takes no 'mydb://u:hunter2@h'")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -138,9 +210,12 @@ def _failing(_: Settings) -> MemoryLog:
         ({"log": "my:log"}, "expected a callable of the Settings"),
         ({"log": lambda _: None}, "log= returned 'NoneType'"),
         ({"log": _later}, "log= returned 'coroutine'"),
-        ({"log": lambda: MemoryLog(Shelf())}, r"raised TypeError: .*takes 0 positional"),
-        ({"log": lambda _: Unfinished(Shelf())}, "abstract"),
+        ({"log": lambda: MemoryLog(Shelf())}, "one argument, the Settings.*too many positional"),
+        ({"log": lambda _, other: other}, "one argument, the Settings.*'other'"),
+        ({"log": lambda _: Unfinished(Shelf())}, "raised TypeError"),
         ({"log": _failing}, "raised KeyError"),
+        ({"log": _called_wrongly_within}, "raised TypeError"),
+        ({"log": dict}, "raised TypeError"),
     ],
 )
 async def test_what_is_no_store_is_refused_at_the_start(given: dict[str, Any], said: str) -> None:
@@ -160,7 +235,8 @@ async def test_a_log_that_fails_in_a_way_of_its_own_stops_the_server(tmp_path: P
     with pytest.raises(ServerError):
         await server.start()
     assert "The store cannot be opened: RuntimeError" in server.log
-    assert "hunter2" in server.log, "with its traceback"
+    assert Path(__file__).name in server.log, "with the place it comes from"
+    assert "hunter2" not in server.log
 
 
 async def test_a_log_that_cannot_be_opened_says_why() -> None:

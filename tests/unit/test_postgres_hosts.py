@@ -1,12 +1,13 @@
 """Several hosts in the URL of a PostgreSQL: read right in every way in which they are written."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from sqlalchemy import make_url
 
 from mcp_persist_middleware.errors import ConfigurationError
 from mcp_persist_middleware.log import connect
-from mcp_persist_middleware.log.postgres import hosts
+from mcp_persist_middleware.log.postgres import engine, hosts
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,29 @@ def test_any_list_comes_back(places: list[tuple[str, int]]) -> None:
     found = connect.parse_url(f"postgresql://u@{text}/db")
     assert hosts.places(found) == places
     assert hosts.places(hosts.spread(found)) == places
+
+
+@given(
+    st.text() | st.lists(st.sampled_from(["1", ",", "/", "?", "#", ":", "[", "]", "%40"])),
+    st.sampled_from(["db.example", "db.example:7", "a,b", "a:1,b:2"]),
+)
+@example("1234,s3cret/w", "db.example")
+@example(",x?y", "a:1,b:2")
+def test_any_password_that_sqlalchemy_takes_is_a_password(
+    signs: str | list[str], places: str
+) -> None:
+    written = f"hunter2{''.join(signs)}hunter2".replace("@", "")
+    found = connect.parse_url(f"postgresql://u:{written}@{places}/app")
+    assert found.password == make_url(f"postgresql://u:{written}@db.example/app").password
+    assert (found.username, found.database) == ("u", "app")
+    listed = ",".join(f"{host}:{port}" for host, port in hosts.places(found))
+    assert listed.replace(":5432", "") == places
+    assert "hunter2" not in str(hosts.shown(found))
+    assert "hunter2" not in engine.remedy(OSError(), found)
+
+
+@given(st.lists(st.sampled_from(["1", ",", "/", "?", "#", ":", "s3cret"])).map("".join))
+def test_no_piece_of_a_password_is_shown(password: str) -> None:
+    found = connect.parse_url(f"postgresql://u:{password}@db.example/app")
+    assert str(hosts.shown(found)) == "postgresql+asyncpg://u:***@db.example/app"
+    assert engine.remedy(OSError(), found).endswith("listens at db.example:5432")

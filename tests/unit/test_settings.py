@@ -1,5 +1,6 @@
 """A wrong setting is refused with a sentence that names it, and no secret is in it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -70,6 +71,41 @@ def test_a_store_that_is_tried_for_longer_than_the_lease_is_refused() -> None:
 def test_no_store_and_two_stores_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="no store is named"):
         Settings.load({}, {})
+
+
+@dataclass
+class _Unhashable:
+    secret: str
+
+    def __call__(self, *_: Any) -> Any:
+        """Never called."""
+
+
+@pytest.mark.parametrize("name", ["log", "persist", "principal", "revive", "rerun", "namespace"])
+def test_a_callable_that_cannot_be_hashed_is_refused_with_the_fix(name: str) -> None:
+    store = {} if name == "log" else {"url": "events.db"}
+    with pytest.raises(ConfigurationError, match="frozen=True") as raised:
+        Settings.load({**store, name: _Unhashable("hunter2")}, {})
+    assert f"Setting {name!r}" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["postgresql://u:hunter2@h/db", ["hunter2"]])
+def test_what_is_given_as_log_is_not_shown(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="a callable of the Settings") as raised:
+        Settings.load({"log": value}, {})
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_level_of_logging_in_the_environment_is_no_store() -> None:
+    assert Settings.load({"url": "events.db"}, {"MCP_PERSIST_LOG": "debug"}).log is None
+
+
+def test_two_stores_are_refused_and_the_variable_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="url and log are given together"):
+        Settings.load({"url": "events.db", "log": print}, {})
+    with pytest.raises(ConfigurationError, match=r"MCP_PERSIST_URL .* and log are given together"):
+        Settings.load({"log": print}, {"MCP_PERSIST_URL": "events.db"})
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import asyncpg
 from sqlalchemy import URL, event
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import Pool, QueuePool, StaticPool
 
 from mcp_persist_middleware.errors import (
     ConfigurationError,
@@ -136,6 +137,34 @@ def make(url: URL, timeout: float) -> AsyncEngine:
             raise DisconnectionError
 
     return engine
+
+
+def check_pool(engine: AsyncEngine) -> None:
+    """Refuse an engine whose pool is used up by the connections that stay open.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    most = _most(engine.sync_engine.pool)
+    if most is not None and most <= _KEPT:
+        raise ConfigurationError(
+            reason=f"the pool of engine= gives at most {most} connections; {_KEPT} stay open, and "
+            f"those that read need one at least: let pool_size + max_overflow be {_KEPT + 1} or "
+            "more"
+        )
+
+
+def _most(pool: Pool) -> int | None:
+    """How many connections a pool gives at a time; None where it has no limit or does not say."""
+    match pool:
+        case StaticPool():
+            return 1
+        case QueuePool():
+            # Zero and -1 are no limit; there is no other way to ask for the overflow.
+            size, overflow = pool.size(), pool._max_overflow  # noqa: SLF001
+            return size + overflow if size > 0 and overflow >= 0 else None
+        case _:
+            return None
 
 
 def _divided(url: URL) -> tuple[URL, dict[str, Any]]:

@@ -7,7 +7,11 @@ from urllib.parse import urlencode
 from sqlalchemy import URL
 
 _PORT = 5432
-_SEVERAL = re.compile(r"(postgres[^:/?#]*://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)([/?#].*)?", re.DOTALL)
+# Who connects is found as SQLAlchemy finds it, once and for all: what is a password to it, whatever
+# its signs, is never read as hosts.
+_SEVERAL = re.compile(
+    r"(postgres[^:/?#]*://(?:[^:/]*(?::[^@]*)?@)?+)([^/?#@]*,[^/?#@]*)([/?#].*)?", re.DOTALL
+)
 _HOST = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d+))?")
 
 

@@ -43,6 +43,8 @@ class PostgresLog(SqlLog):
     def __init__(
         self, url: URL, *, prefix: str, timeout: float, engine: AsyncEngine | None = None
     ) -> None:
+        if engine is not None:
+            postgres_engine.check_pool(engine)
         super().__init__(hosts.shown(url), prefix=prefix, timeout=timeout * _ATTEMPT, engine=engine)
         self._url = url
         self._writers = Writers(self._connect_raw)
