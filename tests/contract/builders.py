@@ -77,7 +77,7 @@ async def numbers(log: EventLog, stream: StreamRecord, after: int = 0) -> list[i
 @contextlib.contextmanager
 def direct(path: Path) -> Iterator[sqlite3.Connection]:
     """The file as another process sees it, which waits for nobody's lock."""
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         yield connection
     finally:

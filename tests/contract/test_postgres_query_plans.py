@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.postgres import read
 from mcp_persist_middleware.log.postgres.log import PostgresLog
 from tests.contract.builders import COMMITTED, add, ending, events, new, record
 from tests.contract.conftest import Factory
@@ -135,9 +136,10 @@ async def test_no_step_of_a_session_or_a_letter_walks_a_table(log: PostgresLog) 
 
 
 async def test_a_round_of_retention_passes_what_it_has_removed_once(
-    make_log: Factory, store: Store
+    make_log: Factory, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not in every step, while somebody's long transaction keeps it in the index."""
+    monkeypatch.setattr(read, "_AGAIN", 3600.0)
     count = 2000
     log = make_log()
     await log.open("one")

@@ -1,7 +1,9 @@
 """What SQLite alone promises: of its file, its locks and its modes."""
 
 import stat
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +44,55 @@ async def test_freed_pages_go_back_to_the_file_system(log: SqliteLog) -> None:
         assert steps < 100
     with direct(log._path) as outside:
         assert outside.execute("PRAGMA freelist_count").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(("after", "streams"), [("_remove", 20), ("purge", 30)])
+async def test_what_a_step_removed_before_the_file_was_locked_is_told(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch, after: str, streams: int
+) -> None:
+    """The lock comes after its first transaction, or before pages go back."""
+    end = ending(1, expires_at=1.0)
+    await log.append([new(record(), *events(1, 1), ending=end) for _ in range(30)])
+    work = getattr(log._reads, after)
+    with direct(log._path) as outside:
+
+        def locked_then(*arguments: Any) -> Any:
+            done = work(*arguments)
+            if not outside.in_transaction:
+                outside.execute("BEGIN IMMEDIATE")
+            return done
+
+        monkeypatch.setattr(log._reads, after, locked_then)
+        purged = await log.purge(2.0, 1000)
+        assert (purged.streams, purged.events, purged.more) == (streams, streams, True)
+        with pytest.raises(StoreError, match="locked"):
+            await log.purge(2.0, 1000)
+        outside.execute("ROLLBACK")
+    monkeypatch.undo()
+    purged = await log.purge(2.0, 1000)
+    assert (purged.streams, purged.more) == (30 - streams, False)
+
+
+async def test_a_step_of_retention_does_not_outlast_the_time_out(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it waits for the lock, what it removed is told."""
+    end = ending(1, expires_at=1.0)
+    await log.append([new(record(), *events(1, 1), ending=end) for _ in range(45)])
+    monkeypatch.setattr(log, "_timeout", 1.0)
+    remove = log._reads._remove
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.4)
+        return remove(*arguments)
+
+    monkeypatch.setattr(log._reads, "_remove", slow)
+    told = [await log.purge(2.0, 1000) for _ in range(3)]
+    assert [(purged.streams, purged.more) for purged in told] == [
+        (20, True),
+        (20, True),
+        (5, False),
+    ]
 
 
 async def test_only_the_owner_may_read_the_files(log: SqliteLog) -> None:

@@ -56,11 +56,11 @@ class Telemetry:
         """By how much an instrument has moved; of a histogram, how many values it has."""
         return self._numbers().get(name, 0) - self._before.get(name, 0)
 
-    def namespaces(self, name: str) -> set[str]:
-        """The namespaces that a counter tells apart."""
+    def by_namespace(self, name: str) -> dict[str, float]:
+        """What a counter says of each namespace that it tells apart."""
         data = self._reader.get_metrics_data()
         return {
-            str(point.attributes.get("namespace"))
+            str(point.attributes.get("namespace")): getattr(point, "value", 0)
             for resource in (data.resource_metrics if data else [])
             for scope in resource.scope_metrics
             for metric in scope.metrics
@@ -185,20 +185,30 @@ async def test_what_a_namespace_does_is_counted_for_it_alone(
             await (await session.get(frames[0].id)).body()
             await (await session.call("crash")).body()
     for counter in ("events", "event.bytes", "resumes", "sessions", "streams.interrupted"):
-        assert {"ann-metrics", "bob-metrics"} <= telemetry.namespaces(counter), counter
+        assert {"ann-metrics", "bob-metrics"} <= set(telemetry.by_namespace(counter)), counter
 
 
 async def test_what_retention_removes_is_counted_for_its_namespace(
     tmp_store: str, telemetry: Telemetry
 ) -> None:
     keeping = {"ttl": 0, "purge_interval": 0.1, "namespace": tenant}
-    names = {"ann-purged", "bob-purged"}
+    calls = {"ann-purged": 1, "bob-purged": 3}
+    # Each has a stream for `initialize`, of one event, and one for each call, of two.
+    streams = {name: 1 + count for name, count in calls.items()}
+    numbers = {name: 1 + 2 * count for name, count in calls.items()}
+
+    def removed() -> list[dict[str, float]]:
+        counters = [telemetry.by_namespace(f"purged.{what}") for what in ("streams", "events")]
+        return [{name: counted.get(name, 0) for name in calls} for counted in counters]
+
     async with persisted(Scripted(two=two), tmp_store, **keeping) as (port, _):
-        for name in names:
+        for name, count in calls.items():
             session = await RawSession.open(port, extra={"x-tenant": name})
-            await (await session.call("two")).take(2)
-        for counter in ("purged.streams", "purged.events"):
-            await until(lambda counter=counter: names <= telemetry.namespaces(counter))
+            for _ in range(count):
+                await (await session.call("two")).take(2)
+        await until(lambda: sum(removed()[1].values()) >= sum(numbers.values()))
+        await until(lambda: sum(removed()[0].values()) >= sum(streams.values()))
+    assert removed() == [streams, numbers]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The reads that every look of a reader needs, and retention, as the driver runs them: one way to
 the server and back for a page."""
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,9 @@ from mcp_persist_middleware.model import Event, EventKind
 
 # How many streams a step of retention takes: more where they are short.
 _LEAST_STREAMS = 50
+# Steps go on where the last one was, and begin again so often (seconds) and at the end: for the
+# streams of a session deleted since, and for those that were locked.
+_AGAIN = 5.0
 # How many events a stream has is a guess, and how many have expired; whatever it is, each is found,
 # none is looked for, and nothing is sorted.
 _BY_INDEX = (
@@ -24,7 +28,7 @@ class Reads:
     """The statements, made once, and what runs them on the driver's connection."""
 
     def __init__(self, tables: Tables) -> None:
-        self._streams, self._from = _LEAST_STREAMS, 0.0
+        self._streams, self._from, self._began = _LEAST_STREAMS, 0.0, 0.0
         stream, event = tables.stream.name, tables.event.name
         names = ", ".join(column.name for column in tables.stream.c)
         self.stream = f"SELECT {names} FROM {stream} WHERE id = $1"
@@ -79,9 +83,11 @@ class Reads:
         """One step of retention. Who purges beside us takes other streams; who still writes to
         one of these waits, and then finds no stream."""
         limit = min(self._streams, max(max_events, _LEAST_STREAMS))
+        started = time.monotonic()
+        floor = self._from if started < self._began + _AGAIN else 0.0
         async with driver.transaction():
             await driver.execute(_BY_INDEX)
-            rows = await driver.fetch(self.expired, now, limit, self._from)
+            rows = await driver.fetch(self.expired, now, limit, floor)
             names = {row[0]: unescape(row[1]) for row in rows}
             # Each statement sees what was committed before the streams were locked.
             gone = await driver.fetch(self.forget, list(names), max_events)
@@ -92,6 +98,8 @@ class Reads:
         more = full or len(names) == limit
         if more:
             self._streams = max(_LEAST_STREAMS, 2 * (len(buried) if full else limit))
-        # While a long transaction is open the index keeps what is gone: a round passes it once.
+        if floor == 0.0:
+            self._began = started
+        # While a long transaction is open the index keeps what is gone: not every step passes it.
         self._from = rows[0][2] if more else 0.0
-        return Purged.of(parts, more=more)
+        return Purged.of(parts, more=more or floor > 0.0)

@@ -38,11 +38,10 @@ T = TypeVar("T")
 # waited for, after two in a row the next two, then four, and so on: the disk is slow then.
 _HOLD, _SLOWEST = 0.01, 7
 _READERS = 4
-# Of the store's time-out.
-_BEAT_PATIENCE = 0.1
+# Of the store's time-out. A step of retention may then wait for the lock, half of it, once more.
+_BEAT_PATIENCE, _STEP_PATIENCE = 0.1, 0.25
 _WAL_TRIES, _WAL_PAUSE = 50, 0.01
 _WAL_BYTES = 64 * 1024 * 1024
-_VACUUM_PAGES = 256
 
 
 class SqliteLog(SqlLog):
@@ -278,16 +277,18 @@ class SqliteLog(SqlLog):
         await self._connect_writer()
 
     async def _purge(self, now: float, max_events: int) -> Purged:
-        purged = await self._read_in_thread(lambda raw: self._reads.purge(raw, now, max_events))
-        async with self._connection() as connection:
-            raw = await connection.get_raw_connection()
-            driver: Any = raw.driver_connection
-            before = await connection.scalar(text("PRAGMA freelist_count"))
-            # It frees a page at each step, and `execute` takes one step only.
-            await driver.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
-            free = await connection.scalar(text("PRAGMA freelist_count"))
-        # A file that somebody else made may not give its pages back.
-        return Purged(purged.removed, more=purged.more or 0 < free < before)
+        until = time.monotonic() + self._timeout * _STEP_PATIENCE
+        purged = await self._read_in_thread(
+            lambda raw: self._reads.purge(raw, now, max_events, until)
+        )
+        try:
+            more = await self._read_in_thread(self._reads.vacuum)
+        except StoreError:
+            # What was removed is told; the next step says what is wrong.
+            if not purged.removed:
+                raise
+            more = True
+        return Purged(purged.removed, more=purged.more or more)
 
 
 def _enter_wal(cursor: Any) -> None:

@@ -5,6 +5,7 @@ looks at every event, and retention at every stream.
 
 import contextlib
 import sqlite3
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from mcp_persist_middleware.model import Event, EventKind
 # What is removed in one transaction: whoever appends waits for no more than that.
 _TOGETHER_EVENTS, _TOGETHER_STREAMS = 200, 20
 _LEAST_STREAMS = 50
+_VACUUM_PAGES = 256
 
 
 class Reads:
@@ -62,8 +64,12 @@ class Reads:
                 events.append(Event(sequence, epoch, EventKind(kind), codec.decode(code, payload)))
         return events
 
-    def purge(self, connection: sqlite3.Connection, now: float, max_events: int) -> Purged:
-        """One step of retention, in short transactions."""
+    def purge(
+        self, connection: sqlite3.Connection, now: float, max_events: int, until: float
+    ) -> Purged:
+        """One step of retention, in short transactions, none of which begins after `until`, on the
+        monotonic clock, but the first. Where one of the others fails, it ends with what is done.
+        """
         limit = max(_LEAST_STREAMS, max_events // 4)
         found = connection.execute(self.expired, (now, limit)).fetchall()
         parts: list[tuple[str, Removed]] = []
@@ -71,9 +77,16 @@ class Reads:
         for start in range(0, len(found), _TOGETHER_STREAMS):
             waiting = found[start : start + _TOGETHER_STREAMS]
             while waiting:
-                if left <= 0:
+                if left <= 0 or (parts and time.monotonic() >= until):
                     return Purged.of(parts, more=True)
-                removed, waiting = self._remove(connection, waiting, min(left, _TOGETHER_EVENTS))
+                try:
+                    removed, waiting = self._remove(
+                        connection, waiting, min(left, _TOGETHER_EVENTS)
+                    )
+                except sqlite3.Error:
+                    if not parts:
+                        raise
+                    return Purged.of(parts, more=True)
                 left -= sum(part.events for _, part in removed)
                 parts += removed
         return Purged.of(parts, more=len(found) == limit)
@@ -99,3 +112,12 @@ class Reads:
                 connection.execute("ROLLBACK")
         done = len(removed) if max_events > 0 else len(removed) - 1
         return removed, streams[done:]
+
+    def vacuum(self, connection: sqlite3.Connection) -> bool:
+        """Give pages back to the file system; whether there are more."""
+        (before,) = connection.execute("PRAGMA freelist_count").fetchone()
+        # It frees a page at each step, and `execute` takes one step only.
+        connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+        # A file that somebody else made may not give its pages back.
+        return bool(0 < free < before)
