@@ -159,7 +159,11 @@ async def _created(stream: LiveStream) -> None:
 
 async def _whole(stream: LiveStream) -> tuple[Event, ...]:
     """All events of a stream that ends at once: committed, so that nobody need read them in the
-    store."""
+    store. Of one that the store has never heard of, all there is: nobody could read it there."""
+    if stream.degraded and not stream.created:
+        while not stream.ended:
+            await stream.signal.wait(_CREATED_SECONDS)
+        return tuple(stream.tail_after(0) or ())
     until = time.monotonic() + _SOON
     while not (stream.ended or stream.degraded):
         events = stream.tail_after(0) or []

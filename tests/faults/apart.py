@@ -217,7 +217,10 @@ async def _letter(both: Pair, session: RawSession, name: str) -> float:
     params = {"name": "tick", "arguments": {"name": name, "n": 3, "rate": 50}}
     call = await elsewhere(session, both.b).post("tools/call", params, timeout=both.lease + 15)
     frames = [frame async for frame in call.frames() if frame.data]
-    assert frames[-1].message["result"] == {"value": name}
+    answer = frames[-1].message
+    # Redis alone carries it to A, which runs it and may be given up before its answer is anywhere.
+    is_lost = name.endswith("from SQL") and answer.get("error", {}).get("code") is not None
+    assert is_lost or answer["result"] == {"value": name}
     return time.monotonic()
 
 
@@ -268,7 +271,9 @@ async def _apart(
         assert [frame.data for frame in replay] == [frame.data for frame in seen[1:]]
     ran = both.a.log + both.b.log
     assert ran.count(f"tick letter {fault} started") == 1, "a letter ran twice, or never"
-    assert f"tick letter {fault} started" in both.b.log
+    if fault != "cut off from SQL":
+        # Then Redis carries letters to A while its lease is young.
+        assert f"tick letter {fault} started" in both.b.log
     assert f"tick queued {fault} started" not in ran
     assert f"tick {fault} finished" not in ran
     assert "Traceback" not in ran

@@ -133,7 +133,7 @@ async def load(url: str, **settings: Any) -> AsyncIterator[tuple[int, list[Any]]
         await until(lambda: not writer.is_down and not writer.live, 20)
         for session, seen in results:
             await check(session, seen)
-        assert most <= (CLIENTS + 1) * 65, "what waits for the store is bounded"
+        assert most <= (CLIENTS + 1) * 257, "what waits for the store is bounded"
         session, seen = await follow(port)
         assert all(frame.id for frame in seen), "the next call is kept"
 

@@ -15,7 +15,7 @@ import pytest
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log import attendance
 from mcp_persist_middleware.log.sqlite.log import SqliteLog
-from mcp_persist_middleware.signals import postgres
+from mcp_persist_middleware.signals import base, postgres
 from mcp_persist_middleware.signals import sqlite as wakeups
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
@@ -275,8 +275,8 @@ async def count(call: Call) -> None:
 async def test_with_every_wake_up_lost_each_event_still_comes_once(
     store: Store, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, deaf in ((wakeups, wakeups.DataVersion), (postgres, postgres.Notifications)):
-        monkeypatch.setattr(deaf, "_notify", lambda *_: None)
+    monkeypatch.setattr(base.Subscriptions, "notify", lambda *_: None)
+    for module in (wakeups, postgres):
         monkeypatch.setattr(module, "_PATIENCE", 0.1)
     async with two_workers(store) as workers:
         workers.app.tools["count"] = count
