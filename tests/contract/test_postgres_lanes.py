@@ -8,19 +8,16 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.live import Limits, LiveStream
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Ending, EventKind, StreamState
-from mcp_persist_middleware.protocol.event_id import EventIds
-from tests.contract.builders import numbers, record
+from tests.contract.builders import numbers
+from tests.contract.lanes import FRAME, FULL, begun
 from tests.contract.postgres import somebody, waits_for_a_lock
 from tests.support import stores
 from tests.support.scripted import until
 from tests.support.stores import Store
 
 pytestmark = pytest.mark.timeout(60)
-FRAME = b"data: x\r\n"
-FULL = 64
 
 
 @pytest.fixture
@@ -36,17 +33,6 @@ async def writer(log: EventLog) -> AsyncIterator[Writer]:
     made.start()
     yield made
     await made.aclose(10)
-
-
-async def begun(writer: Writer) -> LiveStream:
-    """A stream that is in the store."""
-    made = record()
-    stream = LiveStream(
-        made, EventIds.of(made.id, made.kind, 1), Limits(FULL, 1 << 20, 10_000, 1 << 26)
-    )
-    writer.open(stream)
-    await until(lambda: stream.created)
-    return stream
 
 
 async def test_a_batch_that_is_held_up_holds_up_its_own_streams_alone(

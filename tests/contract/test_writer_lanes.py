@@ -9,17 +9,15 @@ import pytest
 from sqlalchemy import make_url
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.live import Limits, LiveStream
+from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamState, StreamWrite
-from mcp_persist_middleware.protocol.event_id import EventIds
-from tests.contract.builders import numbers, record
+from tests.contract.builders import numbers
+from tests.contract.lanes import FRAME, FULL, begun
 from tests.support.scripted import until
 
 pytestmark = pytest.mark.timeout(60)
-FRAME = b"data: x\r\n"
-FULL = 64
 
 
 class GatedLog(SqliteLog):
@@ -74,17 +72,6 @@ async def writer(log: GatedLog) -> AsyncIterator[Writer]:
     made.start()
     yield made
     await made.aclose(10)
-
-
-async def begun(writer: Writer) -> LiveStream:
-    """A stream that is in the store."""
-    made = record()
-    stream = LiveStream(
-        made, EventIds.of(made.id, made.kind, 1), Limits(FULL, 1 << 20, 10_000, 1 << 26)
-    )
-    writer.open(stream)
-    await until(lambda: stream.created)
-    return stream
 
 
 async def two_on_their_way(log: GatedLog, writer: Writer) -> tuple[LiveStream, LiveStream]:

@@ -3,14 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_persist_middleware.log.live import Limits, LiveStream
+from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.queue import BATCH_EVENTS, Batch, WriteQueue
 from mcp_persist_middleware.model import EventKind
-from mcp_persist_middleware.protocol.event_id import EventIds
-from tests.contract.builders import record
+from tests.contract.lanes import FRAME, fresh
 
-LIMITS = Limits(64, 1 << 20, 10_000, 1 << 26)
-FRAME = b"data: x\r\n"
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 5), st.integers(1, 700)),
@@ -18,12 +15,6 @@ STEPS = st.lists(
     ),
     max_size=60,
 )
-
-
-def stream() -> LiveStream:
-    """A stream that nothing has been written to."""
-    made = record()
-    return LiveStream(made, EventIds.of(made.id, made.kind, 1), LIMITS)
 
 
 def fill(queue: WriteQueue, one: LiveStream, events: int) -> None:
@@ -64,7 +55,7 @@ def test_a_stream_is_in_one_batch_at_a_time_and_nothing_is_left_behind(
 ) -> None:
     queue = WriteQueue(lanes=2)
     written = Written(queue)
-    streams = [stream() for _ in range(6)]
+    streams = [fresh() for _ in range(6)]
     for step, which, count in steps:
         match step:
             case "add":
@@ -81,7 +72,7 @@ def test_a_stream_is_in_one_batch_at_a_time_and_nothing_is_left_behind(
 
 def test_streams_that_always_have_something_do_not_keep_the_others_waiting() -> None:
     queue = WriteQueue(lanes=1)
-    busy, late = [stream() for _ in range(BATCH_EVENTS)], stream()
+    busy, late = [fresh() for _ in range(BATCH_EVENTS)], fresh()
     for one in (*busy, late):
         fill(queue, one, 1)
     batch = queue.gather()
