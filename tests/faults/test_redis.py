@@ -15,6 +15,7 @@ import redis
 from tests.contract.test_redis_server import sentinel
 from tests.faults.test_postgres import all_have_ids, load
 from tests.faults.workers import Workers, elsewhere, error_of, numbers
+from tests.support.redis_faults import die_and_forget, forget, lose_connections
 from tests.support.scripted import until
 from tests.support.session import RawSession
 from tests.support.stores import STORES, RedisServer
@@ -41,19 +42,6 @@ def client_of(server: RedisServer) -> redis.Redis:
     return redis.Redis(port=server.port)
 
 
-async def forget(server: RedisServer) -> None:
-    for _ in range(20):
-        with contextlib.closing(client_of(server)) as client:
-            client.flushall()
-        await asyncio.sleep(0.03)
-
-
-async def die_and_forget(server: RedisServer) -> None:
-    server.stop(signal.SIGKILL)
-    await asyncio.sleep(0.3)
-    server.start()
-
-
 async def freeze(server: RedisServer) -> None:
     assert server.process is not None
     os.kill(server.process.pid, signal.SIGSTOP)
@@ -66,14 +54,6 @@ async def run_out_of_memory(server: RedisServer) -> None:
         client.config_set("maxmemory", "1")
         await asyncio.sleep(0.5)
         client.config_set("maxmemory", "0")
-
-
-async def lose_its_connections(server: RedisServer) -> None:
-    for _ in range(10):
-        with contextlib.closing(client_of(server)) as client:
-            client.client_kill_filter(_type="normal", skipme=True)
-            client.client_kill_filter(_type="pubsub")
-        await asyncio.sleep(0.05)
 
 
 async def leave_no_connection(server: RedisServer) -> None:
@@ -91,7 +71,7 @@ FAULTS = [
     die_and_forget,
     freeze,
     run_out_of_memory,
-    lose_its_connections,
+    lose_connections,
     leave_no_connection,
 ]
 

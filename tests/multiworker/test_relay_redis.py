@@ -14,6 +14,7 @@ import redis
 
 from tests.multiworker.stateful_app import workers
 from tests.multiworker.test_relay import on, value
+from tests.support.redis_faults import die_and_forget, forget, lose_connections
 from tests.support.session import RawSession
 from tests.support.stores import STORES, RedisServer, Store
 
@@ -27,27 +28,6 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     made.start()
     yield made
     made.stop(signal.SIGKILL)
-
-
-async def forget(server: RedisServer) -> None:
-    for _ in range(20):
-        with contextlib.closing(redis.Redis(port=server.port)) as client:
-            client.flushall()
-        await asyncio.sleep(0.05)
-
-
-async def die_and_forget(server: RedisServer) -> None:
-    server.stop(signal.SIGKILL)
-    await asyncio.sleep(0.5)
-    server.start()
-
-
-async def lose_connections(server: RedisServer) -> None:
-    for _ in range(10):
-        with contextlib.closing(redis.Redis(port=server.port)) as client:
-            client.client_kill_filter(_type="normal", skipme=True)
-            client.client_kill_filter(_type="pubsub")
-        await asyncio.sleep(0.1)
 
 
 @pytest.mark.parametrize("below", ["sqlite", "postgres"])
