@@ -92,6 +92,12 @@ redis_drained = _meter.create_counter(
 redis_away = _meter.create_counter(
     "mcp_persist.redis.away", "{time}", "Times that Redis was found to be away"
 )
+upstream_requests = _meter.create_counter(
+    "mcp_persist.upstream.requests", "{request}", "Requests of the proxy, by `outcome`"
+)
+circuit = _meter.create_counter(
+    "mcp_persist.upstream.circuit", "{change}", "Changes of the proxy's circuit breaker, by `state`"
+)
 
 
 def traceparent() -> str:
