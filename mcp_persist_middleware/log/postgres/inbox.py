@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy.dialects import postgresql
 
 from mcp_persist_middleware.log.sql.inbox import SqlInbox, letter_of, row_of
+from mcp_persist_middleware.log.sql.schema import quoted
 from mcp_persist_middleware.log.sql.sessions import SqlSessions, session_of
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.log.sql.text import escape, unescape
@@ -49,7 +50,8 @@ class PostgresSessions(SqlSessions):
         self._tell = tell
         names = ", ".join(column.name for column in self._table.c)
         self._find = (
-            f"SELECT {names} FROM {self._table.name} WHERE namespace = $1 AND path = $2 AND id = $3"
+            f"SELECT {names} FROM {quoted(self._table)}"
+            " WHERE namespace = $1 AND path = $2 AND id = $3"
         )
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
@@ -75,7 +77,7 @@ class PostgresInbox(SqlInbox):
         self._raw = raw
         self._tell = tell
         table = self._table
-        inbox, session = table.name, store.tables.session.name
+        inbox, session = quoted(table), quoted(store.tables.session)
         self._columns = [column.name for column in table.c]
         names = ", ".join(self._columns)
         count = len(self._columns)

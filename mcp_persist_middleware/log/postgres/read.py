@@ -7,7 +7,7 @@ from typing import Any
 
 from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.log.base import Purged, Removed
-from mcp_persist_middleware.log.sql.schema import Tables
+from mcp_persist_middleware.log.sql.schema import Tables, quoted
 from mcp_persist_middleware.log.sql.text import unescape
 from mcp_persist_middleware.model import Event, EventKind
 
@@ -29,7 +29,7 @@ class Reads:
 
     def __init__(self, tables: Tables) -> None:
         self._streams, self._from, self._began = _LEAST_STREAMS, 0.0, 0.0
-        stream, event = tables.stream.name, tables.event.name
+        stream, event = quoted(tables.stream), quoted(tables.event)
         names = ", ".join(column.name for column in tables.stream.c)
         self.stream = f"SELECT {names} FROM {stream} WHERE id = $1"
         # Sizes are known without fetching what is stored out of line.

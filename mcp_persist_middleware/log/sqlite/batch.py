@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import Table
 
 from mcp_persist_middleware.log import codec
-from mcp_persist_middleware.log.sql.schema import Tables
+from mcp_persist_middleware.log.sql.schema import Tables, quoted
 from mcp_persist_middleware.model import EventKind, Outcome, StreamRecord, StreamState, StreamWrite
 
 _COLUMNS = 6
@@ -26,7 +26,7 @@ class Statements:
     """The SQL of the hot path, made once."""
 
     def __init__(self, tables: Tables) -> None:
-        stream, event = tables.stream.name, tables.event.name
+        stream, event = quoted(tables.stream), quoted(tables.event)
         self._insert = (
             f"INSERT INTO {event} ({_names(tables.event)}) SELECT "
             + ", ".join(f"v.column{n}" for n in range(1, _COLUMNS + 1))

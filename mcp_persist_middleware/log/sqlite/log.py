@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
 from mcp_persist_middleware.log.base import Purged
 from mcp_persist_middleware.log.sql.log import SqlLog
+from mcp_persist_middleware.log.sql.schema import quoted
 from mcp_persist_middleware.log.sql.workers import reason
 from mcp_persist_middleware.log.sqlite.batch import Batch, Statements
 from mcp_persist_middleware.log.sqlite.inbox import SqliteInbox, SqliteSessions
@@ -77,9 +78,9 @@ class SqliteLog(SqlLog):
         self._locks = WorkerLocks(self._path)
         self._wakeups = DataVersion(
             self._path,
-            stream=self.tables.stream.name,
-            event=self.tables.event.name,
-            inbox=self.tables.inbox.name,
+            stream=quoted(self.tables.stream),
+            event=quoted(self.tables.event),
+            inbox=quoted(self.tables.inbox),
         )
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 
 from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.log.base import Purged, Removed
-from mcp_persist_middleware.log.sql.schema import Tables
+from mcp_persist_middleware.log.sql.schema import Tables, quoted
 from mcp_persist_middleware.model import Event, EventKind
 
 # What is removed in one transaction: whoever appends waits for no more than that.
@@ -25,22 +25,23 @@ class Reads:
 
     def __init__(self, tables: Tables) -> None:
         self._columns = [column.name for column in tables.stream.c]
+        stream, event = quoted(tables.stream), quoted(tables.event)
         names = ", ".join(self._columns)
-        self.stream = f"SELECT {names} FROM {tables.stream.name} WHERE id = ?"
+        self.stream = f"SELECT {names} FROM {stream} WHERE id = ?"
         self.events = (
-            f"SELECT sequence, epoch, kind, codec, payload FROM {tables.event.name}"
+            f"SELECT sequence, epoch, kind, codec, payload FROM {event}"
             " WHERE stream = ? AND sequence > ? ORDER BY sequence LIMIT ?"
         )
         self.expired = (
-            f"SELECT id, namespace FROM {tables.stream.name} WHERE expires_at IS NOT NULL"
+            f"SELECT id, namespace FROM {stream} WHERE expires_at IS NOT NULL"
             " AND expires_at <= ? ORDER BY expires_at LIMIT ?"
         )
         self.forget = (
-            f"DELETE FROM {tables.event.name} WHERE stream = ?1 AND sequence <="
-            f" (SELECT max(sequence) FROM (SELECT sequence FROM {tables.event.name}"
+            f"DELETE FROM {event} WHERE stream = ?1 AND sequence <="
+            f" (SELECT max(sequence) FROM (SELECT sequence FROM {event}"
             " WHERE stream = ?1 ORDER BY sequence LIMIT ?2))"
         )
-        self.bury = f"DELETE FROM {tables.stream.name} WHERE id = ?"
+        self.bury = f"DELETE FROM {stream} WHERE id = ?"
 
     def row(self, connection: sqlite3.Connection, stream: bytes) -> Any | None:
         """The row of a stream, its columns as attributes."""
