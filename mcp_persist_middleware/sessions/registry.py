@@ -30,6 +30,9 @@ _MOST_SEEN, _SEEN_SECONDS = 10_000, 1.0
 # What a client says of itself is short; a longer initialize is served, and not kept.
 _MAX_INITIALIZE = 256 * 1024
 
+# So are the names of what it subscribes to (characters, all together).
+_MOST_NOTED = 64 * 1024
+
 Site = Callable[[Parcel], Awaitable[Reply]]
 
 
@@ -45,6 +48,8 @@ class Held:
     """Whether the store knows of it; it failed otherwise, and the session dies with us."""
     accepts: bool = False
     """Whether the application has accepted a notification in this session."""
+    noting: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    """Held by whoever writes the record down."""
     site: Site | None = None
     """Runs a request that comes from another worker, where the session's own requests run."""
 
@@ -72,6 +77,7 @@ class Registry:
         self._deleted: set[SessionKey] = set()
         """What the store has yet to be told."""
         self._touched: set[SessionKey] = set()
+        self._has_warned = False
         self._seen: dict[SessionKey, tuple[SessionRecord | None, float]] = {}
         """Sessions of other workers, and until when they count as looked up."""
         self._locks: weakref.WeakValueDictionary[SessionKey, asyncio.Lock] = (
@@ -233,11 +239,17 @@ class Registry:
     async def note(self, held: Held, **changes: object) -> None:
         """Keep a change of what revival has to repeat."""
         record = dataclasses.replace(held.record, **changes)  # type: ignore[arg-type]
-        if record != held.record:
+        if sum(map(len, (record.level, *record.subscriptions))) > _MOST_NOTED:
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning("A session subscribes to more than is kept; revival lacks the rest")
+        elif record != held.record:
             held.record = record
             if held.is_kept:
                 try:
-                    await self._sessions.note(record)
+                    async with held.noting:
+                        # What was noted meanwhile is in it, whoever comes first.
+                        await self._sessions.note(held.record)
                 except StoreError as error:
                     logger.warning("What revival has to repeat is not kept: %s", error)
 

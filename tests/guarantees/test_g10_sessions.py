@@ -1,6 +1,7 @@
 """G10: what sessions and the letters between workers leave behind has a limit and an end."""
 
 import asyncio
+import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -109,6 +110,74 @@ async def test_no_more_subscriptions_are_kept_than_may(
             assert (await session.post("resources/subscribe", {"uri": uri})).status == 200
         ((kept,),) = file.rows("SELECT subscriptions FROM mcp_session")
         assert kept == '["a://0", "a://1", "a://2"]'
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_application_refused_is_not_kept(
+    store: str, file: Store, stream: bool
+) -> None:
+    async def refuse(call: Call) -> None:
+        message = {"id": call.request["id"], "error": {"code": -32602, "message": "no such"}}
+        if stream:
+            await call.head()
+            await call.progress(1)
+            await call.emit(message)
+            await call.end()
+        else:
+            await call.json(200, {"jsonrpc": "2.0", **message})
+
+    class Refusing(Scripted):
+        async def _answer(self, call: Call) -> None:
+            if call.request.get("method") in ("logging/setLevel", "resources/subscribe"):
+                await refuse(call)
+            else:
+                await super()._answer(call)
+
+    async with persisted(Refusing(), store) as (port, _):
+        session = await RawSession.open(port)
+        for method, params in [
+            ("resources/subscribe", {"uri": "a://" + "x" * 1000}),
+            ("logging/setLevel", {"level": "debug"}),
+        ]:
+            response = await session.post(method, params)
+            assert response.status == 200
+            await response.body()
+            response.close()
+        assert file.rows("SELECT subscriptions, level FROM mcp_session") == [("[]", "")]
+
+
+async def test_what_the_application_agrees_to_on_an_event_stream_is_kept(
+    store: str, file: Store
+) -> None:
+    class Agreeing(Scripted):
+        async def _answer(self, call: Call) -> None:
+            if call.request.get("method") == "resources/subscribe":
+                await call.head()
+                await call.progress(1, "x" * 100_000)
+                await call.emit({"id": call.request["id"], "result": {}})
+                await call.end()
+            else:
+                await super()._answer(call)
+
+    async with persisted(Agreeing(), store) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.post("resources/subscribe", {"uri": "a://1"})
+        await response.take(2)
+        response.close()
+        assert file.rows("SELECT subscriptions FROM mcp_session") == [('["a://1"]',)]
+
+
+async def test_a_sessions_row_has_a_size(store: str, file: Store) -> None:
+    async with persisted(Stateful(), store) as (port, _):
+        session = await RawSession.open(port)
+        for number in range(5):
+            uri = f"a://{number}" + "x" * 20_000
+            assert (await session.post("resources/subscribe", {"uri": uri})).status == 200
+        response = await session.post("resources/subscribe", {"uri": "a://short"})
+        assert response.status == 200
+        ((kept,),) = file.rows("SELECT subscriptions FROM mcp_session")
+        assert len(kept) < 70_000
+        assert [uri[:5] for uri in json.loads(kept)] == ["a://0", "a://1", "a://2", "a://s"]
 
 
 async def test_letters_that_nobody_fetched_and_answers_that_nobody_read_are_purged(
