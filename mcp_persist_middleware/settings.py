@@ -100,6 +100,12 @@ class Settings:
     )
     prime_json: bool = _setting(False, "`prime_after` also where the app answers in JSON mode")
     session_ttl: float = _setting(86_400.0, "a session lives this long without use", low=1)
+    brief_session_ttl: float = _setting(
+        600.0, "the same for one that had no more than `initialize` and a call or two", low=1
+    )
+    max_sessions: int = _setting(
+        1000, "sessions kept of one principal, or of one address where there is none", low=1
+    )
     revive: bool | PersistOf = _setting(
         True, "bring sessions back that the application does not hold; or a callable"
     )

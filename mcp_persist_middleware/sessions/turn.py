@@ -91,6 +91,7 @@ class Turn:
         """Run it. The application's answer when it does not know the session, or may not (400 says
         many things): the client has had nothing then."""
         scope = self._scope
+        self._held.count(scope["method"])
         scope["extensions"][asgi.EXTENSION] |= {
             "session": self._public,
             "generation": self._generation,

@@ -63,6 +63,65 @@ async def test_sessions_that_nobody_uses_leave_memory_and_store(store: str, file
         await until(lambda: count(file, "session") == 0)
 
 
+async def test_a_session_with_a_call_or_two_is_kept_briefly_and_one_that_is_used_for_long(
+    store: str, file: Store
+) -> None:
+    async with persisted(Stateful(), store, purge_interval=0.05) as (port, persistence):
+        held = (await persistence.parts()).sessions
+        session, listener = await RawSession.open(port), await RawSession.open(port)
+
+        async def left(of: RawSession) -> float:
+            await until(lambda: not held._touched)
+            sql = "SELECT expires_at FROM mcp_session WHERE id = ?"
+            return float(file.rows(sql, of.session_id or "")[0][0]) - time.time()
+
+        for _ in range(2):
+            assert await value(session) > 0
+            assert 500 < await left(session) <= 600
+        for _ in range(3):
+            await value(session)
+        assert await left(session) > 80_000
+        assert 500 < await left(listener) <= 600
+        (await listener.get()).close()
+        assert await left(listener) > 80_000
+
+
+async def test_of_one_callers_sessions_the_oldest_idle_one_makes_room(
+    store: str, file: Store
+) -> None:
+    async with persisted(Stateful(), store, max_sessions=3) as (port, _):
+        first = await RawSession.open(port)
+        others = [await RawSession.open(port) for _ in range(2)]
+        assert await value(first) == 1
+        stranger = await RawSession.open(port, extra={"authorization": "Bearer else"})
+        late = await RawSession.open(port)
+        kept = {row[0] for row in file.rows("SELECT id FROM mcp_session")}
+        assert kept == {s.session_id for s in (first, others[1], stranger, late)}
+        assert await value(others[0]) == 1, "the application still has it"
+    async with persisted(Stateful(), store, max_sessions=3) as (port, _):
+        for session, expected in ((first, 1), (late, 1), (others[0], 404)):
+            session.port = port
+            response = await session.call("count")
+            assert response.status == (200 if expected == 1 else 404)
+            response.close()
+
+
+async def test_what_a_client_says_of_itself_is_kept_small(store: str, file: Store) -> None:
+    async with persisted(Stateful(), store) as (port, _):
+        info = {"name": "n" * 50_000, "version": "1"}
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}
+        session = RawSession(port)
+        response = await session.post("initialize", params)
+        session.session_id = response.headers["mcp-session-id"]
+        response.close()
+        ((kept,),) = file.rows("SELECT length(initialize) FROM mcp_session")
+        assert kept < 1000
+    app = Stateful()
+    async with persisted(app, store) as (port, _):
+        session.port = port
+        assert await value(session) == 1
+
+
 async def test_no_more_sessions_are_held_than_may_and_the_others_live_on(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import and_, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.model import LetterState, Listening, SessionKey, SessionRecord
@@ -34,7 +35,7 @@ class SqlSessions(Sessions):
             id=key.id,
             principal=record.principal,
             version=record.version,
-            initialize=record.initialize,
+            initialize=codec.pack(record.initialize),
             generation=record.generation,
             home=record.home,
             deleted=record.deleted,
@@ -172,7 +173,7 @@ def session_of(row: Any) -> SessionRecord:
         key=SessionKey(row.namespace, row.path, row.id),
         principal=row.principal,
         version=row.version,
-        initialize=row.initialize,
+        initialize=codec.unpack(row.initialize),
         generation=row.generation,
         home=row.home,
         deleted=row.deleted,
