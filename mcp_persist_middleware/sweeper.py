@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.errors import StoreError, UnreadableRowError
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.liveness import Liveness, Verdict
@@ -77,12 +77,27 @@ class Sweeper:
                 if self._waits_for_its_client(record, verdict):
                     waiting += 1
                     self._send_back(record.id, record.epoch)
-                else:
-                    await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
+                elif await self._end(record, verdict):
                     ended += 1
+                else:
+                    waiting += 1
         if not waiting:
             await self._log.dismiss(worker)
             logger.info("Worker %s is gone; %d of its streams were ended", worker, ended)
+
+    async def _end(self, record: StreamRecord, verdict: Verdict) -> bool:
+        """Whether a stream is ended, or cannot be; what is wrong with one keeps none of the
+        others open."""
+        try:
+            await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
+        except UnreadableRowError as error:
+            logger.warning("A stream of a worker that is gone cannot be ended: %s", error)
+        except StoreError:
+            raise
+        except Exception:
+            logger.exception("A stream of a worker that is gone is left open for now")
+            return False
+        return True
 
     def _waits_for_its_client(self, record: StreamRecord, verdict: Verdict) -> bool:
         """Whether a request may still be run again when its client comes back for it. One that

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql
 
 from mcp_persist_middleware.log.sql.inbox import SqlInbox, letter_of, row_of
 from mcp_persist_middleware.log.sql.schema import quoted
-from mcp_persist_middleware.log.sql.sessions import SqlSessions, session_of
+from mcp_persist_middleware.log.sql.sessions import SqlSessions
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.log.sql.text import escape, unescape
 from mcp_persist_middleware.model import (
@@ -56,7 +56,7 @@ class PostgresSessions(SqlSessions):
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
         row = await self._raw(lambda driver: driver.fetchrow(self._find, *map(escape, key)))
-        return None if row is None else session_of(_plain(row))
+        return None if row is None else self._of(_plain(row))
 
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         moved = await super().move(key, generation, home)
@@ -136,7 +136,7 @@ class PostgresInbox(SqlInbox):
 
     async def look(self, letter: LetterName) -> LetterStatus | None:
         row = await self._raw(lambda driver: driver.fetchrow(self._look, letter.id))
-        return None if row is None else LetterStatus(LetterState(row[0]), row[1], row[2])
+        return None if row is None else self._status(*row)
 
 
 def _plain(row: Any) -> SimpleNamespace:

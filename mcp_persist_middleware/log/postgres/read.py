@@ -5,11 +5,10 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.log.base import Purged, Removed
+from mcp_persist_middleware.log.sql.rows import Page, page_of
 from mcp_persist_middleware.log.sql.schema import Tables, quoted
 from mcp_persist_middleware.log.sql.text import unescape
-from mcp_persist_middleware.model import Event, EventKind
 
 # How many streams a step of retention takes: more where they are short.
 _LEAST_STREAMS = 50
@@ -71,13 +70,10 @@ class Reads:
 
     async def page(
         self, driver: Any, stream: bytes, after: int, max_events: int, max_bytes: int
-    ) -> list[Event]:
+    ) -> Page:
         """The events after a number: as many as fit, at least one if there is one."""
-        rows = await driver.fetch(self.events, stream, after, max_events, max_bytes)
-        return [
-            Event(sequence, epoch, EventKind(kind), codec.decode(code, payload))
-            for sequence, epoch, kind, code, payload in rows
-        ]
+        found = await driver.fetch(self.events, stream, after, max_events, max_bytes)
+        return page_of(tuple(row) for row in found)
 
     async def purge(self, driver: Any, now: float, max_events: int) -> Purged:
         """One step of retention. Who purges beside us takes other streams; who still writes to
@@ -87,8 +83,8 @@ class Reads:
         floor = self._from if started < self._began + _AGAIN else 0.0
         async with driver.transaction():
             await driver.execute(_BY_INDEX)
-            rows = await driver.fetch(self.expired, now, limit, floor)
-            names = {row[0]: unescape(row[1]) for row in rows}
+            found = await driver.fetch(self.expired, now, limit, floor)
+            names = {row[0]: unescape(row[1]) for row in found}
             # Each statement sees what was committed before the streams were locked.
             gone = await driver.fetch(self.forget, list(names), max_events)
             buried = await driver.fetch(self.bury, list(names))
@@ -101,5 +97,5 @@ class Reads:
         if floor == 0.0:
             self._began = started
         # While a long transaction is open the index keeps what is gone: not every step passes it.
-        self._from = rows[0][2] if more else 0.0
+        self._from = found[0][2] if more else 0.0
         return Purged.of(parts, more=more or floor > 0.0)

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import WorkerTable
+from mcp_persist_middleware.log.sql.rows import state_of
 from mcp_persist_middleware.model import Beat, WorkerState
 
 Connect = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
@@ -139,7 +140,7 @@ class SqlWorkers(WorkerTable):
         rows = select(table.c.id, table.c.counter, table.c.state, table.c.seen_at)
         async with self._connect() as connection:
             return {
-                row.id: Beat(row.counter, WorkerState(row.state), row.seen_at)
+                row.id: Beat(row.counter, state_of(row.state), row.seen_at)
                 for row in await connection.execute(rows)
             }
 

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from mcp_persist_middleware.log.sql.inbox import SqlInbox, letter_of, row_of
 from mcp_persist_middleware.log.sql.schema import quoted
-from mcp_persist_middleware.log.sql.sessions import SqlSessions, session_of
+from mcp_persist_middleware.log.sql.sessions import SqlSessions
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.model import (
     Letter,
@@ -49,7 +49,7 @@ class SqliteSessions(SqlSessions):
         row = await self._in_thread(lambda raw: raw.execute(self._find, key).fetchone())
         if row is None:
             return None
-        return session_of(SimpleNamespace(**dict(zip(self._columns, row, strict=True))))
+        return self._of(SimpleNamespace(**dict(zip(self._columns, row, strict=True))))
 
 
 class SqliteInbox(SqlInbox):
@@ -123,4 +123,4 @@ class SqliteInbox(SqlInbox):
 
     async def look(self, letter: LetterName) -> LetterStatus | None:
         row = await self._in_thread(lambda raw: raw.execute(self._look, (letter.id,)).fetchone())
-        return None if row is None else LetterStatus(LetterState(row[0]), row[1], row[2])
+        return None if row is None else self._status(*row)

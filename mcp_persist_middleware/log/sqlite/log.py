@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
 from mcp_persist_middleware.log.base import Purged
 from mcp_persist_middleware.log.sql.log import SqlLog
+from mcp_persist_middleware.log.sql.rows import Page
 from mcp_persist_middleware.log.sql.schema import quoted
 from mcp_persist_middleware.log.sql.store import retrieve
 from mcp_persist_middleware.log.sql.workers import reason
@@ -32,7 +33,7 @@ from mcp_persist_middleware.log.sqlite.files import Files
 from mcp_persist_middleware.log.sqlite.inbox import SqliteInbox, SqliteSessions
 from mcp_persist_middleware.log.sqlite.read import Reads
 from mcp_persist_middleware.log.sqlite.workers import WorkerLocks
-from mcp_persist_middleware.model import Event, Outcome, StreamWrite
+from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.signals.base import Wakeups
 from mcp_persist_middleware.signals.sqlite import DataVersion
 
@@ -284,9 +285,7 @@ class SqliteLog(SqlLog):
     async def _row(self, stream: bytes) -> Any | None:
         return await self._read_in_thread(lambda raw: self._reads.row(raw, stream))
 
-    async def _read(
-        self, stream: bytes, after: int, max_events: int, max_bytes: int
-    ) -> list[Event]:
+    async def _read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> Page:
         span = (stream, after, max_events)
         return await self._read_in_thread(lambda raw: self._reads.page(raw, span, max_bytes))
 

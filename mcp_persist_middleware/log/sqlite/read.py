@@ -9,10 +9,9 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.log.base import Purged, Removed
+from mcp_persist_middleware.log.sql.rows import EventRow, Page, page_of
 from mcp_persist_middleware.log.sql.schema import Tables, quoted
-from mcp_persist_middleware.model import Event, EventKind
 
 # What is removed in one transaction: whoever appends waits for no more than that.
 _TOGETHER_EVENTS, _TOGETHER_STREAMS = 200, 20
@@ -52,18 +51,18 @@ class Reads:
 
     def page(
         self, connection: sqlite3.Connection, span: tuple[bytes, int, int], max_bytes: int
-    ) -> list[Event]:
+    ) -> Page:
         """At most `max_bytes` of the events in `span`: the stream, what they come after, and how
         many; at least one if there is one."""
-        events: list[Event] = []
+        page: list[EventRow] = []
         total = 0
-        with contextlib.closing(connection.execute(self.events, span)) as rows:
-            for sequence, epoch, kind, code, payload in rows:
-                total += len(payload)
-                if events and total > max_bytes:
+        with contextlib.closing(connection.execute(self.events, span)) as found:
+            for row in found:
+                total += len(row[-1])
+                if page and total > max_bytes:
                     break
-                events.append(Event(sequence, epoch, EventKind(kind), codec.decode(code, payload)))
-        return events
+                page.append(row)
+        return page_of(page)
 
     def purge(
         self, connection: sqlite3.Connection, now: float, max_events: int, until: float
