@@ -41,6 +41,8 @@ class Sweeper:
         self._worker = worker
         self._send_back = send_back
         self._woken = asyncio.Event()
+        self._left: set[bytes] = set()
+        """Those that cannot be ended: each of them is said once."""
 
     def wake(self) -> None:
         """Somebody has died or left."""
@@ -88,10 +90,13 @@ class Sweeper:
     async def _end(self, record: StreamRecord, verdict: Verdict) -> bool:
         """Whether a stream is ended, or cannot be; what is wrong with one keeps none of the
         others open."""
+        if record.id in self._left:
+            return True
         try:
             await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
         except UnreadableRowError as error:
             logger.warning("A stream of a worker that is gone cannot be ended: %s", error)
+            self._left.add(record.id)
         except StoreError:
             raise
         except Exception:

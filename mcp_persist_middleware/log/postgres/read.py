@@ -5,11 +5,14 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import asyncpg
+
 from mcp_persist_middleware.log.base import Purged, Removed
-from mcp_persist_middleware.log.sql.rows import Page, page_of
+from mcp_persist_middleware.log.sql.rows import Page, note_damage, page_of
 from mcp_persist_middleware.log.sql.schema import Tables, quoted
 from mcp_persist_middleware.log.sql.text import unescape
 
+_DAMAGE = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError)
 # How many streams a step of retention takes: more where they are short.
 _LEAST_STREAMS = 50
 # Steps go on where the last one was, and begin again so often (seconds) and at the end: for the
@@ -59,6 +62,7 @@ class Reads:
             f"DELETE FROM {stream} AS s WHERE s.id = ANY ($1)"
             f" AND NOT EXISTS (SELECT 1 FROM {event} AS e WHERE e.stream = s.id) RETURNING s.id"
         )
+        self.abandon = f"DELETE FROM {stream} WHERE id = $1"
 
     async def row(self, driver: Any, stream: bytes) -> Any | None:
         """The row of a stream, its columns as attributes."""
@@ -78,6 +82,31 @@ class Reads:
     async def purge(self, driver: Any, now: float, max_events: int) -> Purged:
         """One step of retention. Who purges beside us takes other streams; who still writes to
         one of these waits, and then finds no stream."""
+        try:
+            return await self._purge(driver, now, max_events)
+        except _DAMAGE:
+            return await self._purge_singly(driver, now, max_events)
+
+    async def _purge_singly(self, driver: Any, now: float, max_events: int) -> Purged:
+        """Remove streams one by one, and of one whose events are damaged its row alone: nobody
+        finds them any more, and they keep nothing else from being removed."""
+        parts: list[tuple[str, Removed]] = []
+        found = await driver.fetch(self.expired, now, _LEAST_STREAMS, 0.0)
+        for stream, name, _ in found:
+            namespace = unescape(name)
+            try:
+                async with driver.transaction():
+                    gone = await driver.fetch(self.forget, [stream], max_events)
+                    buried = await driver.fetch(self.bury, [stream])
+            except _DAMAGE:
+                await driver.execute(self.abandon, stream)
+                note_damage("events of a stream that has expired")
+                gone, buried = [], [stream]
+            parts += [(namespace, Removed(0, count)) for _, count in gone]
+            parts += [(namespace, Removed(1, 0)) for _ in buried]
+        return Purged.of(parts, more=bool(parts))
+
+    async def _purge(self, driver: Any, now: float, max_events: int) -> Purged:
         limit = min(self._streams, max(max_events, _LEAST_STREAMS))
         started = time.monotonic()
         floor = self._from if started < self._began + _AGAIN else 0.0

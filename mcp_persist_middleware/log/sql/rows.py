@@ -2,6 +2,7 @@
 its own stream, session or letter, and of nothing else."""
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from mcp_persist_middleware.model import (
     StreamState,
     WorkerState,
 )
+
+logger = logging.getLogger(__name__)
 
 EventRow = tuple[int, int, int, int, bytes]
 """Sequence, epoch, kind, codec, payload."""
@@ -78,6 +81,16 @@ def record_of(row: Any) -> StreamRecord:
         request_ids=row.request_ids,
         trace=row.trace,
         request=row.request,
+    )
+
+
+def note_damage(what: str) -> None:
+    """A part of the store is damaged, and is stepped over."""
+    telemetry.unreadable.add(1, {"what": "damaged"})
+    logger.error(
+        "The store is damaged: %s cannot be removed, and are left behind. Check its disk, and "
+        "restore it from a copy or let it be made anew",
+        what,
     )
 
 

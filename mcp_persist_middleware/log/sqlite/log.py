@@ -27,7 +27,7 @@ from mcp_persist_middleware.log.sql.log import SqlLog
 from mcp_persist_middleware.log.sql.rows import Page
 from mcp_persist_middleware.log.sql.schema import quoted
 from mcp_persist_middleware.log.sql.store import retrieve
-from mcp_persist_middleware.log.sql.workers import reason
+from mcp_persist_middleware.log.sql.workers import reason, trouble
 from mcp_persist_middleware.log.sqlite.batch import Batch, Statements
 from mcp_persist_middleware.log.sqlite.files import Files
 from mcp_persist_middleware.log.sqlite.inbox import SqliteInbox, SqliteSessions
@@ -305,7 +305,7 @@ class SqliteLog(SqlLog):
                 found: T = await driver._execute(work, driver._conn)  # noqa: SLF001
                 return found
         except sqlite3.Error as error:
-            raise StoreError(url=self.name, reason=reason(error)) from error
+            raise trouble(self.name, error) from error
 
     async def _open_driver(self) -> aiosqlite.Connection:
         """Under the lock: the writer's connection, to the files that are there."""
