@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.errors import StoreError, UnreadableRowError
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.liveness import Liveness, Verdict
@@ -41,6 +41,8 @@ class Sweeper:
         self._worker = worker
         self._send_back = send_back
         self._woken = asyncio.Event()
+        self._left: set[bytes] = set()
+        """Those that cannot be ended: each of them is said once."""
 
     def wake(self) -> None:
         """Somebody has died or left."""
@@ -77,12 +79,30 @@ class Sweeper:
                 if self._waits_for_its_client(record, verdict):
                     waiting += 1
                     self._send_back(record.id, record.epoch)
-                else:
-                    await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
+                elif await self._end(record, verdict):
                     ended += 1
+                else:
+                    waiting += 1
         if not waiting:
             await self._log.dismiss(worker)
             logger.info("Worker %s is gone; %d of its streams were ended", worker, ended)
+
+    async def _end(self, record: StreamRecord, verdict: Verdict) -> bool:
+        """Whether a stream is ended, or cannot be; what is wrong with one keeps none of the
+        others open."""
+        if record.id in self._left:
+            return True
+        try:
+            await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
+        except UnreadableRowError as error:
+            logger.warning("A stream of a worker that is gone cannot be ended: %s", error)
+            self._left.add(record.id)
+        except StoreError:
+            raise
+        except Exception:
+            logger.exception("A stream of a worker that is gone is left open for now")
+            return False
+        return True
 
     def _waits_for_its_client(self, record: StreamRecord, verdict: Verdict) -> bool:
         """Whether a request may still be run again when its client comes back for it. One that

@@ -42,6 +42,11 @@ replay_seconds = _meter.create_histogram(
 gaps = _meter.create_counter(
     "mcp_persist.gap.events", "{event}", "Events that retention had removed before a reader came"
 )
+unreadable = _meter.create_counter(
+    "mcp_persist.unreadable",
+    "{row}",
+    "Rows found that this version cannot read, or that are damaged, by `what`",
+)
 early_starts = _meter.create_counter(
     "mcp_persist.early_starts", "{stream}", "Streams opened before the application answered"
 )
