@@ -118,14 +118,14 @@ class PersistMiddleware:
         """The application as requests of an era may call it."""
         context = parts.exchanges
         app: ASGIApp = Fence(context, self.app)
-        if not era.sessions:
-            return app
         principal, site = partial(identity.principal, context), partial(self._from_elsewhere, parts)
 
         async def revived(key: SessionKey, scope: Scope) -> None:
             await listen.open_unread(context, self._app(parts, era), scope, era, key)
 
-        return SessionLayer(app, parts.sessions, principal, site, revived, takes_over)
+        return SessionLayer(
+            app, parts.sessions, principal, site, revived, takes_over, has_sessions=era.sessions
+        )
 
     def _classify(self, context: Context, scope: Scope) -> classify.Request:
         settings, path = context.settings, path_of(scope)
@@ -149,7 +149,7 @@ class PersistMiddleware:
     ) -> None:
         context = parts.exchanges
         match request.kind:
-            case Kind.BODY:
+            case Kind.BODY | Kind.SESSION:
                 await self._post(parts, request, scope, receive, send)
             case Kind.STREAM if not admission.refuses(context):
                 await self._stream(parts, request, scope, receive, send)
@@ -224,7 +224,9 @@ class PersistMiddleware:
     ) -> None:
         context = parts.exchanges
         body = await bodies.read(receive, context.settings.max_body_bytes)
-        request = admission.by_body(context, head, scope, body)
+        request = head
+        if head.kind is Kind.BODY:
+            request = admission.by_body(context, head, scope, body)
         if request.kind is Kind.EXCHANGE and admission.refuses(context):
             await admission.unavailable(scope, receive, send)
             return
@@ -289,7 +291,9 @@ class PersistMiddleware:
                     )
                 case Kind.EXCHANGE:
                     found = await remote.begin(context, app, scope, request, body, collected)
-                case Kind.STREAM | Kind.RESUME | Kind.FOREIGN_CURSOR:
+                case Kind.STREAM | Kind.RESUME | Kind.FOREIGN_CURSOR | Kind.SESSION if (
+                    scope["method"] == "GET"
+                ):
                     found = await remote.begin_session_stream(
                         context, app, scope, request, collected
                     )

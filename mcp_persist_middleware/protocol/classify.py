@@ -24,6 +24,8 @@ class Kind(enum.Enum):
     """The end of a session."""
     BODY = "body"
     """A POST that can only be judged by its body."""
+    SESSION = "session"
+    """Anything else with a session's id: the application's to answer, in that session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,16 @@ def by_head(method: str, raw: headers.RawHeaders, *, known_path: bool, modern: b
         headers.get(raw, headers.SESSION_ID),
     )
     era = eras.era_of(version)
-    if era is None or (era.disconnect_cancels and not modern):
+    if era is None:
+        # Nobody knows this revision; whose the session is does not depend on it.
+        return Request(Kind.SESSION, session=session) if session else PASS
+    if era.disconnect_cancels and not modern:
         return PASS
     is_mcp = known_path or version is not None or session is not None
     found = Request(Kind.PASS, era, session or "")
+    in_session = era.sessions and bool(session)
     match method:
-        case "POST" if headers.media_type(raw) == b"application/json":
+        case "POST" if headers.media_type(raw) == b"application/json" or in_session:
             candidate = is_mcp or headers.accepts_event_stream(raw)
             return _as(found, Kind.BODY) if candidate else PASS
         case "GET" if (cursor := headers.get(raw, headers.LAST_EVENT_ID)) is not None:
@@ -69,12 +75,12 @@ def by_head(method: str, raw: headers.RawHeaders, *, known_path: bool, modern: b
             if position is not None:
                 return Request(Kind.RESUME, era, session or "", cursor=position)
             return _as(found, Kind.FOREIGN_CURSOR) if is_mcp else PASS
-        case "GET" if session is not None and era.sessions and headers.accepts_event_stream(raw):
+        case "GET" if in_session and headers.accepts_event_stream(raw):
             return _as(found, Kind.STREAM)
-        case "DELETE" if session is not None and era.sessions:
+        case "DELETE" if in_session:
             return _as(found, Kind.DELETE)
         case _:
-            return PASS
+            return _as(found, Kind.SESSION) if in_session else PASS
 
 
 def by_body(head: Request, raw: headers.RawHeaders, body: bytes, *, known_path: bool) -> Request:

@@ -58,14 +58,17 @@ class SessionLayer:
     """Called when a request has brought its session back, before it is served itself."""
     takes_over: bool = False
     """Whether a session comes here even from a home that lives."""
+    has_sessions: bool = True
+    """Whether the request's era has any. In one that has none an id means nothing, but it must
+    not be taken for the application's own name of another session."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Repeatable(receive, self.registry.max_body_bytes)
         public = headers.get(scope["headers"], _ID)
-        if public is not None:
-            key = self.registry.key(asgi.place_of(scope), public)
+        key = self.registry.key(asgi.place_of(scope), public or "")
+        if public is not None and (self.has_sessions or self.registry.concerns(key)):
             await self._go_on(key, scope, request, send)
-        elif scope["method"] == "POST":
+        elif scope["method"] == "POST" and self.has_sessions:
             await self.app(scope, request.receive, self._beginning(scope, request, send))
         else:
             await self.app(scope, receive, send)
@@ -158,16 +161,32 @@ class SessionLayer:
         return None
 
     async def _revived(self, key: SessionKey, scope: Scope) -> Held | asgi.Answer | None:
+        """The session, if whoever asks for it owns it. A stranger costs one question, however many
+        ask alike, and the owner does not wait behind that."""
         if _is_probe(scope) or self.registry.is_local:
             return None
-        record = await self.registry.find(key)
-        if record is None:
-            return None
-        if not (self.takes_over or await self.registry.is_free(record)):
-            raise SessionElsewhereError
-        if not self.registry.may_revive(scope):
-            return None
-        found = await self._of_its_owner(record, scope)
+        async with self.registry.lock(self._alike(key, scope)):
+            # Of many requests that come together the first one does it.
+            if (held := self.registry.held(key)) is not None:
+                return held
+            record = await self.registry.find(key)
+            if record is None:
+                return None
+            if not (self.takes_over or await self.registry.is_free(record)):
+                raise SessionElsewhereError
+            if not self.registry.may_revive(scope):
+                return None
+            refused = await self._is_refused(record, scope)
+            if refused is not None:
+                return refused if refused.messages else None
+            return await self._of_its_owner(record, scope)
+
+    async def _of_its_owner(self, record: SessionRecord, scope: Scope) -> Held | asgi.Answer | None:
+        key = record.key
+        async with self.registry.lock(key):
+            if (held := self.registry.held(key)) is not None:
+                return held
+            found = await revive(self.registry, self.app, scope, record, self.principal)
         if isinstance(found, Held):
             await self._came_back(found, scope)
         elif found is None:
@@ -176,22 +195,6 @@ class SessionLayer:
                 # Another worker was faster.
                 raise SessionElsewhereError
         return found
-
-    async def _of_its_owner(self, record: SessionRecord, scope: Scope) -> Held | asgi.Answer | None:
-        """The session, if whoever asks for it owns it. A stranger costs one question, however many
-        ask alike, and the owner does not wait behind that."""
-        key = record.key
-        async with self.registry.lock(self._alike(key, scope)):
-            if (held := self.registry.held(key)) is not None:
-                return held
-            refused = await self._is_refused(record, scope)
-            if refused is not None:
-                return refused if refused.messages else None
-            async with self.registry.lock(key):
-                # Of many requests that come together the first one does it.
-                if (held := self.registry.held(key)) is not None:
-                    return held
-                return await revive(self.registry, self.app, scope, record, self.principal)
 
     async def _is_refused(self, record: SessionRecord, scope: Scope) -> asgi.Answer | None:
         """What the client hears if it is not the session's owner: the application's own refusal,

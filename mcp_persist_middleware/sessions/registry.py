@@ -131,6 +131,10 @@ class Registry:
                 owned.move_to_end(key)
         return found
 
+    def concerns(self, key: SessionKey) -> bool:
+        """Whether this id names a session that is held here, on either side."""
+        return key in self._held or self.is_inner(key)
+
     def is_inner(self, key: SessionKey) -> bool:
         """Whether the application gave this id to a session that has another public one."""
         found = self._by_inner.get((key.path, key.id))

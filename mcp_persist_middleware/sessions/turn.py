@@ -147,7 +147,8 @@ class Turn:
             self._refusal.messages.append(message)
             return None
         held_back, self._refusal = self._refusal, asgi.Answer()
-        await held_back.pass_on(send)
+        for before in held_back.messages:
+            await send(before)
         return message
 
     def _frame(self, frame: sse.Frame) -> bytes:

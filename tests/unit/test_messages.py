@@ -106,9 +106,12 @@ FOREIGN = (b"last-event-id", b"42")
         ("POST", [JSON, SSE, SESSION], NOTE, False, Kind.PASS),
         ("POST", [JSON, SSE, SESSION], b'{"id":1,"result":{}}', False, Kind.PASS),
         ("POST", [JSON, SESSION], CALL, False, Kind.PASS),  # reads no event stream
-        ("POST", [SSE, SESSION], CALL, False, Kind.PASS),  # sends no JSON
+        ("POST", [SSE, SESSION], CALL, False, Kind.EXCHANGE),  # the application judges the type
         ("POST", [JSON, SSE, version("2026-07-28")], LISTEN, False, Kind.PASS),
         ("POST", [JSON, SSE, version("2099-01-01")], CALL, True, Kind.PASS),
+        ("POST", [JSON, SSE, SESSION, version("2099-01-01")], CALL, True, Kind.SESSION),
+        ("GET", [SESSION], b"", True, Kind.SESSION),
+        ("PUT", [SESSION], b"{}", False, Kind.SESSION),
         ("GET", [SSE, SESSION], b"", False, Kind.STREAM),
         ("GET", [SSE, version("2026-07-28"), SESSION], b"", False, Kind.PASS),
         ("GET", [SSE, CURSOR], b"", False, Kind.RESUME),
@@ -117,8 +120,8 @@ FOREIGN = (b"last-event-id", b"42")
         ("GET", [SSE, FOREIGN, SESSION], b"", False, Kind.FOREIGN_CURSOR),
         ("DELETE", [SESSION], b"", False, Kind.DELETE),
         ("DELETE", [], b"", True, Kind.PASS),
-        ("HEAD", [SSE, SESSION], b"", True, Kind.PASS),
-        ("OPTIONS", [SSE, SESSION, CURSOR], b"", True, Kind.PASS),
+        ("HEAD", [SSE, SESSION], b"", True, Kind.SESSION),
+        ("OPTIONS", [SSE, SESSION, CURSOR], b"", True, Kind.SESSION),
     ],
 )
 def test_a_request_is_what_its_head_and_body_say(
