@@ -77,7 +77,7 @@ class Absence:
     def _ask(self, grace: float | None = None) -> None:
         self._stop()
         settling = self._settle(self._grace if grace is None else grace)
-        self._asking = asyncio.create_task(settling, name="mcp-persist-absence")
+        self._asking = self._context.background.spawn(settling, "mcp-persist-absence")
 
     async def _settle(self, grace: float) -> None:
         """Final, unless a reader elsewhere was there less than `grace` seconds ago."""

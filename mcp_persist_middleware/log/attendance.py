@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.signals.local import Signal
+from mcp_persist_middleware.supervision import Supervisor, end
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,9 @@ class Attendance:
     costs no write each time, and cannot take away the note of another worker's reader.
     """
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, tasks: Supervisor | None = None) -> None:
         self._log = log
+        self._tasks = tasks or Supervisor()
         self._readers: Counter[bytes] = Counter()
         self._noted: dict[bytes, float] = {}
         self._came = Signal()
@@ -39,7 +41,7 @@ class Attendance:
         """Somebody reads a stream here."""
         self._readers[stream] += 1
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="mcp-persist-attendance")
+            self._task = self._tasks.spawn(self._run(), "mcp-persist-attendance")
         elif stream not in self._noted:
             self._came.notify()
         try:
@@ -52,10 +54,7 @@ class Attendance:
     async def aclose(self) -> None:
         """Note nothing more."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await end(task)
 
     async def _run(self) -> None:
         """Until nobody has read for a while."""
