@@ -53,7 +53,7 @@ class Passing:
             response = Response(body)
             response.raw_headers = headers.stream_head([])
             await response(scope, attempt.receive, attempt.send)
-        elif _is_refused(error, settings) and await _asks(settings, parts, head, scope, attempt):
+        elif _is_refused(error, settings) and await _is_mcp(settings, parts, head, scope, attempt):
             self._say(error)
             await admission.unavailable(scope, attempt.receive, attempt.send)
         elif head.session and parts is not None and not _is_plain(settings, parts, head, scope):
@@ -82,15 +82,16 @@ def _is_refused(error: Exception, settings: Settings) -> bool:
     return isinstance(error, ConfigurationError) or settings.on_store_failure == "refuse"
 
 
-async def _asks(
+async def _is_mcp(
     settings: Settings,
     parts: Parts | None,
     head: classify.Request,
     scope: Scope,
     attempt: Attempt,
 ) -> bool:
-    """Whether a request is MCP and asks for something; of a POST its body tells."""
-    if head.kind is not Kind.BODY:
+    """Whether a request is MCP; of a POST without a header that says so its body tells."""
+    version = headers.get(scope["headers"], headers.PROTOCOL_VERSION)
+    if head.kind is not Kind.BODY or head.session or version is not None:
         return True
     body = await bodies.read(attempt.receive, settings.max_body_bytes)
     attempt.rewind()

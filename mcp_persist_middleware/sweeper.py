@@ -12,6 +12,7 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.liveness import Liveness, Verdict
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.supervision import say
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ class Sweeper:
                 await self._sweep()
             except StoreError as error:
                 logger.warning("Streams of workers that are gone stay open for now: %s", error)
-            except Exception:
-                logger.exception("The sweeper met an unexpected error and goes on")
+            except Exception as error:  # noqa: BLE001
+                say("A sweep", error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.lease_seconds):
                     await self._woken.wait()
@@ -68,8 +69,19 @@ class Sweeper:
             if verdict.gone:
                 await self._bury(worker, verdict)
 
+    async def _end(self, record: StreamRecord, verdict: Verdict) -> bool:
+        """Whether a stream was ended. One that cannot be is no other stream's trouble."""
+        try:
+            await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            say("The end of a stream that was left", error)
+            return False
+        return True
+
     async def _bury(self, worker: str, verdict: Verdict) -> None:
-        ended = waiting = 0
+        ended = waiting = failed = 0
         after = b""
         while left := await self._log.left_by(worker, _PAGE, after):
             after = left[-1].id
@@ -77,10 +89,11 @@ class Sweeper:
                 if self._waits_for_its_client(record, verdict):
                     waiting += 1
                     self._send_back(record.id, record.epoch)
-                else:
-                    await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
+                elif await self._end(record, verdict):
                     ended += 1
-        if not waiting:
+                else:
+                    failed += 1
+        if not (waiting or failed):
             await self._log.dismiss(worker)
             logger.info("Worker %s is gone; %d of its streams were ended", worker, ended)
 

@@ -40,6 +40,8 @@ _GIVE_UP_SECONDS = 1.0
 # A step of closing has so many times the store's time-out, and a lease for the heart.
 _PATIENCE = 5.0
 
+Step = Callable[[], Awaitable[object]]
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -70,11 +72,11 @@ class Worker:
             StoreError: the store cannot be opened.
         """
         async with contextlib.AsyncExitStack() as opened:
-            group = await asyncio.TaskGroup().__aenter__()
+            closing, group = _Closing(opened, settings), await asyncio.TaskGroup().__aenter__()
             # Its children have ended by then. It is told of no error: it would wrap it.
-            opened.push_async_callback(group.__aexit__, None, None, None)
+            closing.add("Tasks", lambda: group.__aexit__(None, None, None))
             tasks = Supervisor(asyncio.current_task(), group)
-            parts = await _open(_Closing(opened, settings), settings, memory, tasks, on_lost)
+            parts = await _open(closing, settings, memory, tasks, on_lost)
             logger.info("Streams are kept in %s", parts.exchanges.log.name)
             return cls(parts, opened.pop_all())
 
@@ -114,16 +116,16 @@ class _Closing:
         self._opened = opened
         self._seconds = _PATIENCE * settings.store_timeout + settings.lease_seconds
 
-    def add(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
+    def add(self, what: str, step: Step) -> None:
         """One more step, which has a bounded time."""
         self._opened.push_async_callback(self._run, what, step)
 
-    async def _run(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
+    async def _run(self, what: str, step: Step) -> None:
         try:
             async with asyncio.timeout(self._seconds):
                 await step()
         except Exception as error:  # noqa: BLE001
-            logger.warning("%s was not left in order: %s", what, said(error))
+            logger.warning("%s not left in order: %s", what, said(error))
 
 
 async def _open(

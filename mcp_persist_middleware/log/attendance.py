@@ -41,7 +41,7 @@ class Attendance:
         """Somebody reads a stream here."""
         self._readers[stream] += 1
         if self._task is None:
-            self._task = self._tasks.spawn(self._run(), "mcp-persist-attendance")
+            self._task = self._tasks.keep(self._run, "mcp-persist-attendance")
         elif stream not in self._noted:
             self._came.notify()
         try:
@@ -58,14 +58,11 @@ class Attendance:
 
     async def _run(self) -> None:
         """Until nobody has read for a while."""
-        try:
-            while self._readers or self._noted:
-                pause = await self._note()
-                if pause > 0:
-                    await self._came.wait(pause)
-        finally:
-            if self._task is asyncio.current_task():
-                self._task = None
+        while self._readers or self._noted:
+            pause = await self._note()
+            if pause > 0:
+                await self._came.wait(pause)
+        self._task = None
 
     async def _note(self) -> float:
         """Note what is due; the seconds until something is again."""

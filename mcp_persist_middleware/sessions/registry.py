@@ -263,7 +263,17 @@ class Registry:
         Raises:
             StoreError: the store does not answer; nothing is lost.
         """
-        await self._tell_deleted()
+        errors: list[Exception] = []
+        for step in (self._tell_deleted, self._touch, self._purge):
+            # One that fails keeps no other from being done.
+            try:
+                await step()
+            except Exception as error:  # noqa: BLE001
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    async def _touch(self) -> None:
         touched, self._touched = list(self._touched), set()
         try:
             while touched:
@@ -274,6 +284,8 @@ class Registry:
         idle = time.monotonic() - self._settings.session_ttl
         while self._held and (oldest := next(iter(self._held.values()))).used_at < idle:
             self.drop(oldest)
+
+    async def _purge(self) -> None:
         while await self._sessions.purge(time.time(), _PURGED) == _PURGED:
             pass
 

@@ -268,7 +268,9 @@ def test_what_an_event_loop_leaves_open_is_closed_with_it(tmp_store: str, tmp_pa
 
     for _ in range(3):
         asyncio.run(leave_it())
-        assert set(threading.enumerate()) <= before
+        for thread in set(threading.enumerate()) - before:
+            thread.join(5)
+            assert not thread.is_alive()
         assert {path.name for path in tmp_path.iterdir()} == {"events.db"}
     gc.collect()
     assert [loop() for loop in loops] == [None, None, None], "nothing keeps it"
