@@ -12,6 +12,7 @@ from mcp_persist_middleware.errors import (
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.with_persistence import with_persistence
 
 try:
     __version__ = version("mcp-persist-middleware")
@@ -27,4 +28,5 @@ __all__ = [
     "Settings",
     "StoreError",
     "__version__",
+    "with_persistence",
 ]

@@ -28,10 +28,13 @@ _NOT_COPIED = (
 
 
 def path_of(scope: Scope) -> str:
-    """The full path of a request, mounts included (Starlette keeps the mount in both)."""
+    """The full path of a request, mounts included (Starlette keeps the mount in both). A slash at
+    its end makes no other place of it: applications redirect from the one to the other, and a
+    client goes on with the one that it was given."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
-    return path if path.startswith(root) else root + path
+    full = path if path.startswith(root) else root + path
+    return full.rstrip("/") or "/"
 
 
 def place_of(scope: Scope) -> Place:

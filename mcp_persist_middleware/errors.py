@@ -40,6 +40,10 @@ class SchemaVersionError(StoreError):
     upgrade mcp-persist-middleware on this worker, or point it at another store."""
 
 
+class UnreadableRowError(StoreError):
+    """The store {url} has a {what} that this version cannot read: {reason}"""
+
+
 class ClosedError(PersistError):
     """The persistence object is closed on this event loop; start it again, or open a new one."""
 

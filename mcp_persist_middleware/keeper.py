@@ -38,7 +38,8 @@ class Keeper:
         self._log = log
         self._settings = settings
         # A session that is in use is touched in the store well before it would expire.
-        self._interval = min(settings.purge_interval, settings.session_ttl / 4)
+        shortest = min(settings.session_ttl, settings.brief_session_ttl)
+        self._interval = min(settings.purge_interval, shortest / 4)
         self._chores = chores
         self._events, self._rest = _FIRST, 1.0
 

@@ -101,6 +101,12 @@ class Settings:
     )
     prime_json: bool = _setting(False, "`prime_after` also where the app answers in JSON mode")
     session_ttl: float = _setting(86_400.0, "a session lives this long without use", low=1)
+    brief_session_ttl: float = _setting(
+        600.0, "the same for one that had no more than `initialize` and a call or two", low=1
+    )
+    max_sessions: int = _setting(
+        1000, "sessions kept of one principal, or of one address where there is none", low=1
+    )
     revive: bool | PersistOf = _setting(
         True, "bring sessions back that the application does not hold; or a callable"
     )
@@ -267,8 +273,7 @@ def _complaint(value: Any, spec: Any) -> str | None:
             )
             return None if right else 'expected a list of paths such as ["/mcp"]'
         case "table_prefix":
-            right = isinstance(value, str) and value.isidentifier() and len(value) <= 32
-            return None if right else "expected at most 32 letters, digits and underscores"
+            return _prefix_complaint(value)
         case "relay_scope":
             right = isinstance(value, tuple) and len(value) == 2 and all(map(callable, value))
             return None if right else "expected a tuple of two callables, (dump, load)"
@@ -282,6 +287,15 @@ def namespace_complaint(value: Any) -> str | None:
     """What is wrong with the name of a namespace, or None."""
     right = isinstance(value, str) and 0 < len(value) <= 255 and value.isprintable()
     return None if right else "expected a printable text of 1 to 255 characters"
+
+
+def _prefix_complaint(value: Any) -> str | None:
+    # PostgreSQL cuts names after 63 bytes, and then two tables have one name.
+    if not (isinstance(value, str) and value.isidentifier() and len(value.encode()) <= 32):
+        return "expected at most 32 letters (bytes in UTF-8), digits and underscores"
+    if value.lower().startswith("sqlite_"):
+        return "names that begin with sqlite_ are SQLite's own; expected another beginning"
+    return None
 
 
 _ARGUMENTS = {

@@ -5,7 +5,7 @@
 """
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
-from mcp_persist_middleware.log.base import EventLog, MakeLog, Purged, Removed
+from mcp_persist_middleware.log.base import EventLog, MakeLog, Purged, Removed, Written
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import (
     Beat,
@@ -68,4 +68,5 @@ __all__ = [
     "Wakeups",
     "WorkerState",
     "WorkerTable",
+    "Written",
 ]

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.errors import StoreError, UnreadableRowError
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.liveness import Liveness, Verdict
@@ -42,6 +42,8 @@ class Sweeper:
         self._worker = worker
         self._send_back = send_back
         self._woken = asyncio.Event()
+        self._left: set[bytes] = set()
+        """Those that cannot be ended: each of them is said once."""
 
     def wake(self) -> None:
         """Somebody has died or left."""
@@ -69,19 +71,8 @@ class Sweeper:
             if verdict.gone:
                 await self._bury(worker, verdict)
 
-    async def _end(self, record: StreamRecord, verdict: Verdict) -> bool:
-        """Whether a stream was ended. One that cannot be is no other stream's trouble."""
-        try:
-            await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
-        except StoreError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            say("The end of a stream that was left", error)
-            return False
-        return True
-
     async def _bury(self, worker: str, verdict: Verdict) -> None:
-        ended = waiting = failed = 0
+        ended = waiting = 0
         after = b""
         while left := await self._log.left_by(worker, _PAGE, after):
             after = left[-1].id
@@ -92,10 +83,27 @@ class Sweeper:
                 elif await self._end(record, verdict):
                     ended += 1
                 else:
-                    failed += 1
-        if not (waiting or failed):
+                    waiting += 1
+        if not waiting:
             await self._log.dismiss(worker)
             logger.info("Worker %s is gone; %d of its streams were ended", worker, ended)
+
+    async def _end(self, record: StreamRecord, verdict: Verdict) -> bool:
+        """Whether a stream is ended, or cannot be; what is wrong with one keeps none of the
+        others open."""
+        if record.id in self._left:
+            return True
+        try:
+            await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
+        except UnreadableRowError as error:
+            logger.warning("A stream of a worker that is gone cannot be ended: %s", error)
+            self._left.add(record.id)
+        except StoreError:
+            raise
+        except Exception:
+            logger.exception("A stream of a worker that is gone is left open for now")
+            return False
+        return True
 
     def _waits_for_its_client(self, record: StreamRecord, verdict: Verdict) -> bool:
         """Whether a request may still be run again when its client comes back for it. One that

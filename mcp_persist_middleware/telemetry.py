@@ -42,6 +42,11 @@ replay_seconds = _meter.create_histogram(
 gaps = _meter.create_counter(
     "mcp_persist.gap.events", "{event}", "Events that retention had removed before a reader came"
 )
+unreadable = _meter.create_counter(
+    "mcp_persist.unreadable",
+    "{row}",
+    "Rows found that this version cannot read, or that are damaged, by `what`",
+)
 early_starts = _meter.create_counter(
     "mcp_persist.early_starts", "{stream}", "Streams opened before the application answered"
 )
@@ -99,6 +104,12 @@ redis_drained = _meter.create_counter(
 )
 redis_away = _meter.create_counter(
     "mcp_persist.redis.away", "{time}", "Times that Redis was found to be away"
+)
+upstream_requests = _meter.create_counter(
+    "mcp_persist.upstream.requests", "{request}", "Requests of the proxy, by `outcome`"
+)
+circuit = _meter.create_counter(
+    "mcp_persist.upstream.circuit", "{change}", "Changes of the proxy's circuit breaker, by `state`"
 )
 
 

@@ -4,7 +4,6 @@ when its client comes back for it."""
 import contextlib
 import dataclasses
 import logging
-from typing import NamedTuple
 
 from starlette.types import ASGIApp, Scope
 
@@ -33,8 +32,6 @@ from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.event_id import EventIds
 
 logger = logging.getLogger(__name__)
-
-_PAGE_EVENTS, _PAGE_BYTES = 1000, 1024 * 1024
 
 
 def is_wanted(context: Context, record: StreamRecord) -> bool:
@@ -113,33 +110,17 @@ async def _take_over(
 ) -> LiveStream | None:
     """The stream, in a new epoch of this worker's; None when somebody else was first."""
     epoch, worker = record.epoch + 1, context.worker
-    written = await _written(context, record.id, _Written())
+    written = await context.log.written(record.id)
     write = StreamWrite(record.id, epoch, takes_over=record.epoch, worker=worker)
     (outcome,) = await context.log.append([write])
     if outcome is not Outcome.COMMITTED:
         return None
     # The old writer is fenced. A last word of its that cannot be read now costs the stream its log.
     with contextlib.suppress(StoreError):
-        written = await _written(context, record.id, written)
+        written = await context.log.written(record.id)
     ids = EventIds.of(record.id, record.kind, request_id)
     taken = dataclasses.replace(record, epoch=epoch, worker=worker)
     live = LiveStream(taken, ids, context.limits)
-    live.go_on(*written)
+    live.go_on(written.last, written.events, written.size)
     context.writer.go_on(live)
     return live
-
-
-class _Written(NamedTuple):
-    """How much there is of a stream."""
-
-    last: int = 0
-    events: int = 0
-    size: int = 0
-
-
-async def _written(context: Context, stream: bytes, known: _Written) -> _Written:
-    last, events, size = known
-    while page := await context.log.read(stream, last, _PAGE_EVENTS, _PAGE_BYTES):
-        last, events = page[-1].sequence, events + len(page)
-        size += sum(len(event.frame) for event in page)
-    return _Written(last, events, size)

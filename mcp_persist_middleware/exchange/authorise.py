@@ -24,9 +24,11 @@ class Verdict:
 
     @property
     def refused(self) -> bool:
-        """Whether the answer itself is the end of the matter. 404, 405 and 409 are not: the
-        application may have restarted, or may not know what we keep."""
-        return self.answer.status in _REFUSALS or self.answer.status >= 500
+        """Whether the answer itself is the end of the matter: a refusal, or another place to ask.
+        404, 405 and 409 are not: the application may have restarted, or may not know what we
+        keep."""
+        status = self.answer.status
+        return status in _REFUSALS or 300 <= status < 400 or status >= 500
 
     async def pass_on(self, send: Send) -> None:
         """Give the application's own answer to the client."""

@@ -9,6 +9,7 @@ from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import (
     Beat,
     Event,
+    EventKind,
     Outcome,
     StreamRecord,
     StreamWrite,
@@ -20,6 +21,7 @@ MakeLog = Callable[[Settings], "EventLog"]
 """Makes a log that is not open, one for each worker on each event loop."""
 
 _POLLING = Polling(0.25)
+_PAGE = (1000, 1024 * 1024)
 
 
 class Removed(NamedTuple):
@@ -55,6 +57,18 @@ class Purged:
     def events(self) -> int:
         """Of all namespaces."""
         return sum(part.events for part in self.removed.values())
+
+
+class Written(NamedTuple):
+    """How much there is of a stream."""
+
+    last: int = 0
+    """The number of its last event."""
+    events: int = 0
+    size: int = 0
+    """The bytes of its events."""
+    answers: tuple[Event, ...] = ()
+    """Those that are answers."""
 
 
 class EventLog(ABC):
@@ -126,6 +140,19 @@ class EventLog(ABC):
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         """The committed events with a number above `after`, in order: as many as fit, at least
         one if there is one. A number that is missing has been removed by retention."""
+
+    async def written(self, stream: bytes, after: int = 0) -> Written:
+        """How much there is of a stream after a number. A store that can say so without reading
+        all of it does so; whoever takes a stream over asks."""
+        found = Written(last=after)
+        while page := await self.read(stream, found.last, *_PAGE):
+            found = Written(
+                page[-1].sequence,
+                found.events + len(page),
+                found.size + sum(len(event.frame) for event in page),
+                (*found.answers, *(e for e in page if e.kind is EventKind.RESPONSE)),
+            )
+        return found
 
     @abstractmethod
     async def attend(self, streams: Collection[bytes], seconds: float) -> None:

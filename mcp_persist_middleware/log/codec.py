@@ -1,9 +1,11 @@
 """How a frame is put into a row. The codec is recorded per event, so that rows written under
 other settings stay readable."""
 
+import zlib
 from typing import Final
 
 RAW: Final = 0
+_PACKED = b"\x78"
 
 
 def encode(frame: bytes) -> tuple[int, bytes]:
@@ -20,3 +22,23 @@ def decode(codec: int, payload: bytes) -> bytes:
     if codec != RAW:
         raise ValueError(f"codec {codec} is not known to this version")
     return payload
+
+
+def pack(body: bytes) -> bytes:
+    """A JSON text, smaller if that is possible."""
+    packed = zlib.compress(body)
+    return packed if len(packed) < len(body) else body
+
+
+def unpack(kept: bytes) -> bytes:
+    """The JSON text again; none begins as what zlib writes.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if not kept.startswith(_PACKED):
+        return kept
+    try:
+        return zlib.decompress(kept)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error

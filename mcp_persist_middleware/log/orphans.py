@@ -21,7 +21,6 @@ from mcp_persist_middleware.model import (
 from mcp_persist_middleware.protocol import jsonrpc, sse
 from mcp_persist_middleware.protocol.event_id import EventIds
 
-_PAGE_EVENTS, _PAGE_BYTES = 1000, 1024 * 1024
 _ATTEMPTS = 3
 
 
@@ -63,12 +62,10 @@ async def _last_write(
     log: EventLog, record: StreamRecord, ttl: float, seen_at: float | None
 ) -> StreamWrite:
     unanswered = jsonrpc.pending(json.loads(record.request_ids))
-    last = 0
-    while page := await log.read(record.id, last, _PAGE_EVENTS, _PAGE_BYTES):
-        last = page[-1].sequence
-        for event in page:
-            if event.kind is EventKind.RESPONSE:
-                unanswered.difference_update(_answered(event.frame))
+    written = await log.written(record.id)
+    last = written.last
+    for event in written.answers:
+        unanswered.difference_update(_answered(event.frame))
     epoch, now = record.epoch + 1, time.time()
     name = EventIds.of(record.id, record.kind, None).name
     seen = datetime.fromtimestamp(max(seen_at or 0.0, record.created_at), UTC)

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+from mcp_persist_middleware.ops import proxy_command as proxy
+
 _DEMO_NEEDS = ("rich", "uvicorn", "mcp")
 _MOST_CALLS = 1000
 
@@ -13,7 +15,8 @@ _MOST_CALLS = 1000
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     given = _parser().parse_args(arguments)
-    return _demo(given.calls)
+    code: int = given.run(given)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,6 +30,12 @@ def _parser() -> argparse.ArgumentParser:
         "demo", help="cut every call of a real client, without and with the middleware"
     )
     demo.add_argument("--calls", type=_count, default=20, help="calls of each client (default 20)")
+    demo.set_defaults(run=lambda given: _demo(given.calls))
+    proxied = commands.add_parser(
+        "proxy", help="stand in front of a server that nobody can modify (extra proxy)"
+    )
+    proxy.add_arguments(proxied)
+    proxied.set_defaults(run=proxy.run)
     return parser
 
 

@@ -93,7 +93,8 @@ class SessionLayer:
         if call is None or not call.is_initialize:
             return None
         place, principal = asgi.place_of(scope), self.principal(scope)
-        held = await self.registry.begin(place, inner, principal, call.version or "", body)
+        owner = principal or _address(scope)
+        held = await self.registry.begin(place, inner, principal, call.version or "", body, owner)
         held.site = self.site
         return held
 
@@ -198,6 +199,12 @@ class SessionLayer:
         if self.registry.is_inner(key) or await self.registry.is_known(key):
             scope["headers"] = headers.replaced(scope["headers"], _ID, secrets.token_hex(16))
         await self.app(scope, request.receive, send)
+
+
+def _address(scope: Scope) -> str:
+    """Where a request comes from."""
+    client = scope.get("client")
+    return f"@{client[0]}" if client else "@"
 
 
 def _is_probe(scope: Scope) -> bool:

@@ -28,7 +28,13 @@ _MOST_TOUCHED = 500
 _PURGED = 500
 _MOST_SEEN, _SEEN_SECONDS = 10_000, 1.0
 # What a client says of itself is short; a longer initialize is served, and not kept.
-_MAX_INITIALIZE = 256 * 1024
+_MAX_INITIALIZE = 64 * 1024
+# `notifications/initialized`, a list and a call or two: then somebody has come to stay. So has who
+# listens.
+_BRIEF = 4
+
+# So are the names of what it subscribes to (characters, all together).
+_MOST_NOTED = 64 * 1024
 
 Site = Callable[[Parcel], Awaitable[Reply]]
 
@@ -45,8 +51,24 @@ class Held:
     """Whether the store knows of it; it failed otherwise, and the session dies with us."""
     accepts: bool = False
     """Whether the application has accepted a notification in this session."""
+    owner: str | None = None
+    """Whose sessions it is counted among; None when it is not."""
+    requests: int = 0
+    """How many it had that count, up to the number that makes it more than a brief one."""
+    noting: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    """Held by whoever writes the record down."""
     site: Site | None = None
     """Runs a request that comes from another worker, where the session's own requests run."""
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether its client may be one that makes a session for each call. One that came back
+        is not."""
+        return self.requests <= _BRIEF and self.record.generation == 1
+
+    def count(self, method: str) -> None:
+        """A request was made in it."""
+        self.requests = _BRIEF + 1 if method == "GET" else min(self.requests, _BRIEF) + 1
 
 
 class Registry:
@@ -72,6 +94,9 @@ class Registry:
         self._deleted: set[SessionKey] = set()
         """What the store has yet to be told."""
         self._touched: set[SessionKey] = set()
+        self._owned: dict[str, OrderedDict[SessionKey, Held]] = {}
+        """What the store keeps of each owner, the one that was used last at the end."""
+        self._has_warned = False
         self._seen: dict[SessionKey, tuple[SessionRecord | None, float]] = {}
         """Sessions of other workers, and until when they count as looked up."""
         self._locks: weakref.WeakValueDictionary[SessionKey, asyncio.Lock] = (
@@ -94,7 +119,10 @@ class Registry:
         if found is not None:
             found.used_at = time.monotonic()
             self._held.move_to_end(key)
-            self._touched.add(key)
+            if found.is_kept:
+                self._touched.add(key)
+            if (owned := self._owned.get(found.owner or "")) is not None and key in owned:
+                owned.move_to_end(key)
         return found
 
     def is_inner(self, key: SessionKey) -> bool:
@@ -110,10 +138,17 @@ class Registry:
         return lock
 
     async def begin(
-        self, place: Place, inner: str, principal: str, version: str, initialize: bytes
+        self,
+        place: Place,
+        inner: str,
+        principal: str,
+        version: str,
+        initialize: bytes,
+        owner: str = "",
     ) -> Held:
         """Commit a new session, under the application's id or, when that one is taken, under one
-        of ours. A store that fails costs the session its life after this process.
+        of ours. A store that fails costs the session its life after this process. Of too many of
+        one `owner` the store forgets the one that was idle for longest; here it lives on.
         """
         record = SessionRecord(
             key=self.key(place, inner),
@@ -122,9 +157,9 @@ class Registry:
             initialize=initialize,
             generation=1,
             home=self._worker,
-            expires_at=self._expiry(),
+            expires_at=self._expiry(brief=True),
         )
-        held = Held(record, inner)
+        held = Held(record, inner, owner=owner)
         held.is_kept = len(initialize) <= _MAX_INITIALIZE and not self._is_down()
         try:
             while held.is_kept and not await self._sessions.create(held.record):
@@ -136,7 +171,24 @@ class Registry:
         held.record = dataclasses.replace(held.record, initialize=b"")
         telemetry.sessions.add(1, {"namespace": place.namespace, "event": "begun"})
         self._hold(held)
+        if held.is_kept:
+            await self._make_room(owner, held)
         return held
+
+    async def _make_room(self, owner: str, held: Held) -> None:
+        owned = self._owned.setdefault(owner, OrderedDict())
+        owned[held.record.key] = held
+        if len(owned) <= self._settings.max_sessions:
+            return
+        key, oldest = owned.popitem(last=False)
+        oldest.is_kept = False
+        self._touched.discard(key)
+        telemetry.sessions.add(1, {"namespace": key.namespace, "event": "crowded out"})
+        try:
+            await self._sessions.touch([key], 0.0)
+            await self._sessions.purge(time.time(), 1)
+        except StoreError as error:
+            logger.warning("One session too many stays until it expires: %s", error)
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
         """A session of the store that may be brought back.
@@ -233,17 +285,24 @@ class Registry:
     async def note(self, held: Held, **changes: object) -> None:
         """Keep a change of what revival has to repeat."""
         record = dataclasses.replace(held.record, **changes)  # type: ignore[arg-type]
-        if record != held.record:
+        if sum(map(len, (record.level, *record.subscriptions))) > _MOST_NOTED:
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning("A session subscribes to more than is kept; revival lacks the rest")
+        elif record != held.record:
             held.record = record
             if held.is_kept:
                 try:
-                    await self._sessions.note(record)
+                    async with held.noting:
+                        # What was noted meanwhile is in it, whoever comes first.
+                        await self._sessions.note(held.record)
                 except StoreError as error:
                     logger.warning("What revival has to repeat is not kept: %s", error)
 
     async def end(self, held: Held) -> None:
         """The client has deleted its session: it never comes back, anywhere."""
         key = held.record.key
+        self.drop(held)
         self._held.pop(key, None)
         telemetry.sessions.add(1, {"namespace": key.namespace, "event": "deleted"})
         self._deleted.add(key)
@@ -254,8 +313,13 @@ class Registry:
 
     def drop(self, held: Held) -> None:
         """The application has forgotten this one."""
-        if self._held.get(held.record.key) is held:
-            del self._held[held.record.key]
+        key, owned = held.record.key, self._owned.get(held.owner or "")
+        if self._held.get(key) is held:
+            del self._held[key]
+        if owned is not None and owned.get(key) is held:
+            del owned[key]
+            if not owned:
+                del self._owned[held.owner or ""]
 
     async def keep(self) -> None:
         """Write down which sessions were used, forget the idle, purge the expired.
@@ -264,7 +328,7 @@ class Registry:
             StoreError: the store does not answer; nothing is lost.
         """
         errors: list[Exception] = []
-        for step in (self._tell_deleted, self._touch, self._purge):
+        for step in (self._tell_deleted, self._touch_used, self._purge):
             # One that fails keeps no other from being done.
             try:
                 await step()
@@ -273,12 +337,12 @@ class Registry:
         if errors:
             raise errors[0]
 
-    async def _touch(self) -> None:
-        touched, self._touched = list(self._touched), set()
+    async def _touch_used(self) -> None:
+        touched, self._touched = self._touched, set()
+        brief = {k for k in touched if (held := self._held.get(k)) is not None and held.is_brief}
         try:
-            while touched:
-                await self._sessions.touch(touched[:_MOST_TOUCHED], self._expiry())
-                del touched[:_MOST_TOUCHED]
+            await self._touch(touched, brief, self._expiry(brief=True))
+            await self._touch(touched, touched - brief, self._expiry())
         finally:
             self._touched.update(touched)
         idle = time.monotonic() - self._settings.session_ttl
@@ -289,15 +353,26 @@ class Registry:
         while await self._sessions.purge(time.time(), _PURGED) == _PURGED:
             pass
 
+    async def _touch(
+        self, touched: set[SessionKey], some: set[SessionKey], expires_at: float
+    ) -> None:
+        waiting = list(some)
+        for start in range(0, len(waiting), _MOST_TOUCHED):
+            part = waiting[start : start + _MOST_TOUCHED]
+            await self._sessions.touch(part, expires_at)
+            touched.difference_update(part)
+
     def _hold(self, held: Held) -> None:
         self._by_inner[held.record.key.path, held.inner] = held
         self._held[held.record.key] = held
         self._held.move_to_end(held.record.key)
         if len(self._held) > _MOST_HELD:
-            self._held.popitem(last=False)
+            self.drop(next(iter(self._held.values())))
 
-    def _expiry(self) -> float:
-        return time.time() + self._settings.session_ttl
+    def _expiry(self, *, brief: bool = False) -> float:
+        settings = self._settings
+        longest = settings.brief_session_ttl if brief else settings.session_ttl
+        return time.time() + min(longest, settings.session_ttl)
 
     async def _tell_deleted(self) -> None:
         for key in list(self._deleted):

@@ -2,13 +2,14 @@
 
 import json
 import secrets
-from typing import Any, Self
+from typing import Self
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import asgi, telemetry
 from mcp_persist_middleware.model import EventKind
 from mcp_persist_middleware.protocol import generations, headers, jsonrpc, sse
+from mcp_persist_middleware.sessions.change import Change
 from mcp_persist_middleware.sessions.registry import Held, Registry
 
 _ID = headers.SESSION_ID
@@ -83,11 +84,14 @@ class Turn:
         self._has_body = False
         self._parser: sse.FrameParser | None = None
         self._refusal = asgi.Answer()
+        self._change: Change | None = None
+        self._begun: Message | None = None
 
     async def run(self, send: Send) -> asgi.Answer | None:
         """Run it. The application's answer when it does not know the session, or may not (400 says
         many things): the client has had nothing then."""
         scope = self._scope
+        self._held.count(scope["method"])
         scope["extensions"][asgi.EXTENSION] |= {
             "session": self._public,
             "generation": self._generation,
@@ -103,10 +107,17 @@ class Turn:
         async def answer(message: Message) -> None:
             changed = await self._outward(message)
             if changed is not None:
+                await self._send_begun(send)
                 await send(changed)
 
         await self._app(scope, receive, answer)
+        await self._send_begun(send)
         return self._refusal if self._refusal.messages else None
+
+    async def _send_begun(self, send: Send) -> None:
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            await send(begun)
 
     async def _receive_changed(self) -> Message:
         """The body in one message, with ids as the application's session knows them. It is read
@@ -132,6 +143,8 @@ class Turn:
             if sum(len(m.get("body", b"")) for m in self._refusal.messages) < _MAX_REFUSAL:
                 self._refusal.messages.append(message)
             return None
+        if self._change is not None:
+            await self._learn(self._change, message.get("body", b""))
         if self._parser is None or message["type"] != "http.response.body":
             return message
         frames = self._parser.feed(message.get("body", b""))
@@ -144,11 +157,19 @@ class Turn:
             return None
         if 200 <= status < 300:
             self._held.accepts |= status == 202
-            await self._learn()
+            if self._scope["method"] == "DELETE":
+                await self._registry.end(self._held)
+            else:
+                self._change = Change.of(self._request.body, raw)
         self._request.forget()
         if self._generation > generations.FIRST and headers.is_event_stream(status, raw):
             self._parser = sse.FrameParser(_MAX_EVENT)
-        return {**message, "headers": headers.replaced(raw, _ID, self._public)}
+        head = {**message, "headers": headers.replaced(raw, _ID, self._public)}
+        if self._change is None or headers.is_event_stream(status, raw):
+            return head
+        # It leaves with what follows: who has it knows that the change is kept.
+        self._begun = head
+        return None
 
     def _frame(self, frame: sse.Frame) -> bytes:
         kind, _ = jsonrpc.scan(frame.data)
@@ -157,29 +178,11 @@ class Turn:
             return sse.event(generations.outward(self._generation, frame.data)) + sse.CRLF
         return frame.raw + sse.CRLF
 
-    async def _learn(self) -> None:
-        """Keep what revival has to repeat, and the end."""
-        if self._scope["method"] == "DELETE":
-            await self._registry.end(self._held)
+    async def _learn(self, change: Change, chunk: bytes) -> None:
+        """Keep what revival has to repeat, before the client knows that it was agreed to."""
+        if (agreed := change.is_agreed(chunk)) is None:
             return
-        body = self._request.body
-        if b"logging/setLevel" not in body and b"resources/" not in body:
-            return
-        record, known = self._held.record, set(self._held.record.subscriptions)
-        match _load(body):
-            case {"method": "logging/setLevel", "params": {"level": str(level)}}:
-                await self._registry.note(self._held, level=level)
-            case {"method": "resources/subscribe", "params": {"uri": str(uri)}}:
-                if uri not in known and len(known) < _MAX_SUBSCRIPTIONS:
-                    kept = (*record.subscriptions, uri)
-                    await self._registry.note(self._held, subscriptions=kept)
-            case {"method": "resources/unsubscribe", "params": {"uri": str(uri)}}:
-                kept = tuple(each for each in record.subscriptions if each != uri)
-                await self._registry.note(self._held, subscriptions=kept)
-
-
-def _load(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
+        self._change = None
+        changed = change.of_record(self._held.record) if agreed else {}
+        if len(changed.get("subscriptions", ())) <= _MAX_SUBSCRIPTIONS:
+            await self._registry.note(self._held, **changed)

@@ -6,12 +6,10 @@ a connection of its own asks for all readers of an event loop, and only while th
 import asyncio
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from mcp_persist_middleware.signals.base import Subscription, Subscriptions, Wakeups
 
@@ -29,6 +27,7 @@ _AFTER_FAILURE = 0.25
 _CHUNK = 256
 _JOIN = 1.0
 
+Connect = Callable[[], sqlite3.Connection]
 _Seen = tuple[int | bytes | None, ...]
 """The last number and the state of a stream, whether a letter is answered, the last letter that
 waits for a worker: as far as a topic has any of them."""
@@ -38,12 +37,16 @@ class DataVersion(Wakeups):
     """Notifies those readers whose stream has moved, and those whom a letter concerns.
 
     Args:
-        path: the database.
+        connect: makes a connection that reads, in the thread that calls it.
+        in_place: whether the database is where it was when that was made.
         stream, event, inbox: the names of its tables.
     """
 
-    def __init__(self, path: Path, *, stream: str, event: str, inbox: str) -> None:
-        self._path = path
+    def __init__(
+        self, connect: Connect, in_place: Callable[[], bool], *, stream: str, event: str, inbox: str
+    ) -> None:
+        self._connect = connect
+        self._in_place = in_place
         self._select = (
             f"SELECT v.column1, (SELECT sequence FROM {event} WHERE stream = v.column1"
             f" ORDER BY sequence DESC LIMIT 1), (SELECT state FROM {stream} WHERE id = v.column1),"
@@ -58,7 +61,9 @@ class DataVersion(Wakeups):
         subscription = Subscription(_PATIENCE, lambda one: self._unsubscribe(stream, one))
         self._subscriptions.add(stream, subscription)
         if self._poller is None:
-            self._poller = _Poller(self._path, self._select, self._subscriptions.notify)
+            self._poller = _Poller(
+                self._connect, self._in_place, self._select, self._subscriptions.notify
+            )
             self._poller.start()
         self._poller.streams = tuple(self._subscriptions)
         return subscription
@@ -87,12 +92,19 @@ class _Poller(threading.Thread):
     `streams` is replaced as a whole by the event loop and read once in each round here.
     """
 
-    def __init__(self, path: Path, select: str, notify: Callable[[Sequence[bytes]], None]) -> None:
+    def __init__(
+        self,
+        connect: Connect,
+        in_place: Callable[[], bool],
+        select: str,
+        notify: Callable[[Sequence[bytes]], None],
+    ) -> None:
         # Daemon: an event loop that ends without `aclose` must not keep the process alive.
         super().__init__(name="mcp-persist-data-version", daemon=True)
         self.streams: tuple[bytes, ...] = ()
         self.over = asyncio.Event()
-        self._path = path
+        self._connect = connect
+        self._in_place = in_place
         self._select = select
         self._notify = notify
         self._loop = asyncio.get_running_loop()
@@ -125,21 +137,14 @@ class _Poller(threading.Thread):
     def _is_over(self) -> bool:
         return self._ended.is_set() or self._loop.is_closed()
 
-    def _connect(self) -> sqlite3.Connection:
-        uri = self._path.absolute().as_uri() + "?mode=rw"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)
-        connection.execute("PRAGMA query_only = ON")
-        return connection
-
     def _follow(self, connection: sqlite3.Connection) -> None:
         """Wake readers until stopped, or until the file is another one."""
-        file = self._path.stat()
         version: int | None = None
         asked: tuple[bytes, ...] = ()
         seen: dict[bytes, _Seen] = {}
         pause = 0.0
         while not self._ended.wait(pause) and not self._is_over():
-            if not os.path.samestat(file, self._path.stat()):
+            if not self._in_place():
                 return
             streams = self.streams
             (now,) = connection.execute("PRAGMA data_version").fetchone()

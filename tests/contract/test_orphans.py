@@ -4,11 +4,14 @@ import dataclasses
 import json
 from typing import Any
 
+import pytest
+
 from mcp_persist_middleware.log import orphans
-from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.base import EventLog, Written
+from mcp_persist_middleware.log.sql.log import SqlLog
 from mcp_persist_middleware.model import Event, EventKind, StreamState
 from mcp_persist_middleware.protocol import sse
-from tests.contract.builders import ALL, new, record
+from tests.contract.builders import ALL, events, new, record
 
 
 def answer(number: int, request_id: Any) -> Event:
@@ -39,3 +42,27 @@ async def test_a_batch_that_was_answered_whole_is_complete(log: EventLog) -> Non
     ended = await orphans.end(log, batch, 60.0, None)
     assert ended is not None
     assert (ended.state, ended.last_sequence) == (StreamState.COMPLETE, 2)
+
+
+async def test_the_end_of_a_long_stream_is_written_without_reading_it(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isinstance(log, SqlLog):
+        pytest.skip("it has a part of the stream elsewhere, or is not ours")
+    long = dataclasses.replace(record(worker="gone"), request_ids="[1, 2]")
+    await log.append([new(long, *events(1, 500), answer(501, 2), *events(502, 5))])
+    monkeypatch.setattr(log, "_read", None)
+    ended = await orphans.end(log, long, 60.0, None)
+    assert ended is not None
+    assert (ended.state, ended.last_sequence) == (StreamState.FAILED, 507)
+
+
+async def test_how_much_there_is_of_a_stream_is_known(log: EventLog) -> None:
+    stream, beside = record(), record()
+    written = (*events(1, 3), answer(4, 1), *events(5, 1))
+    await log.append([new(stream, *written), new(beside)])
+    assert await log.written(beside.id) == Written(0, 0, 0, ())
+    size = sum(len(event.frame) for event in written)
+    assert await log.written(stream.id) == Written(5, 5, size, (written[3],))
+    assert await log.written(stream.id, 4) == Written(5, 1, len(written[4].frame), ())
+    assert await log.written(stream.id, 9) == Written(9, 0, 0, ())

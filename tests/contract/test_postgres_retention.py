@@ -72,3 +72,25 @@ async def test_what_was_passed_over_is_gone_when_a_round_ends(
         steps += 1
         assert steps < 50
     assert [await log.find(stream.id) for stream in (held, gone, *rest)] == [None] * 5
+
+
+async def test_a_damaged_stream_keeps_no_other_from_being_removed(
+    log: EventLog, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A trigger says what the server says of a page whose checksum is wrong."""
+    streams = await old(log, 8, 50.0)
+    async with somebody(store) as them:
+        await them.execute(
+            "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " RAISE EXCEPTION 'invalid page in block 7' USING ERRCODE = 'XX001'; END $$;"
+            " CREATE TRIGGER broken BEFORE DELETE ON mcp_event FOR EACH ROW"
+            f" WHEN (OLD.stream = '\\x{streams[2].id.hex()}') EXECUTE FUNCTION broken()"
+        )
+    steps = gone = 0
+    while (purged := await log.purge(_NOW, 1000)).more:
+        gone += purged.streams
+        steps += 1
+        assert steps < 50
+    assert gone + purged.streams == 8
+    assert [await log.find(stream.id) for stream in streams] == [None] * 8
+    assert caplog.text.count("The store is damaged") == 1

@@ -1,5 +1,6 @@
 """What SQLite alone promises: of its file, its locks and its modes."""
 
+import dataclasses
 import stat
 import time
 from pathlib import Path
@@ -7,10 +8,20 @@ from typing import Any
 
 import pytest
 
-from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
+from mcp_persist_middleware.errors import StoreError, StoreUnavailableError, UnreadableRowError
 from mcp_persist_middleware.log.sqlite.log import SqliteLog
-from mcp_persist_middleware.model import Event, EventKind
-from tests.contract.builders import COMMITTED, direct, ending, events, new, numbers, record
+from mcp_persist_middleware.model import Event, EventKind, StreamRecord
+from tests.contract.builders import (
+    COMMITTED,
+    REJECTED,
+    add,
+    direct,
+    ending,
+    events,
+    new,
+    numbers,
+    record,
+)
 from tests.contract.conftest import Factory
 from tests.support import stores
 from tests.support.stores import Store
@@ -127,3 +138,75 @@ async def test_a_deleted_file_is_an_error_and_then_a_new_store(log: SqliteLog) -
         await log.append([new(stream, *events(1, 1))])
     assert await log.append([new(stream, *events(1, 1))]) == [COMMITTED]
     assert await log.find(stream.id) == stream
+
+
+async def test_a_damaged_stream_that_has_expired_keeps_no_other_from_being_removed(
+    make_log: Factory, log: SqliteLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams = [named(n) for n in range(30)]
+    for stream in streams:
+        long = tuple(Event(n, 1, EventKind.MESSAGE, b"%d." % n * 500) for n in range(1, 9))
+        await log.append([new(stream, *long, ending=ending(8, expires_at=1.0))])
+    await log.aclose()
+    damage(log._path, streams[3].id)
+    damage(log._path, streams[17].id)
+    opened = make_log()
+    await opened.open("two")
+    try:
+        streams_gone = 0
+        for _ in range(10):
+            purged = await opened.purge(2.0, 1000)
+            streams_gone += purged.streams
+            if not purged.more:
+                break
+        assert streams_gone == 30
+        assert [await opened.find(stream.id) for stream in streams] == [None] * 30
+        assert caplog.text.count("The store is damaged") >= 2
+        fresh = named(99)
+        assert await opened.append([new(fresh, *events(1, 3))]) == [COMMITTED]
+        assert await numbers(opened, fresh) == [1, 2, 3]
+    finally:
+        await opened.aclose()
+
+
+async def test_a_damaged_stream_is_no_other_streams_trouble(
+    make_log: Factory, log: SqliteLog
+) -> None:
+    good, bad, late = named(1), named(2), named(3)
+    long = tuple(Event(n, 1, EventKind.MESSAGE, b"%d." % n * 500) for n in range(1, 30))
+    await log.append([new(each, *long) for each in (good, bad, late)])
+    await log.aclose()
+    damage(log._path, bad.id)
+    opened = make_log()
+    await opened.open("two")
+    try:
+        batch = [add(bad, *events(20, 1)), add(late, *events(30, 2)), new(named(9), *events(1, 1))]
+        assert await opened.append(batch) == [REJECTED, COMMITTED, COMMITTED]
+        assert (await numbers(opened, late, 20))[-1] == 31
+        with pytest.raises(UnreadableRowError, match="malformed"):
+            await numbers(opened, bad)
+    finally:
+        await opened.aclose()
+
+
+def named(number: int) -> StreamRecord:
+    """A stream whose events lie behind those of lower numbers."""
+    return dataclasses.replace(record(), id=bytes([number]) * 16)
+
+
+def damage(path: Path, stream: bytes) -> None:
+    """Overwrite the pages on which the stream's events are."""
+    content = bytearray(path.read_bytes())
+    with direct(path) as outside:
+        ((size,), (root,)) = (
+            outside.execute("PRAGMA page_size").fetchone(),
+            outside.execute(
+                "SELECT rootpage FROM sqlite_master WHERE name = 'mcp_event'"
+            ).fetchone(),
+        )
+    for number in range(len(content) // size):
+        page = content[number * size : (number + 1) * size]
+        # A leaf of an index, as tables without a rowid are kept.
+        if page[0] == 10 and page.count(stream) > 1 and number + 1 != root:
+            content[number * size : (number + 1) * size] = b"\xff" * size
+    path.write_bytes(bytes(content))

@@ -1,6 +1,7 @@
 """G10: what sessions and the letters between workers leave behind has a limit and an end."""
 
 import asyncio
+import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -62,6 +63,65 @@ async def test_sessions_that_nobody_uses_leave_memory_and_store(store: str, file
         await until(lambda: count(file, "session") == 0)
 
 
+async def test_a_session_with_a_call_or_two_is_kept_briefly_and_one_that_is_used_for_long(
+    store: str, file: Store
+) -> None:
+    async with persisted(Stateful(), store, purge_interval=0.05) as (port, _):
+        session, listener = await RawSession.open(port), await RawSession.open(port)
+
+        def left(of: RawSession) -> float:
+            sql = "SELECT expires_at FROM mcp_session WHERE id = ?"
+            return float(file.rows(sql, of.session_id or "")[0][0]) - time.time()
+
+        for _ in range(2):
+            before = left(session) + time.time()
+            assert await value(session) > 0
+            await until(lambda: left(session) + time.time() > before + 0.01)
+            assert 500 < left(session) <= 600
+        for _ in range(3):
+            await value(session)
+        await until(lambda: left(session) > 80_000)
+        assert 500 < left(listener) <= 600
+        (await listener.get()).close()
+        await until(lambda: left(listener) > 80_000)
+
+
+async def test_of_one_callers_sessions_the_oldest_idle_one_makes_room(
+    store: str, file: Store
+) -> None:
+    async with persisted(Stateful(), store, max_sessions=3) as (port, _):
+        first = await RawSession.open(port)
+        others = [await RawSession.open(port) for _ in range(2)]
+        assert await value(first) == 1
+        stranger = await RawSession.open(port, extra={"authorization": "Bearer else"})
+        late = await RawSession.open(port)
+        kept = {row[0] for row in file.rows("SELECT id FROM mcp_session")}
+        assert kept == {s.session_id for s in (first, others[1], stranger, late)}
+        assert await value(others[0]) == 1, "the application still has it"
+    async with persisted(Stateful(), store, max_sessions=3) as (port, _):
+        for session, expected in ((first, 1), (late, 1), (others[0], 404)):
+            session.port = port
+            response = await session.call("count")
+            assert response.status == (200 if expected == 1 else 404)
+            response.close()
+
+
+async def test_what_a_client_says_of_itself_is_kept_small(store: str, file: Store) -> None:
+    async with persisted(Stateful(), store) as (port, _):
+        info = {"name": "n" * 50_000, "version": "1"}
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}
+        session = RawSession(port)
+        response = await session.post("initialize", params)
+        session.session_id = response.headers["mcp-session-id"]
+        response.close()
+        ((kept,),) = file.rows("SELECT length(initialize) FROM mcp_session")
+        assert kept < 1000
+    app = Stateful()
+    async with persisted(app, store) as (port, _):
+        session.port = port
+        assert await value(session) == 1
+
+
 async def test_no_more_sessions_are_held_than_may_and_the_others_live_on(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +169,74 @@ async def test_no_more_subscriptions_are_kept_than_may(
             assert (await session.post("resources/subscribe", {"uri": uri})).status == 200
         ((kept,),) = file.rows("SELECT subscriptions FROM mcp_session")
         assert kept == '["a://0", "a://1", "a://2"]'
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_application_refused_is_not_kept(
+    store: str, file: Store, stream: bool
+) -> None:
+    async def refuse(call: Call) -> None:
+        message = {"id": call.request["id"], "error": {"code": -32602, "message": "no such"}}
+        if stream:
+            await call.head()
+            await call.progress(1)
+            await call.emit(message)
+            await call.end()
+        else:
+            await call.json(200, {"jsonrpc": "2.0", **message})
+
+    class Refusing(Scripted):
+        async def _answer(self, call: Call) -> None:
+            if call.request.get("method") in ("logging/setLevel", "resources/subscribe"):
+                await refuse(call)
+            else:
+                await super()._answer(call)
+
+    async with persisted(Refusing(), store) as (port, _):
+        session = await RawSession.open(port)
+        for method, params in [
+            ("resources/subscribe", {"uri": "a://" + "x" * 1000}),
+            ("logging/setLevel", {"level": "debug"}),
+        ]:
+            response = await session.post(method, params)
+            assert response.status == 200
+            await response.body()
+            response.close()
+        assert file.rows("SELECT subscriptions, level FROM mcp_session") == [("[]", "")]
+
+
+async def test_what_the_application_agrees_to_on_an_event_stream_is_kept(
+    store: str, file: Store
+) -> None:
+    class Agreeing(Scripted):
+        async def _answer(self, call: Call) -> None:
+            if call.request.get("method") == "resources/subscribe":
+                await call.head()
+                await call.progress(1, "x" * 100_000)
+                await call.emit({"id": call.request["id"], "result": {}})
+                await call.end()
+            else:
+                await super()._answer(call)
+
+    async with persisted(Agreeing(), store) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.post("resources/subscribe", {"uri": "a://1"})
+        await response.take(2)
+        response.close()
+        assert file.rows("SELECT subscriptions FROM mcp_session") == [('["a://1"]',)]
+
+
+async def test_a_sessions_row_has_a_size(store: str, file: Store) -> None:
+    async with persisted(Stateful(), store) as (port, _):
+        session = await RawSession.open(port)
+        for number in range(5):
+            uri = f"a://{number}" + "x" * 20_000
+            assert (await session.post("resources/subscribe", {"uri": uri})).status == 200
+        response = await session.post("resources/subscribe", {"uri": "a://short"})
+        assert response.status == 200
+        ((kept,),) = file.rows("SELECT subscriptions FROM mcp_session")
+        assert len(kept) < 70_000
+        assert [uri[:5] for uri in json.loads(kept)] == ["a://0", "a://1", "a://2", "a://s"]
 
 
 async def test_letters_that_nobody_fetched_and_answers_that_nobody_read_are_purged(

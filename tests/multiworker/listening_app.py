@@ -63,6 +63,8 @@ def app() -> PersistMiddleware:
 
 def listener(directory: Path, name: str, store: Store) -> ServerProcess:
     """One worker, not started."""
-    environ = {"TEST_SETTINGS": json.dumps({"resume_rotate": None, **store.settings})}
+    # Where no lock tells of a death its lease does.
+    quick = {"resume_rotate": None, "lease_seconds": 3, "store_timeout": 1.5}
+    environ = {"TEST_SETTINGS": json.dumps({**quick, **store.settings})}
     module = "tests.multiworker.listening_app:app()"
     return ServerProcess(module, directory / f"{name}.log", environ=environ)

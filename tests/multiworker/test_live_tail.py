@@ -42,10 +42,10 @@ async def test_a_call_cut_on_one_worker_is_read_on_the_other_down_to_its_result(
     tmp_path: Path, store: Store, version: str
 ) -> None:
     # Shorter than the call by far: only the reader on the other worker keeps it alive.
-    patience = {"disconnect_grace": 1.5, "detach_seconds": 1.5}
+    patience = {"disconnect_grace": 1, "detach_seconds": 1}
     async with two_servers(tmp_path, **patience, store=store) as (one, two):
         session = await RawSession.open(one.port, version)
-        response = await session.call("count", n=120, delay=0.06)
+        response = await session.call("count", n=60, delay=0.06)
         first = await response.take(3)
         response.reset()
         session.port = two.port
@@ -53,9 +53,9 @@ async def test_a_call_cut_on_one_worker_is_read_on_the_other_down_to_its_result(
         assert resumed.status == 200
         rest = await read_to_the_result(session, resumed)
         seen = [frame.progress for frame in [*first, *rest]]
-        assert seen == [*range(1, 121), None]
+        assert seen == [*range(1, 61), None]
         assert "result" in rest[-1].message
-        assert "count 120 finished" in one.log
+        assert "count 60 finished" in one.log
         assert "cancelled" not in one.log
 
 

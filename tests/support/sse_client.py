@@ -173,8 +173,9 @@ async def request(
         await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
         limit = receive_buffer or 1 << 25
         reader, writer = await asyncio.open_connection(sock=connection, limit=limit)
-        lines = [f"{method} {path} HTTP/1.1", f"host: 127.0.0.1:{port}", "connection: close"]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        sent = {"host": f"127.0.0.1:{port}", "connection": "close"} | (headers or {})
+        lines = [f"{method} {path} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in sent.items()]
         if body or method == "POST":
             lines.append(f"content-length: {len(body)}")
         writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)

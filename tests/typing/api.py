@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import assert_type
 
+from fastmcp import FastMCP
+from fastmcp.server.http import StarletteWithLifespan
+from mcp.server.mcpserver import MCPServer
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
@@ -15,6 +18,7 @@ from mcp_persist_middleware import (
     PersistMiddleware,
     Settings,
     StoreError,
+    with_persistence,
 )
 from mcp_persist_middleware.store import EventLog, MakeLog
 
@@ -44,6 +48,14 @@ def custom(app: Starlette, make: MakeLog) -> Persistence:
     app.add_middleware(PersistMiddleware, log=mine)
     assert_type(Settings.load({"log": mine}).log, Callable[[Settings], object] | None)
     return Persistence(log=mine, ttl=60)
+
+
+def helped(sdk: MCPServer, fast: FastMCP, app: Starlette) -> None:
+    """What a server builds keeps its type; an application is wrapped."""
+    assert_type(with_persistence(sdk), Starlette)
+    assert_type(with_persistence(sdk, "events.db", stateless_http=True), Starlette)
+    assert_type(with_persistence(fast, url="events.db", ttl=60), StarletteWithLifespan)
+    assert_type(with_persistence(app, persistence=Persistence("events.db")), PersistMiddleware)
 
 
 async def use() -> None:

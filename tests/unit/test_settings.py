@@ -27,6 +27,8 @@ from mcp_persist_middleware.settings import Settings
         ("paths", "/mcp", '["/mcp"]'),
         ("paths", ["mcp"], '["/mcp"]'),
         ("table_prefix", "a b", "letters"),
+        ("table_prefix", "é" * 20, "bytes"),
+        ("table_prefix", "SQLite_a", "SQLite's own"),
         ("principal", "ann", "callable"),
         ("engine", "sqlite://", "AsyncEngine"),
         ("namespace", "", "1 to 255"),

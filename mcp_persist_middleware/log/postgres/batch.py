@@ -13,7 +13,7 @@ from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
 from mcp_persist_middleware.log import codec
-from mcp_persist_middleware.log.sql.schema import Tables
+from mcp_persist_middleware.log.sql.schema import Tables, quoted
 from mcp_persist_middleware.log.sql.text import escape
 from mcp_persist_middleware.model import EventKind, Outcome, StreamState, StreamWrite
 
@@ -36,7 +36,7 @@ class Statements:
     """The SQL of the hot path, made once."""
 
     def __init__(self, tables: Tables) -> None:
-        stream, event = tables.stream.name, tables.event.name
+        stream, event = quoted(tables.stream), quoted(tables.event)
         is_open = f"s.state = {StreamState.OPEN:d}"
         entry = "entry AS (SELECT * FROM unnest({0}::bytea[], {1}::int[]) AS e (id, epoch))"
         # In the order of the ids: whoever else locks several streams does it in that order too.
@@ -104,7 +104,7 @@ class Statements:
             " ORDER BY sequence LIMIT $2 - (SELECT count(*) FROM noise))))"
         )
         # A lock and no change: it needs a store that takes writes.
-        self.ping = f"SELECT 1 FROM {tables.meta.name} WHERE name = 'version' FOR KEY SHARE"
+        self.ping = f"SELECT 1 FROM {quoted(tables.meta)} WHERE name = 'version' FOR KEY SHARE"
 
 
 def _names(table: Table) -> str:

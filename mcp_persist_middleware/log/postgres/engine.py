@@ -21,7 +21,7 @@ from mcp_persist_middleware.errors import (
     StoreError,
 )
 from mcp_persist_middleware.log.postgres import hosts
-from mcp_persist_middleware.log.sql.workers import reason
+from mcp_persist_middleware.log.sql.workers import trouble
 
 # Short reads of many clients; those that write, and the one for wake-ups.
 _READERS, _KEPT = 4, 3
@@ -189,7 +189,7 @@ async def answering(name: str, timeout: float) -> AsyncIterator[None]:
     except TimeoutError as error:
         raise StoreError(url=name, reason=f"no answer in {timeout:g} s") from error
     except (SQLAlchemyError, OSError, *DRIVER_ERRORS) as error:
-        raise StoreError(url=name, reason=reason(error)) from error
+        raise trouble(name, error) from error
 
 
 async def drop(connection: AsyncConnection) -> None:

@@ -9,7 +9,8 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy.dialects import postgresql
 
 from mcp_persist_middleware.log.sql.inbox import SqlInbox, letter_of, row_of
-from mcp_persist_middleware.log.sql.sessions import SqlSessions, session_of
+from mcp_persist_middleware.log.sql.schema import quoted
+from mcp_persist_middleware.log.sql.sessions import SqlSessions
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.log.sql.text import escape, unescape
 from mcp_persist_middleware.model import (
@@ -49,12 +50,13 @@ class PostgresSessions(SqlSessions):
         self._tell = tell
         names = ", ".join(column.name for column in self._table.c)
         self._find = (
-            f"SELECT {names} FROM {self._table.name} WHERE namespace = $1 AND path = $2 AND id = $3"
+            f"SELECT {names} FROM {quoted(self._table)}"
+            " WHERE namespace = $1 AND path = $2 AND id = $3"
         )
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
         row = await self._raw(lambda driver: driver.fetchrow(self._find, *map(escape, key)))
-        return None if row is None else session_of(_plain(row))
+        return None if row is None else self._of(_plain(row))
 
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         moved = await super().move(key, generation, home)
@@ -75,7 +77,7 @@ class PostgresInbox(SqlInbox):
         self._raw = raw
         self._tell = tell
         table = self._table
-        inbox, session = table.name, store.tables.session.name
+        inbox, session = quoted(table), quoted(store.tables.session)
         self._columns = [column.name for column in table.c]
         names = ", ".join(self._columns)
         count = len(self._columns)
@@ -134,7 +136,7 @@ class PostgresInbox(SqlInbox):
 
     async def look(self, letter: LetterName) -> LetterStatus | None:
         row = await self._raw(lambda driver: driver.fetchrow(self._look, letter.id))
-        return None if row is None else LetterStatus(LetterState(row[0]), row[1], row[2])
+        return None if row is None else self._status(*row)
 
 
 def _plain(row: Any) -> SimpleNamespace:

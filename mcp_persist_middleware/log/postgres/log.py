@@ -21,8 +21,9 @@ from mcp_persist_middleware.log.postgres.inbox import PostgresInbox, PostgresSes
 from mcp_persist_middleware.log.postgres.read import Reads
 from mcp_persist_middleware.log.postgres.writers import WRITERS, Writers
 from mcp_persist_middleware.log.sql.log import SqlLog
+from mcp_persist_middleware.log.sql.rows import Page
 from mcp_persist_middleware.log.sql.workers import reason
-from mcp_persist_middleware.model import Event, Outcome, StreamWrite
+from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.signals.base import Wakeups
 from mcp_persist_middleware.signals.postgres import Notifications
 
@@ -152,9 +153,7 @@ class PostgresLog(SqlLog):
     async def _row(self, stream: bytes) -> Any | None:
         return await self._raw(lambda driver: self._reads.row(driver, stream))
 
-    async def _read(
-        self, stream: bytes, after: int, max_events: int, max_bytes: int
-    ) -> list[Event]:
+    async def _read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> Page:
         span = (stream, min(after, (1 << 63) - 1), max_events, max_bytes)
         return await self._raw(lambda driver: self._reads.page(driver, *span))
 

@@ -5,12 +5,14 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from mcp_persist_middleware.log import codec
-from mcp_persist_middleware.log.base import Purged, Removed
-from mcp_persist_middleware.log.sql.schema import Tables
-from mcp_persist_middleware.log.sql.text import unescape
-from mcp_persist_middleware.model import Event, EventKind
+import asyncpg
 
+from mcp_persist_middleware.log.base import Purged, Removed
+from mcp_persist_middleware.log.sql.rows import Page, note_damage, page_of
+from mcp_persist_middleware.log.sql.schema import Tables, quoted
+from mcp_persist_middleware.log.sql.text import unescape
+
+_DAMAGE = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError)
 # How many streams a step of retention takes: more where they are short.
 _LEAST_STREAMS = 50
 # Steps go on where the last one was, and begin again so often (seconds) and at the end: for the
@@ -29,7 +31,7 @@ class Reads:
 
     def __init__(self, tables: Tables) -> None:
         self._streams, self._from, self._began = _LEAST_STREAMS, 0.0, 0.0
-        stream, event = tables.stream.name, tables.event.name
+        stream, event = quoted(tables.stream), quoted(tables.event)
         names = ", ".join(column.name for column in tables.stream.c)
         self.stream = f"SELECT {names} FROM {stream} WHERE id = $1"
         # Sizes are known without fetching what is stored out of line.
@@ -60,6 +62,7 @@ class Reads:
             f"DELETE FROM {stream} AS s WHERE s.id = ANY ($1)"
             f" AND NOT EXISTS (SELECT 1 FROM {event} AS e WHERE e.stream = s.id) RETURNING s.id"
         )
+        self.abandon = f"DELETE FROM {stream} WHERE id = $1"
 
     async def row(self, driver: Any, stream: bytes) -> Any | None:
         """The row of a stream, its columns as attributes."""
@@ -71,24 +74,46 @@ class Reads:
 
     async def page(
         self, driver: Any, stream: bytes, after: int, max_events: int, max_bytes: int
-    ) -> list[Event]:
+    ) -> Page:
         """The events after a number: as many as fit, at least one if there is one."""
-        rows = await driver.fetch(self.events, stream, after, max_events, max_bytes)
-        return [
-            Event(sequence, epoch, EventKind(kind), codec.decode(code, payload))
-            for sequence, epoch, kind, code, payload in rows
-        ]
+        found = await driver.fetch(self.events, stream, after, max_events, max_bytes)
+        return page_of(tuple(row) for row in found)
 
     async def purge(self, driver: Any, now: float, max_events: int) -> Purged:
         """One step of retention. Who purges beside us takes other streams; who still writes to
         one of these waits, and then finds no stream."""
+        try:
+            return await self._purge(driver, now, max_events)
+        except _DAMAGE:
+            return await self._purge_singly(driver, now, max_events)
+
+    async def _purge_singly(self, driver: Any, now: float, max_events: int) -> Purged:
+        """Remove streams one by one, and of one whose events are damaged its row alone: nobody
+        finds them any more, and they keep nothing else from being removed."""
+        parts: list[tuple[str, Removed]] = []
+        found = await driver.fetch(self.expired, now, _LEAST_STREAMS, 0.0)
+        for stream, name, _ in found:
+            namespace = unescape(name)
+            try:
+                async with driver.transaction():
+                    gone = await driver.fetch(self.forget, [stream], max_events)
+                    buried = await driver.fetch(self.bury, [stream])
+            except _DAMAGE:
+                await driver.execute(self.abandon, stream)
+                note_damage("events of a stream that has expired")
+                gone, buried = [], [stream]
+            parts += [(namespace, Removed(0, count)) for _, count in gone]
+            parts += [(namespace, Removed(1, 0)) for _ in buried]
+        return Purged.of(parts, more=bool(parts))
+
+    async def _purge(self, driver: Any, now: float, max_events: int) -> Purged:
         limit = min(self._streams, max(max_events, _LEAST_STREAMS))
         started = time.monotonic()
         floor = self._from if started < self._began + _AGAIN else 0.0
         async with driver.transaction():
             await driver.execute(_BY_INDEX)
-            rows = await driver.fetch(self.expired, now, limit, floor)
-            names = {row[0]: unescape(row[1]) for row in rows}
+            found = await driver.fetch(self.expired, now, limit, floor)
+            names = {row[0]: unescape(row[1]) for row in found}
             # Each statement sees what was committed before the streams were locked.
             gone = await driver.fetch(self.forget, list(names), max_events)
             buried = await driver.fetch(self.bury, list(names))
@@ -101,5 +126,5 @@ class Reads:
         if floor == 0.0:
             self._began = started
         # While a long transaction is open the index keeps what is gone: not every step passes it.
-        self._from = rows[0][2] if more else 0.0
+        self._from = found[0][2] if more else 0.0
         return Purged.of(parts, more=more or floor > 0.0)

@@ -22,7 +22,7 @@ from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import EventLog, Purged
+from mcp_persist_middleware.log.base import EventLog, Purged, Written
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.redis import scripts
 from mcp_persist_middleware.log.redis.append import Appender
@@ -189,6 +189,17 @@ class RedisLog(EventLog):
             # None: whoever took the stream over may have written more.
             return events or await self._inner.read(stream, after, max_events, max_bytes)
         return await self._reader.read(self._keys, stream, after, max_events, max_bytes)
+
+    async def written(self, stream: bytes, after: int = 0) -> Written:
+        below = await self._inner.written(stream, after)
+        # What only Redis has, or this memory.
+        above = await super().written(stream, below.last)
+        return Written(
+            above.last,
+            below.events + above.events,
+            below.size + above.size,
+            (*below.answers, *above.answers),
+        )
 
     async def _read_ours(
         self, stream: bytes, after: int, max_events: int, max_bytes: int

@@ -13,6 +13,7 @@ from typing import Any
 
 from mcp_persist_middleware.model import Event, EventKind
 
+_KINDS = {int(kind): kind for kind in EventKind}
 DONE, FENCED, LOST = 1, 0, -1
 
 # KEYS: hash, chunks. ARGV: epoch, first, last, chunk, whether it may begin here (SQL has all
@@ -133,6 +134,8 @@ def decode(entry: bytes, chunk: bytes) -> list[Event]:
     events = []
     for n, size in enumerate(sizes):
         frame = chunk[at : at + size]
-        events.append(Event(last - count + 1 + n, epoch, EventKind(chunk[kinds + n]), frame))
+        # Of a kind that this version does not know: as in SQL, a gap.
+        if (kind := _KINDS.get(chunk[kinds + n])) is not None:
+            events.append(Event(last - count + 1 + n, epoch, kind, frame))
         at += size
     return events

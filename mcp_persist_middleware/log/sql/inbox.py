@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Inbox
+from mcp_persist_middleware.log.sql.rows import reading
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.model import (
     Letter,
@@ -131,7 +132,11 @@ class SqlInbox(Inbox):
     async def look(self, letter: LetterName) -> LetterStatus | None:
         c = self._table.c
         row = await self._store.first(select(c.state, c.worker, c.reply).where(c.id == letter.id))
-        return None if row is None else LetterStatus(LetterState(row.state), row.worker, row.reply)
+        return None if row is None else self._status(row.state, row.worker, row.reply)
+
+    def _status(self, state: int, worker: str, reply: bytes) -> LetterStatus:
+        with reading(self._store.name, "letter"):
+            return LetterStatus(LetterState(state), worker, reply)
 
     async def remove(self, letters: Collection[LetterName]) -> None:
         ids = [letter.id for letter in letters]

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+import logging
 import secrets
 import time
 from abc import abstractmethod
@@ -9,15 +11,15 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, func, insert, select, text, update
-from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_persist_middleware.errors import SchemaVersionError, StoreError
-from mcp_persist_middleware.log import codec
-from mcp_persist_middleware.log.base import EventLog, Purged
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.errors import SchemaVersionError, StoreError, UnreadableRowError
+from mcp_persist_middleware.log.base import EventLog, Purged, Written
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.log.sql import schema
 from mcp_persist_middleware.log.sql.inbox import SqlInbox
+from mcp_persist_middleware.log.sql.rows import Page, page_of, reading, record_of
 from mcp_persist_middleware.log.sql.sessions import SqlSessions
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.log.sql.workers import (
@@ -29,15 +31,17 @@ from mcp_persist_middleware.model import (
     Beat,
     Event,
     EventKind,
-    Owner,
-    StreamKind,
     StreamRecord,
     StreamState,
 )
+from mcp_persist_middleware.protocol import jsonrpc, sse
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 _ATTEND_STREAMS = 256
+_LOST = "The answer to this request is in the store, and this version cannot read it"
 # Making the tables may take longer than a stream may wait.
 _SCHEMA_SECONDS = 30.0
 
@@ -144,7 +148,10 @@ class SqlLog(SqlStore, EventLog):
 
     async def find(self, stream: bytes) -> StreamRecord | None:
         row = await self._whole(self._row(stream))
-        return None if row is None else record_of(row)
+        if row is None:
+            return None
+        with reading(self.name, "stream"):
+            return record_of(row)
 
     async def _row(self, stream: bytes) -> Any | None:
         """The row of a stream, its columns as attributes."""
@@ -153,11 +160,52 @@ class SqlLog(SqlStore, EventLog):
             return (await connection.execute(select(table).where(table.c.id == stream))).first()
 
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
-        return await self._whole(self._read(stream, after, max_events, max_bytes))
+        while True:
+            page = await self._whole(self._read(stream, after, max_events, max_bytes))
+            if not page.lost:
+                return page.events
+            if events := await self._readable(stream, page):
+                return events
+            after = page.lost[-1][0]
 
-    async def _read(
-        self, stream: bytes, after: int, max_events: int, max_bytes: int
-    ) -> list[Event]:
+    async def _readable(self, stream: bytes, page: Page) -> list[Event]:
+        """What can be read of a page: what cannot is a gap in it, and an error where it was the
+        answer."""
+        telemetry.unreadable.add(len(page.lost), {"what": "event"})
+        logger.warning("%d events of a stream in %s cannot be read", len(page.lost), self.name)
+        answers = [row for row in page.lost if row[2] == EventKind.RESPONSE]
+        record = await self.find(stream) if answers else None
+        with reading(self.name, "stream"):
+            request_ids = json.loads(record.request_ids) if record is not None else []
+        if len(request_ids) != 1:
+            return page.events
+        error = jsonrpc.error(request_ids[0], _LOST, {"resumable": False}, jsonrpc.INTERRUPTED)
+        frame = sse.event(error)
+        told = [Event(row[0], row[1], EventKind.RESPONSE, frame) for row in answers]
+        return sorted([*page.events, *told], key=lambda event: event.sequence)
+
+    async def written(self, stream: bytes, after: int = 0) -> Written:
+        (last, events, size), page = await self._whole(self._written(stream, after))
+        answers = await self._readable(stream, page) if page.lost else page.events
+        return Written(last or after, events, size or 0, tuple(answers))
+
+    async def _written(self, stream: bytes, after: int) -> tuple[Any, Page]:
+        c = self.tables.event.c
+        of_stream = (c.stream == stream, c.sequence > after)
+        totals = select(func.max(c.sequence), func.count(), func.sum(func.length(c.payload))).where(
+            *of_stream
+        )
+        answers = (
+            select(c.sequence, c.epoch, c.kind, c.codec, c.payload)
+            .where(*of_stream, c.kind >= int(EventKind.RESPONSE))
+            .order_by(c.sequence)
+        )
+        async with self._connection() as connection:
+            # In this order: what is written meanwhile is above the last number, and looked for.
+            found = (await connection.execute(totals)).one()
+            return found, page_of(tuple(row) for row in await connection.execute(answers))
+
+    async def _read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> Page:
         table = self.tables.event
         of_stream = (table.c.stream == stream, table.c.sequence > after)
         sizes = (
@@ -174,11 +222,14 @@ class SqlLog(SqlStore, EventLog):
                     break
                 last = sequence
             if last == after:
-                return []
-            rows = await connection.execute(
-                select(table).where(*of_stream, table.c.sequence <= last).order_by(table.c.sequence)
+                return Page([], [])
+            c = table.c
+            found = await connection.execute(
+                select(c.sequence, c.epoch, c.kind, c.codec, c.payload)
+                .where(*of_stream, c.sequence <= last)
+                .order_by(c.sequence)
             )
-            return [_event(row) for row in rows]
+            return page_of(tuple(row) for row in found)
 
     async def attend(self, streams: Collection[bytes], seconds: float) -> None:
         table, until = self.tables.stream, time.time() + seconds
@@ -242,7 +293,15 @@ class SqlLog(SqlStore, EventLog):
             .limit(limit)
         )
         async with self._connection() as connection:
-            return [record_of(row) for row in await connection.execute(left)]
+            found = (await connection.execute(left)).all()
+        records = []
+        for row in found:
+            # One that cannot be read keeps none of the others open.
+            with contextlib.suppress(UnreadableRowError), reading(self.name, "stream"):
+                records.append(record_of(row))
+        if found and not records:
+            return await self._left_by(worker, limit, found[-1].id)
+        return records
 
     async def forget_session(self, namespace: str, path: str, session: str) -> None:
         table = self.tables.stream
@@ -263,27 +322,3 @@ class SqlLog(SqlStore, EventLog):
     @abstractmethod
     async def _purge(self, now: float, max_events: int) -> Purged:
         """One step of retention."""
-
-
-def record_of(row: Any) -> StreamRecord:
-    """The record in a row of the stream table."""
-    return StreamRecord(
-        id=row.id,
-        kind=StreamKind(row.kind),
-        owner=Owner(row.namespace, row.path, row.session, row.principal),
-        epoch=row.epoch,
-        state=StreamState(row.state),
-        last_sequence=row.last_sequence,
-        worker=row.worker,
-        created_at=row.created_at,
-        ended_at=row.ended_at,
-        expires_at=row.expires_at,
-        request_ids=row.request_ids,
-        trace=row.trace,
-        request=row.request,
-    )
-
-
-def _event(row: Row[Any]) -> Event:
-    kind = EventKind(row.kind)
-    return Event(row.sequence, row.epoch, kind, codec.decode(row.codec, row.payload))

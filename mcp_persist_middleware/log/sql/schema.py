@@ -167,6 +167,12 @@ def tables(prefix: str) -> Tables:
     return Tables(metadata, meta, stream, event, session, worker, inbox)
 
 
+def quoted(table: Table) -> str:
+    """A table's name as it stands in a statement that is written by hand: PostgreSQL would look
+    for another one where it has capital letters."""
+    return f'"{table.name}"'
+
+
 def _partial(name: str, column: Column[Any], where: ColumnElement[bool]) -> None:
     """An index of those rows alone for which `where` holds."""
     Index(name, column, sqlite_where=where, postgresql_where=where)

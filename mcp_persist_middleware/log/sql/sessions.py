@@ -7,7 +7,9 @@ from typing import Any
 from sqlalchemy import and_, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.log.parts import Sessions
+from mcp_persist_middleware.log.sql.rows import reading
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.model import LetterState, Listening, SessionKey, SessionRecord
 
@@ -34,7 +36,7 @@ class SqlSessions(Sessions):
             id=key.id,
             principal=record.principal,
             version=record.version,
-            initialize=record.initialize,
+            initialize=codec.pack(record.initialize),
             generation=record.generation,
             home=record.home,
             deleted=record.deleted,
@@ -54,7 +56,11 @@ class SqlSessions(Sessions):
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
         row = await self._store.first(select(self._table).where(self._is(key)))
-        return None if row is None else session_of(row)
+        return None if row is None else self._of(row)
+
+    def _of(self, row: Any) -> SessionRecord:
+        with reading(self._store.name, "session"):
+            return session_of(row)
 
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         c = self._table.c
@@ -167,12 +173,16 @@ def _noted(record: SessionRecord) -> dict[str, Any]:
 
 
 def session_of(row: Any) -> SessionRecord:
-    """The record in a row of the session table."""
+    """The record in a row of the session table.
+
+    Raises:
+        ValueError: it is of another version, or damaged.
+    """
     return SessionRecord(
         key=SessionKey(row.namespace, row.path, row.id),
         principal=row.principal,
         version=row.version,
-        initialize=row.initialize,
+        initialize=codec.unpack(row.initialize),
         generation=row.generation,
         home=row.home,
         deleted=row.deleted,

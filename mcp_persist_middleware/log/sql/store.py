@@ -56,7 +56,7 @@ class SqlStore(ABC):
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        task.add_done_callback(_retrieve)
+        task.add_done_callback(retrieve)
         return await asyncio.shield(task)
 
     async def execute(self, statement: UpdateBase) -> int:
@@ -110,6 +110,7 @@ class SqlStore(ABC):
         return next(iter(await self.all(statement)), None)
 
 
-def _retrieve(task: asyncio.Task[Any]) -> None:
+def retrieve(task: asyncio.Task[Any]) -> None:
+    """Let nobody say that what a task raised was never asked for."""
     if not task.cancelled():
         task.exception()

@@ -13,13 +13,16 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.errors import StoreError, UnreadableRowError
 from mcp_persist_middleware.log.parts import WorkerTable
+from mcp_persist_middleware.log.sql.rows import state_of
 from mcp_persist_middleware.model import Beat, WorkerState
 
 Connect = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
 _CLOSE_SECONDS = 0.5
+# PostgreSQL's data_corrupted and index_corrupted, and SQLITE_CORRUPT.
+_DAMAGE, _CORRUPT = ("XX001", "XX002"), 11
 
 
 def reason(error: BaseException) -> str:
@@ -29,6 +32,19 @@ def reason(error: BaseException) -> str:
     # asyncpg repeats the value of a parameter that it cannot send.
     before, found, _ = said.partition("invalid input for query argument")
     return before + found if found else said
+
+
+def trouble(name: str, error: BaseException) -> StoreError:
+    """What is raised for what a driver raised."""
+    origin: Any = getattr(error, "orig", None) or error
+    if getattr(origin, "sqlstate", None) in _DAMAGE or is_damaged(origin):
+        return UnreadableRowError(url=name, what="damaged part", reason=reason(error))
+    return StoreError(url=name, reason=reason(error))
+
+
+def is_damaged(error: object) -> bool:
+    """Whether SQLite says that a part of its file is damaged, and not that it is busy or away."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == _CORRUPT
 
 
 @contextlib.asynccontextmanager
@@ -43,7 +59,7 @@ async def _answering(
     except TimeoutError as error:
         raise StoreError(url=name, reason=f"no answer in {timeout} s") from error
     except (SQLAlchemyError, OSError, *_driver_errors()) as error:  # type: ignore[misc]
-        raise StoreError(url=name, reason=reason(error)) from error
+        raise trouble(name, error) from error
 
 
 def _driver_errors() -> tuple[type[Exception], ...]:
@@ -139,7 +155,7 @@ class SqlWorkers(WorkerTable):
         rows = select(table.c.id, table.c.counter, table.c.state, table.c.seen_at)
         async with self._connect() as connection:
             return {
-                row.id: Beat(row.counter, WorkerState(row.state), row.seen_at)
+                row.id: Beat(row.counter, state_of(row.state), row.seen_at)
                 for row in await connection.execute(rows)
             }
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from sqlalchemy import Table
 
 from mcp_persist_middleware.log import codec
-from mcp_persist_middleware.log.sql.schema import Tables
+from mcp_persist_middleware.log.sql.schema import Tables, quoted
+from mcp_persist_middleware.log.sql.workers import is_damaged
 from mcp_persist_middleware.model import EventKind, Outcome, StreamRecord, StreamState, StreamWrite
 
 _COLUMNS = 6
@@ -26,7 +27,7 @@ class Statements:
     """The SQL of the hot path, made once."""
 
     def __init__(self, tables: Tables) -> None:
-        stream, event = tables.stream.name, tables.event.name
+        stream, event = quoted(tables.stream), quoted(tables.event)
         self._insert = (
             f"INSERT INTO {event} ({_names(tables.event)}) SELECT "
             + ", ".join(f"v.column{n}" for n in range(1, _COLUMNS + 1))
@@ -95,8 +96,9 @@ class Batch:
                 return []
             if self._together(connection):
                 return [Outcome.COMMITTED] * len(self._entries)
-        except _POISON:
-            pass
+        except (*_POISON, sqlite3.DatabaseError) as error:
+            if not _is_poison(error):
+                raise
         finally:
             _rollback(connection)
         return [self._alone(connection, entry) for entry in self._entries]
@@ -122,7 +124,9 @@ class Batch:
                 connection.execute("COMMIT")
                 return Outcome.COMMITTED
             return Outcome.FENCED
-        except _POISON:
+        except (*_POISON, sqlite3.DatabaseError) as error:
+            if not _is_poison(error):
+                raise
             return Outcome.REJECTED
         finally:
             _rollback(connection)
@@ -140,6 +144,11 @@ class Batch:
         span = (entry.id, entry.events[0].sequence, entry.events[-1].sequence, entry.epoch)
         held: tuple[int] = connection.execute(self._sql.held, span).fetchone()
         return held[0] == len(entry.events)
+
+
+def _is_poison(error: Exception) -> bool:
+    """Whether it is one entry's own trouble: so is a damaged page, on which a stream ends."""
+    return isinstance(error, _POISON) or is_damaged(error)
 
 
 def _is_plain(entries: Sequence[StreamWrite]) -> bool:

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Protocol, TypeVar
 
 from mcp_persist_middleware.log.sql.inbox import SqlInbox, letter_of, row_of
-from mcp_persist_middleware.log.sql.sessions import SqlSessions, session_of
+from mcp_persist_middleware.log.sql.schema import quoted
+from mcp_persist_middleware.log.sql.sessions import SqlSessions
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.model import (
     Letter,
@@ -40,13 +41,15 @@ class SqliteSessions(SqlSessions):
         table = store.tables.session
         self._columns = [column.name for column in table.c]
         names = ", ".join(self._columns)
-        self._find = f"SELECT {names} FROM {table.name} WHERE namespace = ? AND path = ? AND id = ?"
+        self._find = (
+            f"SELECT {names} FROM {quoted(table)} WHERE namespace = ? AND path = ? AND id = ?"
+        )
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
         row = await self._in_thread(lambda raw: raw.execute(self._find, key).fetchone())
         if row is None:
             return None
-        return session_of(SimpleNamespace(**dict(zip(self._columns, row, strict=True))))
+        return self._of(SimpleNamespace(**dict(zip(self._columns, row, strict=True))))
 
 
 class SqliteInbox(SqlInbox):
@@ -56,7 +59,7 @@ class SqliteInbox(SqlInbox):
         super().__init__(store)
         self._in_thread = in_thread
         table = store.tables.inbox
-        inbox, session = table.name, store.tables.session.name
+        inbox, session = quoted(table), quoted(store.tables.session)
         self._columns = [column.name for column in table.c]
         names = ", ".join(self._columns)
         at_home = (
@@ -120,4 +123,4 @@ class SqliteInbox(SqlInbox):
 
     async def look(self, letter: LetterName) -> LetterStatus | None:
         row = await self._in_thread(lambda raw: raw.execute(self._look, (letter.id,)).fetchone())
-        return None if row is None else LetterStatus(LetterState(row[0]), row[1], row[2])
+        return None if row is None else self._status(*row)

@@ -7,30 +7,37 @@ back and forth, and a busy event loop lets the driver's thread wait for it.
 
 import asyncio
 import contextlib
-import os
+import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
 from sqlalchemy import URL, event, text
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
 from mcp_persist_middleware.log.base import Purged
 from mcp_persist_middleware.log.sql.log import SqlLog
-from mcp_persist_middleware.log.sql.workers import reason
+from mcp_persist_middleware.log.sql.rows import Page
+from mcp_persist_middleware.log.sql.schema import quoted
+from mcp_persist_middleware.log.sql.store import retrieve
+from mcp_persist_middleware.log.sql.workers import reason, trouble
 from mcp_persist_middleware.log.sqlite.batch import Batch, Statements
+from mcp_persist_middleware.log.sqlite.files import Files
 from mcp_persist_middleware.log.sqlite.inbox import SqliteInbox, SqliteSessions
 from mcp_persist_middleware.log.sqlite.read import Reads
 from mcp_persist_middleware.log.sqlite.workers import WorkerLocks
-from mcp_persist_middleware.model import Event, Outcome, StreamWrite
+from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.signals.base import Wakeups
 from mcp_persist_middleware.signals.sqlite import DataVersion
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -42,6 +49,7 @@ _READERS = 4
 _BEAT_PATIENCE, _STEP_PATIENCE = 0.1, 0.25
 _WAL_TRIES, _WAL_PAUSE = 50, 0.01
 _WAL_BYTES = 64 * 1024 * 1024
+_LOOK_AGAIN = 0.01
 
 
 class SqliteLog(SqlLog):
@@ -69,17 +77,19 @@ class SqliteLog(SqlLog):
         self._slow = self._unheld = 0
         self._writer: AsyncConnection | None = None
         self._driver: aiosqlite.Connection | None = None
-        self._inode: tuple[int, int] | None = None
+        self._files = Files(self._path)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._statements = Statements(self.tables)
         self._reads = Reads(self.tables)
         self._sessions = SqliteSessions(self, self.in_thread)
         self._inbox = SqliteInbox(self, self.in_thread)
         self._locks = WorkerLocks(self._path)
         self._wakeups = DataVersion(
-            self._path,
-            stream=self.tables.stream.name,
-            event=self.tables.event.name,
-            inbox=self.tables.inbox.name,
+            self._files.connect,
+            lambda: self._files.are_in_place,
+            stream=quoted(self.tables.stream),
+            event=quoted(self.tables.event),
+            inbox=quoted(self.tables.inbox),
         )
 
     @property
@@ -87,8 +97,9 @@ class SqliteLog(SqlLog):
         return self._wakeups
 
     async def open(self, worker: str) -> None:
+        self._loop = asyncio.get_running_loop()
         try:
-            self._create_file()
+            self._files.create()
             self._locks.acquire(worker)
             if self._given is None and self._made is None:
                 self._made = self._make_engine()
@@ -108,10 +119,6 @@ class SqliteLog(SqlLog):
                 "its directory, and that the file is a SQLite database",
             ) from error
 
-    def _create_file(self) -> None:
-        # SQLite gives the files beside it the mode of the database itself.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-
     def _make_engine(self) -> AsyncEngine:
         engine = create_async_engine(
             self._url,
@@ -120,7 +127,10 @@ class SqliteLog(SqlLog):
             max_overflow=0,
             pool_timeout=self._timeout,
             pool_reset_on_return=None,
-            connect_args={"timeout": self._timeout / 2},
+            connect_args={
+                "timeout": self._timeout / 2,
+                "factory": self._files.connection_class,
+            },
             isolation_level="AUTOCOMMIT",
         )
         synchronous = self._synchronous
@@ -137,12 +147,13 @@ class SqliteLog(SqlLog):
         return engine
 
     async def _connect_writer(self) -> None:
-        self._inode = _inode(self._path)
+        self._files.settle()
         await self._prepare_schema()
         self._writer = await self._engine.connect()
         await self._writer.execute(text("BEGIN IMMEDIATE"))
         await self._writer.execute(text("ROLLBACK"))
         raw = await self._writer.get_raw_connection()
+        self._files.settle()
         self._driver = raw.driver_connection
 
     async def aclose(self) -> None:
@@ -167,8 +178,39 @@ class SqliteLog(SqlLog):
             cursor.close()
 
     def _check_place(self) -> None:
-        if (found := _inode(self._path)) is None or found != self._inode:
-            raise StoreError(url=self.name, reason="its file was deleted or replaced")
+        if not self._files.are_in_place:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                if self._loop is not None:
+                    self._loop.call_soon_threadsafe(self._move_soon)
+            raise self._moved()
+
+    def _moved(self) -> StoreError:
+        return StoreError(url=self.name, reason="its file was deleted or replaced")
+
+    def _move_soon(self) -> None:
+        """Nobody may have anything to do with the store for a long time, but the heart has."""
+        if self._worker and not self._lock.locked():
+            task = asyncio.create_task(self._move())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            task.add_done_callback(retrieve)
+
+    @contextlib.asynccontextmanager
+    async def _connection(self, timeout: float = 0.0) -> AsyncIterator[AsyncConnection]:
+        if not self._files.are_in_place:
+            await self._move()
+        async with super()._connection(timeout) as connection:
+            yield connection
+
+    async def _move(self) -> None:
+        """Go on in the files that are there now."""
+        try:
+            async with asyncio.timeout(self._timeout), self._lock:
+                if not self._worker:
+                    raise self._moved()
+                await self._open_driver()
+        except (sqlite3.Error, SQLAlchemyError, OSError) as error:
+            raise StoreError(url=self.name, reason=reason(error)) from error
 
     async def _drop_writer(self) -> None:
         writer, self._writer, self._driver = self._writer, None, None
@@ -187,21 +229,27 @@ class SqliteLog(SqlLog):
         work = Batch(self._statements, batch)
         async with self._lock:
             try:
+                moved = not self._files.are_in_place
                 driver = await self._open_driver()
-                outcomes = await self._in_thread(driver, lambda raw: self._commit(raw, work))
+                if not moved:
+                    outcomes = await self._in_thread(driver, lambda raw: self._commit(raw, work))
             except (sqlite3.Error, SQLAlchemyError, OSError) as error:
                 await self._drop_writer()
                 raise StoreError(url=self.name, reason=reason(error)) from error
             except StoreError:
-                await self._drop_writer()
+                if self._files.are_in_place:
+                    await self._drop_writer()
                 raise
+        if moved:
+            # Whoever writes a stream that was in it has to know.
+            raise self._moved()
         return outcomes
 
     def _commit(self, connection: sqlite3.Connection, batch: Batch) -> list[Outcome]:
         outcomes = batch(connection)
         # A deleted file goes on "committing" into the inode without a name.
-        if _inode(self._path) != self._inode:
-            raise StoreError(url=self.name, reason="its file was deleted or replaced")
+        if not self._files.are_in_place:
+            raise self._moved()
         return outcomes
 
     async def _in_thread(
@@ -237,9 +285,7 @@ class SqliteLog(SqlLog):
     async def _row(self, stream: bytes) -> Any | None:
         return await self._read_in_thread(lambda raw: self._reads.row(raw, stream))
 
-    async def _read(
-        self, stream: bytes, after: int, max_events: int, max_bytes: int
-    ) -> list[Event]:
+    async def _read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> Page:
         span = (stream, after, max_events)
         return await self._read_in_thread(lambda raw: self._reads.page(raw, span, max_bytes))
 
@@ -259,22 +305,51 @@ class SqliteLog(SqlLog):
                 found: T = await driver._execute(work, driver._conn)  # noqa: SLF001
                 return found
         except sqlite3.Error as error:
-            raise StoreError(url=self.name, reason=reason(error)) from error
+            raise trouble(self.name, error) from error
 
     async def _open_driver(self) -> aiosqlite.Connection:
-        if self._driver is None:
-            if self._made is None and self._given is None:
-                raise StoreError(url=self.name, reason="it is closed")
-            await self._reopen()
+        """Under the lock: the writer's connection, to the files that are there."""
+        if self._made is None and self._given is None:
+            raise StoreError(url=self.name, reason="it is closed")
+        if not self._files.are_in_place:
+            await self._leave_files()
+            self._files.create()
+            await self._connect_writer()
+            await self._enrol_again()
+            logger.warning("Files of %s were deleted or replaced; it goes on without", self.name)
+        elif self._driver is None:
+            await self._connect_writer()
         assert self._driver is not None
         return self._driver
 
-    async def _reopen(self) -> None:
-        if self._made is not None and _inode(self._path) != self._inode:
-            # The file was deleted or replaced: every connection is to a file without a name.
-            await self._made.dispose()
-            self._create_file()
-        await self._connect_writer()
+    async def _leave_files(self) -> None:
+        """Close every connection to files that were deleted or replaced.
+
+        Raises:
+            StoreError: somebody does not let go of them.
+        """
+        if self._driver is not None and self._files.can_be_saved:
+            # A log without a name: what it has goes where it would be lost otherwise.
+            await self._in_thread(self._driver, _write_back)
+        await self._drop_writer()
+        given = self._engine.sync_engine
+        pool = given.pool
+        await self._engine.dispose()
+        until = time.monotonic() + self._timeout
+        while self._files.are_in_use:
+            if time.monotonic() > until:
+                raise self._moved()
+            await asyncio.sleep(_LOOK_AGAIN)
+            # What was in use has come back.
+            await AsyncEngine(Engine(pool, given.dialect, given.url)).dispose()
+
+    async def _enrol_again(self) -> None:
+        """A worker without a row, or without its lock, is taken for dead."""
+        if self._worker and not self._locks.is_held(self._worker):
+            self._locks.release()
+            self._locks.acquire(self._worker)
+        if self._worker and self._worker not in await self._workers.look():
+            await self._workers.enrol(self._worker)
 
     async def _purge(self, now: float, max_events: int) -> Purged:
         until = time.monotonic() + self._timeout * _STEP_PATIENCE
@@ -305,9 +380,7 @@ def _enter_wal(cursor: Any) -> None:
             return
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
+def _write_back(connection: sqlite3.Connection) -> None:
+    (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise sqlite3.OperationalError("the write-ahead log was deleted while others read in it")

@@ -9,10 +9,10 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.log.base import Purged, Removed
-from mcp_persist_middleware.log.sql.schema import Tables
-from mcp_persist_middleware.model import Event, EventKind
+from mcp_persist_middleware.log.sql.rows import EventRow, Page, note_damage, page_of
+from mcp_persist_middleware.log.sql.schema import Tables, quoted
+from mcp_persist_middleware.log.sql.workers import is_damaged
 
 # What is removed in one transaction: whoever appends waits for no more than that.
 _TOGETHER_EVENTS, _TOGETHER_STREAMS = 200, 20
@@ -25,22 +25,23 @@ class Reads:
 
     def __init__(self, tables: Tables) -> None:
         self._columns = [column.name for column in tables.stream.c]
+        stream, event = quoted(tables.stream), quoted(tables.event)
         names = ", ".join(self._columns)
-        self.stream = f"SELECT {names} FROM {tables.stream.name} WHERE id = ?"
+        self.stream = f"SELECT {names} FROM {stream} WHERE id = ?"
         self.events = (
-            f"SELECT sequence, epoch, kind, codec, payload FROM {tables.event.name}"
+            f"SELECT sequence, epoch, kind, codec, payload FROM {event}"
             " WHERE stream = ? AND sequence > ? ORDER BY sequence LIMIT ?"
         )
         self.expired = (
-            f"SELECT id, namespace FROM {tables.stream.name} WHERE expires_at IS NOT NULL"
+            f"SELECT id, namespace FROM {stream} WHERE expires_at IS NOT NULL"
             " AND expires_at <= ? ORDER BY expires_at LIMIT ?"
         )
         self.forget = (
-            f"DELETE FROM {tables.event.name} WHERE stream = ?1 AND sequence <="
-            f" (SELECT max(sequence) FROM (SELECT sequence FROM {tables.event.name}"
+            f"DELETE FROM {event} WHERE stream = ?1 AND sequence <="
+            f" (SELECT max(sequence) FROM (SELECT sequence FROM {event}"
             " WHERE stream = ?1 ORDER BY sequence LIMIT ?2))"
         )
-        self.bury = f"DELETE FROM {tables.stream.name} WHERE id = ?"
+        self.bury = f"DELETE FROM {stream} WHERE id = ?"
 
     def row(self, connection: sqlite3.Connection, stream: bytes) -> Any | None:
         """The row of a stream, its columns as attributes."""
@@ -51,18 +52,18 @@ class Reads:
 
     def page(
         self, connection: sqlite3.Connection, span: tuple[bytes, int, int], max_bytes: int
-    ) -> list[Event]:
+    ) -> Page:
         """At most `max_bytes` of the events in `span`: the stream, what they come after, and how
         many; at least one if there is one."""
-        events: list[Event] = []
+        page: list[EventRow] = []
         total = 0
-        with contextlib.closing(connection.execute(self.events, span)) as rows:
-            for sequence, epoch, kind, code, payload in rows:
-                total += len(payload)
-                if events and total > max_bytes:
+        with contextlib.closing(connection.execute(self.events, span)) as found:
+            for row in found:
+                total += len(row[-1])
+                if page and total > max_bytes:
                     break
-                events.append(Event(sequence, epoch, EventKind(kind), codec.decode(code, payload)))
-        return events
+                page.append(row)
+        return page_of(page)
 
     def purge(
         self, connection: sqlite3.Connection, now: float, max_events: int, until: float
@@ -83,10 +84,13 @@ class Reads:
                     removed, waiting = self._remove(
                         connection, waiting, min(left, _TOGETHER_EVENTS)
                     )
-                except sqlite3.Error:
-                    if not parts:
+                except sqlite3.Error as error:
+                    if is_damaged(error):
+                        removed, waiting = self._step_over(connection, waiting)
+                    elif not parts:
                         raise
-                    return Purged.of(parts, more=True)
+                    else:
+                        return Purged.of(parts, more=True)
                 left -= sum(part.events for _, part in removed)
                 parts += removed
         return Purged.of(parts, more=len(found) == limit)
@@ -113,11 +117,33 @@ class Reads:
         done = len(removed) if max_events > 0 else len(removed) - 1
         return removed, streams[done:]
 
+    def _step_over(
+        self, connection: sqlite3.Connection, streams: list[tuple[bytes, str]]
+    ) -> tuple[list[tuple[str, Removed]], list[tuple[bytes, str]]]:
+        """Remove the first stream, or, where its events are damaged, its row alone: nobody finds
+        them any more, and they keep nothing else from being removed."""
+        try:
+            removed, left = self._remove(connection, streams[:1], _TOGETHER_EVENTS)
+        except sqlite3.Error as error:
+            if not is_damaged(error):
+                raise
+        else:
+            return removed, left + streams[1:]
+        connection.execute(self.bury, streams[0][:1])
+        note_damage("events of a stream that has expired")
+        return [(streams[0][1], Removed(1, 0))], streams[1:]
+
     def vacuum(self, connection: sqlite3.Connection) -> bool:
         """Give pages back to the file system; whether there are more."""
         (before,) = connection.execute("PRAGMA freelist_count").fetchone()
         # It frees a page at each step, and `execute` takes one step only.
-        connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+        try:
+            connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+        except sqlite3.Error as error:
+            if not is_damaged(error):
+                raise
+            # A page that is damaged cannot be moved: the file stays as large as it is.
+            return False
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         # A file that somebody else made may not give its pages back.
         return bool(0 < free < before)

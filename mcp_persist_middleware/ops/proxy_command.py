@@ -1,0 +1,167 @@
+"""`mcp-persist-middleware proxy`: the proxy as a process, on uvicorn."""
+
+import argparse
+import json
+import os
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mcp_persist_middleware.errors import ConfigurationError
+
+_NEEDS = ("aiohttp", "uvicorn")
+# How the arguments reach the worker processes. There is no secret in them.
+_ARGUMENTS = "_MCP_PERSIST_PROXY"
+_PLAIN = (
+    "connect_timeout",
+    "head_timeout",
+    "idle_timeout",
+    "max_requests",
+    "preserve_host",
+    "trust_forwarded",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    seconds = _above_zero(float, "a number of seconds")
+    count = _above_zero(int, "a whole number")
+    add = parser.add_argument
+    add("--upstream", required=True, metavar="URL", help="the server's MCP endpoint")
+    add("--url", help="the store (default: MCP_PERSIST_URL)")
+    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    add("--port", type=int, default=8080, help="port to listen on (default 8080; 0: any)")
+    add("--workers", type=count, default=1, help="processes on one store (default 1)")
+    add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    more = parser.add_argument_group("upstream")
+    add = more.add_argument
+    add("--connect-timeout", type=seconds, default=5.0, help="tried for so long (default 5)")
+    add("--head-timeout", type=seconds, help="until a response begins (default: no limit)")
+    add("--idle-timeout", type=seconds, help="between parts of a response (default: no limit)")
+    add("--max-requests", type=count, default=2000, help="under way at once (default 2000)")
+    add("--preserve-host", action="store_true", help="send the client's Host on")
+    add("--trust-forwarded", action="store_true", help="believe X-Forwarded-* from in front")
+    add("--header-file", type=Path, metavar="FILE", help="headers for every request, 'Name: value'")
+    add("--ca-file", type=Path, metavar="PEM", help="trust these authorities alone")
+    add("--client-cert", type=Path, metavar="PEM", help="certificate (and key) of this proxy")
+    add("--client-key", type=Path, metavar="PEM", help="its key, where that is another file")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Serve until a signal; the exit code."""
+    if missing := [name for name in _NEEDS if not _importable(name)]:
+        print(
+            f"The proxy needs {' and '.join(missing)}, which the extra proxy brings: "
+            'pip install "mcp-persist-middleware[proxy]"',
+            file=sys.stderr,
+        )
+        return 2
+    import uvicorn
+
+    arguments = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(given).items()
+        if name not in ("command", "run")
+    }
+    os.environ[_ARGUMENTS] = json.dumps(arguments)
+    try:
+        # What is wrong is said once, and not by every worker.
+        application()
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return 2
+    uvicorn.run(
+        f"{__name__}:application",
+        factory=True,
+        host=given.host,
+        port=given.port,
+        workers=given.workers,
+        log_level=given.log_level,
+        access_log=False,
+        # Streams end in order before: see drain_seconds.
+        timeout_graceful_shutdown=30,
+        # The upstream's own headers pass, and no others.
+        server_header=False,
+        date_header=False,
+    )
+    return 0
+
+
+def application() -> Any:
+    """The ASGI application of one worker process.
+
+    Raises:
+        ConfigurationError: an argument is wrong.
+    """
+    from mcp_persist_middleware.ops.proxy import Options, proxy_app
+
+    given = json.loads(os.environ[_ARGUMENTS])
+    options = Options(
+        **{name: given[name] for name in _PLAIN},
+        headers=_headers(given["header_file"]),
+        tls=_tls(given["ca_file"], given["client_cert"], given["client_key"]),
+    )
+    return proxy_app(given["upstream"], given["url"], options=options)
+
+
+def _headers(file: str | None) -> tuple[tuple[str, str], ...]:
+    """The headers in a file. Neither a value nor a line of it is ever shown."""
+    if file is None:
+        return ()
+    pairs = []
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            reason=f"--header-file {file} cannot be read ({type(error).__name__})"
+        ) from error
+    for number, line in enumerate(lines, 1):
+        if not (text := line.strip()) or text.startswith("#"):
+            continue
+        name, colon, value = text.partition(":")
+        if not (colon and name and name.replace("-", "").replace("_", "").isalnum()):
+            raise ConfigurationError(
+                reason=f"--header-file {file}, line {number}: expected 'Name: value'"
+            )
+        pairs.append((name, value.strip()))
+    return tuple(pairs)
+
+
+def _tls(ca_file: str | None, certificate: str | None, key: str | None) -> ssl.SSLContext | None:
+    if key is not None and certificate is None:
+        raise ConfigurationError(reason="--client-key needs --client-cert beside it")
+    if ca_file is None and certificate is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(filter(None, (ca_file, certificate, key)))
+        raise ConfigurationError(
+            reason=f"TLS files {files} cannot be used ({error.strerror or type(error).__name__})"
+        ) from error
+    return context
+
+
+def _above_zero(kind: type[int] | type[float], what: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(0)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"expected {what} above 0, not {text!r}")
+        return value
+
+    return parse
+
+
+def _importable(name: str) -> bool:
+    try:
+        __import__(name)
+    except ImportError:
+        return False
+    return True

@@ -1,0 +1,158 @@
+"""A row that a newer version wrote, or that is damaged, is trouble of its own stream, session,
+letter or worker, and of nobody else."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.cursor import Cursor
+from mcp_persist_middleware.log.liveness import Liveness
+from mcp_persist_middleware.log.observer import Observer
+from mcp_persist_middleware.model import (
+    EventKind,
+    Letter,
+    LetterName,
+    Posted,
+    StreamRecord,
+    StreamState,
+    WorkerState,
+)
+from mcp_persist_middleware.protocol.event_id import new_stream_id
+from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.sweeper import Sweeper
+from tests.contract.builders import add, ending, events, new, record
+from tests.contract.test_orphans import answer
+from tests.contract.test_sessions import session
+from tests.support.stores import Store
+
+
+def named(stream: StreamRecord, dialect: str) -> str:
+    """The id of a stream as SQL has it."""
+    return {"sqlite": "x'{}'", "postgresql": "'\\x{}'::bytea"}[dialect].format(stream.id.hex())
+
+
+async def change(store: Store, table: str, **values: Any) -> None:
+    """What a newer version does to all rows of a table."""
+    if "url" not in store.settings:
+        pytest.skip("it has no SQL to look into")
+    where = values.pop("where", "1 = 1")
+    if (stream := values.pop("of", None)) is not None:
+        where = f"id = {named(stream, 'sqlite' if 'sqlite' in store.url else 'postgresql')}"
+    changed = ", ".join(f"{name} = :{name}" for name in values)
+    async with store.connected() as outside:
+        await outside.execute(text(f"UPDATE mcp_{table} SET {changed} WHERE {where}"), values)
+
+
+@pytest.mark.parametrize("what", [{"codec": 9}, {"kind": 77}])
+async def test_events_that_cannot_be_read_are_a_gap(
+    log: EventLog, other: EventLog, store: Store, what: dict[str, int]
+) -> None:
+    stream = record()
+    await log.append([new(stream, *events(1, 9), ending=ending(9))])
+    await change(store, "event", where="sequence BETWEEN 3 AND 5", **what)
+    for worker in (log, other):
+        assert [e.sequence for e in await worker.read(stream.id, 0, 1, 1 << 20)] == [1]
+        assert [e.sequence for e in await worker.read(stream.id, 2, 2, 1 << 20)][:1] == [6]
+    cursor = Cursor(other, stream.id, 0, None, resumed=True)
+    found, missing = [], 0
+    while True:
+        page = await cursor.next()
+        found += [event.sequence for event in page.events]
+        missing += page.missing
+        if page.ended:
+            break
+    cursor.close()
+    assert (found, missing) == ([1, 2, 6, 7, 8, 9], 3)
+
+
+async def test_an_answer_that_cannot_be_read_is_an_error_in_its_place(
+    log: EventLog, store: Store
+) -> None:
+    stream = record()
+    await log.append([new(stream, *events(1, 1), answer(2, 1), ending=ending(2))])
+    await change(store, "event", codec=9, where="sequence = 2")
+    first, last = await log.read(stream.id, 0, 10, 1 << 20)
+    assert (first.sequence, last.sequence, last.kind) == (1, 2, EventKind.RESPONSE)
+    message = json.loads(last.frame.split(b"data: ")[1])
+    assert message["id"] == 1
+    assert "cannot read it" in message["error"]["message"]
+
+
+async def test_a_stream_that_cannot_be_read_is_an_error_of_the_store_and_no_other_is(
+    log: EventLog, store: Store
+) -> None:
+    bad, good = record(worker="gone"), record(worker="gone")
+    await log.append([new(bad), new(good)])
+    await change(store, "stream", kind="z", of=bad)
+    with pytest.raises(StoreError, match="cannot read"):
+        await log.find(bad.id)
+    assert await log.find(good.id) == good
+    assert await log.left_by("gone", 10) == [good]
+    assert await log.left_by("gone", 1) == [good]
+
+
+async def test_the_streams_of_the_dead_are_ended_whatever_is_wrong_with_one_of_them(
+    log: EventLog, store: Store
+) -> None:
+    streams = [record(worker=worker) for worker in ("a", "a", "b")]
+    for stream in streams:
+        await log.append([new(stream, *events(1, 2), answer(3, 7))])
+    await change(store, "event", codec=9)
+    await change(store, "stream", request_ids="[", of=streams[0])
+    settings = Settings.load({"url": "unused.db"}, {})
+    liveness = Liveness(log, Observer(10.0))
+    await Sweeper(log, liveness, settings, "one", lambda *_: None)._sweep()
+    found = [await log.find(stream.id) for stream in streams]
+    assert [each.state for each in found if each is not None] == [
+        StreamState.OPEN,
+        StreamState.COMPLETE,
+        StreamState.COMPLETE,
+    ], "what cannot be read of the others is told to whoever reads it"
+
+
+async def test_a_session_that_cannot_be_read_is_an_error_and_no_other_is(
+    log: EventLog, store: Store
+) -> None:
+    bad, good = session("bad"), session("good")
+    for made in (bad, good):
+        assert await log.sessions.create(made)
+    for values in ({"subscriptions": "{"}, {"subscriptions": "5"}, {"initialize": b"x?"}):
+        await change(store, "session", where="id = 'bad'", **{"subscriptions": "[]"} | values)
+        with pytest.raises(StoreError, match="cannot read"):
+            await log.sessions.find(bad.key)
+    assert await log.sessions.find(good.key) == good
+
+
+async def test_a_letter_in_a_state_that_nobody_knows_is_an_error_of_its_own(
+    log: EventLog, store: Store
+) -> None:
+    made = session(expires_at=time.time() + 60)
+    await log.sessions.create(made)
+    letter = Letter(new_stream_id(), made.key, "one", 1, time.time() + 60, b"?", sealed=False)
+    if await log.inbox.put(letter, 10) is not Posted.WAITING or not await store.rows(
+        "SELECT 1 FROM mcp_inbox"
+    ):
+        pytest.skip("its letters are not in SQL")
+    await change(store, "inbox", state=9)
+    with pytest.raises(StoreError, match="cannot read"):
+        await log.inbox.look(LetterName(letter.id, "one"))
+    assert await log.inbox.claim("one", 10, 0.0, time.time() + 60) == []
+
+
+async def test_a_worker_in_a_state_that_nobody_knows_is_not_taken_for_dead(
+    log: EventLog, other: EventLog, store: Store
+) -> None:
+    await change(store, "worker", state=9, where="id = 'two'")
+    assert {name: beat.state for name, beat in (await log.workers()).items()} == {
+        "one": WorkerState.LIVE,
+        "two": WorkerState.LIVE,
+    }
+    stream = record(worker="two")
+    await log.append([new(stream)])
+    assert not (await Liveness(log, Observer(10.0)).ask("two")).gone
+    assert await other.append([add(stream, *events(1, 1))])
