@@ -2,7 +2,6 @@
 lifespan, and with an event loop for each. `test_testing.py` runs them in a process of their own."""
 
 import asyncio
-import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -48,7 +47,7 @@ app.add_middleware(PersistMiddleware, url=str(directory / "events.db"), drain_se
 def left() -> tuple[int, int, set[str]]:
     """Threads, descriptors, and the files beside the store."""
     names = {path.name.partition("-")[2] for path in directory.iterdir()}
-    return threading.active_count(), len(os.listdir("/proc/self/fd")), names - {""}
+    return threading.active_count(), len(list(Path("/proc/self/fd").iterdir())), names - {""}
 
 
 @pytest.fixture(scope="session", autouse=True)
