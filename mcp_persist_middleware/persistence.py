@@ -134,7 +134,10 @@ class Persistence:
     @property
     def memory(self) -> Memory:
         """What is known of the application on the running event loop; nothing is opened."""
-        here = self._here()
+        try:
+            here = self._here()
+        except ConfigurationError:
+            return _NOTHING
         return here.memory if here is not None else _NOTHING
 
     @property
