@@ -14,7 +14,7 @@ from mcp_persist_middleware.errors import ClosedError, StoreError
 from mcp_persist_middleware.exchange.memory import Memory
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.signals.local import Signal
-from mcp_persist_middleware.supervision import end, said, say
+from mcp_persist_middleware.supervision import said, say
 from mcp_persist_middleware.worker import Parts, Worker
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,10 @@ class Runtime:
         self.users.discard(user)
         if not self.users:
             self._end()
-            await end(self._task)
+            if self._task is not None:
+                # Once: what closes after it has a bounded time for each of its steps.
+                self._task.cancel()
+                await asyncio.wait({self._task})
 
     def _end(self) -> None:
         """Nobody comes to this one any more."""
