@@ -10,7 +10,7 @@ from mcp_persist_middleware.errors import (
     StoreError,
 )
 from mcp_persist_middleware.middleware import PersistMiddleware
-from mcp_persist_middleware.runtime import Persistence
+from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.with_persistence import with_persistence
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Scope, Send
 
+from mcp_persist_middleware import attempt
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.protocol import headers
 
@@ -116,7 +117,10 @@ async def ask(
     of it satisfies that. Whatever the application raises is raised.
     """
     listener = _Listener(body, until)
-    running: asyncio.Future[None] = asyncio.ensure_future(app(scope, listener.receive, listener))
+    with attempt.beside():
+        running: asyncio.Future[None] = asyncio.ensure_future(
+            app(scope, listener.receive, listener)
+        )
     running.add_done_callback(lambda _: listener.known.set())
     try:
         with contextlib.suppress(TimeoutError):

@@ -45,7 +45,11 @@ class UnreadableRowError(StoreError):
 
 
 class ClosedError(PersistError):
-    """The persistence object is closed; open a new one."""
+    """The persistence object is closed on this event loop; start it again, or open a new one."""
+
+
+class LeaseLostError(PersistError):
+    """This worker has lost its lease; the request was not run."""
 
 
 class EventTooLargeError(PersistError):

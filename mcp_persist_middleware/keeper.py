@@ -4,13 +4,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog, Purged
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.supervision import say
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # A step removes so many events at first, and then as many as take about so long (seconds): few
 # where they are large or the store is slow, many where much is written.
@@ -43,19 +47,25 @@ class Keeper:
         """Run until cancelled: once at the start, then every `purge_interval`; at once where a
         round has left something."""
         while True:
-            more = False
-            try:
-                more = await self._round()
-            except StoreError as error:
-                logger.warning("Retention is put off: %s", error)
-            except Exception:
-                logger.exception("Retention met an unexpected error and goes on")
+            more = await self._by_itself(self._round) or False
+            for chore in self._chores:
+                await self._by_itself(chore)
             if not more:
                 await asyncio.sleep(self._interval)
 
+    async def _by_itself(self, chore: Callable[[], Awaitable[T]]) -> T | None:
+        """What fails keeps nothing else from being done: sessions in use expire if nobody says
+        that they are."""
+        try:
+            return await chore()
+        except StoreError as error:
+            logger.warning("Retention is put off: %s", error)
+        except Exception as error:  # noqa: BLE001
+            say("A step of retention", error)
+        return None
+
     async def _round(self) -> bool:
-        """Purge, for a bounded time, and do the chores; whether anything that has expired is
-        left."""
+        """Purge, for a bounded time; whether anything that has expired is left."""
         until = time.monotonic() + _ROUND_SECONDS
         more = True
         while more:
@@ -65,8 +75,6 @@ class Keeper:
             if time.monotonic() >= until:
                 break
         self._rest = max(_SHORTEST_REST, self._rest / 2) if more else 1.0
-        for chore in self._chores:
-            await chore()
         return more
 
     async def _purge(self, began: float) -> Purged:

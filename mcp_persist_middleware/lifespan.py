@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-import traceback
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_persist_middleware.errors import PersistError
-from mcp_persist_middleware.runtime import Persistence
+from mcp_persist_middleware.errors import PersistError, StoreError
+from mcp_persist_middleware.persistence import Persistence
+from mcp_persist_middleware.supervision import frames
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +31,15 @@ class Lifespan:
         except PersistError as error:
             logger.error("%s", error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
+            # As Starlette's own lifespan does: who drives it by hand waits for one or the other.
+            raise
         except Exception as error:  # noqa: BLE001
             # A store of somebody else's: a server would take it for an application without a
             # lifespan, and go on.
             said = f"The store cannot be opened: {type(error).__name__}"
-            logger.error("%s\n%s", said, _frames(error))
+            logger.error("%s\n%s", said, frames(error))
             await send({"type": "lifespan.startup.failed", "message": said})
-            return
+            raise StoreError(url="of log=", reason=said) from None
         try:
             await self._run(scope, message, receive, send)
         finally:
@@ -82,11 +83,3 @@ class Lifespan:
         await receive()
         await self._persistence.aclose()
         await send({"type": "lifespan.shutdown.complete"})
-
-
-def _frames(error: Exception) -> str:
-    """Where an error comes from; neither its text nor a line of code, which may hold a secret."""
-    frames = traceback.StackSummary.extract(
-        traceback.walk_tb(error.__traceback__), lookup_lines=False
-    )
-    return "\n".join(f'  File "{f.filename}", line {f.lineno}, in {f.name}' for f in frames)

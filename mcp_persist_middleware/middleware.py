@@ -10,8 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import admission, relaying, telemetry
 from mcp_persist_middleware.asgi import EXTENSION, path_of, place_of
+from mcp_persist_middleware.attempt import Attempt
 from mcp_persist_middleware.errors import (
-    PersistError,
+    ConfigurationError,
+    LeaseLostError,
     SessionElsewhereError,
     StoreError,
 )
@@ -19,21 +21,25 @@ from mcp_persist_middleware.exchange import again, identity, listen, remote, res
 from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import stay
-from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.fence import Fence, refuse
 from mcp_persist_middleware.exchange.kept import Kept
+from mcp_persist_middleware.exchange.memory import Memory
 from mcp_persist_middleware.lifespan import Lifespan
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.model import SessionKey, StreamRecord
+from mcp_persist_middleware.passing import Passing
+from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.protocol import classify, event_id, headers
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.protocol.eras import Era
-from mcp_persist_middleware.runtime import Persistence
 from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.sessions.parcel import Parcel, Reply
+from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)
+
+_DEFAULTS = Settings()
 
 
 class PersistMiddleware:
@@ -42,7 +48,9 @@ class PersistMiddleware:
     `app.add_middleware(PersistMiddleware, url="sqlite+aiosqlite:///events.db")` on Starlette and
     FastAPI, or `PersistMiddleware(app, url=...)` around any ASGI application. Everything that is
     not MCP passes through untouched. Settings are checked at start-up: a wrong one fails the
-    lifespan, so that the server does not start (see `Settings` for all of them).
+    lifespan, so that the server does not start (see `Settings` for all of them). Where no lifespan
+    is seen MCP requests are refused then, and where the store cannot be opened they go on without
+    it (`on_store_failure`).
 
     Args:
         log: a store of yours instead of `url`, see `Persistence`.
@@ -67,6 +75,7 @@ class PersistMiddleware:
         if persistence is not None:
             persistence = persistence.narrowed(url, settings)
         self.persistence = persistence or Persistence(url, **settings)
+        self._passing = Passing(app)
         self._said: set[str] = set()
         # What every request of this application has in its scope, wherever it comes from.
         self._ground: Scope = {}
@@ -74,6 +83,8 @@ class PersistMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if EXTENSION in scope.get("extensions", {}):
             self._step_aside()
+            await self.app(scope, receive, send)
+        elif not self._settings.enabled:
             await self.app(scope, receive, send)
         elif scope["type"] == "lifespan":
             self._ground["state"] = scope.get("state", {})
@@ -92,27 +103,69 @@ class PersistMiddleware:
             self._said.add("twice")
             logger.warning("PersistMiddleware is applied twice; the inner one does nothing")
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    @property
+    def _settings(self) -> Settings:
+        """The settings; the defaults where they are wrong, which the start says."""
         try:
-            parts = await self.persistence.parts()
-        except PersistError as error:
-            if "failed" not in self._said:
-                self._said.add("failed")
-                logger.error("%s", error)
-            await admission.unavailable(scope, receive, send)
-            return
-        context = parts.exchanges
+            return self.persistence.settings
+        except ConfigurationError:
+            return _DEFAULTS
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if "app" in scope:
             self._ground["app"] = scope["app"]
-        request = self._classify(context, scope)
+        try:
+            request = self._classify(self._settings, self.persistence.memory, scope)
+        except Exception as error:  # noqa: BLE001
+            self._passing.count(error)
+            request = classify.PASS
         if request.kind is Kind.PASS:
             await self.app(scope, receive, send)
             return
-        if not context.holds_lease:
-            await refuse(scope, receive, send)
-            return
-        scope = admission.marked(scope, namespace=admission.namespace(context.settings, scope))
-        await self._dispatch(parts, request, scope, receive, send)
+        attempt = Attempt(receive, send)
+        with attempt.under_way():
+            await self._serve(request, scope, attempt)
+
+    async def _serve(self, request: classify.Request, scope: Scope, attempt: Attempt) -> None:
+        """Serve a request of ours, or let it go on without us where nobody has had it."""
+        parts: Parts | None = None
+        try:
+            parts = await self.persistence.parts()
+            await self._with_lease(parts, request, scope, attempt)
+        except LeaseLostError:
+            if attempt.is_answered:
+                raise
+            await refuse(scope, attempt.receive, attempt.send)
+        except Exception as error:
+            if attempt.is_spent:
+                raise
+            await self._passing.go_on(error, self._settings, parts, request, scope, attempt)
+
+    async def _with_lease(
+        self, parts: Parts, request: classify.Request, scope: Scope, attempt: Attempt
+    ) -> None:
+        """A lease that is lost before anybody has the request costs a moment, unless its session
+        may be at another worker by now."""
+        while True:
+            if not parts.exchanges.holds_lease:
+                parts = await self.persistence.held()
+                if request.session and self.persistence.was_taken:
+                    raise LeaseLostError
+            attempt.rewind()
+            try:
+                await self._dispatched(parts, request, scope, attempt)
+            except LeaseLostError:
+                if attempt.is_spent:
+                    raise
+            else:
+                return
+
+    async def _dispatched(
+        self, parts: Parts, request: classify.Request, scope: Scope, attempt: Attempt
+    ) -> None:
+        namespace = admission.namespace(parts.exchanges.settings, scope)
+        marked = admission.marked(scope, namespace=namespace)
+        await self._dispatch(parts, request, marked, attempt.receive, attempt.send)
 
     def _app(self, parts: Parts, era: Era, *, takes_over: bool = False) -> ASGIApp:
         """The application as requests of an era may call it."""
@@ -127,8 +180,8 @@ class PersistMiddleware:
             app, parts.sessions, principal, site, revived, takes_over, has_sessions=era.sessions
         )
 
-    def _classify(self, context: Context, scope: Scope) -> classify.Request:
-        settings, path = context.settings, path_of(scope)
+    def _classify(self, settings: Settings, memory: Memory, scope: Scope) -> classify.Request:
+        path = path_of(scope)
         if settings.paths is not None and not any(
             path.rstrip("/") == prefix or path.startswith(prefix.rstrip("/") + "/")
             for prefix in settings.paths
@@ -137,7 +190,7 @@ class PersistMiddleware:
         request = classify.by_head(
             scope["method"],
             scope["headers"],
-            known_path=context.memory.speaks_mcp(path),
+            known_path=memory.speaks_mcp(path),
             modern=settings.modern_streams == "resume",
         )
         if request.kind is not Kind.PASS and settings.persist is not None:
@@ -277,7 +330,7 @@ class PersistMiddleware:
         context = parts.exchanges
         scope = relaying.scope_of(parts, parcel, self._ground)
         body, cursor = admission.whole(parcel.body), event_id.parse(parcel.again)
-        head = self._classify(context, scope)
+        head = self._classify(context.settings, context.memory, scope)
         request = (
             head if head.kind is not Kind.BODY else admission.by_body(context, head, scope, body)
         )

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from mcp_persist_middleware import telemetry
+from mcp_persist_middleware import attempt, telemetry
 from mcp_persist_middleware.asgi import EXTENSION, place_of
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.exchange import remote, resume
@@ -161,6 +161,7 @@ class Request:
         if self._client is None:
             self._client = Client(self.receive)
         client = self._client
+        attempt.spend()
         return await self.parts.courier.carry(record, self._parcel(), client.watch())
 
     def _parcel(self) -> Parcel:

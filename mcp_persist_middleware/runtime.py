@@ -1,239 +1,217 @@
-"""The composition root: one worker on each event loop, shared by every mount with the same settings
-on it, and a new one when its lease is lost."""
+"""One worker on each event loop, shared by every mount with the same settings on it, and a new one
+when its lease is lost."""
 
 import asyncio
-import contextlib
+import contextvars
 import dataclasses
 import logging
+import time
 import weakref
 from collections.abc import Mapping
-from typing import Any, Self
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.errors import (
-    ClosedError,
-    ConfigurationError,
-    PersistError,
-    StoreError,
-)
-from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.log.base import MakeLog
+from mcp_persist_middleware.errors import ClosedError, StoreError
+from mcp_persist_middleware.exchange.memory import Memory
 from mcp_persist_middleware.settings import Settings
-from mcp_persist_middleware.worker import Parts, Worker, stop
+from mcp_persist_middleware.signals.local import Signal
+from mcp_persist_middleware.supervision import said, say
+from mcp_persist_middleware.worker import Parts, Worker
 
 logger = logging.getLogger(__name__)
 
-_STOP_SECONDS = 5.0
-# After a loss of the lease: what waited in the sockets meanwhile has been read, and refused, when
-# the event loop has gone round so often and so much time (seconds) is over.
+# Between two attempts to open a store (seconds).
+_FIRST_PAUSE, _LAST_PAUSE = 0.25, 15.0
+# After another worker has taken over: what waited in the sockets meanwhile has been read when the
+# event loop has gone round so often and so much time (seconds) is over.
 _SETTLE_ROUNDS, _SETTLE_SECONDS = 10, 0.2
-_REOPEN_SECONDS = 0.5
 
 
-class Persistence:
-    """An open store and what runs around it: the handle behind `PersistMiddleware`.
-
-    Use it as an async context manager, or let the middleware open it at start-up (or, where no
-    lifespan is seen, with the first request). On each event loop it is opened once, and the last
-    user closes it.
-
-    Args:
-        log: instead of `url`, makes a store of yours (`mcp_persist_middleware.store`): called for
-            each worker, once on an event loop and again after a lost lease.
-        settings: as `PersistMiddleware` takes them; checked when the object is opened.
-    """
-
-    def __init__(
-        self, url: str | None = None, *, log: MakeLog | None = None, **settings: Any
-    ) -> None:
-        named = {"url": url, "log": log}
-        given = {name: value for name, value in named.items() if value is not None}
-        self._given: Mapping[str, Any] = given | settings
-        self._settings: Settings | None = None
-        self._error: ConfigurationError | None = None
-
-    def narrowed(self, url: str | None, settings: Mapping[str, Any]) -> "Persistence":
-        """This object, or, when settings are given beside it, one whose start says that only
-        one of the two can be."""
-        if url is None and not settings:
-            return self
-        names = ", ".join(sorted([*settings, *(["url"] if url is not None else [])]))
-        conflict = Persistence()
-        conflict._error = ConfigurationError(
-            reason=f"persistence= and {names} are both given; set {names} on the Persistence"
-        )
-        return conflict
-
-    @property
-    def settings(self) -> Settings:
-        """The checked settings.
-
-        Raises:
-            ConfigurationError: a setting is unknown or wrong.
-        """
-        if self._error is not None:
-            raise self._error
-        if self._settings is None:
-            self._settings = Settings.load(self._given)
-        return self._settings
-
-    async def start(self) -> None:
-        """Open the store on the running event loop; a second call does nothing.
-
-        Raises:
-            ConfigurationError: a setting is unknown or wrong.
-            StoreError: the store cannot be opened.
-        """
-        await self._loop_runtime().start(self)
-
-    async def drain(self) -> None:
-        """Let running calls end, for at most `drain_seconds` from the first word of a shutdown;
-        a call that has not ended then is answered with an error, for its client to find.
-        """
-        for runtime in list(_runtimes().values()):
-            if self in runtime.users:
-                await runtime.drain(self)
-
-    async def aclose(self) -> None:
-        """Drain, commit what waits and close what was opened here. May be called twice."""
-        for runtime in list(_runtimes().values()):
-            if self in runtime.users:
-                await runtime.release(self)
-
-    async def ping(self) -> None:
-        """Return when the store can take a write.
-
-        Raises:
-            StoreError: it cannot.
-        """
-        await (await self.context()).log.ping()
-
-    async def context(self) -> Context:
-        """What the exchanges on the running event loop share; opens the store when it is not."""
-        return (await self.parts()).exchanges
-
-    async def parts(self) -> Parts:
-        """What requests on the running event loop share; opens the store when it is not open."""
-        runtime = self._loop_runtime()
-        if runtime.parts is None or self not in runtime.users:
-            await runtime.start(self)
-        parts = runtime.parts
-        if parts is None:
-            raise ClosedError
-        return parts
-
-    def _loop_runtime(self) -> "_Runtime":
-        runtimes = _runtimes()
-        if self.settings not in runtimes:
-            runtimes[self.settings] = _Runtime(self.settings)
-        return runtimes[self.settings]
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-
-class _Runtime:
-    """One store on one event loop."""
+class Runtime:
+    """One store on one event loop. A task of its own opens it, begins anew when the lease is lost,
+    and closes it: when the last user has left, or with the event loop at the latest."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._lock = asyncio.Lock()
-        self._worker: Worker | None = None
-        self._renewal: asyncio.Task[None] | None = None
-        self.users: set[Persistence] = set()
+        self.settings = settings
+        self.loop = asyncio.get_running_loop()
+        self.memory = Memory()
+        """What this event loop knows of the application."""
+        self.users: set[object] = set()
+        self.parts: Parts | None = None
+        """What is open, with its lease or without it; None until it is, and at the end."""
+        self.error: Exception | None = None
+        """Why the last attempt to open the store has failed; None while there was none."""
+        self.was_taken = False
+        """Whether another worker may have taken over what the one before this one had."""
+        self.is_over = False
+        self._changed = Signal()
+        self._since = time.monotonic()
+        """When the store began to be away."""
+        self._lost = asyncio.Event()
+        self._pause, self._due = _FIRST_PAUSE, 0.0
+        self._warned: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
 
-    @property
-    def parts(self) -> Parts | None:
-        return self._worker.parts if self._worker is not None else None
+    async def start(self, user: object) -> None:
+        """Open the store for one more user. One that is away is tried again now.
 
-    async def start(self, user: Persistence) -> None:
-        async with self._lock:
-            if self._worker is None:
-                self._worker = await Worker.open(self._settings, self._renew_soon)
-            self.users.add(user)
+        Raises:
+            StoreError, or whatever a store of somebody else's raises: it cannot be opened.
+        """
+        self.users.add(user)
+        if self.parts is None:
+            self.error, self._due = None, 0.0
+        while self.parts is None:
+            self._try()
+            if self.is_over:
+                raise ClosedError
+            await self._changed.wait(_LAST_PAUSE)
+            if self.error is not None:
+                error = self.error
+                await self.release(user)
+                raise error
 
-    async def drain(self, user: Persistence) -> None:
+    async def held(self, user: object) -> Parts:
+        """What is open, with its lease; waits for that as long as a store may be away. One that
+        could not be opened the last time is not waited for.
+
+        Raises:
+            ClosedError: it is being closed.
+            StoreError, or whatever a store of somebody else's raises: it is away.
+        """
+        self.users.add(user)
+        while True:
+            parts = self.parts
+            if parts is not None and parts.exchanges.holds_lease:
+                return parts
+            if self.is_over:
+                raise ClosedError
+            if parts is not None:
+                self._lose()
+            else:
+                self._try()
+            left = self._since + self.settings.store_timeout - time.monotonic()
+            if self.error is not None and (parts is None or left <= 0):
+                raise self.error
+            if left <= 0:
+                seconds = f"{self.settings.store_timeout:g} s"
+                raise StoreError(url="that is being opened", reason=f"no answer in {seconds}")
+            await self._changed.wait(left)
+
+    def _try(self) -> None:
+        """Open the store, soon: at most one attempt at a time, and none right after another."""
+        if self._task is None and time.monotonic() >= self._due and not self.is_over:
+            self._since = time.monotonic()
+            # A context of its own: that of a request would live as long as the worker.
+            context = contextvars.Context()
+            self._task = self.loop.create_task(
+                self._run(), name="mcp-persist-worker", context=context
+            )
+
+    async def drain(self, user: object) -> None:
         """The last user ends all; another one, unless the whole process stops, ends nothing."""
         if self.parts is not None:
             context = self.parts.exchanges
             if self.users == {user} or context.draining:
                 await context.drain.finished()
 
-    async def release(self, user: Persistence) -> None:
-        if self.users <= {user}:
-            await stop(self._renewal)
+    async def release(self, user: object) -> None:
+        """One user less. The last one closes the store; whatever the store does meanwhile."""
         await self.drain(user)
-        async with self._lock:
-            self.users.discard(user)
-            if self.users or self._worker is None:
-                return
-            worker, self._worker = self._worker, None
-            parts, context = worker.parts, worker.parts.exchanges
-            await context.cancel_exchanges(_STOP_SECONDS)
-            with contextlib.suppress(StoreError):
-                await parts.sessions.keep()
-            await context.writer.aclose(_STOP_SECONDS)
-            await worker.leave()
-            runtimes = _runtimes()
-            if runtimes.get(self._settings) is self:
-                del runtimes[self._settings]
+        self.users.discard(user)
+        if not self.users:
+            self._end()
+            if self._task is not None:
+                # Once: what closes after it has a bounded time for each of its steps.
+                self._task.cancel()
+                await asyncio.wait({self._task})
 
-    def _renew_soon(self) -> None:
-        if self.parts is not None and (self._renewal is None or self._renewal.done()):
-            self._renewal = asyncio.create_task(self._renew(), name="mcp-persist-renewal")
+    def _end(self) -> None:
+        """Nobody comes to this one any more."""
+        self.is_over = True
+        _forget(self)
 
-    async def _renew(self) -> None:
-        """Go on as a fresh worker after this one was apart for longer than its lease."""
-        async with self._lock:
-            before = self._worker
-            if before is None or before.parts.exchanges.holds_lease:
+    def _lose(self) -> None:
+        if not self._lost.is_set():
+            self._since = time.monotonic()
+            self._lost.set()
+
+    # What the task does.
+
+    async def _run(self) -> None:
+        worker: Worker | None = None
+        try:
+            if (worker := await self._opened()) is None:
                 return
-            lost = before.parts.exchanges
-            logger.warning(
-                "This worker stood still, or was cut off from the store, for longer than its lease "
-                "(%s s) and may have been taken for dead; what it ran is given up, and it goes on "
-                "as a new one",
-                self._settings.lease_seconds,
-            )
-            telemetry.leases_lost.add(1)
-            await lost.give_up(_STOP_SECONDS)
+            while True:
+                self._set(worker.parts)
+                await self._lost.wait()
+                await self._retire(worker)
+                worker = await self._opened_at_last()
+        except Exception as error:  # noqa: BLE001
+            say("The worker", error)
+        finally:
+            if worker is not None or self.parts is not None or self.error is None:
+                self._end()
+            if worker is not None:
+                await worker.leave()
+            self._task = None
+            self._set(None)
+
+    async def _opened_at_last(self) -> Worker:
+        while True:
+            worker = await self._opened()
+            if worker is not None:
+                return worker
+            await asyncio.sleep(self._pause)
+
+    async def _opened(self) -> Worker | None:
+        """One attempt to be a worker."""
+        lost = asyncio.Event()
+        try:
+            worker = await Worker.open(self.settings, self.memory, lost.set)
+        except Exception as error:  # noqa: BLE001
+            # A store of somebody else's may fail in any way, and work the next time.
+            telemetry.store_failures.add(1)
+            if self.parts is not None:
+                logger.warning("There is no new lease yet: %s", said(error))
+            self._pause = min(2 * self._pause, _LAST_PAUSE) if self.error else _FIRST_PAUSE
+            self._due = time.monotonic() + self._pause
+            self.error = error
+            return None
+        worker.parts.exchanges.warned = self._warned
+        if self.error is not None:
+            logger.warning("The store %s is open now", worker.parts.exchanges.log.name)
+        self._lost, self.error = lost, None
+        return worker
+
+    async def _retire(self, worker: Worker) -> None:
+        """Make room for a fresh worker after this one was apart for longer than its lease."""
+        self._lose()
+        logger.warning(
+            "This worker stood still, or was cut off from the store, for longer than its lease "
+            "(%s s) and may have been taken for dead; what it ran is given up, and it goes on "
+            "as a new one",
+            self.settings.lease_seconds,
+        )
+        telemetry.leases_lost.add(1)
+        self.was_taken = await worker.give_up()
+        if self.was_taken:
             for _ in range(_SETTLE_ROUNDS):
                 await asyncio.sleep(0)
             await asyncio.sleep(_SETTLE_SECONDS)
-            # What was deleted stays deleted, whoever holds the session now.
-            for step in (before.parts.sessions.keep, before.leave):
-                try:
-                    await step()
-                except Exception as error:  # noqa: BLE001
-                    logger.warning("The store was not left in order: %s", _said(error))
-            while self._worker is before:
-                try:
-                    fresh = await Worker.open(self._settings, self._renew_soon)
-                except Exception as error:  # noqa: BLE001
-                    # A store of somebody else's may fail in any way, and work the next time.
-                    logger.warning("There is no new lease yet: %s", _said(error))
-                    await asyncio.sleep(_REOPEN_SECONDS)
-                else:
-                    fresh.parts.exchanges.memory = lost.memory
-                    fresh.parts.exchanges.warned = lost.warned
-                    self._worker = fresh
 
-
-def _said(error: Exception) -> str:
-    """What may be logged of an error: in the text of another's there may be a secret."""
-    return str(error) if isinstance(error, PersistError) else type(error).__name__
+    def _set(self, parts: Parts | None) -> None:
+        self.parts = parts
+        self._changed.notify()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Registry:
     """Runtimes by event loop: the one piece of process-wide state, so that mounts find each
-    other. An event loop that is gone takes its entry along."""
+    other. Each goes with its event loop, or, where that was closed around it, when the next one
+    comes."""
 
-    loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Settings, _Runtime]]" = (
+    loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Settings, Runtime]]" = (
         dataclasses.field(default_factory=weakref.WeakKeyDictionary)
     )
 
@@ -241,5 +219,31 @@ class _Registry:
 _REGISTRY = _Registry()
 
 
-def _runtimes() -> dict[Settings, _Runtime]:
-    return _REGISTRY.loops.setdefault(asyncio.get_running_loop(), {})
+def find(settings: Settings) -> Runtime | None:
+    """The runtime of these settings on the running event loop, if there is one."""
+    return _runtimes().get(settings)
+
+
+def find_or_make(settings: Settings) -> Runtime:
+    """The same; one that nobody uses yet where there is none."""
+    found = find(settings)
+    if found is None:
+        loops = _REGISTRY.loops
+        for loop in [loop for loop in loops if loop.is_closed()]:
+            del loops[loop]
+        found = Runtime(settings)
+        loops.setdefault(found.loop, {})[settings] = found
+    return found
+
+
+def _runtimes() -> Mapping[Settings, Runtime]:
+    return _REGISTRY.loops.get(asyncio.get_running_loop(), {})
+
+
+def _forget(runtime: Runtime) -> None:
+    loops = _REGISTRY.loops
+    others = loops.get(runtime.loop, {})
+    if others.get(runtime.settings) is runtime:
+        del others[runtime.settings]
+        if not others:
+            del loops[runtime.loop]

@@ -58,6 +58,7 @@ def _setting(default: Any, help_text: str, *, low: float | None = None, none: bo
 class Settings:
     """A checked configuration. Times are seconds unless the name says otherwise."""
 
+    enabled: bool = _setting(True, "false: everything passes through, and no store is opened")
     url: str | None = _setting(None, "the store, any SQLAlchemy URL or a file name", none=True)
     engine: "AsyncEngine | None" = _setting(None, "an engine of yours; never closed", none=True)
     log: Callable[["Settings"], object] | None = _setting(
@@ -174,6 +175,8 @@ class Settings:
             elif variable in environ and name not in _NOT_IN_ENVIRONMENT:
                 values[name] = _check(name, _parse(environ[variable], spec), spec, variable)
         settings = cls(**values)
+        if not settings.enabled:
+            return settings
         stores = [name for name in _STORES if getattr(settings, name) is not None]
         if not stores:
             raise ConfigurationError(

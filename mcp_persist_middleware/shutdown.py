@@ -5,7 +5,6 @@ The lifespan's shutdown comes when the connections are closed, and ours wait for
 
 import asyncio
 import contextlib
-import contextvars
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -15,8 +14,12 @@ from typing import Any
 from sse_starlette import EventSourceResponse
 from starlette.types import Message
 
+from mcp_persist_middleware.supervision import Supervisor, end
+
 # A ping that nobody reads; older releases of sse-starlette cannot be told to send none.
 _SELDOM = 86_400
+# It takes a round of the event loop; anything else (seconds) is not waited for.
+_BEGIN_SECONDS = 1.0
 
 
 class ShutdownWatch:
@@ -30,21 +33,27 @@ class ShutdownWatch:
     neither: there the lifespan protocol, or the end of the connection, is the first word.
     """
 
-    def __init__(self, call: Callable[[], None]) -> None:
+    def __init__(self, call: Callable[[], None], tasks: Supervisor | None = None) -> None:
         self._call = call
         self._loop = asyncio.get_running_loop()
+        self._tasks = tasks or Supervisor()
+        self._began = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._before: Callable[[int, FrameType | None], Any] | None = None
         # One object, to be known again: a bound method is a new one each time.
         self._handler = self._handle
 
+    async def open(self) -> None:
+        """Begin to listen. When this returns all that listens has taken its first step: the event
+        loop may end at any time, and a coroutine that never began complains of it."""
+        self.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BEGIN_SECONDS):
+                await self._began.wait()
+
     def start(self) -> None:
-        """Begin to listen."""
-        # A context of its own: that of the first request would live as long as the process.
-        context = contextvars.Context()
-        self._task = self._loop.create_task(
-            self._listen(), name="mcp-persist-shutdown", context=context
-        )
+        """Begin to listen, soon."""
+        self._task = self._tasks.keep(self._listen, "mcp-persist-shutdown")
         if threading.current_thread() is not threading.main_thread():
             return
         handler = signal.getsignal(signal.SIGTERM)
@@ -58,10 +67,7 @@ class ShutdownWatch:
         self._call = _nothing
         if self._before is not None and signal.getsignal(signal.SIGTERM) is self._handler:
             signal.signal(signal.SIGTERM, self._before)
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end(self._task)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -74,15 +80,15 @@ class ShutdownWatch:
         call()
 
     async def _listen(self) -> None:
-        await EventSourceResponse(_silence(), ping=_SELDOM)(
+        await EventSourceResponse(self._silence(), ping=_SELDOM)(
             {"type": "http", "method": "GET", "headers": []}, _receive, _send
         )
         self._tell()
 
-
-async def _silence() -> AsyncIterator[bytes]:
-    await asyncio.Event().wait()
-    yield b""
+    async def _silence(self) -> AsyncIterator[bytes]:
+        self._began.set()
+        await asyncio.Event().wait()
+        yield b""
 
 
 async def _receive() -> Message:

@@ -12,6 +12,7 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.liveness import Liveness, Verdict
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.supervision import say
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +57,8 @@ class Sweeper:
                 await self._sweep()
             except StoreError as error:
                 logger.warning("Streams of workers that are gone stay open for now: %s", error)
-            except Exception:
-                logger.exception("The sweeper met an unexpected error and goes on")
+            except Exception as error:  # noqa: BLE001
+                say("A sweep", error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.lease_seconds):
                     await self._woken.wait()

@@ -59,6 +59,14 @@ reruns = _meter.create_counter(
 leases_lost = _meter.create_counter(
     "mcp_persist.leases.lost", "{lease}", "Times this worker stood still for longer than its lease"
 )
+task_failures = _meter.create_counter(
+    "mcp_persist.tasks.failed", "{failure}", "Background tasks that ended by an error, by `task`"
+)
+bare = _meter.create_counter(
+    "mcp_persist.requests.bare",
+    "{request}",
+    "Requests that went on without this layer, by `reason`",
+)
 clients_cut = _meter.create_counter(
     "mcp_persist.clients.cut", "{client}", "Clients that took nothing for send_timeout"
 )

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from mcp_persist_middleware.errors import ConfigurationError
 from mcp_persist_middleware.middleware import PersistMiddleware
-from mcp_persist_middleware.runtime import Persistence
+from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.settings import Settings
 
 _App = TypeVar("_App", bound=Starlette, covariant=True)  # noqa: PLC0105

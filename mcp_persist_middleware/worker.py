@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
 
 from mcp_persist_middleware.exchange import shield
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.drain import Drain
+from mcp_persist_middleware.exchange.memory import Memory
 from mcp_persist_middleware.exchange.turns import Listeners
 from mcp_persist_middleware.keeper import Keeper
 from mcp_persist_middleware.log.attendance import Attendance
@@ -21,14 +22,25 @@ from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.model import WorkerState
 from mcp_persist_middleware.sessions.courier import Courier
 from mcp_persist_middleware.sessions.desk import Desk
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.shutdown import ShutdownWatch
+from mcp_persist_middleware.supervision import Supervisor, said
 from mcp_persist_middleware.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
+
+# What the application still runs, and what waits for the store, has so long (seconds) at the end.
+_STOP_SECONDS = 5.0
+# A lost lease is to cost a moment: who does not hear a cancellation is not waited for.
+_GIVE_UP_SECONDS = 1.0
+# A step of closing has so many times the store's time-out, and a lease for the heart.
+_PATIENCE = 5.0
+
+Step = Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,87 +57,141 @@ class Worker:
     """A worker that is enrolled. Whoever loses its lease leaves, and begins anew as another."""
 
     parts: Parts
-    _heart: Heart
-    _watch: ShutdownWatch
-    _chores: list[asyncio.Task[None]]
+    _opened: contextlib.AsyncExitStack
 
     @classmethod
-    async def open(cls, settings: Settings, on_lost: Callable[[], None]) -> Self:
-        """Open the store, under a name that nobody had before.
+    async def open(cls, settings: Settings, memory: Memory, on_lost: Callable[[], None]) -> Self:
+        """Open the store, under a name that nobody had before. The task that calls this owns all
+        that runs around it, and is the one that leaves.
 
         Args:
+            memory: what is known of the application.
             on_lost: called when the lease is lost.
 
         Raises:
             StoreError: the store cannot be opened.
         """
-        log, name = make_log(settings), secrets.token_hex(8)
-        lease = Lease(settings.lease_seconds)
-        async with _or_closed(log):
-            await log.open(name)
-        writer = Writer(log, settings.store_timeout, lambda: lease.is_held)
-        heart = Heart(log, name, lease)
-        liveness = Liveness(log, heart.observer)
-        drain = Drain(settings.drain_seconds, heart.drain)
-        sweeper = Sweeper(log, liveness, settings, name, drain.send_back)
-        registry = Registry(log.sessions, settings, name, liveness, lambda: writer.is_down)
-        desk = Desk(log.inbox, log.wakeups, liveness, lease, registry, settings, name)
-        async with _or_closed(log):
-            await desk.open()
-        writer.start()
+        async with contextlib.AsyncExitStack() as opened:
+            closing, group = _Closing(opened, settings), await asyncio.TaskGroup().__aenter__()
+            # Its children have ended by then. It is told of no error: it would wrap it.
+            closing.add("Tasks", lambda: group.__aexit__(None, None, None))
+            tasks = Supervisor(asyncio.current_task(), group)
+            parts = await _open(closing, settings, memory, tasks, on_lost)
+            logger.info("Streams are kept in %s", parts.exchanges.log.name)
+            return cls(parts, opened.pop_all())
 
-        def on_change() -> None:
-            sweeper.wake()
-            desk.wake()
-
-        heart.start(on_change=on_change, on_lost=on_lost)
-        keeper = Keeper(log, settings, registry.keep, desk.purge)
-        chores = [
-            asyncio.create_task(keeper.run(), name="mcp-persist-keeper"),
-            asyncio.create_task(sweeper.run(), name="mcp-persist-sweeper"),
-            asyncio.create_task(desk.run(), name="mcp-persist-desk"),
-        ]
-        logger.info("Streams are kept in %s", log.name)
-        shield.install()
-        watch = ShutdownWatch(drain.begin)
-        watch.start()
-        attendance, limits = Attendance(log), _limits(settings)
-        listeners = Listeners(log.sessions, liveness, name, lambda: writer.is_down)
-        context = Context(
-            settings, log, writer, name, limits, attendance, lease, liveness, drain, listeners
-        )
-        courier = Courier(log.inbox, log.wakeups, liveness, settings.lease_seconds)
-        return cls(Parts(context, registry, courier), heart, watch, chores)
+    async def give_up(self) -> bool:
+        """Leave because the lease was lost. Whether another worker may have taken over what this
+        one had: it was declared dead, or nobody can tell."""
+        context = self.parts.exchanges
+        await context.give_up(_GIVE_UP_SECONDS)
+        try:
+            async with asyncio.timeout(context.settings.store_timeout):
+                was_taken = not await _lives(context.log, context.worker)
+        except Exception as error:  # noqa: BLE001
+            logger.warning("Whether this worker was taken for dead is not known: %s", said(error))
+            was_taken = True
+        await self.leave()
+        return was_taken
 
     async def leave(self) -> None:
-        """Stop what runs around the store, and close it."""
-        await self._watch.aclose()
-        for task in self._chores:
-            await stop(task)
-        await self._heart.aclose()
-        await self.parts.exchanges.listeners.aclose()
-        await self.parts.exchanges.attendance.aclose()
-        await self.parts.exchanges.log.aclose()
+        """Stop what runs around the store, and close it: every step, whatever another raises."""
+        await self._opened.aclose()
 
 
-@contextlib.asynccontextmanager
-async def _or_closed(log: EventLog) -> AsyncIterator[None]:
-    """What fails in here, or is cancelled, leaves nothing open."""
+async def _lives(log: EventLog, worker: str) -> bool:
+    """Beat once more: of this and a declaration of death one comes first, and who lives now lives
+    for another lease."""
+    table = log.worker_table()
     try:
-        yield
-    except BaseException:
-        # What comes of this is not what went wrong.
-        with contextlib.suppress(Exception):
-            await log.aclose()
-        raise
+        return await table.beat(worker, WorkerState.LIVE)
+    finally:
+        await table.aclose()
 
 
-async def stop(task: asyncio.Task[None] | None) -> None:
-    """Cancel a task and wait for its end."""
-    if task is not None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+class _Closing:
+    """The steps at the end, the last one that was added first. None keeps another from running."""
+
+    def __init__(self, opened: contextlib.AsyncExitStack, settings: Settings) -> None:
+        self._opened = opened
+        self._seconds = _PATIENCE * settings.store_timeout + settings.lease_seconds
+
+    def add(self, what: str, step: Step) -> None:
+        """One more step, which has a bounded time."""
+        self._opened.push_async_callback(self._run, what, step)
+
+    async def _run(self, what: str, step: Step) -> None:
+        try:
+            async with asyncio.timeout(self._seconds):
+                await step()
+        except Exception as error:  # noqa: BLE001
+            logger.warning("%s not left in order: %s", what, said(error))
+
+
+async def _open(
+    closing: _Closing,
+    settings: Settings,
+    memory: Memory,
+    tasks: Supervisor,
+    on_lost: Callable[[], None],
+) -> Parts:
+    log, name = make_log(settings), secrets.token_hex(8)
+    lease = Lease(settings.lease_seconds)
+    closing.add("The store", log.aclose)
+    await log.open(name)
+    heart = Heart(log, name, lease)
+    closing.add("The heartbeat", heart.aclose)
+    closing.add("What runs around the store", tasks.aclose)
+    writer = Writer(log, settings.store_timeout, lambda: lease.is_held, tasks)
+    closing.add("The writer", lambda: writer.aclose(_STOP_SECONDS))
+    liveness = Liveness(log, heart.observer)
+    drain = Drain(settings.drain_seconds, heart.drain)
+    sweeper = Sweeper(log, liveness, settings, name, drain.send_back)
+    registry = Registry(log.sessions, settings, name, liveness, lambda: writer.is_down)
+    desk = Desk(log.inbox, log.wakeups, liveness, lease, registry, settings, name, tasks)
+    listeners = Listeners(log.sessions, liveness, name, lambda: writer.is_down, tasks)
+    closing.add("Readers", listeners.aclose)
+    context = Context(
+        settings,
+        log,
+        writer,
+        name,
+        _limits(settings),
+        Attendance(log, tasks),
+        lease,
+        liveness,
+        drain,
+        listeners,
+        tasks,
+        memory,
+    )
+    closing.add("Sessions", registry.keep)
+    closing.add("Calls", lambda: _end_calls(context))
+    await desk.open()
+    writer.start()
+
+    def on_change() -> None:
+        sweeper.wake()
+        desk.wake()
+
+    heart.start(on_change=on_change, on_lost=on_lost)
+    keeper = Keeper(log, settings, registry.keep, desk.purge)
+    tasks.keep(keeper.run, "mcp-persist-keeper")
+    tasks.keep(sweeper.run, "mcp-persist-sweeper")
+    tasks.keep(desk.run, "mcp-persist-desk")
+    shield.install()
+    watch = ShutdownWatch(drain.begin, tasks)
+    closing.add("The watch for a shutdown", watch.aclose)
+    await watch.open()
+    courier = Courier(log.inbox, log.wakeups, liveness, settings.lease_seconds)
+    return Parts(context, registry, courier)
+
+
+async def _end_calls(context: Context) -> None:
+    # Without the lease they have had their time.
+    if context.holds_lease:
+        await context.cancel_exchanges(_STOP_SECONDS)
+    context.drain.close()
 
 
 def _limits(settings: Settings) -> Limits:

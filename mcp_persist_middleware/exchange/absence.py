@@ -5,7 +5,6 @@ import asyncio
 import math
 from collections.abc import Callable
 
-from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.exchange.context import Context, Running
 
 # An application that was told that its client has left, and goes on, is cancelled after this.
@@ -77,7 +76,7 @@ class Absence:
     def _ask(self, grace: float | None = None) -> None:
         self._stop()
         settling = self._settle(self._grace if grace is None else grace)
-        self._asking = asyncio.create_task(settling, name="mcp-persist-absence")
+        self._asking = self._context.background.spawn(settling, "mcp-persist-absence")
 
     async def _settle(self, grace: float) -> None:
         """Final, unless a reader elsewhere was there less than `grace` seconds ago."""
@@ -101,7 +100,8 @@ class Absence:
         for _ in range(_QUESTIONS):
             try:
                 attended = await self._context.log.attended(stream.record.id)
-            except StoreError:
+            except Exception:  # noqa: BLE001
+                # A store of somebody else's may fail in any way: the clock goes on.
                 await asyncio.sleep(_ASK_AGAIN)
             else:
                 return attended if attended is not None else -math.inf

@@ -17,6 +17,7 @@ from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.supervision import Supervisor
 
 
 class Running(Protocol):
@@ -51,6 +52,8 @@ class Context:
     liveness: Liveness
     drain: Drain
     listeners: Listeners
+    background: Supervisor = field(default_factory=Supervisor)
+    """Owns what runs beside the requests."""
     memory: Memory = field(default_factory=Memory)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Strong references to the pumps: the event loop itself holds only weak ones."""

@@ -3,6 +3,8 @@
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mcp_persist_middleware import attempt
+from mcp_persist_middleware.errors import LeaseLostError
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.protocol import jsonrpc
 
@@ -13,7 +15,10 @@ class Fence:
     It is asked in the very moment of the call, and with the context that was current when the
     request arrived: a request that waited in the socket of a stopped process, in a body that was
     being read or behind a question to the store meets the lease that has been lost, never the
-    one that was taken afterwards. Its client may have been told long ago that it was not run.
+    one that was taken afterwards. What has to be known first is whether it may still be run here.
+
+    Raises:
+        LeaseLostError: the application was not called.
     """
 
     def __init__(self, context: Context, app: ASGIApp) -> None:
@@ -21,10 +26,10 @@ class Fence:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._context.holds_lease:
-            await self._app(scope, receive, send)
-        else:
-            await refuse(scope, receive, send)
+        if not self._context.holds_lease:
+            raise LeaseLostError
+        attempt.spend()
+        await self._app(scope, receive, send)
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:

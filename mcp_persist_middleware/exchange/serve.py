@@ -3,7 +3,6 @@ beginning, with the same loop that serves a resume."""
 
 import asyncio
 import time
-from contextlib import suppress
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -155,8 +154,7 @@ async def _pass(running: Exchange, client: Client) -> None:
         if not finished.cancelled():
             await finished
     finally:
-        with suppress(asyncio.CancelledError):
-            finished.cancel()
+        finished.cancel()
 
 
 def _end_predecessor(context: Context, running: Exchange) -> None:

@@ -16,6 +16,7 @@ from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.model import Listening, SessionKey
 from mcp_persist_middleware.signals.local import Signal
+from mcp_persist_middleware.supervision import Supervisor, end
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,14 @@ class Listeners:
     """
 
     def __init__(
-        self, sessions: Sessions, liveness: Liveness, worker: str, is_down: Callable[[], bool]
+        self,
+        sessions: Sessions,
+        liveness: Liveness,
+        worker: str,
+        is_down: Callable[[], bool],
+        tasks: Supervisor | None = None,
     ) -> None:
+        self._supervisor = tasks or Supervisor()
         self.is_down = is_down
         self.sessions = sessions
         self.liveness = liveness
@@ -55,7 +62,7 @@ class Listeners:
 
     def spawn(self, turns: "Turns", delay: float) -> None:
         """Let the store know soon what became of a turn."""
-        task = asyncio.create_task(turns.tell(delay), name="mcp-persist-turn")
+        task = self._supervisor.spawn(turns.tell(delay), "mcp-persist-turn")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -63,8 +70,7 @@ class Listeners:
         """Wait a moment for what the store has yet to be told."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
-        for task in self._tasks:
-            task.cancel()
+        await end(*self._tasks)
 
 
 class Turns:

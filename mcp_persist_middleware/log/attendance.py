@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.signals.local import Signal
+from mcp_persist_middleware.supervision import Supervisor, end
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,9 @@ class Attendance:
     costs no write each time, and cannot take away the note of another worker's reader.
     """
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, tasks: Supervisor | None = None) -> None:
         self._log = log
+        self._tasks = tasks or Supervisor()
         self._readers: Counter[bytes] = Counter()
         self._noted: dict[bytes, float] = {}
         self._came = Signal()
@@ -39,7 +41,7 @@ class Attendance:
         """Somebody reads a stream here."""
         self._readers[stream] += 1
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="mcp-persist-attendance")
+            self._task = self._tasks.keep(self._run, "mcp-persist-attendance")
         elif stream not in self._noted:
             self._came.notify()
         try:
@@ -52,21 +54,15 @@ class Attendance:
     async def aclose(self) -> None:
         """Note nothing more."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await end(task)
 
     async def _run(self) -> None:
         """Until nobody has read for a while."""
-        try:
-            while self._readers or self._noted:
-                pause = await self._note()
-                if pause > 0:
-                    await self._came.wait(pause)
-        finally:
-            if self._task is asyncio.current_task():
-                self._task = None
+        while self._readers or self._noted:
+            pause = await self._note()
+            if pause > 0:
+                await self._came.wait(pause)
+        self._task = None
 
     async def _note(self) -> float:
         """Note what is due; the seconds until something is again."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.supervision import Supervisor, end
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +21,10 @@ class Outage:
         on_back: called when it answers.
     """
 
-    def __init__(self, log: EventLog, on_back: Callable[[], None]) -> None:
+    def __init__(self, log: EventLog, on_back: Callable[[], None], tasks: Supervisor) -> None:
         self._log = log
         self._on_back = on_back
+        self._tasks = tasks
         self._probing: asyncio.Task[None] | None = None
         self._is_told = True
         self.is_on = False
@@ -39,7 +41,7 @@ class Outage:
         self.is_on = True
         self.number += 1
         self.is_over = self._is_told = False
-        self._probing = asyncio.create_task(self._probe(), name="mcp-persist-probe")
+        self._probing = self._tasks.keep(self._probe, "mcp-persist-probe")
 
     def tell(self, error: StoreError) -> None:
         """Say why one begins, or nothing where the last one is not over."""
@@ -55,9 +57,7 @@ class Outage:
     async def aclose(self) -> None:
         """Ask no more."""
         probing, self._probing = self._probing, None
-        if probing is not None:
-            probing.cancel()
-            await asyncio.gather(probing, return_exceptions=True)
+        await end(probing)
 
     async def _probe(self) -> None:
         while self.is_on:
@@ -65,9 +65,6 @@ class Outage:
             try:
                 await self._log.ping()
             except StoreError:
-                continue
-            except Exception:
-                logger.exception("The store is asked again after an unexpected error")
                 continue
             self.is_on = False
         self._on_back()

@@ -15,6 +15,7 @@ from mcp_persist_middleware.log.outage import Outage
 from mcp_persist_middleware.log.queue import Batch, WriteQueue
 from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamWrite
 from mcp_persist_middleware.signals.local import Signal
+from mcp_persist_middleware.supervision import Supervisor, end
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +42,14 @@ class Writer:
     """
 
     def __init__(
-        self, log: EventLog, timeout: float, may_write: Callable[[], bool] = lambda: True
+        self,
+        log: EventLog,
+        timeout: float,
+        may_write: Callable[[], bool] = lambda: True,
+        tasks: Supervisor | None = None,
     ) -> None:
         self._log = log
+        self._tasks = tasks or Supervisor()
         self._timeout = timeout
         self._may_write = may_write
         self._queue = WriteQueue(log.lanes)
@@ -54,7 +60,7 @@ class Writer:
         self._idle = asyncio.Event()
         self._lanes: list[asyncio.Task[None]] = []
         self._soon: asyncio.TimerHandle | None = None
-        self._outage = Outage(log, self._wake.set)
+        self._outage = Outage(log, self._wake.set, self._tasks)
         self._crowd = asyncio.Event()
         self._is_flying = self._is_slow = False
         self.live: dict[bytes, LiveStream] = {}
@@ -67,8 +73,8 @@ class Writer:
 
     def start(self) -> None:
         """Begin to commit."""
-        runs = [self._run(), *(self._assist() for _ in range(1, self._log.lanes))]
-        self._lanes = [asyncio.create_task(run, name="mcp-persist-writer") for run in runs]
+        runs = [self._run, *[self._assist] * (self._log.lanes - 1)]
+        self._lanes = [self._tasks.keep(run, "mcp-persist-writer") for run in runs]
 
     async def abandon(self) -> None:
         """Drop what waits and stop: the streams are not this worker's any more. Whoever still
@@ -90,15 +96,17 @@ class Writer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self._queue and not self.is_down:
+                    if all(lane.done() for lane in self._lanes):
+                        # The event loop is about to end, and has ended them first.
+                        await self._step()
+                        continue
                     self._idle.clear()
                     self._wake.set()
                     await self._idle.wait()
         if self._soon is not None:
             self._soon.cancel()
         lanes, self._lanes = self._lanes, []
-        for lane in lanes:
-            lane.cancel()
-        await asyncio.gather(*lanes, return_exceptions=True)
+        await end(*lanes)
         # A lane may have begun one while it ended.
         await self._outage.aclose()
 
@@ -154,6 +162,8 @@ class Writer:
             self._touch(stream)
 
     async def _run(self) -> None:
+        # What an earlier life has left waits already.
+        self._wake.set()
         while True:
             if not self._queue:
                 self._idle.set()

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
+from mcp_persist_middleware.errors import LeaseLostError, SessionElsewhereError, StoreError
 from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.parts import Inbox
@@ -17,6 +17,7 @@ from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply, Whole
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.signals.base import Subscription, Wakeups
+from mcp_persist_middleware.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,9 @@ class Desk:
         registry: Registry,
         settings: Settings,
         worker: str,
+        tasks: Supervisor | None = None,
     ) -> None:
+        self._tasks = tasks or Supervisor()
         self._inbox = inbox
         self._wakeups = wakeups
         self._liveness = liveness
@@ -92,8 +95,6 @@ class Desk:
         finally:
             if topic is not None:
                 topic.close()
-            for _, task in self._running.values():
-                task.cancel()
 
     async def purge(self) -> None:
         """Remove what nobody waits for any more.
@@ -144,7 +145,7 @@ class Desk:
 
     def _start(self, letter: Letter) -> None:
         before = [task for other, task in self._running.values() if other.key == letter.key]
-        task = asyncio.create_task(self._serve(letter, before), name="mcp-persist-relayed")
+        task = self._tasks.spawn(self._serve(letter, before), "mcp-persist-relayed")
         self._running[letter.id] = letter, task
         task.add_done_callback(lambda _: self._end(letter.id))
 
@@ -179,7 +180,7 @@ class Desk:
         try:
             async with asyncio.timeout(self._settings.detach_seconds):
                 return await held.site(parcel)
-        except SessionElsewhereError:
+        except (SessionElsewhereError, LeaseLostError):
             return NotRun()
         except TimeoutError:
             return Whole(504, [(b"content-length", b"0")], b"")

@@ -363,7 +363,17 @@ class Registry:
         Raises:
             StoreError: the store does not answer; nothing is lost.
         """
-        await self._tell_deleted()
+        errors: list[Exception] = []
+        for step in (self._tell_deleted, self._touch_used, self._purge):
+            # One that fails keeps no other from being done.
+            try:
+                await step()
+            except Exception as error:  # noqa: BLE001
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    async def _touch_used(self) -> None:
         touched, self._touched = self._touched, set()
         brief = {k for k in touched if (held := self._held.get(k)) is not None and held.is_brief}
         try:
@@ -374,6 +384,8 @@ class Registry:
         idle = time.monotonic() - self._settings.session_ttl
         while self._held and (oldest := next(iter(self._held.values()))).used_at < idle:
             self.drop(oldest)
+
+    async def _purge(self) -> None:
         while await self._sessions.purge(time.time(), _PURGED) == _PURGED:
             pass
 

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.signals.base import Subscription, Subscriptions, Wakeups
+from mcp_persist_middleware.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +73,13 @@ class Notifications(Wakeups):
         self._lost = False
         self._failing = False
         self._pid = 0
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: Supervisor | None = None
 
     async def open(self) -> None:
         """Begin to listen; readers look by themselves until that works."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="mcp-persist-notifications")
+        if self._tasks is None:
+            self._tasks = Supervisor(asyncio.current_task())
+            self._tasks.keep(self._run, "mcp-persist-notifications")
 
     def subscribe(self, stream: bytes) -> Subscription:
         patience = max(_PATIENCE, len(self._subscriptions) / _LOOKS_PER_SECOND)
@@ -106,12 +108,10 @@ class Notifications(Wakeups):
             self._work.set()
 
     async def aclose(self) -> None:
-        task, self._task = self._task, None
+        tasks, self._tasks = self._tasks, None
         self._subscriptions.clear()
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        if tasks is not None:
+            await tasks.aclose()
 
     # What the task does.
 

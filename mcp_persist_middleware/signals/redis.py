@@ -14,6 +14,7 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from mcp_persist_middleware.signals.base import Subscription, Subscriptions, Wakeups
 from mcp_persist_middleware.signals.local import Signal
+from mcp_persist_middleware.supervision import Supervisor, end
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +39,23 @@ class RedisWakeups(Wakeups):
         self._subscriptions = Subscriptions()
         self._wanted: dict[bytes, bytes] = {}
         self._changed = Signal()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Supervisor()
+        self._is_listening = False
         self._closed = False
         self._failing = False
 
     def open(self) -> None:
         """Subscribers are connected from now on."""
-        self._closed = False
+        self._closed, self._tasks = False, Supervisor(asyncio.current_task())
 
     def subscribe(self, stream: bytes) -> Subscription:
         subscription = self._inner.subscribe(stream)
         subscription.on_close(lambda: self._unsubscribe(stream, subscription))
         self._subscriptions.add(stream, subscription)
         self._wanted[self._channel(stream).encode()] = stream
-        if self._task is None and not self._closed:
-            self._task = asyncio.create_task(self._run(), name="mcp-persist-redis-wakeups")
+        if not (self._is_listening or self._closed):
+            self._is_listening = True
+            self._tasks.keep(self._run, "mcp-persist-redis-wakeups")
         self._changed.notify()
         return subscription
 
@@ -67,26 +70,22 @@ class RedisWakeups(Wakeups):
 
     async def aclose(self) -> None:
         self._closed = True
-        task, self._task = self._task, None
-        if task is not None:
-            await _stop(task)
+        await self._tasks.aclose()
+        self._is_listening = False
         self._subscriptions.clear()
         self._wanted.clear()
 
     async def _run(self) -> None:
         """Until nobody has waited for a while."""
-        try:
-            while self._wanted:
-                try:
-                    await self._listen()
-                except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
-                    if not self._failing:
-                        logger.warning("No wake-ups from Redis for now: %s", type(error).__name__)
-                    self._failing = True
-                    await asyncio.sleep(_AFTER_FAILURE)
-        finally:
-            if self._task is asyncio.current_task():
-                self._task = None
+        while self._wanted:
+            try:
+                await self._listen()
+            except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+                if not self._failing:
+                    logger.warning("No wake-ups from Redis for now: %s", type(error).__name__)
+                self._failing = True
+                await asyncio.sleep(_AFTER_FAILURE)
+        self._is_listening = False
 
     async def _listen(self) -> None:
         client = self._connect()
@@ -103,8 +102,7 @@ class RedisWakeups(Wakeups):
             )
             await self._hear(pubsub, following)
         finally:
-            if following is not None:
-                await _stop(following)
+            await end(following)
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(_CLOSE):
                     await pubsub.aclose()
@@ -143,14 +141,3 @@ class RedisWakeups(Wakeups):
             heard = wanted or heard
             if wanted == set(self._wanted):
                 await self._changed.wait(_IDLE)
-
-
-async def _stop(task: asyncio.Task[None]) -> None:
-    """The driver does not always let a cancellation through."""
-    for _ in range(3):
-        task.cancel()
-        done, _waiting = await asyncio.wait([task], timeout=_CLOSE)
-        if done:
-            if not task.cancelled():
-                task.exception()
-            return

@@ -125,3 +125,25 @@ async def test_steps_grow_with_what_there_is_to_remove(
         await done.wait()
     assert quick.asked[:4] == [10, 20, 40, 80]
     assert len(quick.asked) < 12
+
+
+@pytest.mark.parametrize("error", [StoreError(url="it", reason="damaged"), KeyError("hunter2")])
+async def test_a_purge_that_fails_keeps_no_chore_from_being_done_nor_one_chore_the_next(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Damaged:
+        async def purge(self, *_: object) -> Purged:
+            raise error
+
+    done = asyncio.Event()
+
+    async def fails() -> None:
+        raise error
+
+    async def touch() -> None:
+        done.set()
+
+    made = Keeper(Damaged(), settings(purge_interval=_NEVER), fails, touch)  # type: ignore[arg-type]
+    async with running(made):
+        await done.wait()
+    assert "hunter2" not in caplog.text

@@ -71,7 +71,7 @@ class PostgresLog(SqlLog):
     async def open(self, worker: str) -> None:
         try:
             if self._given is None and self._made is None:
-                self._made = postgres_engine.make(self._url, self._timeout)
+                self._own(postgres_engine.make(self._url, self._timeout))
             await self._prepare_schema()
             async with self._writers.one() as writer:
                 driver = await writer.driver()

@@ -28,6 +28,7 @@ from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreUnavailableError
 from mcp_persist_middleware.log.redis.scripts import Call
 from mcp_persist_middleware.log.redis.url import Target
+from mcp_persist_middleware.supervision import Supervisor, end
 
 logger = logging.getLogger(__name__)
 
@@ -92,15 +93,12 @@ class RedisClient:
             logger.warning(
                 "Redis %s is away (%s); events go to SQL until it is there.", *self._say(error)
             )
-        self._watching = asyncio.create_task(self._watch(), name="mcp-persist-redis-watch")
+        self._watching = Supervisor().keep(self._watch, "mcp-persist-redis-watch")
 
     async def aclose(self) -> None:
         """Release the connections. May be called twice."""
         watching, self._watching = self._watching, None
-        if watching is not None:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+        await end(watching)
         self._back.clear()
         if self._running:
             await asyncio.wait(self._running, timeout=2 * self._timeout)

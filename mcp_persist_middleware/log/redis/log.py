@@ -37,6 +37,7 @@ from mcp_persist_middleware.log.redis.url import Target
 from mcp_persist_middleware.model import Beat, Event, Outcome, StreamRecord, StreamWrite
 from mcp_persist_middleware.signals.base import Wakeups
 from mcp_persist_middleware.signals.redis import RedisWakeups
+from mcp_persist_middleware.supervision import Supervisor, end
 
 T = TypeVar("T")
 
@@ -133,25 +134,25 @@ class RedisLog(EventLog):
             await self.aclose()
             raise
         self._wakeups.open()
+        tasks = Supervisor()
         self._tasks = [
-            asyncio.create_task(self._flusher.run(), name="mcp-persist-redis-flush"),
-            asyncio.create_task(self._send(), name="mcp-persist-redis-send"),
+            tasks.keep(self._flusher.run, "mcp-persist-redis-flush"),
+            tasks.keep(self._send, "mcp-persist-redis-send"),
         ]
 
     async def aclose(self) -> None:
         tasks, self._tasks = self._tasks, []
-        if tasks:
-            if self._running:
-                await asyncio.wait(self._running, timeout=self._timeout)
-            for task in tasks:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            await self._leave()
-        await self._wakeups.aclose()
-        await self._client.aclose()
-        self._tails.clear()
-        await self._inner.aclose()
+        # Each step, whatever another raises; the last one that is named here comes first.
+        async with contextlib.AsyncExitStack() as left:
+            left.push_async_callback(self._inner.aclose)
+            left.callback(self._tails.clear)
+            left.push_async_callback(self._client.aclose)
+            left.push_async_callback(self._wakeups.aclose)
+            if tasks:
+                left.push_async_callback(self._leave)
+                left.push_async_callback(end, *tasks)
+                if self._running:
+                    await asyncio.wait(self._running, timeout=self._timeout)
 
     async def _leave(self) -> None:
         """What Redis has goes to SQL before anybody can think that this worker is gone."""

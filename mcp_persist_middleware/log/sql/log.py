@@ -19,6 +19,7 @@ from mcp_persist_middleware.log.base import EventLog, Purged, Written
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.log.sql import schema
 from mcp_persist_middleware.log.sql.inbox import SqlInbox
+from mcp_persist_middleware.log.sql.lent import Lent
 from mcp_persist_middleware.log.sql.rows import Page, page_of, reading, record_of
 from mcp_persist_middleware.log.sql.sessions import SqlSessions
 from mcp_persist_middleware.log.sql.store import SqlStore
@@ -59,6 +60,7 @@ class SqlLog(SqlStore, EventLog):
         super().__init__(url, prefix=prefix, timeout=timeout)
         self._given = engine
         self._made: AsyncEngine | None = None
+        self._lent: Lent | None = None
         self._lock = asyncio.Lock()
         """Held by whoever uses the writer's connection."""
         self._worker = ""
@@ -92,8 +94,14 @@ class SqlLog(SqlStore, EventLog):
         async with self._lock:
             await self._drop_writer()
             made, self._made = self._made, None
+        if self._lent is not None:
+            await self._lent.take_back(self._timeout)
         if made is not None:
             await made.dispose()
+
+    def _own(self, engine: AsyncEngine) -> None:
+        """An engine of ours, which is closed with the log."""
+        self._made, self._lent = engine, Lent(engine)
 
     @property
     def secret(self) -> bytes:

@@ -81,6 +81,13 @@ class Files:
         """Whether a connection of this process is open."""
         return len(self._open) > 0
 
+    def close(self) -> None:
+        """Close what is still open and nobody has any more: the driver loses a connection whose
+        opening is cancelled. Its threads have ended."""
+        for connection in list(self._open):
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
     def _inode(self, part: str) -> _Inode | None:
         try:
             found = self.path.with_name(self.path.name + part).stat()

@@ -29,6 +29,7 @@ from mcp_persist_middleware.log.sql.schema import quoted
 from mcp_persist_middleware.log.sql.store import retrieve
 from mcp_persist_middleware.log.sql.workers import reason, trouble
 from mcp_persist_middleware.log.sqlite.batch import Batch, Statements
+from mcp_persist_middleware.log.sqlite.drivers import Drivers
 from mcp_persist_middleware.log.sqlite.files import Files
 from mcp_persist_middleware.log.sqlite.inbox import SqliteInbox, SqliteSessions
 from mcp_persist_middleware.log.sqlite.read import Reads
@@ -48,6 +49,7 @@ _READERS = 4
 # Of the store's time-out. A step of retention may then wait for the lock, half of it, once more.
 _BEAT_PATIENCE, _STEP_PATIENCE = 0.1, 0.25
 _WAL_TRIES, _WAL_PAUSE = 50, 0.01
+_END_SECONDS = 1.0
 _WAL_BYTES = 64 * 1024 * 1024
 _LOOK_AGAIN = 0.01
 
@@ -84,6 +86,7 @@ class SqliteLog(SqlLog):
         self._sessions = SqliteSessions(self, self.in_thread)
         self._inbox = SqliteInbox(self, self.in_thread)
         self._locks = WorkerLocks(self._path)
+        self._drivers = Drivers()
         self._wakeups = DataVersion(
             self._files.connect,
             lambda: self._files.are_in_place,
@@ -102,7 +105,7 @@ class SqliteLog(SqlLog):
             self._files.create()
             self._locks.acquire(worker)
             if self._given is None and self._made is None:
-                self._made = self._make_engine()
+                self._own(self._make_engine())
             async with self._lock:
                 await self._connect_writer()
             await self._workers.enrol(worker)
@@ -130,6 +133,7 @@ class SqliteLog(SqlLog):
             connect_args={
                 "timeout": self._timeout / 2,
                 "factory": self._files.connection_class,
+                "async_creator_fn": self._drivers.connect,
             },
             isolation_level="AUTOCOMMIT",
         )
@@ -157,8 +161,12 @@ class SqliteLog(SqlLog):
         self._driver = raw.driver_connection
 
     async def aclose(self) -> None:
-        await super().aclose()
-        self._locks.release()
+        try:
+            await super().aclose()
+        finally:
+            self._locks.release()
+            if await self._drivers.end(_END_SECONDS):
+                self._files.close()
 
     def is_gone(self, worker: str) -> bool:
         try:

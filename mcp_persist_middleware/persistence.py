@@ -1,0 +1,174 @@
+"""The handle behind the middleware: an open store, on every event loop that asks for it."""
+
+import asyncio
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+from mcp_persist_middleware import runtime
+from mcp_persist_middleware.errors import ClosedError, ConfigurationError
+from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.memory import Memory
+from mcp_persist_middleware.log.base import MakeLog
+from mcp_persist_middleware.runtime import Runtime
+from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.worker import Parts
+
+# Where nothing is open nothing was learned.
+_NOTHING = Memory()
+
+
+class Persistence:
+    """An open store and what runs around it: the handle behind `PersistMiddleware`.
+
+    Use it as an async context manager, or let the middleware open it at start-up (or, where no
+    lifespan is seen, with the first request). On each event loop it is opened once, and the last
+    user closes it. After `aclose` no request opens it again on that event loop; `start` does.
+
+    Args:
+        log: instead of `url`, makes a store of yours (`mcp_persist_middleware.store`): called for
+            each worker, once on an event loop and again after a lost lease.
+        settings: as `PersistMiddleware` takes them; checked when the object is opened.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, log: MakeLog | None = None, **settings: Any
+    ) -> None:
+        named = {"url": url, "log": log}
+        given = {name: value for name, value in named.items() if value is not None}
+        self._given: Mapping[str, Any] = given | settings
+        self._settings: Settings | None = None
+        self._error: ConfigurationError | None = None
+        self._closed: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        # The one that was found last: a request is not to hash all settings.
+        self._last: Callable[[], Runtime | None] = _none
+
+    def narrowed(self, url: str | None, settings: Mapping[str, Any]) -> "Persistence":
+        """This object, or, when settings are given beside it, one whose start says that only
+        one of the two can be."""
+        if url is None and not settings:
+            return self
+        names = ", ".join(sorted([*settings, *(["url"] if url is not None else [])]))
+        conflict = Persistence()
+        conflict._error = ConfigurationError(
+            reason=f"persistence= and {names} are both given; set {names} on the Persistence"
+        )
+        return conflict
+
+    @property
+    def settings(self) -> Settings:
+        """The checked settings.
+
+        Raises:
+            ConfigurationError: a setting is unknown or wrong.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._settings is None:
+            self._settings = Settings.load(self._given)
+        return self._settings
+
+    async def start(self) -> None:
+        """Open the store on the running event loop; a second call does nothing, one after
+        `aclose` opens it again.
+
+        Raises:
+            ConfigurationError: a setting is unknown or wrong.
+            StoreError: the store cannot be opened.
+        """
+        if self.settings.enabled:
+            here = runtime.find_or_make(self.settings)
+            self._closed.discard(here.loop)
+            await here.start(self)
+
+    async def drain(self) -> None:
+        """Let running calls end, for at most `drain_seconds` from the first word of a shutdown;
+        a call that has not ended then is answered with an error, for its client to find.
+        """
+        here = self._here()
+        if here is not None and self in here.users:
+            await here.drain(self)
+
+    async def aclose(self) -> None:
+        """Drain, commit what waits and close what was opened here. May be called twice."""
+        here = self._here()
+        if here is not None and self in here.users:
+            await here.drain(self)
+        # From here on no request opens it again.
+        self._closed.add(asyncio.get_running_loop())
+        if here is not None and self in here.users:
+            await here.release(self)
+
+    async def ping(self) -> None:
+        """Return when the store can take a write.
+
+        Raises:
+            ClosedError: after `aclose`.
+            StoreError: it cannot.
+        """
+        await (await self.context()).log.ping()
+
+    async def context(self) -> Context:
+        """What the exchanges on the running event loop share; opens the store when it is not."""
+        return (await self.parts()).exchanges
+
+    async def parts(self) -> Parts:
+        """What requests on the running event loop share, with or without its lease; opens the
+        store when it was never open.
+
+        Raises:
+            ClosedError: after `aclose`.
+            ConfigurationError: a setting is wrong.
+            StoreError, or whatever a store of somebody else's raises: it cannot be opened.
+        """
+        here = self._joined()
+        if here.parts is not None and self in here.users:
+            return here.parts
+        return await here.held(self)
+
+    async def held(self) -> Parts:
+        """The same with its lease: one that was lost, or a store that is being opened, is waited
+        for, for `store_timeout` at most."""
+        return await self._joined().held(self)
+
+    @property
+    def memory(self) -> Memory:
+        """What is known of the application on the running event loop; nothing is opened."""
+        try:
+            here = self._here()
+        except ConfigurationError:
+            return _NOTHING
+        return here.memory if here is not None else _NOTHING
+
+    @property
+    def was_taken(self) -> bool:
+        """Whether what this process had before its lease was lost may be another worker's now."""
+        here = self._here()
+        return here is not None and here.was_taken
+
+    def _here(self) -> Runtime | None:
+        last = self._last()
+        if last is None or last.is_over or last.loop is not asyncio.get_running_loop():
+            last = runtime.find(self.settings)
+            if last is not None:
+                self._last = weakref.ref(last)
+        return last
+
+    def _joined(self) -> Runtime:
+        here = self._here()
+        if here is None or self not in here.users:
+            if asyncio.get_running_loop() in self._closed or not self.settings.enabled:
+                raise ClosedError
+            here = runtime.find_or_make(self.settings)
+        return here
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def _none() -> None:
+    """Nothing was found yet."""

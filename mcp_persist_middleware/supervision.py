@@ -1,0 +1,138 @@
+"""The owner of all that runs beside requests: no task without one, none ends in silence, and none
+keeps another from closing."""
+
+import asyncio
+import contextvars
+import logging
+import traceback
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.errors import PersistError
+
+logger = logging.getLogger(__name__)
+
+# Between a child's death and its next life (seconds); one that lived for long begins anew.
+_FIRST_PAUSE, _LAST_PAUSE, _LONG = 0.25, 30.0, 60.0
+# Some drivers do not let every cancellation through: it is said again after so long (seconds).
+_AGAIN, _TIMES = 1.0, 3
+# Tasks that are cancelled because their time is over.
+_ending: "weakref.WeakSet[asyncio.Task[Any]]" = weakref.WeakSet()
+
+
+class Supervisor:
+    """Owns tasks, and ends them.
+
+    Args:
+        owner: the task whose life this is: when it is cancelled, with its event loop for one, its
+            children end as well. Without one any cancellation ends a child.
+        group: an open task group of the owner's, for the children to be in.
+    """
+
+    def __init__(
+        self, owner: asyncio.Task[Any] | None = None, group: asyncio.TaskGroup | None = None
+    ) -> None:
+        self._owner = owner
+        self._group = group
+        self._children: set[asyncio.Task[None]] = set()
+        self._is_over = False
+
+    def keep(self, run: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
+        """A child that is there until the end. One that dies is said, counted, and lives again
+        after a pause; one that returns has done its work."""
+        return self._begin(self._again_and_again(run, name), name)
+
+    def spawn(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
+        """A child with one piece of work to do. What it raises is said and counted."""
+        return self._begin(_once(work, name), name)
+
+    async def aclose(self) -> None:
+        """End every child; what comes later is not begun. A second call does nothing."""
+        self._is_over = True
+        await end(*self._children)
+
+    def _begin(self, run: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        group = None if self._is_over else self._group
+        create = group.create_task if group else asyncio.get_running_loop().create_task
+        # A context of its own: that of a request would live as long as the task.
+        task = create(run, name=name, context=contextvars.Context())
+        self._children.add(task)
+        task.add_done_callback(self._children.discard)
+        if self._is_over:
+            task.cancel()
+        return task
+
+    async def _again_and_again(self, run: Callable[[], Awaitable[None]], name: str) -> None:
+        loop, pause = asyncio.get_running_loop(), 0.0
+        while True:
+            began = loop.time()
+            try:
+                await asyncio.sleep(pause)
+                await run()
+            except asyncio.CancelledError as error:
+                if self._is_meant():
+                    raise
+                say(name, error)
+            except Exception as error:  # noqa: BLE001
+                say(name, error)
+            else:
+                return
+            lived_long = loop.time() - began > pause + _LONG
+            pause = _FIRST_PAUSE if lived_long else min(max(_FIRST_PAUSE, 2 * pause), _LAST_PAUSE)
+
+    def _is_meant(self) -> bool:
+        """Whether the current task is cancelled by whoever it belongs to."""
+        owner = self._owner
+        has_ended = owner is None or owner.done() or owner.cancelling() > 0
+        return self._is_over or has_ended or asyncio.current_task() in _ending
+
+
+async def end(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel tasks and wait until they have ended, for a few seconds at most. What they raise is
+    theirs; the caller's own cancellation is heard."""
+    known = [task for task in tasks if task is not None]
+    waiting = {task for task in known if not task.done()}
+    for _ in range(_TIMES):
+        for task in waiting:
+            _ending.add(task)
+            task.cancel()
+        if waiting:
+            _, waiting = await asyncio.wait(waiting, timeout=_AGAIN)
+    for task in known:
+        if not task.done():
+            logger.warning("%s does not end, and is left alone", task.get_name())
+        elif not task.cancelled():
+            task.exception()
+
+
+def said(error: BaseException) -> str:
+    """What may be logged of an error: in the text of somebody else's there may be a secret."""
+    return str(error) if isinstance(error, PersistError) else type(error).__name__
+
+
+def frames(error: BaseException) -> str:
+    """Where an error comes from; neither its text nor a line of code, which may hold a secret."""
+    found = traceback.StackSummary.extract(
+        traceback.walk_tb(error.__traceback__), lookup_lines=False
+    )
+    return "\n".join(f'  File "{f.filename}", line {f.lineno}, in {f.name}' for f in found)
+
+
+async def _once(work: Coroutine[Any, Any, object], name: str) -> None:
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001
+        say(name, error)
+    finally:
+        # One that never took its first step has nothing to complain of.
+        work.close()
+
+
+def say(name: str, error: BaseException) -> None:
+    """Somebody's task has ended by an error that is not its caller's to hear."""
+    telemetry.task_failures.add(1, {"task": name})
+    logger.error(
+        "%s ended by an error and is looked after: %s\n%s", name, said(error), frames(error)
+    )

@@ -1,0 +1,22 @@
+"""An application that is tested: whatever its tests leave open is closed with their event loops."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_three_hundred_tests_of_an_application_leave_nothing_and_warn_of_nothing() -> None:
+    suite = ROOT / "tests" / "support" / "tested_app.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-W", "error", "--noconftest"]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider", str(suite)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "300 passed" in done.stdout
