@@ -128,8 +128,9 @@ class EventLog(ABC):
         """Commit a batch in one transaction; one outcome for each entry, in order.
 
         An entry is committed whole or not at all, and only if its stream is open in the entry's
-        epoch; an entry that is not costs the others nothing. An entry that this same call has
-        committed before (a retry after a lost answer) counts as committed.
+        epoch; an entry that is not costs the others nothing. One that takes a stream over is
+        fenced when the store has an event above `StreamWrite.known`. An entry that this same call
+        has committed before (a retry after a lost answer) counts as committed.
         """
 
     @abstractmethod
