@@ -75,7 +75,8 @@ async def begin(
         record, seen_at = left
         if not is_served:
             # The session did not come back, or not for this caller.
-            await orphans.end(context.log, record, context.settings.ttl, seen_at)
+            ttl = context.settings.kept_for(record.owner)
+            await orphans.end(context.log, record, ttl, seen_at)
             return None
         call = request.call
         live = await _take_over(context, record, call.request_id if call is not None else None)
