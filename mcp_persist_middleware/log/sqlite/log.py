@@ -142,6 +142,8 @@ class SqliteLog(SqlLog):
             _enter_wal(cursor)
             cursor.execute(f"PRAGMA synchronous = {synchronous}")
             cursor.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+            # Not all builds of SQLite overwrite what is deleted by themselves.
+            cursor.execute("PRAGMA secure_delete = ON")
             cursor.close()
 
         return engine
