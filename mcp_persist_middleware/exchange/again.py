@@ -122,6 +122,6 @@ async def _take_over(
     ids = EventIds.of(record.id, record.kind, request_id)
     taken = dataclasses.replace(record, epoch=epoch, worker=worker)
     live = LiveStream(taken, ids, context.limits)
-    live.go_on(written.last, written.events, written.size)
+    live.go_on(*written)
     context.writer.go_on(live)
     return live
