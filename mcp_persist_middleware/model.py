@@ -125,6 +125,14 @@ class StreamWrite:
     """Delete this many of the oldest events that may be dropped (see `EventKind`)."""
 
     @property
+    def known(self) -> int:
+        """The last number of the stream that its writer knows of. Who takes a stream over and
+        knows of less than there is is refused."""
+        if self.events:
+            return self.events[0].sequence - 1
+        return self.ending.last_sequence if self.ending is not None else (1 << 63) - 1
+
+    @property
     def size(self) -> int:
         """The bytes of its events."""
         return sum([len(event.frame) for event in self.events])

@@ -19,6 +19,7 @@ from mcp_persist_middleware.errors import (
     InvalidSettingError,
     UnknownSettingError,
 )
+from mcp_persist_middleware.model import Owner
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -155,6 +156,12 @@ class Settings:
         "degrade", "`degrade`: go on live, without ids; `refuse`: errors"
     )
     purge_interval: float = _setting(60.0, "how often retention runs", low=0.05)
+
+    def kept_for(self, owner: Owner) -> float:
+        """How long (seconds) a stream is kept after its end, however it comes to it: one that
+        anybody may read who has its id is not kept for long."""
+        is_known = owner.session or owner.principal
+        return self.ttl if is_known else min(self.ttl, self.anonymous_ttl)
 
     @classmethod
     def load(cls, given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> "Settings":

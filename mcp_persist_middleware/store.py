@@ -5,7 +5,7 @@
 """
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
-from mcp_persist_middleware.log.base import EventLog, MakeLog, Purged, Removed, Written
+from mcp_persist_middleware.log.base import Answers, EventLog, MakeLog, Purged, Removed, Written
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import (
     Beat,
@@ -34,6 +34,7 @@ from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.signals.base import Polling, Subscription, Wakeups
 
 __all__ = [
+    "Answers",
     "Beat",
     "Ending",
     "Event",

@@ -94,7 +94,8 @@ class Sweeper:
         if record.id in self._left:
             return True
         try:
-            await orphans.end(self._log, record, self._settings.ttl, verdict.seen_at)
+            ttl = self._settings.kept_for(record.owner)
+            await orphans.end(self._log, record, ttl, verdict.seen_at)
         except UnreadableRowError as error:
             logger.warning("A stream of a worker that is gone cannot be ended: %s", error)
             self._left.add(record.id)

@@ -3,13 +3,55 @@ session or a principal, and no URL."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import ClassVar
 
 from opentelemetry import context, metrics, propagate, trace
+from opentelemetry.metrics import Counter, Meter
 from opentelemetry.trace import Link, Span, SpanKind
 
 _NAME = "mcp_persist_middleware"
 _tracer = trace.get_tracer(_NAME)
-_meter = metrics.get_meter(_NAME)
+# A namespace that a callable names may be anything that a client says. So many are told apart in
+# one process, those that came first; a metric for each of any number would be kept for ever.
+_MOST_NAMESPACES, _OTHER = 100, "(other)"
+
+
+class _Counter:
+    """A counter that tells few namespaces apart."""
+
+    _known: ClassVar[set[str]] = set()
+
+    def __init__(self, instrument: Counter) -> None:
+        self._instrument = instrument
+
+    def add(self, amount: int, attributes: Mapping[str, str] | None = None) -> None:
+        """Count so many."""
+        if attributes is not None and (namespace := attributes.get("namespace")) is not None:
+            attributes = {**attributes, "namespace": self._told(namespace)}
+        self._instrument.add(amount, attributes)
+
+    def _told(self, namespace: str) -> str:
+        if namespace not in self._known:
+            if len(self._known) >= _MOST_NAMESPACES:
+                return _OTHER
+            self._known.add(namespace)
+        return namespace
+
+
+class _Meter:
+    """Makes the instruments."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self.create_histogram = meter.create_histogram
+        self.create_up_down_counter = meter.create_up_down_counter
+
+    def create_counter(self, name: str, unit: str, description: str) -> _Counter:
+        """A counter of these."""
+        return _Counter(self._meter.create_counter(name, unit, description))
+
+
+_meter = _Meter(metrics.get_meter(_NAME))
 
 events = _meter.create_counter("mcp_persist.events", "{event}", "Events committed to the log")
 event_bytes = _meter.create_counter("mcp_persist.event.bytes", "By", "Bytes of those events")

@@ -75,7 +75,8 @@ async def begin(
         record, seen_at = left
         if not is_served:
             # The session did not come back, or not for this caller.
-            await orphans.end(context.log, record, context.settings.ttl, seen_at)
+            ttl = context.settings.kept_for(record.owner)
+            await orphans.end(context.log, record, ttl, seen_at)
             return None
         call = request.call
         live = await _take_over(context, record, call.request_id if call is not None else None)
@@ -121,6 +122,6 @@ async def _take_over(
     ids = EventIds.of(record.id, record.kind, request_id)
     taken = dataclasses.replace(record, epoch=epoch, worker=worker)
     live = LiveStream(taken, ids, context.limits)
-    live.go_on(written.last, written.events, written.size)
+    live.go_on(*written)
     context.writer.go_on(live)
     return live

@@ -75,7 +75,8 @@ async def _ended(context: Context, record: StreamRecord) -> StreamRecord | None:
     if record.state is StreamState.OPEN:
         verdict = await context.liveness.ask(record.worker)
         if verdict.gone or record.worker == context.worker:
-            return await orphans.end(context.log, record, context.settings.ttl, verdict.seen_at)
+            ttl = context.settings.kept_for(record.owner)
+            return await orphans.end(context.log, record, ttl, verdict.seen_at)
     return record
 
 

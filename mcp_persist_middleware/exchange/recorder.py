@@ -148,7 +148,5 @@ class Recorder:
     ) -> None:
         for kind, frame in last:
             stream.add(kind, frame)
-        settings, owner, now = self._context.settings, stream.record.owner, time.time()
-        is_known = owner.session or owner.principal
-        ttl = settings.ttl if is_known else min(settings.ttl, settings.anonymous_ttl)
+        now, ttl = time.time(), self._context.settings.kept_for(stream.record.owner)
         self._context.writer.end(stream, Ending(state, stream.last, now, now + ttl))

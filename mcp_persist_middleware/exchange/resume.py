@@ -55,7 +55,8 @@ async def resume(
             if again.is_wanted(context, record):
                 _count(scope, "run again")
                 return record
-            record = await orphans.end(context.log, record, context.settings.ttl, left.seen_at)
+            ttl = context.settings.kept_for(record.owner)
+            record = await orphans.end(context.log, record, ttl, left.seen_at)
         if record is not None:
             position = await _rewound(context.log, position, record)
             request = dataclasses.replace(request, cursor=position)

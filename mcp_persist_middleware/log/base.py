@@ -67,8 +67,14 @@ class Written(NamedTuple):
     events: int = 0
     size: int = 0
     """The bytes of its events."""
-    answers: tuple[Event, ...] = ()
-    """Those that are answers."""
+
+
+class Answers(NamedTuple):
+    """What a stream has answered."""
+
+    last: int
+    """The number of its last event, whatever that is."""
+    events: Sequence[Event]
 
 
 class EventLog(ABC):
@@ -128,8 +134,9 @@ class EventLog(ABC):
         """Commit a batch in one transaction; one outcome for each entry, in order.
 
         An entry is committed whole or not at all, and only if its stream is open in the entry's
-        epoch; an entry that is not costs the others nothing. An entry that this same call has
-        committed before (a retry after a lost answer) counts as committed.
+        epoch; an entry that is not costs the others nothing. One that takes a stream over is
+        fenced when the store has an event above `StreamWrite.known`. An entry that this same call
+        has committed before (a retry after a lost answer) counts as committed.
         """
 
     @abstractmethod
@@ -141,18 +148,24 @@ class EventLog(ABC):
         """The committed events with a number above `after`, in order: as many as fit, at least
         one if there is one. A number that is missing has been removed by retention."""
 
+    # Whoever takes a stream over asks these. A store that can tell without reading all of the
+    # stream does so.
+
     async def written(self, stream: bytes, after: int = 0) -> Written:
-        """How much there is of a stream after a number. A store that can say so without reading
-        all of it does so; whoever takes a stream over asks."""
-        found = Written(last=after)
+        """How much there is of a stream after a number."""
+        found = Written(after)
         while page := await self.read(stream, found.last, *_PAGE):
-            found = Written(
-                page[-1].sequence,
-                found.events + len(page),
-                found.size + sum(len(event.frame) for event in page),
-                (*found.answers, *(e for e in page if e.kind is EventKind.RESPONSE)),
-            )
+            size = found.size + sum(len(event.frame) for event in page)
+            found = Written(page[-1].sequence, found.events + len(page), size)
         return found
+
+    async def answers(self, stream: bytes, after: int = 0) -> Answers:
+        """The answers of a stream after a number."""
+        last, found = after, []
+        while page := await self.read(stream, last, *_PAGE):
+            last = page[-1].sequence
+            found += [event for event in page if event.kind is EventKind.RESPONSE]
+        return Answers(last, found)
 
     @abstractmethod
     async def attend(self, streams: Collection[bytes], seconds: float) -> None:

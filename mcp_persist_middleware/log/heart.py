@@ -73,7 +73,11 @@ class Heart:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._lease.seconds):
                     await self._ended.wait()
-            self._thread.join(_JOIN_SECONDS)
+            # It has nothing left to do, and nobody waits for it with the event loop held.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_JOIN_SECONDS):
+                    while self._thread.is_alive():  # noqa: ASYNC110 (a thread tells nobody)
+                        await asyncio.sleep(_JOIN_SECONDS / 1000)
 
     def _hurry(self) -> None:
         own, wake = self._own, self._wake

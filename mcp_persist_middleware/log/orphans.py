@@ -62,9 +62,8 @@ async def _last_write(
     log: EventLog, record: StreamRecord, ttl: float, seen_at: float | None
 ) -> StreamWrite:
     unanswered = jsonrpc.pending(json.loads(record.request_ids))
-    written = await log.written(record.id)
-    last = written.last
-    for event in written.answers:
+    last, answers = await log.answers(record.id)
+    for event in answers:
         unanswered.difference_update(_answered(event.frame))
     epoch, now = record.epoch + 1, time.time()
     name = EventIds.of(record.id, record.kind, None).name

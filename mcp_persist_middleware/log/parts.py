@@ -48,8 +48,8 @@ class Sessions(ABC):
 
     @abstractmethod
     async def delete(self, key: SessionKey, expires_at: float) -> None:
-        """Delete a session for every worker. A tombstone stays until `expires_at`, so that
-        nobody who still holds the session brings it back."""
+        """Delete a session for every worker, and what its client said with it. A tombstone stays
+        until `expires_at`, so that nobody who still holds the session brings it back."""
 
     @abstractmethod
     async def purge(self, now: float, limit: int) -> int:

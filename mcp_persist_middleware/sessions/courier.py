@@ -200,12 +200,14 @@ class Courier:
 
     async def _take(self, letter: LetterName, reply: bytes) -> Reply:
         self._read.append(letter)
-        if len(self._read) >= _READ_AT_ONCE:
+        found = parcels.unpack_reply(reply)
+        # A cookie stays in the store no longer than it has to.
+        if len(self._read) >= _READ_AT_ONCE or parcels.has_cookie(found):
             read, self._read = self._read, []
             # What cannot be removed now is removed when its time is over.
             with contextlib.suppress(StoreError):
                 await self._inbox.remove(read)
-        return parcels.unpack_reply(reply)
+        return found
 
     async def _key(self, worker: str) -> bytes | None:
         if not sealing.is_available():

@@ -128,6 +128,13 @@ def unpack_reply(data: bytes) -> Reply:
             return NotRun(head["forsaken"])
 
 
+def has_cookie(reply: Reply) -> bool:
+    """Whether the application sets a cookie with it."""
+    return isinstance(reply, Streamed | Whole) and any(
+        name.lower() == b"set-cookie" for name, _ in reply.head
+    )
+
+
 def _events(heads: Sequence[Sequence[int]], frames: bytes) -> tuple[Event, ...]:
     found, at = [], 0
     for sequence, epoch, kind, size in heads:

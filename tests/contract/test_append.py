@@ -111,6 +111,27 @@ async def test_whoever_takes_over_fences_the_old_writer(log: EventLog) -> None:
     assert await log.append([second]) == [FENCED]
 
 
+@pytest.mark.parametrize("own", [0, 1])
+async def test_whoever_takes_over_with_less_than_the_old_writer_committed_is_refused(
+    log: EventLog, other: EventLog, own: int
+) -> None:
+    stream = record()
+    await log.append([new(stream, *events(1, 1))])
+    assert await numbers(other, stream) == [1], "so much has been read"
+    assert await log.append([add(stream, *events(2, 1))]) == [COMMITTED]
+    late = add(stream, *events(2, own, epoch=2), epoch=2, takes_over=1, ending=ending(1 + own))
+    assert await other.append([late, new(record())]) == [FENCED, COMMITTED]
+    found = await other.find(stream.id)
+    assert found is not None
+    assert (found.state, found.epoch) == (StreamState.OPEN, 1)
+    again = add(stream, *events(3, own, epoch=2), epoch=2, takes_over=1, ending=ending(2 + own))
+    for _ in range(2):
+        assert await other.append([again]) == [COMMITTED], "then, and when it is tried again"
+    found = await other.find(stream.id)
+    assert found is not None
+    assert found.last_sequence == len(await numbers(other, stream)) == 2 + own
+
+
 async def test_a_stream_that_goes_on_after_a_takeover_is_one_workers(
     log: EventLog, other: EventLog
 ) -> None:

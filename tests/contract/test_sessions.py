@@ -54,12 +54,14 @@ async def test_of_many_who_want_a_session_one_gets_it(log: EventLog, other: Even
 async def test_a_deleted_session_is_nobodys_and_says_no_more(log: EventLog) -> None:
     made = session()
     await log.sessions.create(made)
+    await log.sessions.note(dataclasses.replace(made, level="debug", subscriptions=("a://1",)))
     await log.sessions.delete(made.key, 3000.0)
     assert not await log.sessions.move(made.key, 1, "two")
     await log.sessions.touch([made.key], 9000.0)
     found = await log.sessions.find(made.key)
     assert found is not None
     assert (found.deleted, found.initialize, found.expires_at) == (True, b"", 3000.0)
+    assert (found.level, found.subscriptions) == ("", ())
 
 
 async def test_what_revival_repeats_is_kept(log: EventLog, other: EventLog) -> None:

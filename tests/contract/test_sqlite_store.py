@@ -1,6 +1,7 @@
 """What SQLite alone promises: of its file, its locks and its modes."""
 
 import dataclasses
+import sqlite3
 import stat
 import time
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError, UnreadableRowError
+from mcp_persist_middleware.log.sqlite import log as sqlite_log
 from mcp_persist_middleware.log.sqlite.log import SqliteLog
-from mcp_persist_middleware.model import Event, EventKind, StreamRecord
+from mcp_persist_middleware.model import Event, EventKind, Letter, Posted, StreamRecord
 from tests.contract.builders import (
     COMMITTED,
     REJECTED,
@@ -23,7 +25,9 @@ from tests.contract.builders import (
     record,
 )
 from tests.contract.conftest import Factory
+from tests.contract.test_sessions import session
 from tests.support import stores
+from tests.support.scripted import late
 from tests.support.stores import Store
 
 
@@ -187,6 +191,58 @@ async def test_a_damaged_stream_is_no_other_streams_trouble(
             await numbers(opened, bad)
     finally:
         await opened.aclose()
+
+
+async def test_who_waits_for_a_file_to_enter_wal_mode_does_not_hold_the_event_loop(
+    make_log: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_log, "_WAL_PAUSE", 0.3)
+    enter, tries = sqlite_log._enter_wal, []
+
+    class Busy:
+        """Says twice that it is locked."""
+
+        def __init__(self, connection: Any) -> None:
+            self._connection = connection
+
+        def execute(self, statement: str) -> Any:
+            tries.append(statement)
+            if len(tries) < 3:
+                raise sqlite3.OperationalError("database is locked")
+            return self._connection.execute(statement)
+
+    monkeypatch.setattr(sqlite_log, "_enter_wal", lambda raw: enter(Busy(raw)))
+    opened = make_log()
+    async with late() as rounds:
+        await opened.open("one")
+    await opened.aclose()
+    assert len(tries) >= 3
+    assert max(rounds) < 0.25
+
+
+async def test_nothing_that_was_deleted_is_left_in_the_file(log: SqliteLog) -> None:
+    secrets = [b"secret-%d" % n for n in range(4)]
+    made = dataclasses.replace(
+        session(expires_at=time.time() + 60), initialize=secrets[0], home="one"
+    )
+    assert await log.sessions.create(made)
+    uris = (secrets[1].decode(), "a://" + "x" * 9000)
+    await log.sessions.note(dataclasses.replace(made, subscriptions=uris))
+    until = time.time() + 60
+    letter = Letter(b"l" * 16, made.key, "one", 1, until, secrets[2] * 1000, sealed=False)
+    assert await log.inbox.put(letter, 10) is Posted.WAITING
+    await log.inbox.claim("one", 10, 0.0, until)
+    assert await log.inbox.answer(letter.id, "one", secrets[3] * 1000, until)
+    with direct(log._path) as outside:
+        outside.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = log._path.read_bytes()
+    assert [secret for secret in secrets if secret not in content] == [secrets[2]]
+    await log.inbox.remove([letter.name])
+    await log.sessions.delete(made.key, until)
+    with direct(log._path) as outside:
+        outside.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = log._path.read_bytes()
+    assert [secret for secret in secrets if secret in content] == []
 
 
 def named(number: int) -> StreamRecord:

@@ -1,9 +1,16 @@
 """G10: nothing grows without bound."""
 
 import asyncio
+import dataclasses
 import sqlite3
 from pathlib import Path
 
+import pytest
+
+from mcp_persist_middleware.model import StreamKind
+from mcp_persist_middleware.protocol.event_id import EventIds
+from mcp_persist_middleware.sweeper import Sweeper
+from tests.contract.builders import events, new, record
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
 
@@ -97,6 +104,31 @@ async def test_streams_of_nobody_are_readable_for_minutes_only(store: str) -> No
         await asyncio.sleep(3.1)
         (error,) = await (await session.get(first.id)).take(1)
         assert error.message["error"]["message"].startswith("The stream of this request is unknown")
+
+
+@pytest.mark.parametrize("by", ["its client", "the sweeper"])
+async def test_a_stream_of_nobody_whose_worker_died_is_readable_for_minutes_only(
+    store: str, tmp_path: Path, by: str
+) -> None:
+    async with persisted(Scripted(), store, anonymous_ttl=60) as (port, persistence):
+        context = await persistence.context()
+        worker = context.worker if by == "its client" else "gone"
+        made, known = record(session="", worker=worker), record(worker=worker)
+        made = dataclasses.replace(made, owner=dataclasses.replace(made.owner, principal=""))
+        await context.log.append([new(made, *events(1, 2)), new(known)])
+        if by == "its client":
+            session = RawSession(port)
+            cursor = EventIds.of(made.id, StreamKind.POST, 1).at(1, 1).decode()
+            frames = await (await session.get(cursor)).take(2)
+            assert "error" in frames[-1].message
+        else:
+            await Sweeper(context.log, context.liveness, context.settings, "me", print)._sweep()
+            found = await context.log.find(known.id)
+            assert found is not None
+            assert (found.expires_at or 0) - (found.ended_at or 0) == 86_400
+        found = await context.log.find(made.id)
+        assert found is not None
+        assert (found.expires_at or 0) - (found.ended_at or 0) == 60
 
 
 async def test_the_number_of_detached_exchanges_is_bounded(store: str) -> None:

@@ -275,6 +275,22 @@ async def test_letters_that_were_read_do_not_pile_up(
         assert count(file, "inbox") < 10
 
 
+async def test_a_cookie_that_crossed_from_worker_to_worker_does_not_stay_in_the_store(
+    store: str, file: Store
+) -> None:
+    async def sets(call: Call) -> None:
+        await call.head((b"set-cookie", b"user=secret; HttpOnly"))
+        await call.result()
+
+    async with two_workers(store, Scripted(sets=sets)) as (ports, _):
+        session = await RawSession.open(ports[0])
+        session.port = ports[1]
+        response = await session.call("sets")
+        assert "secret" in response.headers["set-cookie"]
+        await response.take(1)
+        await until(lambda: count(file, "inbox") == 0)
+
+
 async def test_no_more_letters_run_at_once_than_may_and_the_others_wait_their_turn(
     store: str, file: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

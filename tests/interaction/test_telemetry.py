@@ -19,6 +19,7 @@ from mcp_persist_middleware import (
     PersistMiddleware,
     StoreError,
 )
+from mcp_persist_middleware import telemetry as instruments
 from tests.multiworker.stateful_app import tenant
 from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.session import RawSession, last_id
@@ -230,3 +231,24 @@ async def test_the_password_in_a_url_is_in_no_error(
         assert "SECRET" not in f"{error} {error!r} {getattr(error, 'fields', '')}"
         error = error.__cause__ if not error.__suppress_context__ else None
     assert "SECRET" not in caplog.text
+
+
+async def test_no_more_namespaces_are_told_apart_than_may(
+    tmp_store: str, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instruments, "_MOST_NAMESPACES", 3)
+    monkeypatch.setattr(instruments._Counter, "_known", set())
+
+    async def one(call: Call) -> None:
+        await call.head()
+        await call.result()
+
+    async with persisted(Scripted(one=one), tmp_store, namespace=tenant) as (port, _):
+        before = sum(telemetry.by_namespace("events").values())
+        for number in range(8):
+            session = await RawSession.open(port, extra={"x-tenant": f"many-{number}"})
+            await (await session.call("one")).take(1)
+        await until(lambda: sum(telemetry.by_namespace("events").values()) >= before + 16)
+        found = {name for name in telemetry.by_namespace("events") if "many" in name}
+        assert len(found) == 3
+        assert telemetry.by_namespace("events")["(other)"] == 10

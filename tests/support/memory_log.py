@@ -96,6 +96,8 @@ class MemoryLog(EventLog):
         record = streams.get(entry.id)
         if entry.takes_over is not None:
             record = self._held(record, entry.takes_over)
+            if any(number > entry.known for number in self._shelf.events.get(entry.id, {})):
+                raise _FencedError
             record = replace(record, epoch=entry.epoch, worker=entry.worker or record.worker)
         record = self._held(record, entry.epoch)
         rows = self._shelf.events.setdefault(entry.id, {})

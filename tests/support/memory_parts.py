@@ -124,7 +124,8 @@ class MemorySessions(Sessions):
                 self._change(key, expires_at=expires_at)
 
     async def delete(self, key: SessionKey, expires_at: float) -> None:
-        self._change(key, deleted=True, expires_at=expires_at, initialize=b"")
+        empty = {"initialize": b"", "level": "", "subscriptions": ()}
+        self._change(key, deleted=True, expires_at=expires_at, **empty)
 
     def _change(self, key: SessionKey, **values: object) -> None:
         with self._shelf.lock:

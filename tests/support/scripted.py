@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -157,3 +158,23 @@ async def until(true: Callable[[], Any], timeout: float = 20.0) -> None:
     async with asyncio.timeout(timeout):
         while not true():
             await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def late() -> AsyncIterator[list[float]]:
+    """By how many seconds each round of the event loop is late meanwhile."""
+    rounds: list[float] = [0.0]
+
+    async def watch() -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.01)
+            rounds.append(time.monotonic() - began - 0.01)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    try:
+        yield rounds
+        await asyncio.sleep(0.02)
+    finally:
+        watching.cancel()

@@ -1,11 +1,16 @@
 """A worker is dead when one observer has seen it stand still for a whole lease; a store that is
 away kills nobody."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
+from mcp_persist_middleware.log import heart
 from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.observer import Observer
 from mcp_persist_middleware.model import Beat, WorkerState
+from tests.support.scripted import late
 
 LEASE = 10.0
 LIVE, DRAINING, DEAD = WorkerState
@@ -135,3 +140,16 @@ def test_a_lease_that_was_taken_away_is_lost(clock: Clock) -> None:
     lease.lose()
     assert not lease.is_held
     assert not lease.is_young
+
+
+async def test_nobody_waits_for_the_end_of_a_heartbeats_thread_with_the_event_loop_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heart, "_JOIN_SECONDS", 0.5)
+    beating = heart.Heart(None, "w", Lease(LEASE))  # type: ignore[arg-type]
+    slow = SimpleNamespace(is_alive=lambda: True, join=time.sleep)
+    monkeypatch.setattr(beating, "_thread", slow)
+    beating._ended.set()
+    async with late() as rounds:
+        await beating.aclose()
+    assert max(rounds) < 0.25

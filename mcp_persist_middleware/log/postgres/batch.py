@@ -225,7 +225,7 @@ class Batch:
             fence = (entry.id, entry.epoch, entry.takes_over, worker)
             moved = await run(self._sql.take_over, *fence)
             # The lock is held now, and this statement sees what the old writer committed before.
-            if moved is None or await run(self._sql.above, entry.id, _seen(entry)):
+            if moved is None or await run(self._sql.above, entry.id, entry.known):
                 raise _FencedError
             rest = StreamWrite(entry.id, entry.epoch, events=entry.events, ending=entry.ending)
         if not await self._together([rest]):
@@ -236,13 +236,6 @@ class Batch:
 
 def _needs_steps(entry: StreamWrite) -> bool:
     return entry.takes_over is not None or entry.trim > 0
-
-
-def _seen(entry: StreamWrite) -> int:
-    """The last number of the stream that whoever takes it over knows of."""
-    if entry.events:
-        return entry.events[0].sequence - 1
-    return entry.ending.last_sequence if entry.ending is not None else (1 << 63) - 1
 
 
 def _columns(rows: Sequence[tuple[object, ...]], width: int) -> list[Iterable[object]]:

@@ -22,7 +22,7 @@ from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import EventLog, Purged, Written
+from mcp_persist_middleware.log.base import Answers, EventLog, Purged, Written
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.redis import scripts
 from mcp_persist_middleware.log.redis.append import Appender
@@ -194,12 +194,12 @@ class RedisLog(EventLog):
         below = await self._inner.written(stream, after)
         # What only Redis has, or this memory.
         above = await super().written(stream, below.last)
-        return Written(
-            above.last,
-            below.events + above.events,
-            below.size + above.size,
-            (*below.answers, *above.answers),
-        )
+        return Written(above.last, below.events + above.events, below.size + above.size)
+
+    async def answers(self, stream: bytes, after: int = 0) -> Answers:
+        below = await self._inner.answers(stream, after)
+        above = await super().answers(stream, below.last)
+        return Answers(above.last, [*below.events, *above.events])
 
     async def _read_ours(
         self, stream: bytes, after: int, max_events: int, max_bytes: int

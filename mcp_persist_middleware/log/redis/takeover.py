@@ -37,7 +37,7 @@ class Drain:
             last = await self.drain(keys, write.id)
         except RedisAwayError:
             return True
-        return last < (write.events[0].sequence if write.events else _after(write))
+        return last <= write.known
 
     async def fence(self, keys: Keys, write: StreamWrite) -> bool:
         """See that nobody of an earlier epoch appends in Redis any more; False when somebody of
@@ -90,10 +90,6 @@ class Drain:
             if len(entries) < _CHUNKS:
                 return events
             start = b"(" + entries[-1][0]
-
-
-def _after(write: StreamWrite) -> int:
-    return write.ending.last_sequence + 1 if write.ending is not None else 1 << 62
 
 
 def checked(entries: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import SchemaVersionError, StoreError, UnreadableRowError
-from mcp_persist_middleware.log.base import EventLog, Purged, Written
+from mcp_persist_middleware.log.base import Answers, EventLog, Purged, Written
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.log.sql import schema
 from mcp_persist_middleware.log.sql.inbox import SqlInbox
@@ -193,25 +193,33 @@ class SqlLog(SqlStore, EventLog):
         return sorted([*page.events, *told], key=lambda event: event.sequence)
 
     async def written(self, stream: bytes, after: int = 0) -> Written:
-        (last, events, size), page = await self._whole(self._written(stream, after))
-        answers = await self._readable(stream, page) if page.lost else page.events
-        return Written(last or after, events, size or 0, tuple(answers))
+        c = self.tables.event.c
+        last, events, size = await self._whole(
+            self._one(
+                select(func.max(c.sequence), func.count(), func.sum(func.length(c.payload))).where(
+                    c.stream == stream, c.sequence > after
+                )
+            )
+        )
+        return Written(last or after, events, int(size or 0))
 
-    async def _written(self, stream: bytes, after: int) -> tuple[Any, Page]:
+    async def answers(self, stream: bytes, after: int = 0) -> Answers:
         c = self.tables.event.c
         of_stream = (c.stream == stream, c.sequence > after)
-        totals = select(func.max(c.sequence), func.count(), func.sum(func.length(c.payload))).where(
-            *of_stream
-        )
+        # First: what is written meanwhile is above this number, and looked for.
+        (last,) = await self._whole(self._one(select(func.max(c.sequence)).where(*of_stream)))
         answers = (
             select(c.sequence, c.epoch, c.kind, c.codec, c.payload)
             .where(*of_stream, c.kind >= int(EventKind.RESPONSE))
             .order_by(c.sequence)
         )
+        page = page_of(tuple(row) for row in await self.all(answers))
+        found = await self._readable(stream, page) if page.lost else page.events
+        return Answers(last or after, found)
+
+    async def _one(self, statement: Any) -> Any:
         async with self._connection() as connection:
-            # In this order: what is written meanwhile is above the last number, and looked for.
-            found = (await connection.execute(totals)).one()
-            return found, page_of(tuple(row) for row in await connection.execute(answers))
+            return (await connection.execute(statement)).one()
 
     async def _read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> Page:
         table = self.tables.event

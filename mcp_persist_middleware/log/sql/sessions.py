@@ -96,7 +96,8 @@ class SqlSessions(Sessions):
 
     async def delete(self, key: SessionKey, expires_at: float) -> None:
         gone = update(self._table).where(self._is(key))
-        await self._store.execute(gone.values(deleted=True, expires_at=expires_at, initialize=b""))
+        empty = {"initialize": b"", "level": "", "subscriptions": "[]"}
+        await self._store.execute(gone.values(deleted=True, expires_at=expires_at, **empty))
 
     async def purge(self, now: float, limit: int) -> int:
         c = self._table.c

@@ -50,6 +50,7 @@ class Statements:
             " WHERE id = ?2 AND epoch = ?3"
             f" AND state = {StreamState.OPEN:d}"
         )
+        self.above = f"SELECT 1 FROM {event} WHERE stream = ? AND sequence > ? LIMIT 1"
         self.trim = (
             f"DELETE FROM {event} WHERE stream = ?1 AND sequence IN (SELECT sequence FROM {event}"
             f" WHERE stream = ?1 AND kind <= {EventKind.MESSAGE:d}"
@@ -164,8 +165,9 @@ def _apply(
     created = [_row(entry.create) for entry in entries if entry.create is not None]
     if created:
         connection.executemany(sql.create, created)
-    taken = [(e.epoch, e.id, e.takes_over, e.worker) for e in entries if e.takes_over is not None]
-    done = [connection.execute(sql.take_over, values).rowcount == 1 for values in taken]
+    done = [_take_over(connection, sql, each) for each in entries if each.takes_over is not None]
+    if not all(done):
+        return done
     done.append(_insert(connection, sql, entries))
     for entry in entries:
         if entry.trim:
@@ -175,6 +177,14 @@ def _apply(
             cursor = connection.execute(sql.end, (*values, entry.id, entry.epoch))
             done.append(cursor.rowcount == 1)
     return done
+
+
+def _take_over(connection: sqlite3.Connection, sql: Statements, entry: StreamWrite) -> bool:
+    fence = (entry.epoch, entry.id, entry.takes_over, entry.worker)
+    if connection.execute(sql.take_over, fence).rowcount != 1:
+        return False
+    # What the old writer committed in the meantime is not passed over.
+    return connection.execute(sql.above, (entry.id, entry.known)).fetchone() is None
 
 
 def _insert(
