@@ -4,17 +4,21 @@ allow it, and done without when it is taken away later."""
 import asyncio
 import contextlib
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from mcp_persist_middleware.errors import StoreUnavailableError
-from mcp_persist_middleware.log.redis import rights
+from mcp_persist_middleware.log.redis import rights, scripts
+from mcp_persist_middleware.log.redis.letters import Box
 from mcp_persist_middleware.log.redis.log import RedisLog
+from mcp_persist_middleware.log.redis.scripts import Call
 from mcp_persist_middleware.log.redis.takeover import Index
-from mcp_persist_middleware.model import StreamRecord
+from mcp_persist_middleware.model import Letter, SessionKey, StreamRecord
 from tests.contract.builders import COMMITTED, add, events, new, numbers, record
 from tests.contract.redis_builders import Place, is_up, read_all
 from tests.support.scripted import until
@@ -152,22 +156,52 @@ async def test_what_is_taken_away_while_it_runs_costs_no_event_and_is_said_in_on
         await reads(two, stream, 9)
 
 
-async def test_a_name_that_may_not_be_taken_out_of_the_index_is_not_looked_for_again_at_once(
-    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_what_cannot_be_taken_out_of_the_index_is_not_looked_for_again_at_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allow(place, *_ALL)
     monkeypatch.setattr(Index, "_PAGE", 2)
     async with place.worker("one") as one:
+        run = one._client.run
+
+        async def refuse(calls: Sequence[Call]) -> list[Any]:
+            await asyncio.sleep(0)
+            kept = [call for call in calls if call.command[0] != "ZREM"]
+            return await run(kept) + [redis.ResponseError("no")] * (len(calls) - len(kept))
+
         with contextlib.closing(place.client) as client:
             client.zadd(one._keys.index, {bytes([n]) * 16: 0 for n in range(6)})
-            client.execute_command("ACL", "SETUSER", "u", "-zrem")
+            monkeypatch.setattr(one._client, "run", refuse)
             await asyncio.wait_for(one._index.clean(one._keys), 5)
             assert client.zcard(one._keys.index) == 6
-            await until(lambda: any("may not run ZREM" in text for text in caplog.messages))
-            allow(place, *_ALL)
-            await is_up(one)
+            monkeypatch.setattr(one._client, "run", run)
             await one._index.clean(one._keys)
             assert client.zcard(one._keys.index) == 0
+
+
+def test_a_function_whose_message_is_refused_has_changed_nothing(place: Place) -> None:
+    allow(place, "~*", "+@all")
+    box = Box("mcp_a:{w:one}", "mcp_a:w:00")
+    key = SessionKey("n", "p", "s")
+    letter = Letter(b"L" * 16, key, "one", 1, time.time() + 60, b"c", sealed=False)
+    append = scripts.APPEND(("mcp_a:{s}:h", "mcp_a:{s}:c"), 1, 1, 1, b"chunk", "1", "0", "mcp_a:w")
+    calls = {
+        "append": append,
+        "answer": box.answer(letter.id, b"reply", 60_000, "mcp_a:w", "A"),
+        "hint": box.hint(),
+    }
+    with contextlib.closing(redis.Redis(port=place.server.port, decode_responses=False)) as admin:
+        # The box is open.
+        admin.execute_command(*box.claim(b"n", "w", 1, 9, time.time(), 9).whole)
+        calls["put"] = box.put(letter, admin.hget(box.box, "t"), 10, 60_000)
+        before = {key: admin.dump(key) for key in admin.scan_iter()}
+        user = redis.Redis(port=place.server.port, username="u", password="hunter2")
+        with contextlib.closing(user):
+            for name, call in calls.items():
+                with pytest.raises(redis.ResponseError) as raised:
+                    user.execute_command(*call.whole)
+                assert rights.is_denied(raised.value)
+                assert {key: admin.dump(key) for key in admin.scan_iter()} == before, name
 
 
 def test_every_command_that_is_used_is_tried() -> None:
