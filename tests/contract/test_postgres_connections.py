@@ -3,6 +3,7 @@ opened: what is wrong, what to do, and no password."""
 
 import asyncio
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -73,6 +74,52 @@ async def test_what_libpq_takes_in_a_url_is_taken(store: Store) -> None:
             names = "SELECT DISTINCT application_name FROM pg_stat_activity WHERE datname = $1"
             found = await them.fetch(names, make_url(store.url).database)
             assert "streams" in [row[0] for row in found]
+
+
+async def test_what_only_libpq_knows_and_others_put_into_a_url_stops_no_start(store: Store) -> None:
+    asked = (
+        "?channel_binding=prefer&connect_timeout=5&keepalives=1&keepalives_idle=30"
+        "&keepalives_interval=5&keepalives_count=3&tcp_user_timeout=9000&gssencmode=prefer"
+        "&requirepeer=postgres&load_balance_hosts=random&fallback_application_name=streams"
+        "&target_session_attrs=any&sslsni=1&sslcompression=0&krbsrvname=postgres&pgbouncer=true"
+        "&ssl_min_protocol_version=TLSv1.2&client_encoding=LATIN1&replication=database&tty=x"
+        "&options=-c%20statement_timeout%3D17s&statement_cache_size=50&sslmode=prefer"
+    )
+    async with opened(log_of(store.url + asked)) as log:
+        assert await log.append([new(record(), *events(1, 1))]) == [COMMITTED]
+        async with log._connection() as connection:
+            found = await connection.exec_driver_sql("SHOW statement_timeout")
+            assert found.scalar() == "17s"
+            found = await connection.exec_driver_sql("SHOW application_name")
+            assert found.scalar() == "streams"
+
+
+async def test_what_nobody_knows_is_named_with_the_fix(store: Store) -> None:
+    with pytest.raises(StoreUnavailableError, match=r'"frobnicate".*Take it out') as caught:
+        await log_of(store.url + "?frobnicate=hunter2").open("one")
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_an_unreadable_home_is_not_told_as_a_server_that_is_away(
+    store: Store, tmp_path: Path
+) -> None:
+    (home := tmp_path / "home").mkdir()
+    program = (
+        "import asyncio, pathlib, sys\n"
+        "from tests.contract.test_postgres_connections import log_of\n"
+        "def denied(*_):\n    raise PermissionError(13, 'Permission denied')\n"
+        "pathlib.Path.exists = denied\n"  # root may read everything
+        "try:\n    asyncio.run(log_of(sys.argv[1]).open('one'))\n"
+        "except Exception as error:\n    print(error)\n"
+    )
+    ended = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, store.url),
+        env=os.environ | {"HOME": str(home)},
+        stdout=subprocess.PIPE,
+    )
+    said, _ = await asyncio.wait_for(ended.communicate(), 30)
+    assert f"Let this user read {home}" in said.decode()
+    assert "listens at" not in said.decode()
 
 
 async def test_tls_that_was_asked_for_and_is_not_there_is_refused(store: Store) -> None:

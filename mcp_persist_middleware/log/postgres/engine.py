@@ -20,15 +20,12 @@ from mcp_persist_middleware.errors import (
     InvalidSettingError,
     StoreError,
 )
-from mcp_persist_middleware.log.postgres import hosts
+from mcp_persist_middleware.log.postgres import hosts, libpq
 from mcp_persist_middleware.log.sql.workers import trouble
 
 # Short reads of many clients; those that write, and the one for wake-ups.
 _READERS, _KEPT = 4, 3
 _CLOSE_SECONDS = 0.5
-# What the driver takes as an argument; everything else in a URL's query is libpq's.
-_ARGUMENTS = {"host", "port", "prepared_statement_cache_size", "statement_cache_size"}
-_FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
 
 # What the driver raises; the last one where a server said farewell to a connection in its rest.
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -80,27 +77,37 @@ class _InTurn:
         raise met
 
 
-def make(url: URL, timeout: float) -> AsyncEngine:
+def plan(url: URL, timeout: float) -> tuple[URL, dict[str, Any]]:
+    """Where the database is, and what else the driver is told.
+
+    Raises:
+        InvalidSettingError: the URL asks for what cannot be.
+    """
+    place, query = _divided(url)
+    arguments: dict[str, Any] = {"connection_class": _Connection}
+    try:
+        found = libpq.options(query, timeout)
+    except ValueError as error:
+        shown = hosts.shown(place).render_as_string(hide_password=True)
+        raise InvalidSettingError(
+            name="url", source="argument", value=shown, expected=str(error)
+        ) from None
+    if len(hosts.places(url)) > 1:
+        arguments["async_creator_fn"] = _InTurn()
+        found.libpq.setdefault("target_session_attrs", "read-write")
+    if found.libpq:
+        # Where it means the same, what libpq is told in a URL is told to the driver in one.
+        arguments["dsn"] = "postgresql://?" + urlencode(found.libpq)
+    found.say(str(hosts.shown(place)))
+    return place, arguments | found.arguments
+
+
+def make(planned: tuple[URL, dict[str, Any]], timeout: float) -> AsyncEngine:
     """An engine in autocommit mode with few connections, which the server gives up as well when
     nothing is heard of us."""
     milliseconds = max(1, int(timeout * 1000))
     seconds = max(1, int(timeout))
-    arguments: dict[str, Any] = {"connection_class": _Connection, "timeout": timeout}
-    place, options = _divided(url)
-    for name in _FILES & options.keys():
-        if not Path(str(options[name])).expanduser().is_file():
-            raise InvalidSettingError(
-                name="url",
-                source="argument",
-                value=hosts.shown(place).render_as_string(hide_password=True),
-                expected=f"{name} must be a file; there is none at {options[name]}",
-            )
-    if len(hosts.places(url)) > 1:
-        arguments["async_creator_fn"] = _InTurn()
-        options.setdefault("target_session_attrs", "read-write")
-    if options:
-        # Where it means the same, what libpq is told in a URL is told to the driver in one.
-        arguments["dsn"] = "postgresql://?" + urlencode(options, doseq=True)
+    place, arguments = planned
     engine = create_async_engine(
         place,
         hide_parameters=True,
@@ -168,15 +175,15 @@ def _most(pool: Pool) -> int | None:
 
 
 def _divided(url: URL) -> tuple[URL, dict[str, Any]]:
-    """Where the database is, and what else is said of the connection."""
+    """Where the database is and who asks, and what else is said of the connection."""
     query: dict[str, Any] = dict(url.query)
+    named = query.pop("dbname", None) or query.pop("database", None)
     place = url.set(
-        query={name: query.pop(name) for name in _ARGUMENTS & query.keys()},
+        query={name: query.pop(name) for name in ("host", "port") if name in query},
         username=url.username or query.pop("user", None),
         password=url.password or query.pop("password", None),
+        database=url.database or named,
     )
-    if "ssl" in query:
-        query.setdefault("sslmode", query.pop("ssl"))
     return place, query
 
 
@@ -249,12 +256,19 @@ _REMEDIES = {
     "42501": "Grant the user CREATE on the schema, or let its owner open the store once",
     "25006": "Connect to the primary: this server takes no writes",
     "53300": "Raise max_connections of the server, or lower the number of workers",
+    "42704": "Take it out of the URL's query: neither the driver nor the server knows it",
     # A statement that was prepared, and is another session's.
     "26000": _POOLED[0].upper() + _POOLED[1:],
     "42P05": _POOLED[0].upper() + _POOLED[1:],
     "08P01": "It is the pooler in front of the server that says so: correct its configuration "
     "(pgbouncer: pool_mode = session), or connect to PostgreSQL itself",
 }
+
+
+_UNREADABLE = (
+    "Let this user read {home}, where the driver looks for .pgpass and .postgresql, or let HOME be "
+    "a directory that it may read (a host that is a socket: let it use that)"
+)
 
 
 def remedy(error: BaseException, url: URL) -> str:
@@ -268,6 +282,8 @@ def remedy(error: BaseException, url: URL) -> str:
             return _REMEDIES[state].format(database=url.database)
         case _ if isinstance(cause, ssl.SSLError):
             return "Check sslmode and sslrootcert in the URL, and the server's certificate"
+        case _ if isinstance(cause, PermissionError) and "Connect call" not in str(cause):
+            return _UNREADABLE.format(home=Path("~").expanduser())
         case _ if isinstance(cause, OSError):
             where = " or ".join(f"{host}:{port}" for host, port in hosts.places(url))
             return f"Check that a PostgreSQL server listens at {where}"

@@ -57,6 +57,8 @@ def _listed(value: str | Iterable[str]) -> Iterable[str]:
 
 def spread(url: URL) -> URL:
     """The URL as it is, or with several hosts in the one form that leaves nothing out."""
+    if (address := url.query.get("hostaddr")) and not (url.host or "host" in url.query):
+        url = url.difference_update_query(["hostaddr"]).update_query_dict({"host": address})
     found = places(url)
     if len(found) < 2:
         return url

@@ -48,6 +48,7 @@ class PostgresLog(SqlLog):
             postgres_engine.check_pool(engine)
         super().__init__(hosts.shown(url), prefix=prefix, timeout=timeout * _ATTEMPT, engine=engine)
         self._url = url
+        self._plan = None if engine is not None else postgres_engine.plan(url, self._timeout)
         self._writers = Writers(self._connect_raw)
         self._statements = Statements(self.tables)
         self._reads = Reads(self.tables)
@@ -70,8 +71,8 @@ class PostgresLog(SqlLog):
 
     async def open(self, worker: str) -> None:
         try:
-            if self._given is None and self._made is None:
-                self._own(postgres_engine.make(self._url, self._timeout))
+            if self._plan is not None and self._made is None:
+                self._own(postgres_engine.make(self._plan, self._timeout))
             await self._prepare_schema()
             async with self._writers.one() as writer:
                 driver = await writer.driver()

@@ -142,12 +142,20 @@ class Appender:
             self._no_replica_until = time.monotonic() + _NO_REPLICA
             await self._back_to_sql(keys, entries, outcomes)
             return
+        if any(isinstance(reply, Exception) for reply in replies):
+            self._index_again(entries)
         lost: Entries = []
         answers = [r for call, r in zip(calls, replies, strict=False) if call.whole]
         for entry, reply in zip(entries, answers, strict=True):
             if not await self._answered(entry, reply, outcomes):
                 lost.append(entry)
         await self._back_to_sql(keys, lost, outcomes)
+
+    def _index_again(self, entries: Entries) -> None:
+        """Something was refused, and it may have been a name for the index."""
+        for _, write in entries:
+            if (tail := self._tails.get(write.id)) is not None:
+                tail.indexed = False
 
     def _calls(self, keys: Keys, write: StreamWrite) -> list[Call]:
         tail = self._tails.get(write.id)

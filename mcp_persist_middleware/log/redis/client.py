@@ -26,6 +26,7 @@ from redis.exceptions import (
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreUnavailableError
+from mcp_persist_middleware.log.redis.rights import Rights, is_denied, listened
 from mcp_persist_middleware.log.redis.scripts import Call
 from mcp_persist_middleware.log.redis.url import Target
 from mcp_persist_middleware.supervision import Supervisor, end
@@ -61,10 +62,10 @@ class RedisClient:
     brings it back.
     """
 
-    def __init__(self, target: Target, *, probe_key: str, timeout: float) -> None:
+    def __init__(self, target: Target, rights: Rights, *, timeout: float) -> None:
         self.name = target.name
         self._target = target
-        self._probe_key = probe_key
+        self._rights = rights
         self._timeout = timeout
         self._client: Any = None
         self._slots = asyncio.Semaphore(_CONNECTIONS)
@@ -72,8 +73,11 @@ class RedisClient:
         self._left = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._warned = ""
+        self._denied = ""
         self._running: set[asyncio.Task[Any]] = set()
         self.away_since = time.monotonic()
+        self.says_who_it_is = True
+        """Whether it may be asked for `INFO`."""
 
     @property
     def is_up(self) -> bool:
@@ -84,11 +88,13 @@ class RedisClient:
         """Connect. A Redis that cannot be reached is waited for in the background.
 
         Raises:
-            StoreUnavailableError: it refuses us, is too old, or would evict what it was given.
+            StoreUnavailableError: it refuses us or a command that is needed, is too old, or would
+                evict what it was given.
         """
         self._client = self._target.connect(self._timeout, _CONNECTIONS)
         try:
             await self._greet()
+            self._back.set()
         except RedisAwayError as error:
             logger.warning(
                 "Redis %s is away (%s); events go to SQL until it is there.", *self._say(error)
@@ -124,6 +130,11 @@ class RedisClient:
         for reply in replies:
             if isinstance(reply, RedisError) and _is_unfit(reply):
                 self.leave(str(reply))
+                break
+            if isinstance(reply, RedisError) and is_denied(reply):
+                # The watch finds out all that is refused, and says so.
+                self._denied = str(reply)
+                self.leave(self._denied, quiet=True)
                 break
         return replies
 
@@ -161,16 +172,17 @@ class RedisClient:
             replies: list[Any] = await pipe.execute(raise_on_error=False)
             return replies
 
-    def leave(self, why: str) -> None:
-        """Nobody asks any more until a probe was answered."""
+    def leave(self, why: str, *, quiet: bool = False) -> None:
+        """Nobody asks any more until a probe was answered. `quiet`: the watch will say why."""
         if self.is_up:
             self._back.clear()
             self._left.set()
             self.away_since = time.monotonic()
             telemetry.redis_away.add(1)
-            logger.warning(
-                "Redis %s is away (%s); events go to SQL until it is back.", self.name, why
-            )
+            if not quiet:
+                logger.warning(
+                    "Redis %s is away (%s); events go to SQL until it is back.", self.name, why
+                )
 
     async def back(self, deadline: float) -> bool:
         """Wait until it is up, or until a time of the monotonic clock; whether it is up."""
@@ -196,32 +208,45 @@ class RedisClient:
             try:
                 await self._whole(self._greet())
             except (RedisAwayError, StoreUnavailableError) as error:
-                if was_up or isinstance(error, StoreUnavailableError):
+                said = was_up or isinstance(error, StoreUnavailableError)
+                if said:
                     self._warn(str(error))
-                self.leave(str(error))
+                self._denied = ""
+                self.leave(str(error), quiet=said)
             else:
-                if not was_up:
-                    self._warned = ""
-                    logger.warning("Redis %s is back.", self.name)
+                if was_up:
+                    continue
+                if self._denied:
+                    # Not here: on another node of a cluster, or it has been allowed again.
+                    self._warn(f"{self.name} says: {self._denied}")
+                    self._denied = ""
+                    await asyncio.sleep(_CHECK_SECONDS)
+                    continue
+                self._warned = ""
+                self._back.set()
+                logger.warning("Redis %s is back.", self.name)
 
     def _warn(self, text: str) -> None:
         if text != self._warned:
             self._warned = text
-            logger.error("Redis is not used: %s", text)
+            logger.error("Redis is not used, events go to SQL: %s", text)
 
     def _say(self, error: Exception) -> tuple[str, str]:
         return self.name, str(error)
 
     async def _greet(self) -> None:
-        """See that it takes a write and keeps it."""
+        """See that it takes a write and keeps it, and that it refuses nothing that is needed."""
         infos: list[dict[str, Any]] = []
         try:
             async with asyncio.timeout(self._timeout * 2), self._slots:
-                await self._client.set(self._probe_key, b"", px=1000)
                 with contextlib.suppress(NoPermissionError):
                     infos = [
                         await self._target.info(self._client, part) for part in ("server", "memory")
                     ]
+                self._judge(infos)
+                refused = await self._tried()
+                if not self.is_up:
+                    refused += await listened(self.pubsub(), self._rights.channel)
         except _REFUSING as error:
             raise self._refused(
                 type(error).__name__, "Check user and password in redis="
@@ -235,13 +260,31 @@ class RedisClient:
             if distrust := _distrust(error):
                 raise self._refused(distrust, _UNTRUSTED) from error
             raise RedisAwayError(type(error).__name__) from error
-        self._judge(infos)
-        self._back.set()
+        if judged := self._rights.judged(refused):
+            raise self._refused(*judged)
+        for _, text in refused:
+            raise RedisAwayError(text)
+
+    async def _tried(self) -> list[tuple[str, str]]:
+        """What it refuses of all that is run here, and why."""
+        calls = self._rights.calls()
+        replies = await self._pipe([call.command for call in calls])
+        for n, reply in enumerate(replies):
+            if isinstance(reply, NoScriptError):
+                (replies[n],) = await self._pipe([calls[n].whole])
+            error = replies[n]
+            # A server that follows another cannot be asked to wait, and says more of itself before.
+            is_wait = calls[n].command[0] == "WAIT"
+            if isinstance(error, ResponseError) and not is_wait and not is_denied(error):
+                raise error
+        return self._rights.refused(replies)
 
     def _judge(self, infos: Sequence[dict[str, Any]]) -> None:
+        self.says_who_it_is = bool(infos)
         if not infos:
             text = (
-                "INFO is forbidden, so its maxmemory-policy cannot be known: it must be noeviction"
+                "INFO is forbidden, so letters between workers lie in SQL, and its "
+                "maxmemory-policy cannot be known: it must be noeviction"
             )
             if self._warned != text:
                 self._warned = text

@@ -47,11 +47,11 @@ if not is_of(box[1], incarnation()) then return {0} end
 if box[1] ~= ARGV[1] then return {2, box[1]} end
 if tonumber(box[2]) < now() then return {3} end
 if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then return {4} end
-redis.call('HSET', KEYS[3], 's', 'W', 't', ARGV[1], 'h', ARGV[6], 'c', ARGV[7], 'd', ARGV[8])
-redis.call('PEXPIRE', KEYS[3], ARGV[4])
+redis.call('PUBLISH', ARGV[5], '')
 redis.call('ZADD', KEYS[2], 0, ARGV[3])
 if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end
-redis.call('PUBLISH', ARGV[5], '')
+redis.call('HSET', KEYS[3], 's', 'W', 't', ARGV[1], 'h', ARGV[6], 'c', ARGV[7], 'd', ARGV[8])
+redis.call('PEXPIRE', KEYS[3], ARGV[4])
 return {1}
 """
 # KEYS: box, queue, claimed. ARGV: random part of a new token, who asks, number of the question,
@@ -69,19 +69,21 @@ end
 redis.call('HSET', KEYS[1], 't', token, 'u', now() + tonumber(ARGV[8]), ARGV[2], ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[9])
 local found = {box[3] and 1 or 0}
-if box[3] then redis.call('HDEL', KEYS[1], 'm') end
+redis.call('HDEL', KEYS[1], 'm')
 for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, tonumber(ARGV[4]) - 1)) do
   local key = ARGV[7] .. id
   local letter = redis.call('HMGET', key, 's', 't', 'd', 'h', 'c')
   if letter[1] == 'W' and tonumber(letter[3]) > tonumber(ARGV[5]) then
+    redis.call('SADD', KEYS[3], id)
+    redis.call('ZREM', KEYS[2], id)
+    redis.call('PEXPIRE', key, ARGV[6])
     redis.call('HSET', key, 's', 'C')
     redis.call('HDEL', key, 'h', 'c')
-    redis.call('PEXPIRE', key, ARGV[6])
-    redis.call('SADD', KEYS[3], id)
     local sound = letter[2] == token
     found[#found + 1] = {id, sound and letter[4] or '', sound and letter[5] or '', letter[3]}
+  else
+    redis.call('ZREM', KEYS[2], id)
   end
-  redis.call('ZREM', KEYS[2], id)
 end
 if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[6]) then redis.call('PEXPIRE', KEYS[3], ARGV[6]) end
 return found
@@ -92,8 +94,8 @@ _WITHDRAW = """
 local letter = redis.call('HMGET', KEYS[2], 's', 't')
 if letter[1] ~= 'W' or not is_of(letter[2], incarnation()) then return 0 end
 redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[2], 's', 'B')
 redis.call('HDEL', KEYS[2], 'h', 'c')
+redis.call('HSET', KEYS[2], 's', 'B')
 return 1
 """
 # KEYS: box, letter. ARGV: the token that it was put with or '', milliseconds. A memory that the
@@ -113,12 +115,12 @@ return 1
 _ANSWER = """
 local state = redis.call('HGET', KEYS[1], 's')
 if state == 'A' or state == 'L' then return 0 end
-redis.call('HSET', KEYS[1], 's', ARGV[5], 'r', ARGV[2])
-redis.call('HDEL', KEYS[1], 'h', 'c')
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('PUBLISH', ARGV[4], '')
 redis.call('SREM', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('PUBLISH', ARGV[4], '')
+redis.call('HDEL', KEYS[1], 'h', 'c')
+redis.call('HSET', KEYS[1], 's', ARGV[5], 'r', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 # KEYS: letter, box.
@@ -136,8 +138,8 @@ return {state, 'sound'}
 """
 # KEYS: box. ARGV: channel. There is something for this addressee elsewhere.
 _HINT = """
-if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'm', '1') end
 redis.call('PUBLISH', ARGV[1], '')
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'm', '1') end
 return 1
 """
 

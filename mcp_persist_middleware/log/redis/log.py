@@ -30,6 +30,7 @@ from mcp_persist_middleware.log.redis.client import RedisAwayError, RedisClient
 from mcp_persist_middleware.log.redis.flush import Flusher
 from mcp_persist_middleware.log.redis.inbox import RedisInbox
 from mcp_persist_middleware.log.redis.read import Reader
+from mcp_persist_middleware.log.redis.rights import Rights
 from mcp_persist_middleware.log.redis.scripts import Call, Keys
 from mcp_persist_middleware.log.redis.tail import Tail, Tails, page
 from mcp_persist_middleware.log.redis.takeover import Drain, Index
@@ -62,7 +63,13 @@ class RedisLog(EventLog):
         self._prefix = prefix
         self._timeout = timeout
         patience = min(_SLOWEST, timeout * _SHARE)
-        self._client = RedisClient(target, probe_key=f"{prefix}probe", timeout=patience)
+        rights = Rights(
+            lambda: self._keys,
+            prefix,
+            target.username or "default",
+            replicated=durability == "replica",
+        )
+        self._client = RedisClient(target, rights, timeout=patience)
         self._tails = Tails(self.name, timeout)
         self._flusher = Flusher(inner, self._tails, self._settle)
         self._drain = Drain(inner, self._client, timeout)

@@ -20,6 +20,8 @@ DONE, FENCED, LOST = 1, 0, -1
 # before `first`), number up to which chunks may go, channel.
 # What it begins anew it begins further on: a command that was late in the network cannot take
 # the place of what came after it.
+# Here and everywhere: what may be refused by itself, a channel above all, comes before what changes
+# anything that counts, and that comes last. A message wakes nobody before the function is over.
 _APPEND = """
 local known = redis.call('HMGET', KEYS[1], 'epoch', 'last')
 local epoch, first, last = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
@@ -36,32 +38,33 @@ if known[1] then
     if anew and at >= first then return -1 end
   end
 end
+if anew and ARGV[5] == '0' then return -1 end
+redis.call('PUBLISH', ARGV[7], '')
 if anew then
-  if ARGV[5] == '0' then return -1 end
+  redis.call('PERSIST', KEYS[1])
   redis.call('DEL', KEYS[2])
+elseif ARGV[6] ~= '0' then
+  redis.call('XTRIM', KEYS[2], 'MINID', ARGV[6])
 end
 redis.call('XADD', KEYS[2], last .. '-0', 'c', ARGV[4])
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'last', last)
-if anew then redis.call('PERSIST', KEYS[1]) end
-if ARGV[6] ~= '0' then redis.call('XTRIM', KEYS[2], 'MINID', ARGV[6]) end
-redis.call('PUBLISH', ARGV[7], '')
 return 1
 """
 # KEYS: hash. ARGV: the epoch that begins. Whoever holds an older one appends nothing more.
 _FENCE = """
 local held = redis.call('HGET', KEYS[1], 'epoch')
 if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
 redis.call('HSETNX', KEYS[1], 'last', '0')
 redis.call('PERSIST', KEYS[1])
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
 return 1
 """
 # KEYS: hash, chunks. ARGV: epoch, milliseconds. SQL has it all; the fence stays for a while.
 _BURY = """
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[1], 'last', '0')
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
 # KEYS: hash, chunks. ARGV: epoch, last. SQL has it all, and nothing has come for a while.

@@ -81,7 +81,8 @@ class Sender(Inbox):
 
     @property
     def _is_up(self) -> bool:
-        return self._takes and self._client.is_up and time.monotonic() >= self._refused_until
+        says_who = self._client.is_up and self._client.says_who_it_is
+        return self._takes and says_who and time.monotonic() >= self._refused_until
 
     async def _ask(self, call: Call) -> Any:
         """The reply to one call.

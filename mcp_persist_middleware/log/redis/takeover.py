@@ -136,5 +136,7 @@ class Index:
                 calls.append(Call(("UNLINK", keys.of(name)[0])))
                 calls.append(Call(("UNLINK", keys.of(name)[1])))
                 calls.append(Call(("ZREM", keys.index, name)))
-        await self._client.run(calls)
-        return len(names) == self._PAGE
+        replies = await self._client.run(calls)
+        # What was refused would be found again at once.
+        done = not any(isinstance(reply, Exception) for reply in replies)
+        return done and len(names) == self._PAGE
