@@ -80,7 +80,7 @@ class Keeper:
     async def _purge(self, began: float) -> Purged:
         """One step."""
         try:
-            purged = await self._log.purge(time.time(), self._events)
+            purged = await self._log.purge(self._log.now(), self._events)
         except StoreError:
             self._events = max(1, self._events // _RELENT)
             raise

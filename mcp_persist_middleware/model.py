@@ -154,7 +154,7 @@ class Beat(NamedTuple):
     counter: int
     state: WorkerState
     seen_at: float
-    """The worker's own wall clock at its last heartbeat, for messages only."""
+    """The time in the store at its last heartbeat, as that worker knew it."""
 
 
 class Outcome(enum.Enum):

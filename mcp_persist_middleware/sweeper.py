@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 
 from mcp_persist_middleware.errors import StoreError, UnreadableRowError
@@ -110,4 +109,6 @@ class Sweeper:
         """Whether a request may still be run again when its client comes back for it. One that
         reads on this worker is asked to."""
         left_at = max(verdict.seen_at or 0.0, record.created_at)
-        return record.request is not None and (time.time() < left_at + self._settings.rerun_seconds)
+        return record.request is not None and (
+            self._log.now() < left_at + self._settings.rerun_seconds
+        )

@@ -190,7 +190,7 @@ class Delivery:
         rotate = self.context.settings.resume_rotate
         if not self.resumed or rotate is None:
             return math.inf
-        age = time.time() - event_id.created_at(self.stream)
+        age = self.context.log.now() - event_id.created_at(self.stream)
         return time.monotonic() + max(rotate, _ROTATE_SHARE * age)
 
     def _render(self, page: Page) -> Iterator[bytes]:

@@ -1,7 +1,6 @@
 """What the application sends becomes the events of one stream, down to its end."""
 
 import json
-import time
 
 from starlette.types import Scope
 
@@ -59,7 +58,7 @@ class Recorder:
         """Begin the stream; `scope` is the one that the application's authentication has had,
         `kept` what it takes to run the request again."""
         context, call = self._context, self._request.call
-        stream_id = event_id.new_stream_id()
+        stream_id = event_id.new_stream_id(context.log.now())
         session = headers.get(head, headers.SESSION_ID) or self._request.session
         owner = Owner(*self._place, session, identity.principal(context, scope))
         record = StreamRecord(
@@ -70,7 +69,7 @@ class Recorder:
             state=StreamState.OPEN,
             last_sequence=0,
             worker=context.worker,
-            created_at=time.time(),
+            created_at=context.log.now(),
             ended_at=None,
             expires_at=None,
             request_ids=json.dumps(list(call.request_ids) if call is not None else []),
@@ -148,5 +147,6 @@ class Recorder:
     ) -> None:
         for kind, frame in last:
             stream.add(kind, frame)
-        now, ttl = time.time(), self._context.settings.kept_for(stream.record.owner)
+        settings, now = self._context.settings, self._context.log.now()
+        ttl = settings.kept_for(stream.record.owner)
         self._context.writer.end(stream, Ending(state, stream.last, now, now + ttl))

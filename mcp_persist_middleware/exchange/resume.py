@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import time
 
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -170,7 +169,7 @@ async def _find(context: Context, position: event_id.Position, owner: Owner) -> 
     while True:
         live = context.writer.live.get(position.stream)
         record = live.record if live is not None else await context.log.find(position.stream)
-        now = time.time()
+        now = context.log.now()
         if record is not None and record.owner == owner and record.kind is position.kind:
             return record if record.expires_at is None or record.expires_at > now else None
         if not now < settled <= now + context.settings.store_timeout + 1:
@@ -183,7 +182,7 @@ async def _left_behind(context: Context, record: StreamRecord) -> Verdict | None
     if record.state is not StreamState.OPEN or record.id in context.writer.live:
         return None
     if record.worker == context.worker:
-        return Verdict(gone=True, seen_at=time.time())
+        return Verdict(gone=True, seen_at=context.log.now())
     verdict = await context.liveness.ask(record.worker)
     return verdict if verdict.gone else None
 

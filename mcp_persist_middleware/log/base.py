@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from mcp_persist_middleware.log.clock import Timed
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import (
     Beat,
@@ -77,7 +78,7 @@ class Answers(NamedTuple):
     events: Sequence[Event]
 
 
-class EventLog(ABC):
+class EventLog(Timed, ABC):
     """Streams of numbered events, durable once `append` has returned.
 
     Every method raises `StoreError` when the store does not do it, and leaves nothing half done.

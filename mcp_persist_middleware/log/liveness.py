@@ -14,7 +14,7 @@ class Verdict:
     gone: bool
     draining: bool = False
     seen_at: float | None = None
-    """The wall clock of its last heartbeat; None when its row has been removed."""
+    """The time of its last heartbeat; None when its row has been removed."""
 
 
 class Liveness:

@@ -3,7 +3,6 @@ new epoch, so that the old writer, should it come back, is fenced."""
 
 import dataclasses
 import json
-import time
 from datetime import UTC, datetime
 
 from mcp_persist_middleware import telemetry
@@ -65,7 +64,7 @@ async def _last_write(
     last, answers = await log.answers(record.id)
     for event in answers:
         unanswered.difference_update(_answered(event.frame))
-    epoch, now = record.epoch + 1, time.time()
+    epoch, now = record.epoch + 1, log.now()
     name = EventIds.of(record.id, record.kind, None).name
     seen = datetime.fromtimestamp(max(seen_at or 0.0, record.created_at), UTC)
     data = {"stream": name, "lastSeen": seen.isoformat(timespec="milliseconds"), "events": last}

@@ -5,6 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 
+from mcp_persist_middleware.log.clock import Timed
 from mcp_persist_middleware.model import (
     Beat,
     Letter,
@@ -18,7 +19,7 @@ from mcp_persist_middleware.model import (
 )
 
 
-class Sessions(ABC):
+class Sessions(Timed, ABC):
     """The registry of sessions that every worker on a store shares.
 
     Every method raises `StoreError` when the store does not do it.
@@ -103,7 +104,7 @@ class WorkerTable(ABC):
         """Close the connections."""
 
 
-class Inbox(ABC):
+class Inbox(Timed, ABC):
     """Letters between workers: requests for sessions that are at home on another one.
 
     A letter is claimed by its addressee or withdrawn by its sender, never both, and neither twice,

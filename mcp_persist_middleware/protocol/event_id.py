@@ -24,9 +24,13 @@ _PATTERN = re.compile(
 )
 
 
-def new_stream_id() -> bytes:
-    """48 bits of milliseconds and 80 random bits: time-ordered, not guessable."""
-    millis = time.time_ns() // 1_000_000
+def new_stream_id(now: float | None = None) -> bytes:
+    """48 bits of milliseconds and 80 random bits: time-ordered, not guessable.
+
+    Args:
+        now: the time in the store, where another worker may ask how old it is.
+    """
+    millis = int((time.time() if now is None else now) * 1000)
     return millis.to_bytes(6, "big") + secrets.token_bytes(_STREAM_BYTES - 6)
 
 

@@ -83,7 +83,7 @@ class Courier:
         Raises:
             StoreError: the store does not answer. Nothing was run.
         """
-        name, key = new_stream_id(), await self._key(record.home)
+        name, key = new_stream_id(self._inbox.now()), await self._key(record.home)
         content = parcel.pack()
         if key is not None:
             content = sealing.seal(content, key, name)
@@ -92,7 +92,7 @@ class Courier:
             key=record.key,
             worker=record.home,
             generation=record.generation,
-            deadline=time.time() + self._patience,
+            deadline=self._inbox.now() + self._patience,
             content=content,
             sealed=key is not None,
         )
@@ -182,7 +182,7 @@ class Courier:
             self._liveness.is_in_doubt(status.worker)
             and (await self._liveness.ask(status.worker)).gone
         )
-        late = status.state is LetterState.WAITING and time.time() > letter.deadline
+        late = status.state is LetterState.WAITING and self._inbox.now() > letter.deadline
         gone_or_deaf = gone or status.standing is Standing.STRANDED
         if (gone_or_deaf or left or late) and await self._inbox.withdraw(letter.name):
             return Undelivered.LEFT if left else NotRun() if gone_or_deaf else Undelivered.LATE

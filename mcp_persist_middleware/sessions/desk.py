@@ -3,7 +3,6 @@ were here."""
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 
 from mcp_persist_middleware.errors import LeaseLostError, SessionElsewhereError, StoreError
@@ -102,7 +101,7 @@ class Desk:
         Raises:
             StoreError: the store does not answer.
         """
-        while await self._inbox.purge(time.time(), _PURGED) == _PURGED:
+        while await self._inbox.purge(self._inbox.now(), _PURGED) == _PURGED:
             pass
 
     async def _empty(self, topic: Subscription) -> None:
@@ -127,7 +126,7 @@ class Desk:
             topic.notify()
 
     async def _claim(self, limit: int) -> list[Letter]:
-        now = time.time()
+        now = self._inbox.now()
         self._in_doubt = True
         deadline = now + self._settings.detach_seconds + _REPLY_SECONDS
         letters = await self._inbox.claim(self._worker, limit, now, deadline)
@@ -208,5 +207,5 @@ class Desk:
         return Parcel.unpack(content)
 
     async def _answer(self, letter: bytes, reply: Reply) -> None:
-        until = time.time() + _REPLY_SECONDS
+        until = self._inbox.now() + _REPLY_SECONDS
         await self._inbox.answer(letter, self._worker, parcels.pack_reply(reply), until)

@@ -197,7 +197,7 @@ class Registry:
         telemetry.sessions.add(1, {"namespace": key.namespace, "event": "crowded out"})
         try:
             await self._sessions.touch([key], 0.0)
-            await self._sessions.purge(time.time(), 1)
+            await self._sessions.purge(self._sessions.now(), 1)
         except StoreError as error:
             logger.warning("One session too many stays until it expires: %s", error)
 
@@ -210,7 +210,7 @@ class Registry:
         if key in self._deleted:
             return None
         record = await self._sessions.find(key)
-        if record is None or record.deleted or record.expires_at <= time.time():
+        if record is None or record.deleted or record.expires_at <= self._sessions.now():
             return None
         return record
 
@@ -386,7 +386,7 @@ class Registry:
             self.drop(oldest)
 
     async def _purge(self) -> None:
-        while await self._sessions.purge(time.time(), _PURGED) == _PURGED:
+        while await self._sessions.purge(self._sessions.now(), _PURGED) == _PURGED:
             pass
 
     async def _touch(
@@ -408,7 +408,7 @@ class Registry:
     def _expiry(self, *, brief: bool = False) -> float:
         settings = self._settings
         longest = settings.brief_session_ttl if brief else settings.session_ttl
-        return time.time() + min(longest, settings.session_ttl)
+        return self._sessions.now() + min(longest, settings.session_ttl)
 
     async def _tell_deleted(self) -> None:
         for key in list(self._deleted):

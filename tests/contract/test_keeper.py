@@ -11,6 +11,7 @@ from mcp_persist_middleware import keeper
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.keeper import Keeper
 from mcp_persist_middleware.log.base import EventLog, Purged
+from mcp_persist_middleware.log.clock import Timed
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.settings import Settings
 from tests.contract.builders import ending, events, new, numbers, record
@@ -81,7 +82,7 @@ async def test_a_long_backlog_keeps_nothing_else_from_being_done_and_goes_withou
     assert left[0], "the first chore did not wait for the end of the backlog"
 
 
-class Slow:
+class Slow(Timed):
     """A log whose store takes so long (seconds) for each event, and is asked for no longer than
     0.2 s; a real one does the work."""
 

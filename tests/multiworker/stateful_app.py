@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,11 +17,14 @@ from tests.support.processes import ServerProcess, running
 from tests.support.stateful import Message, Receive, Send, State, Stateful, _event, _json
 from tests.support.stores import Store
 
+_true, _true_ns = time.time, time.time_ns
+
 
 class Witness(Stateful):
     """`Stateful`, and: `pause` reports progress and waits to be cancelled; `work` notes in the
     server's log that it runs; `steps` notes by whom, and reports progress; `plain` answers
-    without a stream, `stuck` never; credentials "nobody" and "busy" are refused."""
+    without a stream, `stuck` never; `set clock` sets the
+    wall clock of its process; credentials "nobody" and "busy" are refused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,6 +62,8 @@ class Witness(Stateful):
             case "stuck":
                 print("stuck", file=sys.stderr, flush=True)
                 await asyncio.Event().wait()
+            case "set clock":
+                await self._set_clock(message, send)
             case "plain":
                 state.calls += 1
                 value = {"value": state.calls, "size": arguments["size"] * "x"}
@@ -78,6 +84,11 @@ class Witness(Stateful):
             await _event(send, {"method": "notifications/progress", "params": params})
         await _event(send, {"id": message["id"], "result": {"value": arguments["n"]}})
         await send({"type": "http.response.body", "body": b""})
+
+    async def _set_clock(self, message: Message, send: Send) -> None:
+        by = message["params"]["arguments"]["by"]
+        time.time, time.time_ns = lambda: _true() + by, lambda: _true_ns() + int(by * 1e9)
+        await _json(send, 200, {"jsonrpc": "2.0", "id": message["id"], "result": {"value": by}})
 
     async def _pause(self, message: Message, send: Send) -> None:
         cancelled = self.paused[message["id"]] = asyncio.Event()

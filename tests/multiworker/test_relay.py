@@ -76,6 +76,32 @@ async def test_the_state_of_a_session_is_one_whichever_worker_is_asked(
         assert not any(server.complaints for server in servers)
 
 
+async def test_wall_clocks_that_differ_and_are_set_while_calls_run_cost_nothing(
+    tmp_path: Path, store: Store
+) -> None:
+    async with workers(tmp_path, store=store) as (one, two):
+        session, other = await RawSession.open(one.port), await RawSession.open(two.port)
+        for minutes in (1, 61, -61):
+            asked = await on(session, two).call("ask")
+            (question,) = await asked.take(1)
+            steps = {"name": f"steps {minutes}", "n": 30, "delay": 0.05}
+            runs = await on(other, one).call("steps", **steps)
+            cut = await on(session, two).call("steps", **steps)
+            cursor = (await cut.take(2))[-1].id
+            cut.close()
+            plain = await on(other, two).call("set clock", by=60 * minutes)
+            assert json.loads(await plain.body())["result"]["value"] == 60 * minutes
+            assert await value(await on(session, two).call("count")) is not None
+            assert await reply(on(session, two), question, "ann") == 202
+            assert await value(asked) == "ann"
+            seen = [*await read(runs), *await read(await on(session, two).get(cursor))]
+            assert [f.progress for f in seen if not f.is_response] == [*range(1, 31), *range(3, 31)]
+        late = await on(session, two).get(cursor)
+        assert [f.progress for f in await read(late) if not f.is_response] == [*range(3, 31)]
+        assert not one.complaints
+        assert not two.complaints
+
+
 async def test_a_question_is_answered_through_the_other_worker(
     tmp_path: Path, store: Store
 ) -> None:

@@ -1,7 +1,6 @@
 """An `EventLog` as somebody else would write one: on plain dictionaries, with nothing of ours but
 the public interface. What is in a `Shelf` lives as long as the process, for all logs on it."""
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -159,7 +158,7 @@ class MemoryLog(EventLog):
         return found
 
     async def attend(self, streams: Collection[bytes], seconds: float) -> None:
-        until = time.time() + seconds
+        until = self.now() + seconds
         for stream in streams:
             record = self._shelf.streams.get(stream)
             if record is not None and record.state is StreamState.OPEN:
@@ -168,7 +167,7 @@ class MemoryLog(EventLog):
 
     async def attended(self, stream: bytes) -> float | None:
         until = self._shelf.read_until.get(stream)
-        return None if until is None else until - time.time()
+        return None if until is None else until - self.now()
 
     def worker_table(self) -> WorkerTable:
         return MemoryWorkers(self._shelf)

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, ColumnElement, Table, select, text, tuple_
+from sqlalchemy import URL, ColumnElement, Double, Table, cast, extract, func, select, text, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -40,6 +40,7 @@ class PostgresLog(SqlLog):
     """
 
     _exclusive = "BEGIN"
+    _time_there = cast(extract("epoch", func.clock_timestamp()), Double)
 
     def __init__(
         self, url: URL, *, prefix: str, timeout: float, engine: AsyncEngine | None = None

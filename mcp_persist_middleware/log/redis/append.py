@@ -162,7 +162,7 @@ class Appender:
         assert tail is not None
         calls = []
         if not tail.indexed:
-            calls.append(Call(("ZADD", keys.index, time.time(), write.id)))
+            calls.append(Call(("ZADD", keys.index, self._inner.now(), write.id)))
             tail.indexed = True
         if not tail.begun and tail.switched:
             telemetry.redis_switches.add(1, {"to": "redis"})
@@ -286,7 +286,7 @@ class Appender:
         if not self._takes_in_redis and contiguous and _adds(write) and self._client.is_up:
             if not tail.indexed:
                 tail.indexed = True
-                calls.insert(0, Call(("ZADD", keys.index, time.time(), write.id)))
+                calls.insert(0, Call(("ZADD", keys.index, self._inner.now(), write.id)))
             calls[-1] = _append(keys, tail, write, begins=True)
             tail.resident = True
 

@@ -26,7 +26,7 @@ from mcp_persist_middleware.log.redis import letters
 from mcp_persist_middleware.log.redis.client import RedisAwayError, RedisClient
 from mcp_persist_middleware.log.redis.memory import Memory
 from mcp_persist_middleware.log.redis.scripts import Call, Keys
-from mcp_persist_middleware.log.redis.sender import LARGE, LOOK, Sender, keep, milliseconds
+from mcp_persist_middleware.log.redis.sender import LARGE, LOOK, Sender, keep
 from mcp_persist_middleware.model import (
     Letter,
     LetterName,
@@ -79,7 +79,7 @@ class RedisInbox(Sender):
     async def _claim(self, worker: str, limit: int, now: float, deadline: float) -> list[Letter]:
         self._questions += 1
         box, nonce = self._box(worker), secrets.token_hex(8).encode()
-        left = milliseconds(deadline)
+        left = self._milliseconds(deadline)
         hint, *rows = await self._ask(
             box.claim(nonce, self._who, self._questions, limit, now, left)
         )
@@ -116,7 +116,7 @@ class RedisInbox(Sender):
         answered = True
         if self._is_up:
             text, state = (b"", "L") if is_large else (reply, "A")
-            box, left = self._box(worker), milliseconds(deadline)
+            box, left = self._box(worker), self._milliseconds(deadline)
             try:
                 answered = bool(await self._ask(box.answer(letter, text, left, channel, state)))
             except RedisAwayError:

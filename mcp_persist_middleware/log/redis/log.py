@@ -133,6 +133,9 @@ class RedisLog(EventLog):
     def _channel(self, topic: bytes) -> str:
         return self._keys.channel(topic)
 
+    def now(self) -> float:
+        return self._inner.now()
+
     async def open(self, worker: str) -> None:
         await self._inner.open(worker)
         try:

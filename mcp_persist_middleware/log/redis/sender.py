@@ -76,6 +76,13 @@ class Sender(Inbox):
         self._in_sql: dict[bytes, None] = {}
         """Letters whose reply was found in SQL."""
 
+    def now(self) -> float:
+        return self._inner.now()
+
+    def _milliseconds(self, deadline: float) -> int:
+        """How long a key is kept that counts until a time."""
+        return max(1, int((deadline - self.now()) * 1000)) + letters.GRACE
+
     def _box(self, worker: str) -> Box:
         return Box.of(self._keys(), worker, self.topic(worker))
 
@@ -127,7 +134,7 @@ class Sender(Inbox):
         while time.monotonic() < until:
             token = self._tokens.get(worker, b"")
             keep(self._doubts, letter.id, self._doubts.get(letter.id) or token)
-            call = self._box(worker).put(letter, token, most, milliseconds(letter.deadline))
+            call = self._box(worker).put(letter, token, most, self._milliseconds(letter.deadline))
             self._has_posted = True
             try:
                 code, *rest = await self._ask(call)
@@ -165,7 +172,7 @@ class Sender(Inbox):
     async def bar(self, letter: LetterName, deadline: float, reply: bytes = b"") -> bool:
         doubt = self._doubts.get(letter.id)
         if self._is_up or doubt is not None:
-            box, left = self._box(letter.worker), milliseconds(deadline)
+            box, left = self._box(letter.worker), self._milliseconds(deadline)
             try:
                 if not await self._ask(box.bar(letter.id, doubt or b"", left)):
                     return False
@@ -193,11 +200,10 @@ class Sender(Inbox):
         found = found if found is None or found.state is not LetterState.ANSWERED else None
         return there or found
 
-    @staticmethod
-    def _is_young(letter: LetterName, status: LetterStatus) -> bool:
+    def _is_young(self, letter: LetterName, status: LetterStatus) -> bool:
         """Whether it is too early to look for a reply that stands in SQL."""
         is_open = status.state is not LetterState.ANSWERED and status.standing is Standing.SOUND
-        return is_open and time.time() - event_id.created_at(letter.id) < LOOK
+        return is_open and self.now() - event_id.created_at(letter.id) < LOOK
 
     async def remove(self, letters: Collection[LetterName]) -> None:
         if self._is_up:
@@ -209,11 +215,6 @@ class Sender(Inbox):
             await self._inner.remove(there)
             for each in there:
                 self._in_sql.pop(each.id, None)
-
-
-def milliseconds(deadline: float) -> int:
-    """How long a key is kept that counts until a time."""
-    return max(1, int((deadline - time.time()) * 1000)) + letters.GRACE
 
 
 def keep(known: dict[K, V], key: K, value: V) -> None:

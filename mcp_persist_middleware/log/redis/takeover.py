@@ -1,6 +1,5 @@
 """A stream of another worker: fenced in Redis, and what SQL lacks of it drained into SQL."""
 
-import time
 from typing import Any
 
 from mcp_persist_middleware import telemetry
@@ -122,7 +121,7 @@ class Index:
             return
 
     async def _step(self, keys: Keys) -> bool:
-        until = time.time() - self._AGE
+        until = self._inner.now() - self._AGE
         query = ("ZRANGEBYSCORE", keys.index, 0, until, "LIMIT", 0, self._PAGE)
         (names,) = await self._client.run([Call(query)])
         if isinstance(names, Exception) or not names:
@@ -131,7 +130,7 @@ class Index:
         for name in names:
             record = await self._inner.find(name)
             if record is not None and record.ended_at is None:
-                calls.append(Call(("ZADD", keys.index, "XX", time.time(), name)))
+                calls.append(Call(("ZADD", keys.index, "XX", self._inner.now(), name)))
             else:
                 calls.append(Call(("UNLINK", keys.of(name)[0])))
                 calls.append(Call(("UNLINK", keys.of(name)[1])))

@@ -40,6 +40,9 @@ class SqlInbox(Inbox):
         self._table = store.tables.inbox
         self._worker = store.tables.worker
 
+    def now(self) -> float:
+        return self._store.now()
+
     async def publish(self, worker: str, public_key: bytes) -> None:
         mine = update(self._worker).where(self._worker.c.id == worker)
         await self._store.execute(mine.values(public_key=public_key))

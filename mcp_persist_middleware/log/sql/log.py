@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, func, insert, select, text, update
+from sqlalchemy import URL, ColumnElement, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware import telemetry
@@ -24,6 +24,7 @@ from mcp_persist_middleware.log.sql.rows import Page, page_of, reading, record_o
 from mcp_persist_middleware.log.sql.sessions import SqlSessions
 from mcp_persist_middleware.log.sql.store import SqlStore
 from mcp_persist_middleware.log.sql.workers import (
+    Connect,
     OwnConnection,
     SqlWorkers,
     engine_of_its_own,
@@ -53,6 +54,9 @@ class SqlLog(SqlStore, EventLog):
     Args:
         engine: somebody else's; never closed. Without one the dialect makes its own.
     """
+
+    _time_there: ColumnElement[float] | None = None
+    """What the store says the time is."""
 
     def __init__(
         self, url: URL, *, prefix: str, timeout: float, engine: AsyncEngine | None = None
@@ -128,6 +132,7 @@ class SqlLog(SqlStore, EventLog):
                 await self._make_room(connection)
                 await connection.run_sync(self.tables.metadata.create_all)
                 rows = await self._meta(connection)
+                await self._set_clock(connection, rows)
                 await connection.execute(text("COMMIT"))
             except BaseException:
                 # It may not go back into the pool with its transaction open.
@@ -140,6 +145,14 @@ class SqlLog(SqlStore, EventLog):
 
     async def _make_room(self, connection: AsyncConnection) -> None:
         """In the transaction that makes the tables: be alone in it."""
+
+    async def _set_clock(self, connection: AsyncConnection, meta: Mapping[str, bytes]) -> None:
+        """In that transaction: see what the time is in the store."""
+        del meta
+        if self._time_there is not None:
+            began = time.monotonic()
+            (told,) = (await connection.execute(select(self._time_there))).one()
+            self._clock.learn(float(told), began)
 
     async def _meta(self, connection: AsyncConnection) -> dict[str, bytes]:
         meta = self.tables.meta
@@ -248,7 +261,7 @@ class SqlLog(SqlStore, EventLog):
             return page_of(tuple(row) for row in found)
 
     async def attend(self, streams: Collection[bytes], seconds: float) -> None:
-        table, until = self.tables.stream, time.time() + seconds
+        table, until = self.tables.stream, self.now() + seconds
         earlier = table.c.reader_until.is_(None) | (table.c.reader_until < until)
         is_open = table.c.state == int(StreamState.OPEN)
         statement = update(table).values(reader_until=until)
@@ -261,13 +274,13 @@ class SqlLog(SqlStore, EventLog):
         row = await self._whole(self._row(stream))
         if row is None or row.reader_until is None:
             return None
-        return float(row.reader_until) - time.time()
+        return float(row.reader_until) - self.now()
 
     def worker_table(self) -> WorkerTable:
         engine = engine_of_its_own(self._engine)
         self._tune(engine)
         connection = OwnConnection(engine, self._timeout, self.name)
-        return SqlWorkers(connection, self.tables.worker, self._check_place)
+        return self._workers_over(connection)
 
     def _tune(self, engine: AsyncEngine) -> None:
         """Make an engine ready for heartbeats."""
@@ -277,7 +290,11 @@ class SqlLog(SqlStore, EventLog):
 
     @property
     def _workers(self) -> SqlWorkers:
-        return SqlWorkers(self._connection, self.tables.worker, self._check_place)
+        return self._workers_over(self._connection)
+
+    def _workers_over(self, connect: Connect | OwnConnection) -> SqlWorkers:
+        table = self.tables.worker
+        return SqlWorkers(connect, table, self._check_place, self._clock, self._time_there)
 
     async def workers(self) -> Mapping[str, Beat]:
         return await self._whole(self._workers.look())

@@ -28,6 +28,9 @@ class SqlSessions(Sessions):
         c = self._table.c
         return and_(c.namespace == key.namespace, c.path == key.path, c.id == key.id)
 
+    def now(self) -> float:
+        return self._store.now()
+
     async def create(self, record: SessionRecord) -> bool:
         key = record.key
         row = insert(self._table).values(

@@ -12,13 +12,14 @@ from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from mcp_persist_middleware.log.clock import StoreClock, Timed
 from mcp_persist_middleware.log.sql import schema
 from mcp_persist_middleware.log.sql.workers import connected
 
 T = TypeVar("T")
 
 
-class SqlStore(ABC):
+class SqlStore(Timed, ABC):
     """The tables of one store, and short statements over an `AsyncEngine` in autocommit mode."""
 
     name: str = ""
@@ -27,9 +28,13 @@ class SqlStore(ABC):
 
     def __init__(self, url: URL, *, prefix: str, timeout: float) -> None:
         self.name = url.render_as_string(hide_password=True)
+        self._clock = StoreClock()
         self.tables = schema.tables(prefix)
         self._timeout = timeout
         self._running: set[asyncio.Task[Any]] = set()
+
+    def now(self) -> float:
+        return self._clock.now()
 
     def rows(self, table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
         """A condition for the same rows, for a statement that changes several of them. Where rows

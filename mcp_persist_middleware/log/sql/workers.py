@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from sqlalchemy import Table, Update, delete, insert, select, update
+from sqlalchemy import ColumnElement, Table, Update, delete, insert, select, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware.errors import StoreError, UnreadableRowError
+from mcp_persist_middleware.log.clock import StoreClock
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.log.sql.rows import state_of
 from mcp_persist_middleware.model import Beat, WorkerState
@@ -124,24 +125,33 @@ class SqlWorkers(WorkerTable):
 
     Args:
         check: raises when the store is not where it was.
+        clock: told the time at each look.
+        time_there: what the store says it is; None where it has no clock of its own.
     """
 
     def __init__(
-        self, connect: Connect | OwnConnection, table: Table, check: Callable[[], None]
+        self,
+        connect: Connect | OwnConnection,
+        table: Table,
+        check: Callable[[], None],
+        clock: StoreClock,
+        time_there: ColumnElement[float] | None,
     ) -> None:
         self._connect = connect
         self._table = table
         self._check = check
+        self._clock = clock
+        self._time_there = time_there
 
     async def enrol(self, worker: str) -> None:
         self._check()
-        row = {"id": worker, "counter": 1, "state": WorkerState.LIVE, "seen_at": time.time()}
+        row = {"id": worker, "counter": 1, "state": WorkerState.LIVE, "seen_at": self._clock.now()}
         async with self._connect() as connection:
             await connection.execute(delete(self._table).where(self._table.c.id == worker))
             await connection.execute(insert(self._table).values(row))
 
     async def beat(self, worker: str, state: WorkerState) -> bool:
-        moved = {"counter": self._table.c.counter + 1, "state": state, "seen_at": time.time()}
+        moved = {"counter": self._table.c.counter + 1, "state": state, "seen_at": self._clock.now()}
         # Who was declared dead stays dead, however late it wakes.
         return await self._change(
             update(self._table)
@@ -152,12 +162,15 @@ class SqlWorkers(WorkerTable):
     async def look(self) -> Mapping[str, Beat]:
         self._check()
         table = self._table
-        rows = select(table.c.id, table.c.counter, table.c.state, table.c.seen_at)
+        columns: list[Any] = [table.c.id, table.c.counter, table.c.state, table.c.seen_at]
+        if self._time_there is not None:
+            columns.append(self._time_there.label("time_there"))
         async with self._connect() as connection:
-            return {
-                row.id: Beat(row.counter, state_of(row.state), row.seen_at)
-                for row in await connection.execute(rows)
-            }
+            began = time.monotonic()
+            rows = (await connection.execute(select(*columns))).all()
+        if rows and self._time_there is not None:
+            self._clock.learn(float(rows[0].time_there), began)
+        return {row.id: Beat(row.counter, state_of(row.state), row.seen_at) for row in rows}
 
     async def declare_dead(self, worker: str, counter: int) -> bool:
         """Mark a worker as dead if its counter still stands at `counter`; whether it is dead."""

@@ -11,12 +11,12 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
-from sqlalchemy import URL, event, text
+from sqlalchemy import URL, event, insert, text, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -28,6 +28,7 @@ from mcp_persist_middleware.log.sql.rows import Page
 from mcp_persist_middleware.log.sql.schema import quoted
 from mcp_persist_middleware.log.sql.store import retrieve
 from mcp_persist_middleware.log.sql.workers import reason, trouble
+from mcp_persist_middleware.log.sqlite import clock
 from mcp_persist_middleware.log.sqlite.batch import Batch, Statements
 from mcp_persist_middleware.log.sqlite.drivers import Drivers
 from mcp_persist_middleware.log.sqlite.files import Files
@@ -56,6 +57,7 @@ _WAL_TRIES, _WAL_PAUSE = 50, 0.01
 _END_SECONDS = 1.0
 _WAL_BYTES = 64 * 1024 * 1024
 _LOOK_AGAIN = 0.01
+_CLOCK = "clock"
 
 
 class SqliteLog(SqlLog):
@@ -157,6 +159,19 @@ class SqliteLog(SqlLog):
             raw.execute("PRAGMA secure_delete = ON")
 
         return engine
+
+    async def _set_clock(self, connection: AsyncConnection, meta: Mapping[str, bytes]) -> None:
+        # Who is first at a file says what the time is, whatever is done to the host's clock then.
+        agreed = clock.agreed(meta.get(_CLOCK, b"")) if self._locks.has_others else None
+        if agreed is not None and not self._worker:
+            self._clock.set(agreed)
+        table, value = self.tables.meta, clock.told(self._clock)
+        if _CLOCK not in meta:
+            await connection.execute(insert(table).values(name=_CLOCK, value=value))
+        elif agreed is None:
+            await connection.execute(
+                update(table).where(table.c.name == _CLOCK).values(value=value)
+            )
 
     async def _connect_writer(self) -> None:
         self._files.settle()

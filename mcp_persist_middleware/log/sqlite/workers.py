@@ -34,6 +34,12 @@ class WorkerLocks:
             os.close(self._held)
             self._held = self._mine = None
 
+    @property
+    def has_others(self) -> bool:
+        """Whether another one is on this file."""
+        found = self._database.parent.glob(self._file("*").name)
+        return any(not _remove_if_dead(path) for path in found if path != self._mine)
+
     def is_held(self, worker: str) -> bool:
         """Whether the process with this id is on this host, be it stopped or not."""
         path = self._file(worker)

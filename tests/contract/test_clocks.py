@@ -1,0 +1,108 @@
+"""The clocks of hosts differ, and are set back and forth: nothing workers share goes by them."""
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.clock import StoreClock
+from mcp_persist_middleware.model import Letter, LetterName, Posted, SessionKey, SessionRecord
+from mcp_persist_middleware.protocol.event_id import new_stream_id
+from tests.contract.builders import ending, events, new, numbers, record
+from tests.contract.conftest import Factory
+
+HOUR, MINUTE = 3600.0, 60.0
+real = time.time
+
+
+@pytest.fixture(params=[-HOUR, -MINUTE, MINUTE, HOUR])
+def step(request: pytest.FixtureRequest) -> float:
+    """How far a wall clock is off."""
+    return float(request.param)
+
+
+@pytest.fixture
+async def skewed(
+    make_log: Factory, log: EventLog, step: float, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[EventLog]:
+    """The log of a worker whose wall clock is off, beside `log`."""
+    del log
+    monkeypatch.setattr(time, "time", lambda: real() + step)
+    made = make_log()
+    await made.open("two")
+    yield made
+    await made.aclose()
+
+
+async def meet(one: EventLog, two: EventLog) -> None:
+    """All that two workers tell each other about time."""
+    assert abs(one.now() - two.now()) < 1
+    read = record()
+    await one.append([new(read, *events(1, 1))])
+    await two.attend([read.id], 4.0)
+    left = await one.attended(read.id)
+    assert left is not None
+    assert 3 < left <= 4.1
+
+    key = SessionKey("default", "/mcp", new_stream_id().hex())
+    session = SessionRecord(key, "ann", "v", b"{}", 1, "one", one.now() + 20)
+    assert await one.sessions.create(session)
+    name = LetterName(new_stream_id(two.now()), "one")
+    letter = Letter(name.id, key, "one", 1, two.inbox.now() + 10, b"?", sealed=False)
+    assert await two.inbox.put(letter, 10) is Posted.WAITING
+    (claimed,) = await one.inbox.claim("one", 10, one.inbox.now(), one.inbox.now() + 10)
+    assert claimed.id == letter.id
+    assert await one.inbox.answer(letter.id, "one", b"!", one.inbox.now() + 10)
+    await two.inbox.purge(two.inbox.now(), 10)
+    status = await two.inbox.look(name)
+    assert status is not None
+    assert status.reply == b"!"
+
+    ended = record()
+    await two.append([new(ended, *events(1, 2), ending=ending(2, expires_at=two.now() + 20))])
+    await one.purge(one.now(), 100)
+    await one.sessions.purge(one.sessions.now(), 100)
+    assert await numbers(two, ended) == [1, 2]
+    assert await two.sessions.find(key) is not None
+    await two.purge(two.now() + 21, 100)
+    assert await numbers(one, ended) == []
+
+
+async def test_workers_whose_clocks_differ_go_by_one_clock(log: EventLog, skewed: EventLog) -> None:
+    await meet(log, skewed)
+
+
+async def test_a_clock_that_is_set_while_workers_run_changes_nothing(
+    log: EventLog, other: EventLog, step: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = log.now()
+    monkeypatch.setattr(time, "time", lambda: real() + step)
+    await log.workers()
+    assert 0 <= log.now() - before < 30
+    await meet(log, other)
+
+
+async def test_who_comes_after_a_clock_was_set_goes_by_that_of_those_who_are_there(
+    make_log: Factory, log: EventLog, step: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: real() + step)
+    third = make_log()
+    await third.open("three")
+    try:
+        assert abs(third.now() - log.now()) < 1
+        await third.workers()
+        assert abs(third.now() - log.now()) < 1
+    finally:
+        await third.aclose()
+
+
+def test_what_the_store_says_is_believed_as_far_as_the_question_took() -> None:
+    clock = StoreClock()
+    before = clock.now()
+    clock.learn(before, time.monotonic() - 0.5)
+    assert abs(clock.now() - before) < 0.1
+    clock.learn(before + 100, time.monotonic() - 0.5)
+    assert 99.9 < clock.now() - before < 100.6
+    clock.learn(before, time.monotonic())
+    assert abs(clock.now() - before) < 0.1
