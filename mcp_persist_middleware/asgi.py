@@ -3,6 +3,8 @@ something of our own."""
 
 import asyncio
 import contextlib
+import json
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,8 +16,11 @@ from mcp_persist_middleware.protocol import headers
 EXTENSION = "mcp_persist"
 """The key in `scope["extensions"]` under which the application finds what it is told."""
 
+MAX_ANSWER = 1024 * 1024
+"""The largest answer to a question of ours (bytes); of a larger one the head alone is used."""
+
 _TIMEOUT, _AFTERWARDS = 30.0, 1.0
-_MAX_BODY = 64 * 1024
+_OF_THE_BODY = (b"content-length", b"content-type", b"content-encoding", b"transfer-encoding")
 _NOT_COPIED = (
     headers.LAST_EVENT_ID,
     b"content-length",
@@ -39,6 +44,14 @@ def path_of(scope: Scope) -> str:
 def place_of(scope: Scope) -> Place:
     """The namespace and the full path of a request that the middleware has let in."""
     return Place(scope["extensions"][EXTENSION]["namespace"], path_of(scope))
+
+
+def cancellation() -> bytes:
+    """A message that changes nothing and that nobody can find fault with: the cancellation of a
+    request that does not exist."""
+    params = {"requestId": f"probe-{secrets.token_hex(8)}"}
+    message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
+    return json.dumps(message, separators=(",", ":")).encode()
 
 
 def question(scope: Scope, method: str, *, without: tuple[bytes, ...] = ()) -> Scope:
@@ -76,10 +89,22 @@ class Answer:
         """What is known of the body."""
         return b"".join(message.get("body", b"") for message in self.messages[1:])
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is here."""
+        last = self.messages[-1]
+        return last["type"] == "http.response.body" and not last.get("more_body", False)
+
     async def pass_on(self, send: Send) -> None:
-        """Give it to the client, unchanged."""
-        for message in self.messages:
-            await send(message)
+        """Give it to the client, unchanged; of one that is not whole the head, with no body."""
+        if self.is_whole:
+            for message in self.messages:
+                await send(message)
+            return
+        raw = headers.without(self.headers, *_OF_THE_BODY)
+        head = {**self.messages[0], "headers": [*raw, (b"content-length", b"0")]}
+        await send(head)
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def ask(
@@ -134,15 +159,28 @@ class _Listener:
                 if self._is_stream and self._until is None:
                     self.known.set()
             case "http.response.body":
-                more = message.get("more_body", False)
                 self._size += len(message.get("body", b""))
-                if self._size <= _MAX_BODY or not more:
+                is_too_large = self._size > MAX_ANSWER
+                if not is_too_large:
                     self.answer.messages.append(message)
-                if not more or self._is_enough():
+                if is_too_large or not message.get("more_body", False) or self._is_enough():
                     self.known.set()
 
     def _is_enough(self) -> bool:
         return self._is_stream and self._until is not None and self._until(self.answer.body)
+
+
+async def unavailable(send: Send, text: str, retry_after: int = 5) -> None:
+    """The answer to a request that nothing was done for: 503, with a JSON-RPC error."""
+    error = {"code": -32000, "message": text}
+    body = json.dumps({"jsonrpc": "2.0", "id": None, "error": error}, separators=(",", ":"))
+    raw = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"retry-after", b"%d" % retry_after),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": raw})
+    await send({"type": "http.response.body", "body": body.encode()})
 
 
 def _silence(status: int) -> Answer:

@@ -1,7 +1,6 @@
 """The application is asked before anything is replayed: its Host, Origin and token checks, its
 rate limits and its outages all apply to a resume as to any other request."""
 
-import secrets
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Scope, Send
@@ -44,11 +43,8 @@ async def ask(
     A POST carries the cancellation of a request that does not exist, which changes nothing. A
     GET alone proves nothing: stateless servers answer 405 before any authentication.
     """
-    body = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"%s"}}' % (
-        b"probe-" + secrets.token_hex(8).encode()
-    )
     is_post = kind is StreamKind.POST
     probe = asgi.question(scope, "POST" if is_post else "GET")
     probe["extensions"][asgi.EXTENSION]["probe"] = not revives
-    answer = await asgi.ask(app, probe, body if is_post else b"")
+    answer = await asgi.ask(app, probe, asgi.cancellation() if is_post else b"")
     return Verdict(answer, principal(context, probe))

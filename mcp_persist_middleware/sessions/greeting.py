@@ -5,9 +5,11 @@ import json
 from dataclasses import dataclass
 from typing import Any, Self
 
+from mcp_persist_middleware import asgi
 from mcp_persist_middleware.protocol import headers, sse
 
-_MAX_BODY = 1024 * 1024
+MAX_GREETING = asgi.MAX_ANSWER
+"""The largest answer (bytes) that is looked at, when a session begins and when it comes back."""
 # The server's name and version are not among it: a deployment changes them, and breaks nothing.
 _PROMISES = ("protocolVersion", "capabilities")
 
@@ -24,7 +26,7 @@ class Greeting:
         """The greeting in an answer, JSON or event stream; None while it is not complete, and for
         an error."""
         if headers.media_type(raw) == headers.EVENT_STREAM:
-            frames = sse.FrameParser(_MAX_BODY).feed(body) if len(body) <= _MAX_BODY else []
+            frames = sse.FrameParser(MAX_GREETING).feed(body) if len(body) <= MAX_GREETING else []
             found = (cls._of(frame.data) for frame in frames)
             return next((greeting for greeting in found if greeting is not None), None)
         return cls._of(body)

@@ -1,28 +1,40 @@
 """The application with sessions that last: a public id stands for whichever session of the
 application is behind it just now."""
 
-import json
 import logging
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_persist_middleware import asgi
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
-from mcp_persist_middleware.model import SessionKey
-from mcp_persist_middleware.protocol import headers, jsonrpc
-from mcp_persist_middleware.sessions.greeting import Greeting
+from mcp_persist_middleware.model import SessionKey, SessionRecord
+from mcp_persist_middleware.protocol import headers
+from mcp_persist_middleware.sessions.beginning import Beginning
+from mcp_persist_middleware.sessions.forgotten import Said, asked, made_up, unknown
 from mcp_persist_middleware.sessions.registry import Held, Registry, Site
-from mcp_persist_middleware.sessions.revive import PrincipalOf, revive
-from mcp_persist_middleware.sessions.turn import Repeatable, Turn
+from mcp_persist_middleware.sessions.repeatable import Repeatable
+from mcp_persist_middleware.sessions.revive import (
+    REFUSALS,
+    PrincipalOf,
+    count_refused,
+    revive,
+)
+from mcp_persist_middleware.sessions.turn import Turn
 
 logger = logging.getLogger(__name__)
 
 _ID = headers.SESSION_ID
-_MAX_GREETING = 1024 * 1024
+# What differs between requests of one client.
+_OF_ONE_REQUEST = frozenset({
+    b"accept",
+    b"content-length",
+    b"content-type",
+    b"last-event-id",
+    b"traceparent",
+    b"tracestate",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,55 +60,18 @@ class SessionLayer:
     """Whether a session comes here even from a home that lives."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Repeatable(receive, self.registry.max_body_bytes)
         public = headers.get(scope["headers"], _ID)
         if public is not None:
             key = self.registry.key(asgi.place_of(scope), public)
-            await self._go_on(key, scope, Repeatable(receive, self.registry.max_body_bytes), send)
+            await self._go_on(key, scope, request, send)
         elif scope["method"] == "POST":
-            await self._begin(scope, receive, send)
+            await self.app(scope, request.receive, self._beginning(scope, request, send))
         else:
             await self.app(scope, receive, send)
 
-    # A new session.
-
-    async def _begin(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Repeatable(receive, self.registry.max_body_bytes)
-        held: Held | None = None
-        head: headers.RawHeaders = ()
-        body = bytearray()
-
-        async def answer(message: Message) -> None:
-            nonlocal held, head
-            if message["type"] == "http.response.start":
-                head = message.get("headers", ())
-                held = await self._begun(scope, request.body, message)
-                request.forget()
-                if held is not None:
-                    public = held.record.key.id
-                    message = {**message, "headers": headers.replaced(head, _ID, public)}
-            elif held is not None and not held.record.fingerprint and len(body) < _MAX_GREETING:
-                body.extend(message.get("body", b""))
-                greeting = Greeting.parse(head, bytes(body))
-                if greeting is not None:
-                    promised = {"fingerprint": greeting.fingerprint, "version": greeting.version}
-                    await self.registry.note(held, **promised)
-            await send(message)
-
-        await self.app(scope, request.receive, answer)
-
-    async def _begun(self, scope: Scope, body: bytes, message: Message) -> Held | None:
-        """The session that this head of an answer gives to a client, committed."""
-        inner = headers.get(message.get("headers", ()), _ID)
-        if inner is None or not 200 <= message["status"] < 300:
-            return None
-        call = jsonrpc.parse(body)
-        if call is None or not call.is_initialize:
-            return None
-        place, principal = asgi.place_of(scope), self.principal(scope)
-        owner = principal or _address(scope)
-        held = await self.registry.begin(place, inner, principal, call.version or "", body, owner)
-        held.site = self.site
-        return held
+    def _beginning(self, scope: Scope, request: Repeatable, send: Send) -> Beginning:
+        return Beginning(self.registry, self.principal, self.site, scope, request, send)
 
     # A session that has begun before.
 
@@ -106,69 +81,78 @@ class SessionLayer:
             held = await self._bring_back(key, scope, request, send)
         if held is None:
             return
-        unknown = await Turn(self.app, self.registry, held, scope, request).run(send)
-        if unknown is None:
+        refusal = await self._turn(held, scope, request, send)
+        if refusal is None:
             return
-        if unknown.status == 400 and not await self._is_forgotten(held, scope):
-            await unknown.pass_on(send)
-            return
-        # The application has forgotten a session that nobody ended: it was idle for too long.
-        self.registry.drop(held)
-        if request.can_repeat and not _is_probe(scope):
-            held = await self._bring_back(key, scope, request, send, otherwise=unknown)
-            if held is None:
-                return
-            unknown = await Turn(self.app, self.registry, held, scope, request.again()).run(send)
-        if unknown is not None:
-            await unknown.pass_on(send)
+        renewed, unknown = await self._renewed(held, scope)
+        if renewed is not None and request.can_repeat and Said.of(refusal, held.inner) == unknown:
+            # Whoever does not know the session has run nothing in it.
+            refusal = await self._turn(renewed, scope, request.again(), send)
+        if refusal is not None:
+            await refusal.pass_on(send)
 
-    async def _is_forgotten(self, held: Held, scope: Scope) -> bool:
-        """Whether 400 means that the application does not know the session: then it says so to a
-        notification as well that nobody can find fault with, and took such ones before."""
-        if _is_probe(scope):
-            return False
-        asked = asgi.question(scope, "POST", without=(_ID, headers.PROTOCOL_VERSION))
-        asked["headers"] += [
-            (_ID, held.inner.encode("latin-1")),
-            (headers.PROTOCOL_VERSION, held.record.version.encode("latin-1")),
-        ]
-        nothing = {"requestId": f"probe-{secrets.token_hex(8)}"}
-        message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": nothing}
-        answer = await asgi.ask(self.app, asked, json.dumps(message).encode())
-        return answer.status in (400, 404)
+    async def _turn(
+        self, held: Held, scope: Scope, request: Repeatable, send: Send
+    ) -> asgi.Answer | None:
+        begins = self._beginning(scope, request, send)
+        return await Turn(self.app, self.registry, held, scope, request, begins).run(send)
+
+    async def _renewed(self, held: Held, scope: Scope) -> tuple[Held | None, Said | None]:
+        """The session, made anew because the application has forgotten it: it was idle for too
+        long. And what the application says of one that it does not know.
+
+        Only the owner's request can show that: what the application says to a stranger is about
+        the stranger. When in doubt the session stays as it is.
+        """
+        nothing = None, None
+        if _is_probe(scope) or self.registry.is_local or not self.registry.may_revive(scope):
+            return nothing
+        key, version = held.record.key, held.record.version
+        if self.principal(scope) != held.record.principal:
+            return nothing
+        async with self.registry.lock(key):
+            if (now := self.registry.held(key)) is not held:
+                return now, await unknown(self.app, scope, made_up(), version)
+            said = await unknown(self.app, scope, held.inner, version)
+            if said is None:
+                return nothing
+            try:
+                record = await self.registry.find(key)
+                found = record and await revive(
+                    self.registry, self.app, scope, record, self.principal, said
+                )
+            except StoreError as error:
+                logger.warning("A session that was forgotten cannot be looked up: %s", error)
+                return nothing
+        if not isinstance(found, Held):
+            return nothing
+        await self._came_back(found, scope)
+        return found, said
+
+    async def _came_back(self, held: Held, scope: Scope) -> None:
+        held.site = self.site
+        if scope["method"] != "GET":
+            await self.revived(held.record.key, scope)
 
     async def _bring_back(
-        self,
-        key: SessionKey,
-        scope: Scope,
-        request: Repeatable,
-        send: Send,
-        otherwise: asgi.Answer | None = None,
+        self, key: SessionKey, scope: Scope, request: Repeatable, send: Send
     ) -> Held | None:
         """The session, held here from now on. Without one the client has been answered: with
         what the application says to a session that it does not know, or to this caller."""
-        async with self.registry.lock(key):
-            # Of many requests that come together the first one does it.
-            held = self.registry.held(key)
-            if held is not None:
-                return held
-            try:
-                found = await self._revived(key, scope)
-            except StoreError as error:
-                logger.warning("A session cannot be looked up: %s", error)
-                await _unavailable(scope, request.receive, send)
-                return None
+        found: Held | asgi.Answer | None
+        try:
+            if scope["method"] == "DELETE":
+                await self.registry.settle(key)
+            found = await self._revived(key, scope)
+        except StoreError as error:
+            logger.warning("A session cannot be looked up: %s", error)
+            await asgi.unavailable(send, "The session store is unavailable")
+            return None
         match found:
             case Held():
-                # It has had `notifications/initialized`.
-                found.site, found.accepts = self.site, True
-                if scope["method"] != "GET":
-                    await self.revived(key, scope)
                 return found
             case asgi.Answer():
                 await found.pass_on(send)
-            case _ if otherwise is not None:
-                await otherwise.pass_on(send)
             case _:
                 await self._refuse(scope, request, send)
         return None
@@ -183,13 +167,52 @@ class SessionLayer:
             raise SessionElsewhereError
         if not self.registry.may_revive(scope):
             return None
-        found = await revive(self.registry, self.app, scope, record, self.principal)
-        if found is None:
+        found = await self._of_its_owner(record, scope)
+        if isinstance(found, Held):
+            await self._came_back(found, scope)
+        elif found is None:
             now = await self.registry.find(key)
             if now is not None and now.generation != record.generation:
                 # Another worker was faster.
                 raise SessionElsewhereError
         return found
+
+    async def _of_its_owner(self, record: SessionRecord, scope: Scope) -> Held | asgi.Answer | None:
+        """The session, if whoever asks for it owns it. A stranger costs one question, however many
+        ask alike, and the owner does not wait behind that."""
+        key = record.key
+        async with self.registry.lock(self._alike(key, scope)):
+            if (held := self.registry.held(key)) is not None:
+                return held
+            refused = await self._is_refused(record, scope)
+            if refused is not None:
+                return refused if refused.messages else None
+            async with self.registry.lock(key):
+                # Of many requests that come together the first one does it.
+                if (held := self.registry.held(key)) is not None:
+                    return held
+                return await revive(self.registry, self.app, scope, record, self.principal)
+
+    async def _is_refused(self, record: SessionRecord, scope: Scope) -> asgi.Answer | None:
+        """What the client hears if it is not the session's owner: the application's own refusal,
+        or (an answer without messages) what it says of a session that it does not know."""
+        alike = self._alike(record.key, scope)
+        if self.registry.was_refused(alike):
+            return asgi.Answer()
+        question, answer = await asked(self.app, scope, made_up(), record.version)
+        if answer.status in REFUSALS or answer.status >= 500:
+            return answer
+        if self.principal(question) == record.principal:
+            return None
+        count_refused(record)
+        self.registry.refuse(alike)
+        return asgi.Answer()
+
+    def _alike(self, key: SessionKey, scope: Scope) -> tuple[object, ...]:
+        """Requests with the same are told the same of a session."""
+        said = tuple(pair for pair in scope["headers"] if pair[0] not in _OF_ONE_REQUEST)
+        client, query = (scope.get("client") or ("",))[0], scope.get("query_string", b"")
+        return key, self.principal(scope), client, query, said
 
     async def _refuse(self, scope: Scope, request: Repeatable, send: Send) -> None:
         """The application says what it says to a session that it does not know. An id that it
@@ -197,21 +220,9 @@ class SessionLayer:
         has left of a session that moved on or was deleted elsewhere is nobody's."""
         key = self.registry.key(asgi.place_of(scope), headers.get(scope["headers"], _ID) or "")
         if self.registry.is_inner(key) or await self.registry.is_known(key):
-            scope["headers"] = headers.replaced(scope["headers"], _ID, secrets.token_hex(16))
-        await self.app(scope, request.receive, send)
-
-
-def _address(scope: Scope) -> str:
-    """Where a request comes from."""
-    client = scope.get("client")
-    return f"@{client[0]}" if client else "@"
+            scope["headers"] = headers.replaced(scope["headers"], _ID, made_up())
+        await self.app(scope, request.receive, self._beginning(scope, request, send))
 
 
 def _is_probe(scope: Scope) -> bool:
     return bool(scope.get("extensions", {}).get(asgi.EXTENSION, {}).get("probe"))
-
-
-async def _unavailable(scope: Scope, receive: Receive, send: Send) -> None:
-    error = {"code": -32000, "message": "The session store is unavailable"}
-    body = {"jsonrpc": "2.0", "id": None, "error": error}
-    await JSONResponse(body, 503, headers={"Retry-After": "5"})(scope, receive, send)

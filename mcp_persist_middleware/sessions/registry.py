@@ -7,7 +7,7 @@ import secrets
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
@@ -27,6 +27,7 @@ _MOST_HELD = 100_000
 _MOST_TOUCHED = 500
 _PURGED = 500
 _MOST_SEEN, _SEEN_SECONDS = 10_000, 1.0
+_MOST_REFUSED, _REFUSED_SECONDS = 1000, 1.0
 # What a client says of itself is short; a longer initialize is served, and not kept.
 _MAX_INITIALIZE = 64 * 1024
 # `notifications/initialized`, a list and a call or two: then somebody has come to stay. So has who
@@ -49,8 +50,6 @@ class Held:
     used_at: float = dataclasses.field(default_factory=time.monotonic)
     is_kept: bool = True
     """Whether the store knows of it; it failed otherwise, and the session dies with us."""
-    accepts: bool = False
-    """Whether the application has accepted a notification in this session."""
     owner: str | None = None
     """Whose sessions it is counted among; None when it is not."""
     requests: int = 0
@@ -99,14 +98,21 @@ class Registry:
         self._has_warned = False
         self._seen: dict[SessionKey, tuple[SessionRecord | None, float]] = {}
         """Sessions of other workers, and until when they count as looked up."""
-        self._locks: weakref.WeakValueDictionary[SessionKey, asyncio.Lock] = (
+        self._locks: weakref.WeakValueDictionary[Hashable, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
+        self._refused: dict[Hashable, float] = {}
+        """Who was told of late that a session is unknown, and until when that holds."""
 
     @property
     def max_body_bytes(self) -> int:
         """How much of a request is kept for a second try."""
         return self._settings.max_body_bytes
+
+    @property
+    def max_event_bytes(self) -> int:
+        """The largest event that is looked into."""
+        return self._settings.max_event_bytes
 
     @staticmethod
     def key(place: Place, public: str) -> SessionKey:
@@ -130,8 +136,9 @@ class Registry:
         found = self._by_inner.get((key.path, key.id))
         return found is not None and found.record.key != key
 
-    def lock(self, key: SessionKey) -> asyncio.Lock:
-        """Whoever brings a session back holds this."""
+    def lock(self, key: Hashable) -> asyncio.Lock:
+        """Whoever brings a session back holds this, and whoever asks for one that he may not own
+        holds one of his own."""
         lock = self._locks.get(key)
         if lock is None:
             self._locks[key] = lock = asyncio.Lock()
@@ -300,16 +307,41 @@ class Registry:
                     logger.warning("What revival has to repeat is not kept: %s", error)
 
     async def end(self, held: Held) -> None:
-        """The client has deleted its session: it never comes back, anywhere."""
+        """The client has deleted its session: it never comes back, anywhere.
+
+        Raises:
+            StoreError: the store does not know it yet, and is told again. Here it is deleted.
+        """
         key = held.record.key
         self.drop(held)
         self._held.pop(key, None)
         telemetry.sessions.add(1, {"namespace": key.namespace, "event": "deleted"})
         self._deleted.add(key)
+        await self.settle(key)
+
+    async def settle(self, key: SessionKey) -> None:
+        """See that the store knows of a deletion.
+
+        Raises:
+            StoreError: it still does not.
+        """
+        if key not in self._deleted:
+            return
         try:
             await self._tell_deleted()
         except StoreError as error:
             logger.warning("The store does not know yet of a deleted session: %s", error)
+            raise
+
+    def refuse(self, alike: Hashable) -> None:
+        """Who asks for a session like this has been seen not to own it."""
+        while len(self._refused) >= _MOST_REFUSED:
+            del self._refused[next(iter(self._refused))]
+        self._refused[alike] = time.monotonic() + _REFUSED_SECONDS
+
+    def was_refused(self, alike: Hashable) -> bool:
+        """Whether that was a moment ago."""
+        return self._refused.get(alike, 0.0) > time.monotonic()
 
     def drop(self, held: Held) -> None:
         """The application has forgotten this one."""

@@ -10,13 +10,15 @@ from starlette.types import ASGIApp, Scope
 from mcp_persist_middleware import asgi, telemetry
 from mcp_persist_middleware.model import SessionRecord
 from mcp_persist_middleware.protocol import headers, jsonrpc, sse
+from mcp_persist_middleware.sessions.forgotten import Said
 from mcp_persist_middleware.sessions.greeting import Greeting
 from mcp_persist_middleware.sessions.registry import Held, Registry
 
 logger = logging.getLogger(__name__)
 
 # The application's own word on the caller, or on its own state: the client has to hear it.
-_REFUSALS = frozenset({401, 403, 421, 429})
+REFUSALS = frozenset({401, 403, 421, 429})
+"""Statuses that are the end of the matter."""
 
 PrincipalOf = Callable[[Scope], str]
 
@@ -27,8 +29,10 @@ async def revive(
     scope: Scope,
     record: SessionRecord,
     principal: PrincipalOf,
+    unknown: Said | None = None,
 ) -> Held | asgi.Answer | None:
-    """Make the application's session anew; with the credentials of `scope`.
+    """Make the application's session anew; with the credentials of `scope`. With `unknown`, what
+    it says of a session that it does not know, only if it says something else of the new one.
 
     Returns the session; or the application's refusal, for the client; or None when there is no
     such session for this caller any more (another principal, another promise, or deleted
@@ -39,8 +43,8 @@ async def revive(
     """
     question = asgi.question(scope, "POST", without=_SESSION_HEADERS)
     greeted = await asgi.ask(app, question, record.initialize, until=_is_answered)
-    if greeted.status in _REFUSALS or greeted.status >= 500:
-        _count_refused(record)
+    if greeted.status in REFUSALS or greeted.status >= 500:
+        count_refused(record)
         return greeted
     inner = headers.get(greeted.headers, headers.SESSION_ID)
     greeting = Greeting.parse(greeted.headers, greeted.body)
@@ -52,7 +56,7 @@ async def revive(
     if changed:
         logger.warning("A session is not brought back: the application's capabilities changed")
     if changed or principal(question) != record.principal:
-        _count_refused(record)
+        count_refused(record)
         await speak.goodbye()
         return None
     for message in _repeated(record):
@@ -60,13 +64,20 @@ async def revive(
         if not 200 <= answer.status < 300:
             await speak.goodbye()
             return answer if answer.status >= 500 else None
+    if unknown is not None:
+        answer = await speak(asgi.cancellation())
+        if Said.of(answer, inner) == unknown:
+            # It says so of any session: the old one lives, as far as anybody knows.
+            await speak.goodbye()
+            return None
     held = await registry.take(record, inner)
     if held is None:
         await speak.goodbye()
     return held
 
 
-def _count_refused(record: SessionRecord) -> None:
+def count_refused(record: SessionRecord) -> None:
+    """Somebody did not get a session that is there."""
     telemetry.sessions.add(1, {"namespace": record.key.namespace, "event": "refused"})
 
 

@@ -1,95 +1,52 @@
 """One request to a session that is held here, with every id as each side knows it."""
 
-import json
-import secrets
-from typing import Self
-
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Scope, Send
 
 from mcp_persist_middleware import asgi, telemetry
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.model import EventKind
 from mcp_persist_middleware.protocol import generations, headers, jsonrpc, sse
 from mcp_persist_middleware.sessions.change import Change
 from mcp_persist_middleware.sessions.registry import Held, Registry
+from mcp_persist_middleware.sessions.repeatable import Repeatable
 
 _ID = headers.SESSION_ID
-_MAX_EVENT = 64 * 1024 * 1024
+# What an application says of a session that it does not know is short; a longer refusal is about
+# something else, and passes.
 _MAX_REFUSAL = 64 * 1024
 _MAX_SUBSCRIPTIONS = 1000
-
-
-class Repeatable:
-    """A request that can be made a second time, as long as no answer to it has begun."""
-
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive = receive
-        self._limit = limit
-        self._kept: list[Message] = []
-        self._next = 0
-        self._size = 0
-        self.can_repeat = True
-        """Everything that was read is still here."""
-
-    async def receive(self) -> Message:
-        """The next message, an old one after `again`."""
-        if self._next < len(self._kept):
-            self._next += 1
-            return self._kept[self._next - 1]
-        message = await self._receive()
-        if message["type"] == "http.request" and self.can_repeat:
-            self._size += len(message.get("body", b""))
-            if self._size > self._limit:
-                self.forget()
-            else:
-                self._kept.append(message)
-                self._next += 1
-        return message
-
-    async def whole(self) -> bytes | None:
-        """The body; None when it is too large to be kept, or broke off."""
-        while not self._kept or self._kept[-1].get("more_body", False):
-            message = await self.receive()
-            if message["type"] != "http.request" or not self.can_repeat:
-                return None
-        return self.body
-
-    @property
-    def body(self) -> bytes:
-        """What was read and is kept of the body."""
-        return b"".join(message.get("body", b"") for message in self._kept)
-
-    def again(self) -> Self:
-        """From the beginning."""
-        self._next = 0
-        return self
-
-    def forget(self) -> None:
-        """It will not be repeated."""
-        self._kept, self._next, self.can_repeat = [], 0, False
 
 
 class Turn:
     """One run of the application for one request."""
 
     def __init__(
-        self, app: ASGIApp, registry: Registry, held: Held, scope: Scope, request: Repeatable
+        self,
+        app: ASGIApp,
+        registry: Registry,
+        held: Held,
+        scope: Scope,
+        request: Repeatable,
+        begins: Send,
     ) -> None:
         self._app = app
         self._registry = registry
         self._held = held
         self._scope = scope
         self._request = request
+        self._begins = begins
+        """Takes the answer instead when it gives another session to the client."""
         self._generation = held.record.generation
         self._public = held.record.key.id
-        self._has_body = False
         self._parser: sse.FrameParser | None = None
         self._refusal = asgi.Answer()
         self._change: Change | None = None
         self._begun: Message | None = None
+        self._replaced = False
 
     async def run(self, send: Send) -> asgi.Answer | None:
-        """Run it. The application's answer when it does not know the session, or may not (400 says
-        many things): the client has had nothing then."""
+        """Run it. The application's answer when it may not know the session (404 and 400 say many
+        things): the client has had nothing then."""
         scope = self._scope
         self._held.count(scope["method"])
         scope["extensions"][asgi.EXTENSION] |= {
@@ -98,19 +55,16 @@ class Turn:
             "revived": self._generation > generations.FIRST,
         }
         scope["headers"] = headers.replaced(scope["headers"], _ID, self._held.inner)
-        receive = self._request.receive
         if self._generation > generations.FIRST and scope["method"] == "POST":
-            # The body changes its length.
-            scope["headers"] = headers.without(scope["headers"], b"content-length")
-            receive = self._receive_changed
+            await self._rewrite()
 
         async def answer(message: Message) -> None:
-            changed = await self._outward(message)
+            changed = await self._outward(message, send)
             if changed is not None:
                 await self._send_begun(send)
                 await send(changed)
 
-        await self._app(scope, receive, answer)
+        await self._app(scope, self._request.receive, answer)
         await self._send_begun(send)
         return self._refusal if self._refusal.messages else None
 
@@ -119,30 +73,36 @@ class Turn:
         if begun is not None:
             await send(begun)
 
-    async def _receive_changed(self) -> Message:
-        """The body in one message, with ids as the application's session knows them. It is read
-        when the application asks for it: its authentication comes first."""
-        body = None if self._has_body else await self._request.whole()
-        self._has_body = True
-        return await self._request.receive() if body is None else self._inward(body)
+    async def _rewrite(self) -> None:
+        """Put ids into the body as the application's session knows them. One that is too large
+        for that passes as it is."""
+        body = await self._request.whole()
+        if body is None:
+            return
+        changed = self._inward(body)
+        if changed != body:
+            length = str(len(changed))
+            self._scope["headers"] = headers.replaced(
+                self._scope["headers"], b"content-length", length
+            )
+            self._request.replace(changed)
 
-    def _inward(self, body: bytes) -> Message:
+    def _inward(self, body: bytes) -> bytes:
         changed = generations.inward(self._generation, body)
         if changed is None:
             # It speaks to a session that is gone; the application still judges the caller.
             telemetry.stale_replies.add(1)
-            params = {"requestId": secrets.token_hex(8)}
-            nothing = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
-            changed = json.dumps(nothing).encode()
-        return {"type": "http.request", "body": changed, "more_body": False}
+            changed = asgi.cancellation()
+        return changed
 
-    async def _outward(self, message: Message) -> Message | None:
-        if message["type"] == "http.response.start":
-            return await self._head(message)
-        if self._refusal.messages:
-            if sum(len(m.get("body", b"")) for m in self._refusal.messages) < _MAX_REFUSAL:
-                self._refusal.messages.append(message)
+    async def _outward(self, message: Message, send: Send) -> Message | None:
+        if self._replaced:
+            await self._begins(message)
             return None
+        if message["type"] == "http.response.start":
+            return await self._head(message, send)
+        if self._refusal.messages:
+            return await self._hold_back(message, send)
         if self._change is not None:
             await self._learn(self._change, message.get("body", b""))
         if self._parser is None or message["type"] != "http.response.body":
@@ -150,26 +110,45 @@ class Turn:
         frames = self._parser.feed(message.get("body", b""))
         return {**message, "body": b"".join(self._frame(frame) for frame in frames)}
 
-    async def _head(self, message: Message) -> Message | None:
+    async def _head(self, message: Message, send: Send) -> Message | None:
         status, raw = message["status"], message.get("headers", [])
-        if status == 404 or (status == 400 and self._held.accepts):
+        given, is_success = headers.get(raw, _ID), 200 <= status < 300
+        if given == self._held.inner:
+            message = {**message, "headers": headers.replaced(raw, _ID, self._public)}
+        if status in (404, 400):
             self._refusal.messages.append(message)
             return None
-        if 200 <= status < 300:
-            self._held.accepts |= status == 202
-            if self._scope["method"] == "DELETE":
+        if is_success and given not in (None, self._held.inner):
+            self._replaced = True
+            await self._begins(message)
+            return None
+        if is_success and self._scope["method"] == "DELETE":
+            try:
                 await self._registry.end(self._held)
-            else:
-                self._change = Change.of(self._request.body, raw)
+            except StoreError:
+                await asgi.unavailable(send, "The deletion is not recorded yet; ask again")
+                self._replaced, self._begins = True, _nowhere
+                return None
+        elif is_success:
+            self._change = Change.of(self._request.body, raw)
         self._request.forget()
         if self._generation > generations.FIRST and headers.is_event_stream(status, raw):
-            self._parser = sse.FrameParser(_MAX_EVENT)
-        head = {**message, "headers": headers.replaced(raw, _ID, self._public)}
+            self._parser = sse.FrameParser(self._registry.max_event_bytes)
         if self._change is None or headers.is_event_stream(status, raw):
-            return head
+            return message
         # It leaves with what follows: who has it knows that the change is kept.
-        self._begun = head
+        self._begun = message
         return None
+
+    async def _hold_back(self, message: Message, send: Send) -> Message | None:
+        """A refusal waits until it is known what it means, or until it is too long for a word
+        about a session."""
+        if len(self._refusal.body) + len(message.get("body", b"")) <= _MAX_REFUSAL:
+            self._refusal.messages.append(message)
+            return None
+        held_back, self._refusal = self._refusal, asgi.Answer()
+        await held_back.pass_on(send)
+        return message
 
     def _frame(self, frame: sse.Frame) -> bytes:
         kind, _ = jsonrpc.scan(frame.data)
@@ -186,3 +165,7 @@ class Turn:
         changed = change.of_record(self._held.record) if agreed else {}
         if len(changed.get("subscriptions", ())) <= _MAX_SUBSCRIPTIONS:
             await self._registry.note(self._held, **changed)
+
+
+async def _nowhere(_: Message) -> None:
+    """The client has been answered otherwise."""
