@@ -29,6 +29,7 @@ from tests.peers.bare.sites import HTTP, PYTHON, STATES, site
 
 SERVERS = ("raw", "sdk2", "sdk1", "fastmcp")
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+_ALSO = 400
 _COLUMN = "{:<8} {:<10} {:<10} {:>6} {:>9} {:>6} {:>8} {:>9} {:>6}"
 
 
@@ -45,6 +46,8 @@ def report(found: list[Found]) -> None:
         print(f"    in {each.case.name!r}, step {each.step}: {each.request}")
         if len(each.case.steps) > 1:
             print("    steps: " + "; ".join(map(str, each.case.steps)))
+        if each.also:
+            print(f"    and {len(each.also)} more: {', '.join(each.also)[:_ALSO]}")
 
 
 async def _all(given: argparse.Namespace) -> bool:

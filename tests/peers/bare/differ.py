@@ -79,7 +79,8 @@ def differences(bare: Answer, ours: Answer) -> list[Difference]:
     ]
     if bare.end == ours.end == "complete" and bare.kept != ours.kept:
         found.append(Difference("connection", _life(bare), _life(ours)))
-    if bare.status and ours.status:
+    # Another status explains all that comes with it.
+    if bare.status == ours.status != 0:
         found += _headers(bare, ours)
         found += _streams(bare, ours) if bare.is_stream and ours.is_stream else _body(bare, ours)
     return found + _times(bare, ours)
@@ -105,7 +106,8 @@ def _headers(bare: Answer, ours: Answer) -> list[Difference]:
 
 
 def _body(bare: Answer, ours: Answer) -> list[Difference]:
-    if bare.body == ours.body:
+    packed = bare.header("content-encoding") != ours.header("content-encoding")
+    if bare.body == ours.body or packed:
         return []
     return [Difference("body", _shown(bare.body), _shown(ours.body))]
 

@@ -2,14 +2,15 @@
 
 import asyncio
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tests.peers.bare.differ import Difference, differences
+from tests.peers.bare.differ import Difference, differences, frames
 from tests.peers.bare.named import Seen, name_of
 from tests.peers.bare.requests import Case, Request
-from tests.peers.bare.sites import Site, lives
+from tests.peers.bare.sites import STORE_TIMEOUT, Site, lives
 from tests.peers.bare.wire import Answer, exchange
 
 _AT_ONCE = 6
@@ -25,6 +26,8 @@ class Found:
     step: int
     difference: Difference
     seen: Seen
+    also: list[str] = field(default_factory=list)
+    """The names of other cases with one of this kind."""
 
     @property
     def request(self) -> Request:
@@ -91,10 +94,15 @@ class Hunt:
         return [each for some in found for each in some]
 
     async def _side(self, port: int, case: Case, sessions: list[str]) -> list[Answer]:
-        running = []
+        running: list[asyncio.Task[Answer]] = []
+        heard = Answer()
         for step in case.all_steps:
-            given = step.send(port, sessions)
-            running.append(asyncio.create_task(exchange(port, given, lives(port))))
+            given = step.send(port, sessions, asked=_question(heard))
+            if self.site.state == "degraded":
+                # The store is tried first.
+                given = dataclasses.replace(given, listen=given.listen + 3 * STORE_TIMEOUT)
+            heard = Answer()
+            running.append(asyncio.create_task(exchange(port, given, lives(port), heard)))
             if step.beside:
                 await asyncio.sleep(_BESIDE)
             else:
@@ -118,13 +126,15 @@ class Hunt:
 
     async def _shrunk(self, found: list[Found]) -> list[Found]:
         """One of each kind, with its case as small as it can be."""
-        smallest: dict[str, Found] = {}
+        kinds: dict[str, list[Found]] = {}
         for each in found:
-            kind = f"{each.difference.kind}"
-            held = smallest.get(kind)
-            if held is None or _size(each) < _size(held):
-                smallest[kind] = each
-        return [await self._smaller(each) for each in smallest.values()]
+            kinds.setdefault(each.difference.kind, []).append(each)
+        shrunk = []
+        for same in kinds.values():
+            least = await self._smaller(min(same, key=_size))
+            least.also = sorted({each.case.name for each in same} - {least.case.name})
+            shrunk.append(least)
+        return shrunk
 
     async def _smaller(self, found: Found) -> Found:
         for _ in range(8):
@@ -140,6 +150,14 @@ class Hunt:
                 break
             found = min(hits, key=_size)
         return found
+
+
+def _question(heard: Answer) -> str:
+    """The id of what the server has asked on a stream, as it stands there."""
+    for frame in frames(heard.body) if heard.is_stream else []:
+        if frame.data and "elicitation/create" in frame.data:
+            return json.dumps(json.loads(frame.data)["id"])
+    return ""
 
 
 def _size(found: Found) -> int:

@@ -221,6 +221,13 @@ class Raw:
     async def tool_length(self, asked: Asked, session: Session, text: str) -> None:
         await asked.result(len(text))
 
+    async def tool_slow(self, asked: Asked, session: Session, seconds: float) -> None:
+        """A stream that begins at once and answers late."""
+        await asked.head(200, _STREAM)
+        await asyncio.sleep(seconds)
+        await asked.event({"id": asked.message["id"], "result": {"value": "slept"}})
+        await asked.part(b"", more=False)
+
     async def tool_status(self, asked: Asked, session: Session, code: int, size: int = 0) -> None:
         """Any status, with a body of this size."""
         await asked.plain(code, {"calls": session.calls, "pad": "x" * size})

@@ -65,9 +65,10 @@ class Request:
         said = [f"{name}={getattr(self, name)!r}" for name in self.odd]
         return f"Request({', '.join(said)})"
 
-    def send(self, port: int, sessions: list[str]) -> Send:
-        """The bytes for a server on this port, in these sessions."""
-        body = self.body()
+    def send(self, port: int, sessions: list[str], *, asked: str = "") -> Send:
+        """The bytes for a server on this port, in these sessions; `asked` is the id of the
+        question that an answer is for."""
+        body = self.body().replace(b"$ASKED", asked.encode() or b"7")
         lines = self._head(port, sessions)
         if body or self.method in _WITH_BODY:
             return _framed(self, lines, body)
@@ -128,7 +129,7 @@ BODIES: dict[str, bytes] = {
     "a batch": b'[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":2,"method":"ping"}]',
     "null": b"null",
     "a reply": b'{"jsonrpc":"2.0","id":99,"result":{"pad":"$PAD"}}',
-    "an answer": b'{"jsonrpc":"2.0","id":7,"result":"accept"}',
+    "an answer": b'{"jsonrpc":"2.0","id":$ASKED,"result":"accept"}',
     "an error": b'{"jsonrpc":"2.0","id":99,"error":{"code":1,"message":"no"}}',
     "no version": b'{"id":1,"method":"ping"}',
     "json 1.0": b'{"jsonrpc":"1.0","id":1,"method":"ping"}',

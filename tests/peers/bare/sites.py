@@ -141,7 +141,7 @@ async def _open(port: int, opening: Opening) -> str:
     pieces = tuple(piece.replace(b"2025-11-25", opening.version.encode()) for piece in given.pieces)
     # The versions are of one length, so the announced one holds.
     given = type(given)(pieces, method="POST", listen=2.0)
-    answer = await exchange(port, given, b"")
+    answer = await exchange(port, given)
     session = answer.header("mcp-session-id")
     if answer.status != 200 or not session:
         return ""
@@ -149,7 +149,7 @@ async def _open(port: int, opening: Opening) -> str:
     done = Request(
         does="notifications/initialized", id="", headers=opening.headers, version=(opening.version,)
     )
-    await exchange(port, done.send(port, [session]), b"")
+    await exchange(port, done.send(port, [session]))
     return session
 
 

@@ -86,10 +86,16 @@ class _Pipe:
         return True
 
 
-async def exchange(port: int, given: Send, again: bytes) -> Answer:
-    """Send it on a connection of its own and listen; `again` is a request for the same
-    connection that shows whether it lives on."""
-    answer = Answer()
+async def exchange(
+    port: int, given: Send, again: bytes = b"", answer: Answer | None = None
+) -> Answer:
+    """Send it on a connection of its own and listen.
+
+    Args:
+        again: a request for the same connection, which shows whether it lives on.
+        answer: is filled as it comes, for who wants to look at it meanwhile.
+    """
+    answer = answer or Answer()
     try:
         async with asyncio.timeout(5):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
@@ -185,6 +191,7 @@ async def _chunks(pipe: _Pipe, answer: Answer, given: Send) -> None:
         if line >= 0 and len(pipe.held) >= line + 2 + size + 2:
             found += pipe.held[line + 2 : line + 2 + size]
             place = line + 2 + size + 2
+            answer.body = bytes(found) if answer.is_stream else b""
             if size == 0:
                 answer.end = "complete"
                 break
