@@ -1,7 +1,8 @@
 """The applications: `uvicorn --factory tests.peers.bare.apps:app`, in any environment.
 
 `BARE_SERVER` is `raw`, `sdk1`, `sdk2` or `fastmcp`; `BARE_PERSIST` is the store's URL, and without
-it the application is bare; `BARE_MODE` is `stateful` or `json`. `MCP_PERSIST_*` are the settings.
+it the application is bare; `BARE_MODE` is `stateful` or `json`; with `BARE_LIFESPAN` the
+middleware sees no lifespan, as in a mount. `MCP_PERSIST_*` are the settings.
 """
 
 import asyncio
@@ -113,4 +114,12 @@ def app() -> App:
         return made
     middleware: Any = importlib.import_module("mcp_persist_middleware").PersistMiddleware
     persisted: App = middleware(made, url=url)
-    return persisted
+    return _mounted(made, persisted) if os.environ.get("BARE_LIFESPAN") else persisted
+
+
+def _mounted(bare: App, persisted: App) -> App:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        inner = bare if scope["type"] == "lifespan" else persisted
+        await inner(scope, receive, send)
+
+    return app

@@ -1,5 +1,6 @@
 """Every difference that is meant, with its reason. What is not here is a fault."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,8 +50,27 @@ def _is_foreign_cursor(seen: Seen, _: Difference) -> bool:
     return request.method == "GET" and bool(request.cursor) and b"Last-Event-ID" in seen.ours.body
 
 
-def _is_stream_of_session(seen: Seen) -> bool:
-    return seen.request.method == "GET" and _streams(seen)
+def _is_stream_of_session(seen: Seen, it: Difference) -> bool:
+    if seen.request.method != "GET" or not seen.ours.is_stream:
+        return False
+    told = it.what in ("payloads", "header mcp-session-id")
+    return (_streams(seen) and told) or (seen.bare.status == 409 and it.what in ("status", "end"))
+
+
+def _is_whole_reply(seen: Seen, it: Difference) -> bool:
+    failed = seen.ours.status == 500 and seen.state == "elsewhere"
+    broken = seen.bare.status == 500 or seen.bare.end == "cut"
+    return failed and broken and it.what in ("status", "end", "header connection")
+
+
+def _is_read_first(seen: Seen, it: Difference) -> bool:
+    refused = 400 <= seen.bare.status < 500 and seen.bare.status == seen.ours.status
+    return refused and it.what == "connection" and seen.ours.kept
+
+
+def _without_question(answer: Answer) -> list[dict[str, object]]:
+    told = [json.loads(f.data) for f in frames(answer.body) if f.data and f.data[0] == "{"]
+    return [{k: v for k, v in it.items() if k != "id" or "method" not in it} for it in told]
 
 
 _OF_A_STREAM = ("header transfer-encoding", "header content-length", "connection")
@@ -86,17 +106,47 @@ NAMED: list[Named] = [
     ),
     Named(
         "one stream for a session",
-        lambda seen, it: (
-            _is_stream_of_session(seen) and it.what in ("payloads", "header mcp-session-id")
-        ),
-        "a session's clients share one GET stream of the application; what it said at its opening "
-        "went to the first, and an id is handed out with it",
+        _is_stream_of_session,
+        "a session's clients share one GET stream of the application, the newest reads, and none "
+        "is refused because of an older one; what was said at its opening went to the first",
     ),
     Named(
         "a cursor that is none of ours",
         _is_foreign_cursor,
         "404 and a sentence: an application that knows no resumption would begin a new stream "
         "and pass over in silence what the client has missed",
+    ),
+    Named(
+        "a relayed answer is whole",
+        _is_whole_reply,
+        "an answer that is no stream crosses to another worker when it is whole; an application "
+        "that raises in its middle is a 500 there and not a cut body",
+    ),
+    Named(
+        "a body is read first",
+        _is_read_first,
+        "a body is read before the application sees the request; an application that refuses it "
+        "unread closes the connection by that, ours keeps it",
+    ),
+    Named(
+        "a deletion is remembered",
+        lambda seen, it: (
+            seen.state == "degraded"
+            and seen.request.method == "DELETE"
+            and (seen.bare.status, seen.ours.status) == (200, 503)
+        ),
+        "a session whose end cannot be written down would come back after a crash: 503, and it "
+        "lives until the store is back",
+    ),
+    Named(
+        "questions have ids of their own",
+        lambda seen, it: (
+            seen.state in ("back", "elsewhere")
+            and it.what == "payloads"
+            and _without_question(seen.bare) == _without_question(seen.ours)
+        ),
+        "in a session that came back a question's id says which life it is of, so that an old "
+        "answer never confirms a new question",
     ),
     Named(
         "the store is tried",

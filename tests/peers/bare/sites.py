@@ -54,18 +54,17 @@ class Process:
     python: str
     log: Path
     environ: Mapping[str, str] = field(default_factory=dict)
-    arguments: tuple[str, ...] = ()
     port: int = 0
     _process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         self.port = self.port or free_port()
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("MCP_PERSIST_")}
-        given = {"PYTHONPATH": str(ROOT), "COLUMNS": "250", "BARE_SERVER": self.server}
+        given = {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0", "BARE_SERVER": self.server}
         command = [part.format(port=self.port) for part in _COMMANDS[self.http]]
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(self.python, "-m", *command, *self.arguments),
+                *(self.python, "-m", *command),
                 cwd=ROOT,
                 env=inherited | given | dict(self.environ),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -183,18 +182,18 @@ def _keep(directory: Path, name: str) -> None:
 
 def _made(state: str, server: str, http: str, python: str, directory: Path) -> Site:
     url = f"sqlite+aiosqlite:///{directory / 'events.db'}"
-    settings, arguments = dict(_SETTINGS), ()
+    settings = dict(_SETTINGS)
     if state == "degraded":
         settings["store_timeout"] = str(STORE_TIMEOUT)
     if state == "shut":
-        # Nobody can open it, and nobody says so at the start.
+        # Nobody can open it, and nobody is told so at the start.
         url = "sqlite+aiosqlite:////proc/nowhere/events.db"
-        arguments = ("--lifespan", "off") if http == "uvicorn" and server == "raw" else ()
     environ = {f"MCP_PERSIST_{name.upper()}": value for name, value in settings.items()}
     environ["BARE_PERSIST"] = url
+    environ["BARE_LIFESPAN"] = "mounted" if state == "shut" else ""
 
     def process(name: str, given: Mapping[str, str]) -> Process:
-        return Process(http, server, python, directory / f"{name}.log", given, arguments)
+        return Process(http, server, python, directory / f"{name}.log", given)
 
     bare, ours = process("bare", {}), process("ours", environ)
     other = process("other", environ) if state == "elsewhere" else ours
