@@ -64,8 +64,9 @@ def _is_whole_reply(seen: Seen, it: Difference) -> bool:
 
 
 def _is_read_first(seen: Seen, it: Difference) -> bool:
-    refused = 400 <= seen.bare.status < 500 and seen.bare.status == seen.ours.status
-    return refused and it.what == "connection" and seen.ours.kept
+    if not 400 <= seen.bare.status < 500 or seen.bare.status != seen.ours.status:
+        return False
+    return it.ours == ("[100]" if it.what == "interim" else "lives on")
 
 
 def _without_question(answer: Answer) -> list[dict[str, object]]:
