@@ -5,7 +5,6 @@ A part of `python -m tests.peers.bare`, which has more servers, states and reque
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,9 @@ import pytest
 from mcp_persist_middleware import PersistMiddleware
 from tests.peers.bare.apps import bare
 from tests.peers.bare.cases import CASES
+from tests.peers.bare.generate import generated
 from tests.peers.bare.hunt import Hunt
-from tests.peers.bare.requests import Case, generated
+from tests.peers.bare.requests import Case
 from tests.peers.bare.sites import Site
 from tests.support.scripted import serving
 

@@ -22,9 +22,10 @@ from pathlib import Path
 
 from tests.matrix.environments import prepare
 from tests.peers.bare.cases import CASES
+from tests.peers.bare.generate import generated
 from tests.peers.bare.hunt import Found, Hunt
 from tests.peers.bare.named import NAMED
-from tests.peers.bare.requests import Case, generated
+from tests.peers.bare.requests import Case
 from tests.peers.bare.sites import HTTP, PYTHON, STATES, site
 
 SERVERS = ("raw", "sdk2", "sdk1", "fastmcp")
@@ -52,7 +53,11 @@ def report(found: list[Found]) -> None:
 
 async def _all(given: argparse.Namespace) -> bool:
     right, named = True, Counter[str]()
-    print(_COLUMN.format(*"server http state cases requests named unnamed unstable s".split()))
+    print(
+        _COLUMN.format(
+            *["server", "http", "state", "cases", "requests", "named", "unnamed", "unstable", "s"]
+        )
+    )
     for server in given.server:
         python = _python(given.envs, server)
         cases = cases_for(server, given.requests, given.seed, given.only)

@@ -76,9 +76,7 @@ class Hunt:
             outcome.found = await self._shrunk(outcome.found)
         return outcome
 
-    async def _batch(
-        self, cases: Sequence[Case], outcome: Outcome, at_once: int
-    ) -> list[Found]:
+    async def _batch(self, cases: Sequence[Case], outcome: Outcome, at_once: int) -> list[Found]:
         gate = asyncio.Semaphore(at_once)
         async with self.site.ready([case.openings for case in cases]) as (bare, ours):
 

@@ -64,9 +64,10 @@ def _is_whole_reply(seen: Seen, it: Difference) -> bool:
 
 
 def _is_read_first(seen: Seen, it: Difference) -> bool:
-    if not 400 <= seen.bare.status < 500 or seen.bare.status != seen.ours.status:
-        return False
-    return it.ours == ("[100]" if it.what == "interim" else "lives on")
+    if it.what == "interim":
+        return it.ours == "[100]" and seen.bare.status >= 400
+    closing = it.what == "connection" or (it.what == "header connection" and it.ours == "[]")
+    return closing and seen.ours.kept and not seen.bare.kept and bool(seen.request.body())
 
 
 def _without_question(answer: Answer) -> list[dict[str, object]]:
@@ -126,8 +127,8 @@ NAMED: list[Named] = [
     Named(
         "a body is read first",
         _is_read_first,
-        "a body is read before the application sees the request; an application that refuses it "
-        "unread closes the connection by that, ours keeps it",
+        "a body is read before the application sees the request; an application that answers "
+        "without reading it closes the connection by that, ours keeps it",
     ),
     Named(
         "a deletion is remembered",
