@@ -121,11 +121,12 @@ class Request:
         return f'{{"jsonrpc": "2.0", {number}{rest}}}'.encode()
 
 
+_PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
 BODIES: dict[str, bytes] = {
     "nothing": b"",
     "no json": b"{",
     "a list": b"[]",
-    "a batch": b'[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":2,"method":"ping"}]',
+    "a batch": b"[" + _PING + b"," + _PING.replace(b"1,", b"2,") + b"]",
     "null": b"null",
     "a reply": b'{"jsonrpc":"2.0","id":99,"result":{"pad":"$PAD"}}',
     "an answer": b'{"jsonrpc":"2.0","id":$ASKED,"result":"accept"}',
@@ -139,7 +140,8 @@ BODIES: dict[str, bytes] = {
     "deep": b'{"jsonrpc":"2.0","id":1,"method":"ping","params":' + b"[" * 5000 + b"]" * 5000 + b"}",
     "params a list": b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":["tally"]}',
     "method a number": b'{"jsonrpc":"2.0","id":1,"method":3}',
-    "cancel nothing": b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":555}}',
+    "cancel nothing": b'{"jsonrpc":"2.0","method":"notifications/cancelled",'
+    b'"params":{"requestId":555}}',
     "spaces": b'  \r\n {"jsonrpc":"2.0","id":1,"method":"ping"}  \r\n',
     "empty initialize": b'{"jsonrpc":"2.0","id":1,"method":"initialize"}',
     "nan": b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":NaN}}',
