@@ -64,7 +64,7 @@ async def _all(given: argparse.Namespace) -> bool:
         for http in given.http:
             for state in given.state:
                 began = time.monotonic()
-                async with site(state, server, http, python) as made:
+                async with site(state, server, http, python, mode=given.mode) as made:
                     hunt = Hunt(made, server, http, given.at_once)
                     outcome = await hunt.run(cases, shrink=not given.whole)
                 named += outcome.named
@@ -95,6 +95,7 @@ def _arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", action="append", choices=(*choices, "all"))
     parser.add_argument("--requests", type=int, default=200, help="how many are generated")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mode", default="stateful", choices=("stateful", "json"))
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--whole", action="store_true", help="all that differs, not shrunk")
     parser.add_argument("--passing", action="store_true", help="also what differed only once")

@@ -161,7 +161,7 @@ NAMED: list[Named] = [
     ),
     Named(
         "headers of a stream",
-        lambda seen, it: _streams(seen) and it.what in _NO_STORE,
+        lambda seen, it: _streams(seen) and it.what in _NO_STORE and it.bare == "[]",
         "an event stream must not be stored or held back by what lies between",
     ),
 ]

@@ -159,11 +159,13 @@ def lives(port: int) -> bytes:
 
 
 @asynccontextmanager
-async def site(state: str, server: str, http: str, python: str) -> AsyncIterator[Site]:
+async def site(
+    state: str, server: str, http: str, python: str, *, mode: str = "stateful"
+) -> AsyncIterator[Site]:
     """Both sides, started, in a directory of their own."""
     with tempfile.TemporaryDirectory(prefix="bare-") as name:
         directory = Path(name)
-        made = _made(state, server, http, python, directory)
+        made = _made(state, server, http, python, directory, mode)
         servers = list(dict.fromkeys((made.bare, made.ours, made.other)))
         try:
             await asyncio.gather(*(each.start() for each in servers))
@@ -180,7 +182,7 @@ def _keep(directory: Path, name: str) -> None:
             (Path(kept) / f"{name}-{log.name}").write_bytes(log.read_bytes())
 
 
-def _made(state: str, server: str, http: str, python: str, directory: Path) -> Site:
+def _made(state: str, server: str, http: str, python: str, directory: Path, mode: str) -> Site:
     url = f"sqlite+aiosqlite:///{directory / 'events.db'}"
     settings = dict(_SETTINGS)
     if state == "degraded":
@@ -193,6 +195,7 @@ def _made(state: str, server: str, http: str, python: str, directory: Path) -> S
     environ["BARE_LIFESPAN"] = "mounted" if state == "shut" else ""
 
     def process(name: str, given: Mapping[str, str]) -> Process:
+        given = {"BARE_MODE": mode, **given}
         return Process(http, server, python, directory / f"{name}.log", given)
 
     bare, ours = process("bare", {}), process("ours", environ)
