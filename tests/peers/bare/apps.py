@@ -41,6 +41,10 @@ def _tools(context: Any) -> list[Callable[..., Awaitable[str]]]:
         await asyncio.sleep(seconds)
         return "x" * size
 
+    async def large(size: int) -> str:
+        """Answer with this many bytes."""
+        return "x" * size
+
     async def echo(text: str) -> str:
         """Answer with the argument."""
         return text
@@ -53,7 +57,7 @@ def _tools(context: Any) -> list[Callable[..., Awaitable[str]]]:
         """Raise."""
         raise ValueError("as asked")
 
-    return [tally, steps, slow, late, echo, length, fails]
+    return [tally, steps, slow, late, large, echo, length, fails]
 
 
 async def _health(_: Any) -> Any:

@@ -30,7 +30,7 @@ _PROXY_NAMES = (
     "x-ms-client-principal-name", "x-user-id", "x-tenant-id",
 )  # fmt: skip
 _ANYWHERE = [
-    # At the beginning: a server that has been asked before knows better.
+    # A server that has had such an answer of this tool before knows better.
     Case(
         "a late large answer (A9)",
         (Request(tool="late", arguments=(("seconds", 2), ("size", 1_500_000)), modern=True),),
@@ -82,9 +82,10 @@ _ANYWHERE = [
     Case("health (A6)", (Request(method="GET", target="/health"),)),
     Case("initialize with a stale session (A8)", (Request(does="initialize", session="unknown"),)),
     Case("initialize with an empty session (A8)", (Request(does="initialize", session="empty"),)),
+    Case("initialize", (Request(does="initialize", session="none", version=()),)),
     Case("initialize in a session", (Request(does="initialize"),)),
     Case("a late answer", (tool("late", seconds=1.6, size=10),)),
-    Case("a large answer", (tool("late", seconds=0, size=1_500_000),)),
+    Case("a large answer", (tool("large", size=1_500_000),)),
     *(
         Case(f"the id {number[:40]} (A10, A13)", (Request(id=number),))
         for number in (

@@ -62,19 +62,28 @@ class Hunt:
         suspects: list[Found] = []
         for at in range(0, len(cases), _BATCH):
             suspects += await self._batch(cases[at : at + _BATCH], outcome, self.at_once)
-        if not suspects:
-            return outcome
+        # Once more on servers that know what was asked of them, once on new ones.
+        for is_new in (False, True):
+            if suspects and is_new:
+                await self.site.anew()
+            suspects = await self._certain(suspects, outcome)
+        outcome.passing = suspects
+        if shrink:
+            outcome.found = await self._shrunk(outcome.found)
+        return outcome
+
+    async def _certain(self, suspects: list[Found], outcome: Outcome) -> list[Found]:
+        """Runs them alone and notes what comes again; the rest."""
         wanted = list({id(found.case): found.case for found in suspects}.values())
         certain: list[Found] = []
         for at in range(0, len(wanted), _BATCH):
             certain += await self._batch(wanted[at : at + _BATCH], Outcome(), 1)
         again = {(id(it.case), it.step, it.difference.kind) for it in certain}
+        rest = []
         for found in suspects:
             known = (id(found.case), found.step, found.difference.kind) in again
-            (outcome.found if known else outcome.passing).append(found)
-        if shrink:
-            outcome.found = await self._shrunk(outcome.found)
-        return outcome
+            (outcome.found if known else rest).append(found)
+        return rest
 
     async def _batch(self, cases: Sequence[Case], outcome: Outcome, at_once: int) -> list[Found]:
         gate = asyncio.Semaphore(at_once)

@@ -141,6 +141,18 @@ NAMED: list[Named] = [
         "lives until the store is back",
     ),
     Named(
+        "a session that only the store can know",
+        lambda seen, it: (
+            seen.state == "degraded"
+            and seen.ours.status == 503
+            and it.what in ("status", "end")
+            and (seen.request.session == "unknown" or not seen.request.target.startswith("/mcp"))
+            and b"session store" in seen.ours.body
+        ),
+        "503 and ask again: a 404 would make a client drop a session that another worker holds, "
+        "and the application may know its id as somebody else's",
+    ),
+    Named(
         "questions have ids of their own",
         lambda seen, it: (
             seen.state in ("back", "elsewhere")

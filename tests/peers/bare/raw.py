@@ -242,6 +242,9 @@ class Raw:
         number = asked.message["id"]
         await asked.plain(200, {"jsonrpc": "2.0", "id": number, "result": {"pad": "x" * size}})
 
+    async def tool_large(self, asked: Asked, session: Session, size: int) -> None:
+        await self.tool_late(asked, session, 0.0, size)
+
     async def tool_steps(self, asked: Asked, session: Session, n: int, delay: float) -> None:
         await asked.head(200, _STREAM, (b"x-steps", b"%d" % n), (b"set-cookie", b"lb=1"))
         for number in range(n):

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from sqlalchemy.engine import make_url
+
 from tests.peers.bare.differ import frames
 from tests.peers.bare.requests import Opening, Request
 from tests.peers.bare.wire import exchange, head
@@ -109,6 +111,16 @@ class Site:
     """Where ours is asked: another worker, or the same."""
     store: Store | None = None
     _held: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def anew(self) -> None:
+        """All servers start again, on an empty store: a server that has been asked knows more."""
+        servers = list(dict.fromkeys((self.bare, self.ours, self.other)))
+        await asyncio.gather(*(each.kill() for each in servers))
+        if self.store is not None:
+            file = Path(make_url(self.store.url).database or "")
+            for left in file.parent.glob(f"{file.name}*"):
+                left.unlink()
+        await asyncio.gather(*(each.start() for each in servers))
 
     @asynccontextmanager
     async def ready(self, openings: Sequence[Sequence[Opening]]) -> AsyncIterator[Pair]:
