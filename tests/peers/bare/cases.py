@@ -33,7 +33,15 @@ _ANYWHERE = [
     # A server that has had such an answer of this tool before knows better.
     Case(
         "a late large answer (A9)",
-        (Request(tool="late", arguments=(("seconds", 2), ("size", 1_500_000)), modern=True),),
+        (
+            Request(modern=True),
+            Request(
+                tool="late",
+                arguments=(("seconds", 2), ("size", 1_500_000)),
+                modern=True,
+                listen=3.0,
+            ),
+        ),
         (),
     ),
     Case("a call", (Request(),)),
@@ -84,7 +92,7 @@ _ANYWHERE = [
     Case("initialize with an empty session (A8)", (Request(does="initialize", session="empty"),)),
     Case("initialize", (Request(does="initialize", session="none", version=()),)),
     Case("initialize in a session", (Request(does="initialize"),)),
-    Case("a late answer", (tool("late", seconds=1.6, size=10),)),
+    Case("a late answer", (_with(tool("late", seconds=1.6, size=10), listen=3.0),)),
     Case("a large answer", (tool("large", size=1_500_000),)),
     *(
         Case(f"the id {number[:40]} (A10, A13)", (Request(id=number),))

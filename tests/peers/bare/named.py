@@ -70,11 +70,22 @@ def _is_read_first(seen: Seen, it: Difference) -> bool:
     return closing and seen.ours.kept and not seen.bare.kept and bool(seen.request.body())
 
 
+def _is_early(seen: Seen, it: Difference) -> bool:
+    """JSON that came late is the one event of a stream that began before it."""
+    if not seen.ours.is_stream or seen.bare.is_stream or seen.bare.first < 1.0:
+        return False
+    told = [frame.data for frame in frames(seen.ours.body) if frame.data]
+    same = len(told) == 1 and told[0] == seen.bare.body.decode()
+    return same and len(seen.bare.body) < _LARGEST and it.what.startswith(("header ", "body"))
+
+
 def _without_question(answer: Answer) -> list[dict[str, object]]:
     told = [json.loads(f.data) for f in frames(answer.body) if f.data and f.data[0] == "{"]
     return [{k: v for k, v in it.items() if k != "id" or "method" not in it} for it in told]
 
 
+# What clients take as one event.
+_LARGEST = 1 << 20
 _OF_A_STREAM = ("header transfer-encoding", "header content-length", "connection")
 _NO_STORE = ("header cache-control", "header x-accel-buffering", "header connection")
 
@@ -117,6 +128,12 @@ NAMED: list[Named] = [
         _is_foreign_cursor,
         "404 and a sentence: an application that knows no resumption would begin a new stream "
         "and pass over in silence what the client has missed",
+    ),
+    Named(
+        "an early start",
+        _is_early,
+        "a client whose connection is lost before a late answer would hold no id: after "
+        "`prime_after` a stream begins, and the answer is its event",
     ),
     Named(
         "a relayed answer is whole",
