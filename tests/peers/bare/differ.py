@@ -139,7 +139,8 @@ def _told(events: list[tuple[str, str | None]]) -> str:
 
 def _times(bare: Answer, ours: Answer) -> list[Difference]:
     found = []
-    pairs = [("later head", bare.first, ours.first), ("longer silence", bare.silence, ours.silence)]
+    quiet = [max(side.first, side.silence) for side in (bare, ours)]
+    pairs = [("later head", bare.first, ours.first), ("longer silence", *quiet)]
     if bare.end == ours.end == "complete":
         pairs.append(("later end", bare.total, ours.total))
     for what, one, other in pairs:

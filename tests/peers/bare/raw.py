@@ -9,16 +9,10 @@ import gzip
 import hashlib
 import itertools
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+from tests.peers.bare.asked import JSON, STREAM, Asked, Message, Receive, Send
 
-_STREAM = (b"content-type", b"text/event-stream")
-_JSON = (b"content-type", b"application/json")
-_USERS = ("authorization", "x-api-key", "x-forwarded-user", "x-forwarded-email")
 _SHOWN = ("content-type", "accept", "cookie", "x-forwarded-for", "mcp-protocol-version")
 
 
@@ -30,56 +24,6 @@ class Session:
         self.calls = 0
         self.questions: dict[int, asyncio.Future[Any]] = {}
         self.streams: list[asyncio.Event] = []
-
-
-class Asked:
-    """One request."""
-
-    def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
-        self.scope, self.receive, self._send = scope, receive, send
-        self.headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        self.message: Any = None
-
-    @property
-    def user(self) -> str:
-        """Who asks."""
-        return next((self.headers[name] for name in _USERS if name in self.headers), "")
-
-    async def body(self) -> bytes:
-        """All of it."""
-        parts, more = bytearray(), True
-        while more:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                break
-            parts += message.get("body", b"")
-            more = message.get("more_body", False)
-        return bytes(parts)
-
-    async def head(self, status: int, *headers: tuple[bytes, bytes]) -> None:
-        """Begin."""
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers]})
-
-    async def part(self, data: bytes, *, more: bool = True) -> None:
-        """Some of the body."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
-
-    async def plain(self, status: int, body: Any, *headers: tuple[bytes, bytes]) -> None:
-        """A JSON answer with its length."""
-        data = json.dumps(body).encode()
-        await self.head(status, _JSON, (b"content-length", b"%d" % len(data)), *headers)
-        await self.part(data, more=False)
-
-    async def event(self, message: Message, before: bytes = b"") -> None:
-        """One event."""
-        data = json.dumps({"jsonrpc": "2.0", **message}).encode()
-        await self.part(before + b"event: message\ndata: " + data + b"\n\n")
-
-    async def result(self, value: Any, *headers: tuple[bytes, bytes]) -> None:
-        """The answer as a stream of one event."""
-        await self.head(200, _STREAM, *headers)
-        await self.event({"id": self.message["id"], "result": {"value": value}})
-        await self.part(b"", more=False)
 
 
 class Raw:
@@ -119,7 +63,7 @@ class Raw:
 
     async def _chat(self, asked: Asked) -> None:
         await asked.body()
-        await asked.head(200, _STREAM, (b"cache-control", b"no-cache"))
+        await asked.head(200, STREAM, (b"cache-control", b"no-cache"))
         await asked.part(b": hello\nid: 1\nretry: 7\ndata: a\n\n")
         await asked.part(b"data: b\ndata: c\n\n", more=False)
 
@@ -146,7 +90,7 @@ class Raw:
             await self._listen(asked, found)
 
     async def _listen(self, asked: Asked, found: Session) -> None:
-        await asked.head(200, _STREAM)
+        await asked.head(200, STREAM)
         await asked.event({"method": "notifications/message", "params": {"data": "hello"}})
         while (await asked.receive())["type"] != "http.disconnect":
             pass
@@ -223,7 +167,7 @@ class Raw:
 
     async def tool_slow(self, asked: Asked, session: Session, seconds: float) -> None:
         """A stream that begins at once and answers late."""
-        await asked.head(200, _STREAM)
+        await asked.head(200, STREAM)
         await asyncio.sleep(seconds)
         await asked.event({"id": asked.message["id"], "result": {"value": "slept"}})
         await asked.part(b"", more=False)
@@ -246,7 +190,7 @@ class Raw:
         await self.tool_late(asked, session, 0.0, size)
 
     async def tool_steps(self, asked: Asked, session: Session, n: int, delay: float) -> None:
-        await asked.head(200, _STREAM, (b"x-steps", b"%d" % n), (b"set-cookie", b"lb=1"))
+        await asked.head(200, STREAM, (b"x-steps", b"%d" % n), (b"set-cookie", b"lb=1"))
         for number in range(n):
             await asyncio.sleep(delay)
             await asked.event({"method": "notifications/progress", "params": {"progress": number}})
@@ -255,7 +199,7 @@ class Raw:
 
     async def tool_comments(self, asked: Asked, session: Session, n: int, delay: float) -> None:
         """Keep-alive comments from a tool that has nothing to say."""
-        await asked.head(200, _STREAM)
+        await asked.head(200, STREAM)
         for _ in range(n):
             await asyncio.sleep(delay)
             await asked.part(b": busy\n\n")
@@ -264,7 +208,7 @@ class Raw:
 
     async def tool_own(self, asked: Asked, session: Session) -> None:
         """Ids and a retry of its own."""
-        await asked.head(200, _STREAM)
+        await asked.head(200, STREAM)
         await asked.event(
             {"method": "notifications/message", "params": {}}, b"id: own-1\nretry: 9\n"
         )
@@ -275,7 +219,7 @@ class Raw:
         """The answer has its id as an integer, as JavaScript writes whole numbers."""
         number = asked.message["id"]
         number = int(number) if isinstance(number, float) and number == int(number) else number
-        await asked.head(200, _STREAM)
+        await asked.head(200, STREAM)
         await asked.event({"id": number, "result": {"value": "whole"}})
         await asked.part(b"", more=False)
 
@@ -284,7 +228,7 @@ class Raw:
 
     async def tool_breaks(self, asked: Asked, session: Session) -> None:
         """It raises in the middle of a JSON body."""
-        await asked.head(200, _JSON, (b"content-length", b"100"))
+        await asked.head(200, JSON, (b"content-length", b"100"))
         await asked.part(b"{")
         raise RuntimeError("as asked")
 
@@ -293,7 +237,7 @@ class Raw:
         number = asked.message["id"]
         data = json.dumps({"jsonrpc": "2.0", "id": number, "result": {"pad": "x" * 2000}}).encode()
         if "gzip" in asked.headers.get("accept-encoding", ""):
-            await asked.head(200, _JSON, (b"content-encoding", b"gzip"))
+            await asked.head(200, JSON, (b"content-encoding", b"gzip"))
             data = gzip.compress(data, mtime=0)
         else:
             await asked.head(200, _JSON)
@@ -302,7 +246,7 @@ class Raw:
     async def tool_ask(self, asked: Asked, session: Session) -> None:
         """A question to the client, for a moment."""
         session.questions[7] = asyncio.get_running_loop().create_future()
-        await asked.head(200, _STREAM)
+        await asked.head(200, STREAM)
         await asked.event({"id": 7, "method": "elicitation/create", "params": {}})
         try:
             text = await asyncio.wait_for(session.questions[7], 1.5)
@@ -313,7 +257,7 @@ class Raw:
 
     async def tool_data(self, asked: Asked, session: Session) -> None:
         """Odd but valid frames: several data lines, CR LF, CR, another event's name, no blank."""
-        await asked.head(200, _STREAM)
+        await asked.head(200, STREAM)
         await asked.part(b"event: note\ndata: one\ndata:two\n\n")
         await asked.part(b'data: {"jsonrpc": "2.0",\r\ndata: "method": "x/y"}\r\n\r\n')
         await asked.part("data: \N{SNOWMAN}\r\r".encode())
@@ -322,6 +266,6 @@ class Raw:
 
     async def tool_unanswered(self, asked: Asked, session: Session) -> None:
         """A stream that ends without an answer."""
-        await asked.head(200, _STREAM)
+        await asked.head(200, STREAM)
         await asked.event({"method": "notifications/message", "params": {}})
         await asked.part(b"", more=False)
