@@ -25,6 +25,52 @@ def _named(*pairs: tuple[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 _AFFINITY = Request(headers=_named(("cookie", "AWSALB=v1")))
+_ANYWHERE = [
+    # A server that has had such an answer of this tool before knows better.
+    Case(
+        "a late large answer (A9)",
+        (
+            Request(modern=True),
+            Request(
+                tool="late",
+                arguments=(("seconds", 2), ("size", 1_500_000)),
+                modern=True,
+                listen=3.0,
+            ),
+        ),
+        (),
+    ),
+    Case("a call", (Request(),)),
+    Case("another version of HTTP", (Request(framing="http 1.0"),)),
+    Case(
+        "an affinity cookie that begins and changes (A1)",
+        (
+            _AFFINITY,
+            Request(headers=_named(("cookie", "AWSALB=v2"))),
+            Request(),
+        ),
+    ),
+    Case(
+        "a cookie with each request (A1)",
+        (_AFFINITY,),
+        (Opening(headers=_named(("cookie", "s=1"))),),
+    ),
+    Case(
+        "a signature for each request (A1)",
+        (
+            Request(headers=_named(("x-signature", "a1"))),
+            Request(headers=_named(("x-signature", "b2"))),
+        ),
+    ),
+    Case("a tool that nobody knows (A2)", (Request(), tool("nothing"), Request())),
+    Case("a method that nobody knows (A2)", (Request(), Request(does="resources/list"), Request())),
+    Case("a method that is none (A2)", (Request(), Request(does="no/such"), Request())),
+    Case("a path with a slash (A3)", (Request(target="/mcp/"),)),
+    Case("the stream, with a slash (A3)", (Request(target="/mcp/", **_GET),)),
+    Case("a cursor, with a slash (A3)", (Request(target="/mcp/", cursor="7", **_GET),)),
+    Case("DELETE, with a slash (A3)", (Request(target="/mcp/", method="DELETE"),)),
+    *(
+        Case(f"{method} with a session (A4)", (Request(method=method),))
         for method in ("HEAD", "OPTIONS", "PUT", "PATCH")
     ),
     Case("GET for anything (A4)", (Request(method="GET", accept=("*/*",)),)),

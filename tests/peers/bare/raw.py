@@ -240,7 +240,7 @@ class Raw:
             await asked.head(200, JSON, (b"content-encoding", b"gzip"))
             data = gzip.compress(data, mtime=0)
         else:
-            await asked.head(200, _JSON)
+            await asked.head(200, JSON)
         await asked.part(data, more=False)
 
     async def tool_ask(self, asked: Asked, session: Session) -> None:
