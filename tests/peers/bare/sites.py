@@ -116,7 +116,7 @@ class Site:
         """All servers start again, on an empty store: a server that has been asked knows more."""
         servers = list(dict.fromkeys((self.bare, self.ours, self.other)))
         await asyncio.gather(*(each.kill() for each in servers))
-        if self.store is not None:
+        if self.store is not None and self.state != "shut":
             file = Path(make_url(self.store.url).database or "")
             for left in file.parent.glob(f"{file.name}*"):
                 left.unlink()
@@ -200,8 +200,9 @@ def _made(state: str, server: str, http: str, python: str, directory: Path, mode
     if state == "degraded":
         settings["store_timeout"] = str(STORE_TIMEOUT)
     if state == "shut":
-        # Nobody can open it, and nobody is told so at the start.
-        url = "sqlite+aiosqlite:////proc/nowhere/events.db"
+        # No setting is wrong, but nobody can open it, and nobody is told so at the start.
+        (directory / "broken.db").write_bytes(b"no database" * 1000)
+        url = f"sqlite+aiosqlite:///{directory / 'broken.db'}"
     environ = {f"MCP_PERSIST_{name.upper()}": value for name, value in settings.items()}
     environ["BARE_PERSIST"] = url
     environ["BARE_LIFESPAN"] = "mounted" if state == "shut" else ""
