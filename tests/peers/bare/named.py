@@ -60,13 +60,16 @@ def _is_stream_of_session(seen: Seen, it: Difference) -> bool:
 def _is_whole_reply(seen: Seen, it: Difference) -> bool:
     failed = seen.ours.status == 500 and seen.state == "elsewhere"
     broken = seen.bare.status == 500 or seen.bare.end == "cut"
-    return failed and broken and it.what in ("status", "end", "header connection")
+    return failed and broken and it.what in ("status", "end")
 
 
 def _is_read_first(seen: Seen, it: Difference) -> bool:
     if it.what == "interim":
         return it.ours == "[100]" and seen.bare.status >= 400
-    closing = it.what == "connection" or (it.what == "header connection" and it.ours == "[]")
+    if it.what in ("status", "end") and seen.bare.end in ("reset", "closed"):
+        # A refusal on a connection that is closed upon unread bytes may be lost on its way.
+        return seen.ours.status == 413
+    closing = it.what == "connection"
     return closing and seen.ours.kept and not seen.bare.kept and bool(seen.request.body())
 
 
@@ -87,7 +90,7 @@ def _without_question(answer: Answer) -> list[dict[str, object]]:
 # What clients take as one event.
 _LARGEST = 1 << 20
 _OF_A_STREAM = ("header transfer-encoding", "header content-length", "connection")
-_NO_STORE = ("header cache-control", "header x-accel-buffering", "header connection")
+_NO_STORE = ("header cache-control", "header x-accel-buffering")
 
 NAMED: list[Named] = [
     Named(
