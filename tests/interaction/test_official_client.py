@@ -1,6 +1,7 @@
 """The official 2.x client against the official 2.x server: cut in every call, and killed."""
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tests.matrix.clients import CLIENTS as CONNECT
 from tests.matrix.clients import Outcome, Work, run
 from tests.matrix.score import Score, score
+from tests.peers.deployed import through
 from tests.support.processes import ServerProcess, mcp_server, running
 from tests.support.relay import Cut, RandomCuts, Relay, cut_calls
 from tests.support.scripted import until
@@ -53,6 +55,11 @@ async def test_without_the_middleware_no_cut_call_has_a_result(client: str, tmp_
         outcomes = await run(client, f"http://127.0.0.1:{relay.port}/mcp", WORK)
     assert [outcome.result for outcome in outcomes] == [""] * WORK.calls
     assert {len(outcome.progress) for outcome in outcomes} == {1}
+
+
+async def test_a_mount_a_changing_cookie_and_a_404_cost_a_client_nothing(tmp_path: Path) -> None:
+    wrong = await through("all at once", "ClientSession 2.x", sys.executable, tmp_path)
+    assert wrong == {}
 
 
 @pytest.mark.parametrize("client", CLIENTS)

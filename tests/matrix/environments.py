@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.processes import ROOT
@@ -15,14 +16,15 @@ REQUIREMENTS = {
 _PROBE = "import mcp, uvicorn, sse_starlette, sqlalchemy, aiosqlite, opentelemetry"
 
 
-def prepare(directory: Path, name: str) -> str:
-    """The interpreter of one environment, which is made when it is not there or not complete."""
+def prepare(directory: Path, name: str, also: Sequence[str] = ()) -> str:
+    """The interpreter of one environment, which is made when it is not there or not complete;
+    `also` names more modules, each in a distribution of its name."""
     python = directory / name / "bin" / "python"
     if not python.exists():
         print(f"making {directory / name}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", directory / name], check=True)
-    if not _complete(python):
-        _install(python, REQUIREMENTS[name])
+    if not _complete(python, also):
+        _install(python, [*REQUIREMENTS[name], *also])
     return str(python)
 
 
@@ -38,8 +40,10 @@ def versions(python: str) -> str:
     return done.stdout.strip()
 
 
-def _complete(python: Path) -> bool:
-    probe = subprocess.run([python, "-c", _PROBE], check=False, capture_output=True)
+def _complete(python: Path, also: Sequence[str]) -> bool:
+    probe = subprocess.run(
+        [python, "-c", ", ".join((_PROBE, *also))], check=False, capture_output=True
+    )
     return probe.returncode == 0
 
 
