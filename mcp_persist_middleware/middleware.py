@@ -132,14 +132,20 @@ class PersistMiddleware:
         try:
             parts = await self.persistence.parts()
             await self._with_lease(parts, request, scope, attempt)
-        except LeaseLostError:
+            return
+        except LeaseLostError as error:
             if attempt.is_answered:
                 raise
-            await refuse(scope, attempt.receive, attempt.send)
+            trouble: Exception = error
         except Exception as error:
             if attempt.is_spent:
                 raise
-            await self._passing.go_on(error, self._settings, parts, request, scope, attempt)
+            trouble = error
+        # Outside of the handlers: what the application raises now is not a consequence of ours.
+        if isinstance(trouble, LeaseLostError):
+            await refuse(scope, attempt.receive, attempt.send)
+        else:
+            await self._passing.go_on(trouble, self._settings, parts, request, scope, attempt)
 
     async def _with_lease(
         self, parts: Parts, request: classify.Request, scope: Scope, attempt: Attempt
