@@ -6,12 +6,13 @@ class PersistError(Exception):
 
     def __init__(self, **fields: object) -> None:
         template = " ".join((type(self).__doc__ or "").split())
-        super().__init__(template.format(**fields))
+        shown = {k: v.rstrip(".") if isinstance(v, str) else v for k, v in fields.items()}
+        super().__init__(template.format(**shown))
         self.fields = fields
 
 
 class ConfigurationError(PersistError):
-    """The configuration is wrong: {reason}"""
+    """The configuration is wrong: {reason}."""
 
 
 class UnknownSettingError(ConfigurationError):
@@ -28,7 +29,7 @@ class MissingDriverError(ConfigurationError):
 
 
 class StoreError(PersistError):
-    """The store {url} failed: {reason}"""
+    """The store {url} failed: {reason}."""
 
 
 class StoreUnavailableError(StoreError):

@@ -5,11 +5,15 @@ can only be a callable), else it is the default. Nothing here touches a store; `
 raises `ConfigurationError` only.
 """
 
+import contextlib
 import difflib
+import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -24,11 +28,19 @@ from mcp_persist_middleware.model import Owner
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+logger = logging.getLogger(__name__)
+
 PREFIX = "MCP_PERSIST_"
 # Of these one is given.
 _STORES = ("url", "engine", "log")
 # A variable of that name is somebody else's, or a level of logging.
 _NOT_IN_ENVIRONMENT = ("log",)
+# Of this project's own tests.
+_TESTS = PREFIX + "TEST_"
+# They may hold a password.
+_SECRET = ("url", "redis")
+# What is wrong with them is found out later.
+_REMEMBERED = (*_SECRET, "redis_durability")
 _KIB, _MIB = 1024, 1024 * 1024
 
 Synchronous = Literal["normal", "full"]
@@ -55,7 +67,29 @@ def _setting(default: Any, help_text: str, *, low: float | None = None, none: bo
     return field(default=default, metadata={"help": help_text, "low": low, "none": none})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Given(str):
+    """A text as it was given, which remembers by what, and in which directory a relative file name
+    in it begins: a process may go elsewhere later."""
+
+    __slots__ = ("base", "source")
+
+    def __new__(cls, text: str, source: str = "argument") -> Self:
+        made = super().__new__(cls, text)
+        made.source, made.base = source, Path()
+        with contextlib.suppress(OSError):
+            made.base = Path.cwd()
+        return made
+
+    source: str
+    base: Path
+
+
+def source_of(value: object) -> str:
+    """What a value was given by: `argument`, or the name of a variable."""
+    return value.source if isinstance(value, Given) else "argument"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
     """A checked configuration. Times are seconds unless the name says otherwise."""
 
@@ -163,6 +197,15 @@ class Settings:
         is_known = owner.session or owner.principal
         return self.ttl if is_known else min(self.ttl, self.anonymous_ttl)
 
+    def __repr__(self) -> str:
+        """What differs from the default, without anything that may be secret."""
+        shown = (
+            f"{f.name}={_shown(f.name, getattr(self, f.name))}"
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        )
+        return f"Settings({', '.join(shown)})"
+
     @classmethod
     def load(cls, given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> "Settings":
         """Merge arguments, environment and defaults, and check every value.
@@ -181,6 +224,7 @@ class Settings:
                 values[name] = _check(name, given[name], spec, "argument")
             elif variable in environ and name not in _NOT_IN_ENVIRONMENT:
                 values[name] = _check(name, _parse(environ[variable], spec), spec, variable)
+        _warn_of_strangers(environ, known)
         settings = cls(**values)
         if not settings.enabled:
             return settings
@@ -205,6 +249,43 @@ class Settings:
                 "moment would look like a dead worker; lower the one or raise the other"
             )
         return settings
+
+
+def _warn_of_strangers(environ: Mapping[str, str], known: Mapping[str, Any]) -> None:
+    """A variable that looks like a setting and is none: it may be misspelt, or somebody else's."""
+    variables = {PREFIX + name.upper() for name in known}
+    for name in environ:
+        if name.startswith(PREFIX) and name not in variables and not name.startswith(_TESTS):
+            close = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), known, n=1)
+            hint = f" (did you mean {PREFIX}{close[0].upper()}?)" if close else ""
+            logger.warning(
+                "%s in the environment is no setting and is ignored%s; another package, "
+                "mcp-persist, reads variables that begin with %s too",
+                name,
+                hint,
+                PREFIX,
+            )
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in _SECRET and isinstance(value, str):
+        return repr(shown_url(value))
+    if isinstance(value, str):
+        return repr(str(value))
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    if name == "paths":
+        return repr(tuple(map(str, value)))
+    # Of itself it may show what it was made with.
+    return f"<{getattr(value, '__qualname__', type(value).__qualname__)}>"
+
+
+def shown_url(text: str) -> str:
+    """A URL or file name as it may be shown: of a URL that can hold a secret the scheme alone."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or (rest.startswith("/") and "?" not in rest):
+        return str(text)
+    return f"{scheme[:20]}://…"
 
 
 def _unknown(name: str, known: Mapping[str, Any]) -> UnknownSettingError:
@@ -236,12 +317,12 @@ def _parse(text: str, spec: Any) -> Any:
 def _check(name: str, value: Any, spec: Any, source: str) -> Any:
     expected = _complaint(value, spec)
     if expected is not None:
-        shown = value if name not in ("url", "redis", "log") else "(hidden)"
+        shown = value if name not in (*_SECRET, "log") else "(hidden)"
         raise InvalidSettingError(name=name, source=source, value=shown, expected=expected)
     if name == "paths" and value is not None:
         return tuple(path.rstrip("/") or "/" for path in value)
     _check_hash(name, value, source)
-    return value
+    return Given(value, source) if name in _REMEMBERED and value is not None else value
 
 
 def _check_hash(name: str, value: Any, source: str) -> None:
@@ -266,7 +347,8 @@ def _complaint(value: Any, spec: Any) -> str | None:
     match spec.name:
         case "url" | "redis":
             what = "a URL or a file name" if spec.name == "url" else "a URL, redis://…"
-            return None if isinstance(value, str) and value else f"expected {what}"
+            is_text = isinstance(value, str) and value
+            return _ambiguous(value) if is_text else f"expected {what}"
         case "engine":
             is_engine = hasattr(value, "sync_engine")
             return None if is_engine else "expected a sqlalchemy.ext.asyncio.AsyncEngine"
@@ -288,6 +370,21 @@ def _complaint(value: Any, spec: Any) -> str | None:
             return _one_of(value, _CHOICES[name])
         case _:
             return _scalar(value, spec)
+
+
+# What stands before the last colon and @ of this is user and password to every parser.
+_AUTHORITY = re.compile(r"[^:/?#]*://(?P<login>[^:/]*(?::[^@]*)?@)?(?P<rest>.*)", re.DOTALL)
+
+
+def _ambiguous(text: str) -> str | None:
+    """Whether a part of the password may be taken for the host or what follows it, and be shown."""
+    found = _AUTHORITY.fullmatch(text)
+    if found is None or (found["rest"].startswith("/") and not found["login"]):
+        # A file's name, which may have any sign.
+        return None
+    place = found["rest"] if found["login"] else found["rest"].partition("?")[0]
+    fix = "in user and password write @ as %40, / as %2F, ? as %3F, # as %23 and : as %3A"
+    return f"it is not clear where its password ends; {fix}" if "@" in place else None
 
 
 def namespace_complaint(value: Any) -> str | None:

@@ -19,7 +19,7 @@ from mcp_persist_middleware.errors import (
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.postgres import hosts
 from mcp_persist_middleware.log.sqlite.log import SqliteLog
-from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.settings import Given, Settings, source_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,14 @@ def parse_url(text: str) -> URL:
         return URL.create("sqlite+aiosqlite", database=text)
     try:
         url = hosts.spread(make_url(hosts.moved(text)))
-    except (ArgumentError, ValueError) as error:
-        # The text itself may hold a password.
+    except (ArgumentError, ValueError):
+        # The text itself may hold a password, and what was raised a part of it.
         raise InvalidSettingError(
             name="url",
             source="argument",
             value=text.partition("://")[0] + "://…",
             expected=_EXPECTED,
-        ) from error
+        ) from None
     if url.drivername not in _DRIVERS:
         raise InvalidSettingError(
             name="url",
@@ -79,6 +79,17 @@ def make_log(settings: Settings) -> EventLog:
     Raises:
         ConfigurationError: a URL, the engine or `log` is of no use, or a driver is missing.
     """
+    try:
+        return _log(settings)
+    except InvalidSettingError as error:
+        told = error.fields
+    source, expected = source_of(getattr(settings, str(told["name"]))), str(told["expected"])
+    if told["name"] == "url" and source != "argument":
+        expected += f" (the package mcp-persist reads {source} too; url= goes before it)"
+    raise InvalidSettingError(**(told | {"source": source, "expected": expected}))
+
+
+def _log(settings: Settings) -> EventLog:
     inner = _sql_log(settings) if settings.log is None else _custom_log(settings.log, settings)
     return inner if settings.redis is None else _redis_in_front(inner, settings)
 
@@ -178,27 +189,39 @@ def _postgres(url: URL, settings: Settings) -> EventLog:
 
 
 def _sqlite(url: URL, settings: Settings) -> EventLog:
-    shown = url.render_as_string(hide_password=True)
-    name = url.database or ""
-    if name in ("", ":memory:") or "mode=memory" in str(url) or name.startswith("file:"):
-        raise InvalidSettingError(
-            name="url",
-            source="argument",
-            value=shown,
-            expected="a store in memory is lost with the process; expected the name of a file",
-        )
-    parent = Path(name).expanduser().absolute().parent
-    if not parent.is_dir():
-        raise InvalidSettingError(
-            name="url",
-            source="argument",
-            value=shown,
-            expected=f"the directory {parent} does not exist; create it first",
-        )
+    shown = _shown(url)
+    if complaint := _complaint_of_file(url, path := _path(url, settings)):
+        raise InvalidSettingError(name="url", source="argument", value=shown, expected=complaint)
     return SqliteLog(
         url,
+        path,
         prefix=settings.table_prefix,
         timeout=settings.store_timeout,
         synchronous=settings.synchronous,
         engine=settings.engine,
     )
+
+
+def _path(url: URL, settings: Settings) -> Path:
+    """Where a SQLite file is, wherever the process goes."""
+    path = Path(url.database or "")
+    if settings.engine is not None:
+        # It takes the name as it stands there.
+        return path.absolute()
+    base = settings.url.base if isinstance(settings.url, Given) else Path.cwd()
+    try:
+        return base / path.expanduser()
+    except RuntimeError:
+        # Nobody's home.
+        return base / path
+
+
+def _complaint_of_file(url: URL, path: Path) -> str | None:
+    name = url.database or ""
+    if url.host or url.username:
+        return "the name of a file begins behind three slashes, sqlite+aiosqlite:///events.db"
+    if name in ("", ":memory:") or "mode=memory" in str(url) or name.startswith("file:"):
+        return "a store in memory is lost with the process; expected the name of a file"
+    if not path.parent.is_dir():
+        return f"the directory {path.parent} does not exist; create it first"
+    return None

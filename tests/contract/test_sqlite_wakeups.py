@@ -56,7 +56,7 @@ async def test_readers_are_woken_in_a_file_that_took_the_place_of_a_deleted_one(
         for path in log._path.parent.glob("events.db*"):
             if "worker" not in path.name:
                 path.unlink()
-        replacement = SqliteLog(log._url, prefix="mcp_", timeout=5.0)
+        replacement = SqliteLog(log._url, log._path, prefix="mcp_", timeout=5.0)
         await replacement.open("three")
         try:
             await settle(subscription)

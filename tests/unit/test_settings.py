@@ -1,6 +1,9 @@
 """A wrong setting is refused with a sentence that names it, and no secret is in it."""
 
-from dataclasses import dataclass
+import copy
+import pickle
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 
 from mcp_persist_middleware.errors import ConfigurationError, PersistError, UnknownSettingError
 from mcp_persist_middleware.log import connect
-from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.settings import Settings, source_of
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,94 @@ def test_the_environment_is_read_and_the_argument_wins() -> None:
     assert (made.prime_json, made.paths, made.ttl) == (True, ("/a", "/b"), 5)
     with pytest.raises(ConfigurationError, match="MCP_PERSIST_TTL"):
         Settings.load({}, environ | {"MCP_PERSIST_TTL": "soon"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("URL", "mysql://u:hunter2@h/db"),
+        ("URL", "://"),
+        ("URL", ":memory:"),
+        ("URL", "/no/such/directory/e.db"),
+        ("URL", "postgresql://h/db?sslrootcert=/no/such/file"),
+        ("REDIS", "http://u:hunter2@h"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_told_as_that(name: str, value: str) -> None:
+    environ = {"MCP_PERSIST_URL": "events.db", f"MCP_PERSIST_{name}": value}
+    with pytest.raises(ConfigurationError) as raised:
+        connect.make_log(Settings.load({}, environ))
+    assert f"(MCP_PERSIST_{name})" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+    assert ("mcp-persist reads MCP_PERSIST_URL too" in str(raised.value)) == (name == "URL")
+    with pytest.raises(ConfigurationError, match=r"\(argument\)"):
+        connect.make_log(Settings.load({"url": "e.db", name.lower(): value}, {}))
+
+
+def test_a_variable_that_is_no_setting_is_warned_of_by_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    environ = {
+        "MCP_PERSIST_URL": "events.db",
+        "MCP_PERSIST_TLL": "5",
+        "MCP_PERSIST_ENCRYPTION_KEY": "hunter2",
+        "MCP_PERSIST_LOG": "debug",
+        "MCP_PERSIST_TEST_REDIS": "redis://h",
+        "OTHER": "1",
+    }
+    Settings.load({}, environ)
+    misspelt, stranger = caplog.messages
+    assert "MCP_PERSIST_TLL in the environment is no setting" in misspelt
+    assert "did you mean MCP_PERSIST_TTL?" in misspelt
+    assert "MCP_PERSIST_ENCRYPTION_KEY" in stranger
+    assert "did you mean" not in stranger
+    assert "mcp-persist" in stranger
+    assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize("url", ["~/e.db", "sqlite:///~/e.db", "sqlite+aiosqlite:///~/e.db"])
+async def test_a_file_in_the_home_is_one_place_to_the_check_and_to_the_store(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir("/")
+    log = connect.make_log(Settings.load({"url": url}, {}))
+    await log.open("one")
+    await log.aclose()
+    assert (tmp_path / "e.db").is_file()
+
+
+async def test_a_relative_file_stays_where_it_was_whatever_directory_the_process_goes_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.load({"url": "events.db"}, {})
+    log = connect.make_log(settings)
+    assert log.name.endswith(":///events.db")
+    await log.open("one")
+    monkeypatch.chdir(elsewhere)
+    await log.ping()
+    await log.aclose()
+    # A lease was lost: the same settings, a new log.
+    again = connect.make_log(settings)
+    await again.open("two")
+    await again.ping()
+    await again.aclose()
+    assert not list(elsewhere.iterdir())
+
+
+def test_two_slashes_are_told_from_three() -> None:
+    with pytest.raises(ConfigurationError, match="three slashes"):
+        connect.make_log(Settings.load({"url": "sqlite://events.db"}, {}))
+
+
+def test_settings_can_be_copied_and_are_equal_where_their_values_are() -> None:
+    one = Settings.load({}, {"MCP_PERSIST_URL": "events.db"})
+    for two in (copy.deepcopy(one), pickle.loads(pickle.dumps(one)), replace(one)):
+        assert (two, hash(two)) == (one, hash(one))
+        assert source_of(two.url) == "MCP_PERSIST_URL"
+    assert one == Settings.load({"url": "events.db"}, {})
 
 
 def test_a_store_that_is_tried_for_longer_than_the_lease_is_refused() -> None:

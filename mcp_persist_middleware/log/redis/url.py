@@ -9,6 +9,7 @@ always verified: against the authorities of the system, or those in the file `?s
 `ssl_certfile` and `ssl_keyfile` are our own.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,10 +146,9 @@ def parse(text: str) -> Target:
             scheme, "redis://host:6379/0, or rediss://, redis+sentinel://, redis+cluster://"
         )
     try:
-        parts = urlsplit(f"x://{rest}")
-        login, _, places = parts.netloc.rpartition("@")
-        username, _, password = login.partition(":")
-        hosts = tuple(_host(place, _PORTS[kind]) for place in places.split(",") if place)
+        username, password, place = _divided(rest)
+        parts = urlsplit(f"x://{place}")
+        hosts = tuple(_host(place, _PORTS[kind]) for place in parts.netloc.split(",") if place)
         path = [part for part in unquote(parts.path).split("/") if part]
         service = path.pop(0) if kind == "sentinel" else ""
         database = int(path.pop(0)) if path else 0
@@ -158,8 +158,8 @@ def parse(text: str) -> Target:
         )
         named = query.keys() & _FILES if secure == "rediss" else set()
         files = tuple((name, query.pop(name)[0]) for name in sorted(named))
-    except (ValueError, IndexError) as error:
-        raise _wrong(scheme, _EXPECTED[kind]) from error
+    except (ValueError, IndexError):
+        raise _wrong(scheme, _EXPECTED[kind]) from None
     several = kind != "" or len(hosts) == 1
     if not hosts or not several or path or query or (kind == "cluster" and database):
         raise _wrong(scheme, _EXPECTED[kind])
@@ -179,6 +179,7 @@ def parse(text: str) -> Target:
     )
 
 
+_LOGIN = re.compile(r"(?:([^:/]*)(?::([^@]*))?@)?(.*)", re.DOTALL)
 _FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 _EXPECTED = {
     "": "redis://[user:password@]host:port/db without query, or rediss:// with ssl_ca_certs,"
@@ -187,6 +188,17 @@ _EXPECTED = {
     "[?sentinel_password=…]",
     "cluster": "redis+cluster://[user:password@]host:port,host:port (it has no databases)",
 }
+
+
+def _divided(text: str) -> tuple[str, str, str]:
+    """User, password and what follows them, found as in the URL of a SQL store: a password may
+    have any sign but an @."""
+    found = _LOGIN.fullmatch(text)
+    assert found is not None
+    username, password, place = found.groups(default="")
+    if "@" in place or "#" in place or re.search(r"[\t\r\n]", place):
+        raise ValueError
+    return username, password, place
 
 
 def _host(place: str, default: int) -> tuple[str, int]:

@@ -72,6 +72,7 @@ class SqliteLog(SqlLog):
     def __init__(
         self,
         url: URL,
+        path: Path | None = None,
         *,
         prefix: str,
         timeout: float,
@@ -79,8 +80,9 @@ class SqliteLog(SqlLog):
         engine: AsyncEngine | None = None,
     ) -> None:
         super().__init__(url, prefix=prefix, timeout=timeout, engine=engine)
-        self._url = url
-        self._path = Path(url.database or "")
+        # The name that it is known by is the one that was given.
+        self._path = path if path is not None else Path(url.database or "")
+        self._url = url.set(database=str(self._path))
         self._synchronous = synchronous
         self._slow = self._unheld = 0
         self._writer: AsyncConnection | None = None
