@@ -16,7 +16,7 @@ from mcp_persist_middleware.exchange import remote, resume
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.model import SessionRecord
-from mcp_persist_middleware.protocol import classify, headers, jsonrpc, sse
+from mcp_persist_middleware.protocol import callers, classify, headers, jsonrpc, sse
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.courier import Undelivered
@@ -137,7 +137,7 @@ class Request:
     def _is_secret(self) -> bool:
         """Whether it carries what may lie in the store only if it is sealed."""
         scope = self.scope
-        return bool(headers.credentials(scope["headers"]) or scope.get("query_string"))
+        return bool(callers.secrets(scope["headers"]) or scope.get("query_string"))
 
     # On its way to another worker.
 

@@ -124,6 +124,9 @@ class Settings:
     principal: PrincipalOf | None = _setting(
         None, "callable: names the caller whom streams belong to", none=True
     )
+    identity_headers: tuple[str, ...] = _setting(
+        (), "headers that name the caller, beside those that authenticating proxies are known for"
+    )
     modern_streams: ModernStreams = _setting(
         "resume", "2026-07-28 streams: `resume` gives them ids, `pass` leaves them alone"
     )
@@ -300,7 +303,7 @@ def _parse(text: str, spec: Any) -> Any:
     if spec.metadata["none"] and text.strip().lower() in ("", "none", "off"):
         return None
     sample = spec.default
-    if spec.name == "paths":
+    if spec.name in ("paths", "identity_headers"):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if isinstance(sample, bool):
         return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
@@ -319,6 +322,8 @@ def _check(name: str, value: Any, spec: Any, source: str) -> Any:
     if expected is not None:
         shown = value if name not in (*_SECRET, "log") else "(hidden)"
         raise InvalidSettingError(name=name, source=source, value=shown, expected=expected)
+    if name == "identity_headers":
+        return tuple(value)
     if name == "paths" and value is not None:
         return tuple(path.rstrip("/") or "/" for path in value)
     _check_hash(name, value, source)
@@ -356,11 +361,8 @@ def _complaint(value: Any, spec: Any) -> str | None:
             return _callable(value, spec)
         case "namespace":
             return None if callable(value) else namespace_complaint(value)
-        case "paths":
-            right = not isinstance(value, str) and all(
-                isinstance(path, str) and path.startswith("/") for path in value
-            )
-            return None if right else 'expected a list of paths such as ["/mcp"]'
+        case "paths" | "identity_headers":
+            return _several(value, spec)
         case "table_prefix":
             return _prefix_complaint(value)
         case "relay_scope":
@@ -385,6 +387,16 @@ def _ambiguous(text: str) -> str | None:
     place = found["rest"] if found["login"] else found["rest"].partition("?")[0]
     fix = "in user and password write @ as %40, / as %2F, ? as %3F, # as %23 and : as %3A"
     return f"it is not clear where its password ends; {fix}" if "@" in place else None
+
+
+def _several(value: Any, spec: Any) -> str | None:
+    """What is wrong with a list of paths, or of names of headers."""
+    of_paths = spec.name == "paths"
+    pattern = re.compile(r"/.*" if of_paths else r"[A-Za-z0-9][A-Za-z0-9_-]*", re.DOTALL)
+    texts = not isinstance(value, str) and all(isinstance(each, str) for each in value)
+    if texts and all(pattern.fullmatch(each) for each in value):
+        return None
+    return "expected a list of " + ('paths such as ["/mcp"]' if of_paths else 'names: ["X-User"]')
 
 
 def namespace_complaint(value: Any) -> str | None:

@@ -67,6 +67,11 @@ class Context:
     """The warnings that are given once."""
 
     @property
+    def identity_headers(self) -> frozenset[bytes]:
+        """Headers that name the caller beside those that are known to, in lower case."""
+        return frozenset(name.lower().encode() for name in self.settings.identity_headers)
+
+    @property
     def holds_lease(self) -> bool:
         """Whether this worker may run anything: see `Lease`."""
         return self.lease.is_held

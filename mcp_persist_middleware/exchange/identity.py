@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.protocol import headers
+from mcp_persist_middleware.protocol import callers
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +18,8 @@ ANONYMOUS = ""
 
 
 def credential(context: Context, scope: Scope) -> str:
-    """A keyed hash of everything in a request that can be a credential; empty without any."""
-    parts = headers.credentials(scope["headers"])
+    """A keyed hash of everything in a request that names its caller; empty without any."""
+    parts = callers.identity(scope["headers"], context.identity_headers)
     if query := scope.get("query_string"):
         parts.append(b"?" + query)
     return _keyed(context, "credential", b"\0".join(parts)) if parts else ANONYMOUS

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.types import Scope
 
 from mcp_persist_middleware import asgi
-from mcp_persist_middleware.protocol import classify, headers
+from mcp_persist_middleware.protocol import callers, classify, headers
 
 # A larger request is not kept: it ends with an error, as without the setting.
 _MOST_BYTES = 64 * 1024
@@ -35,7 +35,7 @@ class Kept:
             for name, value in scope["headers"]
             if (name.lower() in _KEPT or name.lower().startswith(_PREFIX))
             and name.lower() != headers.SESSION_ID
-            and not headers.credentials([(name, value)])
+            and not callers.secrets([(name, value)])
         ]
         kept = cls(found, body)
         return kept if body.lstrip()[:1] == b"{" and len(kept.pack()) <= _MOST_BYTES else None

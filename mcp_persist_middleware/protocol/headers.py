@@ -1,6 +1,5 @@
 """Header access on the raw ASGI list, and the header names of the protocol."""
 
-import re
 from collections.abc import Iterable, Sequence
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -9,12 +8,6 @@ SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"
 LAST_EVENT_ID = b"last-event-id"
 EVENT_STREAM = b"text/event-stream"
-
-# A header that can carry a secret. One that is missed would let two callers look alike.
-_CREDENTIAL = re.compile(
-    rb"authorization|cookie|token|secret|credential|assertion|jwt|passw|signature"
-    rb"|(?:^|-)(?:api-?)?key(?:$|-)|(?:^|-)auth(?:$|-)|(?:^|-)identity(?:$|-)|remote-user|client-cert"
-)
 
 
 def get(headers: RawHeaders, name: bytes) -> str | None:
@@ -42,13 +35,6 @@ def media_type(headers: RawHeaders) -> bytes:
 def accepts_event_stream(headers: RawHeaders) -> bool:
     """Whether the client said that it reads `text/event-stream`."""
     return EVENT_STREAM in (get(headers, b"accept") or "").lower().encode("latin-1")
-
-
-def credentials(headers: RawHeaders) -> list[bytes]:
-    """Every header that can tell one caller from another, as `name:value`, in a fixed order."""
-    return sorted(
-        key.lower() + b":" + value for key, value in headers if _CREDENTIAL.search(key.lower())
-    )
 
 
 def is_event_stream(status: int, headers: RawHeaders) -> bool:
