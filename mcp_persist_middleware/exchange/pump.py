@@ -297,4 +297,5 @@ class Exchange:
         self._passed += len(body)
         memory, call = self._context.memory, self.request.call
         memory.learn_body(self.place, call, body)
-        memory.learn_size(self.place, call, self._passed)
+        ended = not message.get("more_body", False)
+        memory.learn_size(self.place, call, self._passed, ended=ended)

@@ -22,7 +22,10 @@ INTERRUPTED = -32000
 
 
 def key(request_id: RequestId) -> str:
-    """A request id as text in which `1` and `"1"` differ."""
+    """A request id as text in which `1` and `"1"` differ, and equal numbers do not: some
+    applications write `1.0` as `1`."""
+    if isinstance(request_id, float) and request_id.is_integer():
+        return str(int(request_id))
     return json.dumps(request_id)
 
 

@@ -321,3 +321,22 @@ async def test_a_late_json_answer_becomes_the_event_that_ends_an_early_stream(st
         go_on.set()
         (answer,) = await (await session.get(primed.id)).take(1)
         assert answer.message == {"jsonrpc": "2.0", "id": 99, "result": {"a": "b"}}
+
+
+async def test_a_late_answer_of_unknown_size_comes_as_the_application_sends_it(store: str) -> None:
+    async def large(call: Call) -> None:
+        await asyncio.sleep(0.3)  # far later than an early start
+        result = {"text": "x" * 1_500_000}
+        await call.json(200, {"jsonrpc": "2.0", "id": call.request["id"], "result": result})
+
+    async def small(call: Call) -> None:
+        await call.json(200, {"jsonrpc": "2.0", "id": call.request["id"], "result": {}})
+
+    app = Scripted(large=large, small=small)
+    async with persisted(app, store, prime_after=0.05) as (port, _):
+        session = await RawSession.open(port, MODERN)
+        assert (await session.call("small")).status == 200
+        for _ in range(2):
+            response = await session.call("large")
+            assert not response.is_stream, "clients refuse an event of more than 1 MiB"
+            assert len(json.loads(await response.body())["result"]["text"]) == 1_500_000

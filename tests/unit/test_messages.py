@@ -144,3 +144,9 @@ def test_only_revisions_that_know_priming_get_it() -> None:
     primed = {v for v in eras._ERAS if eras._ERAS[v].priming}
     assert primed == {"2025-11-25", "2026-07-28"}
     assert not eras.era_of_initialize("2099-01-01").priming
+
+
+def test_equal_numbers_are_one_request_and_a_text_is_another() -> None:
+    assert jsonrpc.key(1.0) == jsonrpc.key(1) == jsonrpc.scan(b'{"id":1.0,"result":{}}')[1][0]
+    assert len({jsonrpc.key(each) for each in (1, "1", 1.5, "1.0")}) == 4
+    assert jsonrpc.key(2**70) == str(2**70)
