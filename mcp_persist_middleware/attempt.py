@@ -6,6 +6,9 @@ from contextvars import ContextVar
 
 from starlette.types import Message, Receive, Send
 
+# So many messages of a body are kept as they came; more of them become one.
+_MOST = 256
+
 
 class Attempt:
     """A request whose body may be read again until somebody has it.
@@ -39,7 +42,13 @@ class Attempt:
             self._next += 1
             return self._read[self._next - 1]
         message = await self._receive()
+        while _is_nothing(message):
+            # Over HTTP/2 a client may send as many as it likes.
+            message = await self._receive()
         if not self.is_spent:
+            if len(self._read) >= _MOST:
+                whole = b"".join(each.get("body", b"") for each in self._read)
+                self._read = [{"type": "http.request", "body": whole, "more_body": True}]
             self._read.append(message)
             self._next = len(self._read)
         return message
@@ -58,6 +67,11 @@ class Attempt:
             yield
         finally:
             _current.reset(token)
+
+
+def _is_nothing(message: Message) -> bool:
+    is_request = message["type"] == "http.request"
+    return is_request and message.get("more_body", False) and not message.get("body")
 
 
 _current: ContextVar[Attempt | None] = ContextVar("mcp_persist_attempt", default=None)

@@ -23,11 +23,18 @@ class Body:
         return Body(list(self.messages), self.complete)
 
 
+# So many are kept as they came; more of them become one, for each costs far more than its bytes.
+_MOST = 256
+
+
 async def read(receive: Receive, limit: int) -> Body:
     """Read a body up to `limit` bytes; a longer one, or one that breaks off, stays incomplete."""
     body, size = Body(), 0
     while size <= limit:
         message = await receive()
+        if len(body.messages) >= _MOST:
+            whole = {"type": "http.request", "body": body.content, "more_body": True}
+            body.messages = [whole]
         body.messages.append(message)
         if message["type"] != "http.request":
             return body

@@ -57,6 +57,8 @@ class Delivery:
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the stream ends, the client leaves, or it takes nothing any more."""
         settings = self.context.settings
+        if self.turn is not None:
+            self.turn.on_over = self.stop
         response = EventSourceResponse(
             self._chunks(),
             ping=settings.ping_seconds,
@@ -176,7 +178,7 @@ class Delivery:
         self.cursor.position = position
         while not (self._leaving or await turn.regain()):
             # Of too many that wait the oldest leaves.
-            self._leaving = turn.is_over
+            self._leaving |= turn.is_over
         self.cursor.position = max(position, turn.read_in(self.stream))
 
     def _rotation(self) -> float:

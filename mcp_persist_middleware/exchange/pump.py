@@ -115,6 +115,8 @@ class Exchange:
             self.cancel()
 
     def _ended(self, _: asyncio.Task[None]) -> None:
+        # Cancelled before its first step it has resolved nothing.
+        self._resolve(self._stream_opened)
         self._context.drain.runners.discard(self)
         self._context.drain.changed.notify()
 
@@ -184,10 +186,10 @@ class Exchange:
                 await self._send_to_client(message)
             case State.STREAMING, "http.response.start":
                 # The stream was opened early; this is what it was opened for.
-                if not headers.is_event_stream(message["status"], message["headers"]):
+                if not headers.is_event_stream(message["status"], message.get("headers", [])):
                     self.state = State.COLLECTING
                     limit = self._context.settings.max_event_bytes
-                    self._late = LateAnswer(message["status"], message["headers"], limit)
+                    self._late = LateAnswer(message["status"], message.get("headers", []), limit)
                 self._learn_head(message)
             case State.STREAMING, "http.response.body":
                 await self._log(message)

@@ -107,8 +107,8 @@ class Turns:
         for one that holds no cursor."""
         turn = Turn(self, no_requests_until)
         self.queue.append(turn)
-        if len(self.queue) > _MOST:
-            self.queue[0].is_over = True
+        for oldest in self.queue[:-_MOST]:
+            oldest.end()
         self.changed.notify()
         try:
             self._number = None
@@ -190,7 +190,15 @@ class Turn:
         self.no_requests_until = no_requests_until
         self.is_over = False
         """Too many wait: this connection ends."""
+        self.on_over: Callable[[], None] = self.wake
+        """Called then."""
         self._turns = turns
+
+    def end(self) -> None:
+        """Let this connection end, now and not with the next event."""
+        if not self.is_over:
+            self.is_over = True
+            self.on_over()
 
     @property
     def _is_newest(self) -> bool:

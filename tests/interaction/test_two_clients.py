@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from tests.support.scripted import Call, Scripted, persisted
 from tests.support.session import RawSession, last_id
-from tests.support.sse_client import Frame
+from tests.support.sse_client import Frame, Response
 
 _ROTATE, _EVENTS, _PACE = 0.5, 120, 0.02
 
@@ -62,3 +62,23 @@ async def test_two_clients_of_one_session_stream_cause_no_storm_and_lose_nothing
         assert all(one < two for one, two in pairwise(seen)), "in order, none twice"
     # One connection in a rotation each, where a fight would make hundreds.
     assert connections <= 2 * (_EVENTS * _PACE / _ROTATE + 2)
+
+
+async def test_of_very_many_connections_to_one_session_the_oldest_are_ended(tmp_store: str) -> None:
+    async def quiet(call: Call) -> None:
+        await call.head()
+        await call.watch()
+
+    async with persisted(Scripted(GET=quiet), tmp_store) as (port, _):
+        session = await RawSession.open(port)
+        responses = [await session.get() for _ in range(40)]
+        assert all(each.status == 200 for each in responses)
+
+        async def ended(response: Response) -> None:
+            async for _ in response.frames():
+                pass
+
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(ended(each) for each in responses[:-16]))
+        for each in responses[-16:]:
+            each.reset()

@@ -1,0 +1,54 @@
+"""A body costs what its bytes cost, however a client cuts it up."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from mcp_persist_middleware.attempt import Attempt
+from mcp_persist_middleware.exchange import body as bodies
+from mcp_persist_middleware.exchange.client import nowhere
+from mcp_persist_middleware.sessions.repeatable import Repeatable
+
+
+def sent(parts: Iterable[bytes]) -> Any:
+    """A `receive` that gives these parts of a body."""
+    waiting = iter([*parts, None])
+    after: list[bytes | None] = [next(waiting)]
+
+    async def receive() -> dict[str, Any]:
+        part = after.pop()
+        after.append(next(waiting, None))
+        return {"type": "http.request", "body": part, "more_body": after[0] is not None}
+
+    return receive
+
+
+async def test_empty_messages_without_end_are_not_kept() -> None:
+    parts = [b"", b"{"] + [b""] * 50_000 + [b"}"]
+    attempt = Attempt(sent(parts), nowhere)
+    body = await bodies.read(attempt.receive, 1000)
+    assert (body.content, body.complete, len(body.messages)) == (b"{}", True, 2)
+
+
+async def test_a_body_in_very_many_parts_is_kept_as_few_and_read_again_whole() -> None:
+    parts = [b"%d," % number for number in range(20_000)]
+    attempt = Attempt(sent(parts), nowhere)
+    for _ in range(2):
+        attempt.rewind()
+        body = await bodies.read(attempt.receive, 1_000_000)
+        assert body.complete
+        assert body.content == b"".join(parts)
+        assert len(body.messages) <= 257
+    request = Repeatable(sent(parts), 1_000_000)
+    assert await request.whole() == b"".join(parts)
+    assert (await request.receive())["body"] == b"".join(parts)
+
+
+async def test_a_body_that_is_too_large_to_be_kept_passes_whole() -> None:
+    parts = [b"x" * 600] * 3
+    request = Repeatable(sent(parts), 1000)
+    assert await request.whole() is None
+    read, more = b"", True
+    while more:
+        message = await request.receive()
+        read, more = read + message["body"], message["more_body"]
+    assert read == b"".join(parts)
