@@ -128,10 +128,18 @@ async def test_a_request_that_was_answered_404_is_not_run_a_second_time(tmp_stor
         assert app.runs == 1
 
 
-async def test_what_a_stranger_is_refused_changes_nothing_of_the_owners(tmp_store: str) -> None:
-    app = Picky()
-    async with persisted(app, tmp_store) as (port, _):
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_a_stranger_is_refused_changes_nothing_of_the_owners(
+    tmp_store: str, *, restarted: bool
+) -> None:
+    async with persisted(Picky(), tmp_store) as (port, _):
         owner = await RawSession.open(port, extra={"authorization": "Bearer u1"})
+    app = Picky()
+    # Nobody waits long for a cursor that is young and unknown.
+    async with persisted(app, tmp_store, store_timeout=0.5) as (port, _):
+        owner.port = port
+        if not restarted:
+            owner = await RawSession.open(port, extra={"authorization": "Bearer u1"})
         asking = await owner.call("ask")
         (question,) = await asking.take(1)
         stranger = RawSession(port, session_id=owner.session_id)
