@@ -28,8 +28,8 @@ OPEN: dict[str, str] = {
     "compressed JSON (A15)": "JSON is not compressed by the application",
     "a stranger with the session's id (C1)": "in a session that came back the comparison answers "
     "the question too early (test_sessions_as_bare has it right)",
-    "seed 7 number 0": "a body that breaks off reaches the application of a session that came back, "
-    "or does not, by chance",
+    "seed 7 number 0": "a body that breaks off reaches a session that came back, or does not, by "
+    "chance",
     "seed 7 number 27": "of two refusals, 413 and 403, a session that came back gets the other one",
 }
 _LONG = ("late", "quiet", "9 MB", "without an answer", "slow tool", "(A12)")
