@@ -32,11 +32,35 @@ NAMES = frozenset(
     x-user-id x-username x-vouch-user x-webauth-email x-webauth-user
     """.split()
 )
-# What proxies sign or issue anew, beside such a name: it proves the name, and is no name.
-_PROOF = re.compile(
-    rb"^(?:x-amzn-oidc-(?:data|accesstoken)|cf-access-jwt-assertion|x-goog-iap-jwt-assertion"
-    rb"|x-pomerium-jwt-assertion|x-ms-token-.*|x-ms-client-principal|x-forwarded-access-token"
-    rb"|x-auth-request-access-token|x-authentik-jwt)$"
+# What a proxy signs or issues anew, beside a person's name of its own: it proves that name, and is
+# none. Beside any other (a tenant's) it is all that tells two people apart.
+_PROOFS = tuple(
+    (re.compile(proof), frozenset(names.split()))
+    for proof, names in (
+        (rb"x-amzn-oidc-(?:data|accesstoken)", b"x-amzn-oidc-identity"),
+        (rb"cf-access-jwt-assertion", b"cf-access-authenticated-user-email"),
+        (
+            rb"x-goog-iap-jwt-assertion",
+            b"x-goog-authenticated-user-email x-goog-authenticated-user-id",
+        ),
+        (
+            rb"x-pomerium-jwt-assertion",
+            b"x-pomerium-claim-email x-pomerium-claim-sub x-pomerium-claim-user",
+        ),
+        (
+            rb"x-ms-token-.*|x-ms-client-principal",
+            b"x-ms-client-principal-id x-ms-client-principal-name",
+        ),
+        (
+            rb"x-forwarded-access-token",
+            b"x-forwarded-email x-forwarded-preferred-username x-forwarded-user",
+        ),
+        (
+            rb"x-auth-request-access-token",
+            b"x-auth-request-email x-auth-request-preferred-username x-auth-request-user",
+        ),
+        (rb"x-authentik-jwt", b"x-authentik-email x-authentik-uid x-authentik-username"),
+    )
 )
 # It differs between any two requests.
 _OF_ONE_REQUEST = re.compile(rb"signature")
@@ -64,7 +88,7 @@ def identity(raw: RawHeaders, more: Collection[bytes] = ()) -> list[bytes]:
         more: headers that name one too, in lower case.
     """
     named = [(key.lower(), value) for key, value in raw]
-    has_name = any(key in NAMES or key in more for key, _ in named)
+    names = {key for key, value in named if value}
     return sorted(
         key + b":" + value
         for key, value in _without_affinity(named)
@@ -73,13 +97,13 @@ def identity(raw: RawHeaders, more: Collection[bytes] = ()) -> list[bytes]:
         or (
             _may_be_secret(key)
             and not _OF_ONE_REQUEST.search(key)
-            and not (has_name and _PROOF.search(key))
+            and not any(proof.fullmatch(key) and names & known for proof, known in _PROOFS)
         )
     )
 
 
 def _may_be_secret(key: bytes) -> bool:
-    return bool(_SECRET.search(key) or _PROOF.search(key))
+    return bool(_SECRET.search(key)) or any(proof.fullmatch(key) for proof, _ in _PROOFS)
 
 
 def _without_affinity(named: RawHeaders) -> Iterator[tuple[bytes, bytes]]:

@@ -89,6 +89,17 @@ def test_what_a_proxy_signs_anew_beside_a_name_costs_nobody_a_stream(
     assert callers.secrets(one) != callers.secrets(two)
 
 
+@pytest.mark.parametrize("beside", [b"x-tenant-id", b"x-scope-orgid", b"remote-user", b"x-user"])
+@pytest.mark.parametrize(
+    "proof", [b"x-goog-iap-jwt-assertion", b"cf-access-jwt-assertion", b"x-amzn-oidc-data"]
+)
+def test_beside_a_name_that_is_not_its_proxys_an_assertion_tells_two_people_apart(
+    beside: bytes, proof: bytes
+) -> None:
+    ann, bob = ([(beside, b"acme"), (proof, signed)] for signed in (b"ann", b"bob"))
+    assert callers.identity(ann) != callers.identity(bob)
+
+
 @pytest.mark.parametrize("cookie", [b"AWSALB=%s; AWSALBCORS=%s", b"ARRAffinity=%s; _ga=%s"])
 def test_a_balancers_cookie_names_nobody(cookie: bytes) -> None:
     first, second = cookie % (b"1", b"2"), cookie % (b"3", b"4")
