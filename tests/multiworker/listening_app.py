@@ -64,7 +64,7 @@ def app() -> PersistMiddleware:
 def listener(directory: Path, name: str, store: Store) -> ServerProcess:
     """One worker, not started."""
     # Where no lock tells of a death its lease does.
-    quick = {"resume_rotate": None, "lease_seconds": 3, "store_timeout": 1.5}
+    quick = {"resume_rotate": None, "lease_seconds": 5, "store_timeout": 2}
     environ = {"TEST_SETTINGS": json.dumps({**quick, **store.settings})}
     module = "tests.multiworker.listening_app:app()"
     return ServerProcess(module, directory / f"{name}.log", environ=environ)
