@@ -21,6 +21,8 @@ NAMES = frozenset(
     b"""
     cf-access-authenticated-user-email remote-email remote-name remote-user
     ssl-client-s-dn ssl-client-subject-dn tailscale-user-login tailscale-user-name
+    oidc_claim_sub sf-context-current-user x-amzn-mtls-clientcert-subject x-apigateway-api-userinfo
+    x-arr-clientcert x-forwarded-username x-replit-user-id x-userinfo
     x-amzn-oidc-identity x-auth-request-email x-auth-request-preferred-username x-auth-request-user
     x-authenticated-user x-authenticated-userid x-authentik-email x-authentik-uid
     x-authentik-username x-client-dn x-client-cert-subject x-consumer-custom-id x-consumer-id
@@ -64,11 +66,12 @@ _PROOFS = tuple(
 )
 # It differs between any two requests.
 _OF_ONE_REQUEST = re.compile(rb"signature")
-# What balancers and the like tell browsers apart by: it says which server, not who.
+# What balancers and the like tell browsers apart by: it says which server, not who. Only names that
+# no application gives to a cookie of its own.
 _AFFINITY = re.compile(
     rb"^(?:AWSALB.*|AWSELB.*|GCLB|GCILB|ARRAffinity.*|ApplicationGatewayAffinity.*|BIGipServer.*"
-    rb"|__cf_bm|__cflb|__cfruid|_cfuvid|cf_clearance|SERVERID|SRV|SRVNAME|INGRESSCOOKIE|route|sticky"
-    rb"|lb|visid_incap.*|incap_ses.*|nlbi_.*|ak_bmsc|bm_sv|_ga.*|_gid|XSRF-TOKEN|csrftoken)$"
+    rb"|__cf_bm|__cflb|__cfruid|_cfuvid|cf_clearance|INGRESSCOOKIE"
+    rb"|visid_incap.*|incap_ses.*|nlbi_.*|ak_bmsc|bm_sv|_ga.*|_gid|XSRF-TOKEN|csrftoken)$"
 )
 
 

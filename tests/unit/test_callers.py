@@ -114,3 +114,9 @@ def test_a_balancers_cookie_names_nobody(cookie: bytes) -> None:
 def test_a_signature_of_one_request_names_nobody() -> None:
     assert callers.identity([(b"x-signature", b"a1")]) == []
     assert callers.secrets([(b"x-signature", b"a1")])
+
+
+@pytest.mark.parametrize("name", [b"route", b"lb", b"sticky", b"SERVERID", b"SRV", b"SRVNAME"])
+def test_a_cookie_that_may_be_the_applications_own_tells_two_callers_apart(name: bytes) -> None:
+    ann, bob = (callers.identity([(b"cookie", name + b"=" + who)]) for who in (b"ann", b"bob"))
+    assert ann != bob
