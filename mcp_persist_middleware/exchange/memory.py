@@ -52,7 +52,7 @@ class Memory:
         self._speaks_mcp: Recent[str, None] = Recent(_PLACES)
         self._answers_json: Recent[Place, bool] = Recent(_PLACES)
         self._accepted: Recent[tuple[Place, str], float] = Recent(_CALLERS)
-        self._is_large: Recent[tuple[Place, str], bool] = Recent(_PLACES)
+        self._is_large: Recent[tuple[Place, str, str], bool] = Recent(_PLACES)
 
     def learn_head(
         self, place: Place, credential: str, era: Era, status: int, raw: headers.RawHeaders
@@ -75,9 +75,9 @@ class Memory:
             self._speaks_mcp.set(place.path, None)
 
     def learn_size(self, place: Place, call: Call | None, size: int, *, ended: bool) -> None:
-        """An answer had at least this many bytes, or as many when it has ended."""
+        """An answer had at least this many bytes, or as many when a result has ended with them."""
         if call is not None and (ended or size > _LARGE):
-            self._is_large.set((place, call.name), size > _LARGE)
+            self._is_large.set((place, call.method, call.name), size > _LARGE)
 
     def speaks_mcp(self, path: str) -> bool:
         """Whether this path has greeted a client as an MCP server does."""
@@ -95,5 +95,5 @@ class Memory:
     def is_small(self, place: Place, call: Call) -> bool | None:
         """Whether no client refuses this tool's answers as an event, by the last one that was
         seen; None when none was."""
-        is_large = self._is_large.get((place, call.name))
+        is_large = self._is_large.get((place, call.method, call.name))
         return None if is_large is None else not is_large

@@ -65,7 +65,7 @@ class Exchange:
         self._late: LateAnswer | None = None
         self._stream_opened: Opened | None = None
         self._announcing: asyncio.TimerHandle | None = None
-        self._passed = 0
+        self._passed, self._has_result = 0, False
         self._kept: bytes | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -299,5 +299,7 @@ class Exchange:
         self._passed += len(body)
         memory, call = self._context.memory, self.request.call
         memory.learn_body(self.place, call, body)
-        ended = not message.get("more_body", False)
+        # How long a refusal or an error is says nothing of the next result.
+        self._has_result |= b'"result"' in body
+        ended = self._has_result and not message.get("more_body", False)
         memory.learn_size(self.place, call, self._passed, ended=ended)

@@ -122,7 +122,8 @@ class Recorder:
     def _learn(self, answer: sse.Frame) -> None:
         memory, call = self._context.memory, self._request.call
         memory.learn_body(self._place, call, answer.data)
-        memory.learn_size(self._place, call, len(answer.raw), ended=True)
+        ended = b'"result"' in answer.data
+        memory.learn_size(self._place, call, len(answer.raw), ended=ended)
 
     def finish(self, why: str) -> None:
         """End the stream, if it has not ended; what is unanswered is answered with an error."""

@@ -323,8 +323,21 @@ async def test_a_late_json_answer_becomes_the_event_that_ends_an_early_stream(st
         assert answer.message == {"jsonrpc": "2.0", "id": 99, "result": {"a": "b"}}
 
 
-async def test_a_late_answer_of_unknown_size_comes_as_the_application_sends_it(store: str) -> None:
+@pytest.mark.parametrize("refusal", [None, 400, 200])
+async def test_a_late_answer_of_unknown_size_comes_as_the_application_sends_it(
+    store: str, refusal: int | None
+) -> None:
+    """An error that the tool gave before says nothing of how long its result is."""
+    refused = refusal is None
+
     async def large(call: Call) -> None:
+        nonlocal refused
+        if not refused:
+            refused = True
+            error = {"code": -32602, "message": "what is this?"}
+            answer = {"jsonrpc": "2.0", "id": call.request["id"], "error": error}
+            await call.json(refusal or 0, answer)
+            return
         await asyncio.sleep(0.3)  # far later than an early start
         result = {"text": "x" * 1_500_000}
         await call.json(200, {"jsonrpc": "2.0", "id": call.request["id"], "result": result})
@@ -336,6 +349,8 @@ async def test_a_late_answer_of_unknown_size_comes_as_the_application_sends_it(s
     async with persisted(app, store, prime_after=0.05) as (port, _):
         session = await RawSession.open(port, MODERN)
         assert (await session.call("small")).status == 200
+        if refusal is not None:
+            assert (await session.call("large")).status == refusal
         for _ in range(2):
             response = await session.call("large")
             assert not response.is_stream, "clients refuse an event of more than 1 MiB"
