@@ -6,8 +6,26 @@ from contextvars import ContextVar
 
 from starlette.types import Message, Receive, Send
 
-# So many messages of a body are kept as they came; more of them become one.
+# So many messages of a body are kept as they came; more of them become one, for each costs far more
+# than its bytes.
 _MOST = 256
+
+
+def keep(messages: list[Message], message: Message) -> None:
+    """Keep another message of a body. What has become one grows in place: it is not copied anew
+    each time."""
+    if len(messages) >= _MOST:
+        first = messages[0].get("body", b"")
+        whole = first if isinstance(first, bytearray) else bytearray(first)
+        whole += b"".join(each.get("body", b"") for each in messages[1:])
+        messages[:] = [{"type": "http.request", "body": whole, "more_body": True}]
+    messages.append(message)
+
+
+def handed_on(message: Message) -> Message:
+    """A kept message as an application may have it."""
+    body = message.get("body")
+    return {**message, "body": bytes(body)} if isinstance(body, bytearray) else message
 
 
 class Attempt:
@@ -40,16 +58,13 @@ class Attempt:
         """The next message, which may be one that was read before."""
         if self._next < len(self._read):
             self._next += 1
-            return self._read[self._next - 1]
+            return handed_on(self._read[self._next - 1])
         message = await self._receive()
         while _is_nothing(message):
             # Over HTTP/2 a client may send as many as it likes.
             message = await self._receive()
         if not self.is_spent:
-            if len(self._read) >= _MOST:
-                whole = b"".join(each.get("body", b"") for each in self._read)
-                self._read = [{"type": "http.request", "body": whole, "more_body": True}]
-            self._read.append(message)
+            keep(self._read, message)
             self._next = len(self._read)
         return message
 

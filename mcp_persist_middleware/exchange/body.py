@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from starlette.types import Message, Receive
 
+from mcp_persist_middleware.attempt import handed_on, keep
+
 
 @dataclass(slots=True)
 class Body:
@@ -23,26 +25,20 @@ class Body:
         return Body(list(self.messages), self.complete)
 
 
-# So many are kept as they came; more of them become one, for each costs far more than its bytes.
-_MOST = 256
-
-
 async def read(receive: Receive, limit: int) -> Body:
     """Read a body up to `limit` bytes; a longer one, or one that breaks off, stays incomplete."""
-    body, size = Body(), 0
+    kept: list[Message] = []
+    size, complete = 0, False
     while size <= limit:
         message = await receive()
-        if len(body.messages) >= _MOST:
-            whole = {"type": "http.request", "body": body.content, "more_body": True}
-            body.messages = [whole]
-        body.messages.append(message)
+        keep(kept, message)
         if message["type"] != "http.request":
-            return body
+            break
         size += len(message.get("body", b""))
         if not message.get("more_body", False):
-            body.complete = size <= limit
-            return body
-    return body
+            complete = size <= limit
+            break
+    return Body([handed_on(each) for each in kept], complete)
 
 
 def replay(body: Body, receive: Receive) -> Receive:

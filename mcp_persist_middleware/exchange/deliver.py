@@ -29,6 +29,7 @@ _CHUNK = 64 * 1024
 _CHECKPOINT_RETRY_MS = 10
 _TOGETHER = 0.01
 # At an abrupt cut this share of a call's age, at most, comes twice.
+_SELDOM = 86_400
 _ROTATE_SHARE = 0.01
 
 
@@ -59,9 +60,13 @@ class Delivery:
         settings = self.context.settings
         if self.turn is not None:
             self.turn.on_over = self.stop
+            if self.turn.is_over:
+                # It was one too many before it got here.
+                self.stop()
         response = EventSourceResponse(
             self._chunks(),
-            ping=settings.ping_seconds,
+            # Releases of sse-starlette before its issue 206 take 0 for "without a pause".
+            ping=settings.ping_seconds or _SELDOM,
             ping_message_factory=lambda: ServerSentEvent(comment="ping"),
             send_timeout=settings.send_timeout,
             # We leave by ourselves in time; this is for a client that takes nothing meanwhile.

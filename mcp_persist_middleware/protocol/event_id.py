@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from mcp_persist_middleware.model import RequestId, StreamKind
 
 _STREAM_BYTES = 16
-_MAX_ID_TEXT = 32
+# The longest that fit: a UUID as text does, and an id of ours has 126 characters at most.
+_MAX_ID_TEXT, _MAX_DIGITS = 41, 66
 _NO_ID = "x"
 
 _PATTERN = re.compile(
     r"(?P<stream>[A-Za-z0-9_-]{22})(?P<kind>[pg])-(?P<epoch>[0-9]{1,9})-(?P<sequence>[0-9]{1,15})"
-    r"-(?P<request>x|i[0-9]{1,16}|n[0-9]{1,16}|s[a-z2-7]{0,52})(?:-[a-f0-9]{1,8})?",
+    r"-(?P<request>x|i[0-9]{1,66}|n[0-9]{1,66}|s[a-z2-7]{0,66})(?:-[a-f0-9]{1,8})?",
     re.ASCII,
 )
 
@@ -98,7 +99,7 @@ def _encode_request_id(value: RequestId) -> str:
     match value:
         case bool() | None | float():
             return _NO_ID
-        case int() if abs(value) < 10**16:
+        case int() if abs(value) < 10**_MAX_DIGITS:
             return f"i{value}" if value >= 0 else f"n{-value}"
         case str() if len(raw := value.encode("utf-8", "surrogatepass")) <= _MAX_ID_TEXT:
             return "s" + base64.b32encode(raw).decode().rstrip("=").lower()

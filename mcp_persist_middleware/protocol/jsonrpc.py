@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -122,7 +123,9 @@ def _fingerprint(messages: list[dict[str, Any]]) -> bytes:
 
 
 def error(request_id: RequestId, message: str, data: dict[str, Any], code: int) -> bytes:
-    """A JSON-RPC error response."""
+    """A JSON-RPC error response. An id that is no number in JSON (`1e400`) is nobody's."""
+    if isinstance(request_id, float) and not math.isfinite(request_id):
+        request_id = None
     body = {"code": code, "message": message, "data": data}
     return json.dumps(
         {"jsonrpc": "2.0", "id": request_id, "error": body}, separators=(",", ":")

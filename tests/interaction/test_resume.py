@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mcp_persist_middleware.exchange.body import Body
+from mcp_persist_middleware.exchange.pump import Exchange
 from mcp_persist_middleware.protocol import event_id
 from mcp_persist_middleware.protocol.event_id import EventIds, StreamKind
 from tests.support.processes import mcp_server, running
@@ -355,3 +357,37 @@ async def test_a_late_answer_of_unknown_size_comes_as_the_application_sends_it(
             response = await session.call("large")
             assert not response.is_stream, "clients refuse an event of more than 1 MiB"
             assert len(json.loads(await response.body())["result"]["text"]) == 1_500_000
+
+
+async def test_a_request_whose_run_is_cancelled_before_it_began_is_answered(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with persisted(Scripted(three=three), store) as (port, _):
+        session = await RawSession.open(port)
+        start = Exchange.start
+
+        def start_and_cancel(exchange: Exchange, body: Body) -> None:
+            start(exchange, body)
+            exchange.cancel()
+
+        monkeypatch.setattr(Exchange, "start", start_and_cancel)
+        async with asyncio.timeout(5):
+            assert (await session.call("three")).status >= 500
+
+
+async def test_a_late_answer_without_headers_is_told_as_one_of_no_known_kind(store: str) -> None:
+    async def late(call: Call) -> None:
+        if call.request["id"] == 99:
+            await asyncio.sleep(0.3)
+        answer = {"jsonrpc": "2.0", "id": call.request["id"], "result": {"a": "b"}}
+        body = json.dumps(answer).encode()
+        await call._send({"type": "http.response.start", "status": 200})
+        await call._send({"type": "http.response.body", "body": body})
+
+    async with persisted(Scripted(late=late), store, prime_after=0.05) as (port, _):
+        session = await RawSession.open(port, MODERN)
+        await (await session.call("late")).body()
+        response = await session.post("tools/call", {"name": "late"}, request_id=99)
+        assert response.is_stream
+        (answer,) = await response.take(1)
+        assert "HTTP status 200" in answer.message["error"]["message"]

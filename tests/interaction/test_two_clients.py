@@ -3,7 +3,11 @@
 import asyncio
 from itertools import pairwise
 
-from tests.support.scripted import Call, Scripted, persisted
+import pytest
+
+from mcp_persist_middleware.exchange.deliver import Delivery
+from mcp_persist_middleware.exchange.turns import Turn
+from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession, last_id
 from tests.support.sse_client import Frame, Response
 
@@ -64,21 +68,73 @@ async def test_two_clients_of_one_session_stream_cause_no_storm_and_lose_nothing
     assert connections <= 2 * (_EVENTS * _PACE / _ROTATE + 2)
 
 
-async def test_of_very_many_connections_to_one_session_the_oldest_are_ended(tmp_store: str) -> None:
+@pytest.mark.parametrize("together", [False, True])
+async def test_of_very_many_connections_to_one_session_the_oldest_are_ended(
+    tmp_store: str, *, together: bool
+) -> None:
     async def quiet(call: Call) -> None:
         await call.head()
         await call.watch()
 
     async with persisted(Scripted(GET=quiet), tmp_store) as (port, _):
         session = await RawSession.open(port)
-        responses = [await session.get() for _ in range(40)]
+        responses = [await session.get()]
+        if together:
+            responses += await asyncio.gather(*(session.get() for _ in range(39)))
+        else:
+            responses += [await session.get() for _ in range(39)]
         assert all(each.status == 200 for each in responses)
+        count = 0
 
         async def ended(response: Response) -> None:
+            nonlocal count
             async for _ in response.frames():
                 pass
+            count += 1
 
-        async with asyncio.timeout(10):
-            await asyncio.gather(*(ended(each) for each in responses[:-16]))
-        for each in responses[-16:]:
+        reading = [asyncio.create_task(ended(each)) for each in responses]
+        await until(lambda: count == 24, 10)
+        for each in responses:
             each.reset()
+        await asyncio.wait(reading)
+        assert sum(task.exception() is None for task in reading) == 24
+
+
+async def test_a_connection_that_waits_for_its_turn_ends_when_it_is_told_to(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, regain, looks = asyncio.Event(), Turn.regain, 0
+
+    async def noticed(turn: Turn) -> bool:
+        nonlocal looks
+        looks += 1
+        asyncio.get_running_loop().call_soon(waiting.set)  # once it waits
+        return await regain(turn)
+
+    monkeypatch.setattr(Turn, "regain", noticed)
+
+    async def one_event(call: Call) -> None:
+        await call.head()
+        await both.wait()
+        await call.progress(1)
+        await call.gone.wait()
+
+    both = asyncio.Event()
+    async with persisted(Scripted(GET=one_event), tmp_store) as (port, opened):
+        session = await RawSession.open(port)
+        older, newer = await session.get(), await session.get()
+        both.set()
+        assert (await newer.take(1))[0].progress == 1
+        await asyncio.wait_for(waiting.wait(), 10)
+        (waits,) = [
+            reader
+            for reader in (await opened.context()).drain.readers
+            if isinstance(reader, Delivery) and reader.turn is not None
+            if not reader.turn._is_newest
+        ]
+        before = looks
+        waits.stop()
+        async with asyncio.timeout(5):
+            assert [frame async for frame in older.frames() if frame.data] == []
+        assert looks == before, "it does not go on waiting"
+        newer.reset()

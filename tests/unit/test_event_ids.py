@@ -54,3 +54,18 @@ def test_one_and_the_text_one_differ() -> None:
 def test_a_resumed_stream_begins_with_an_id_that_was_never_given() -> None:
     ids = EventIds.of(event_id.new_stream_id(), StreamKind.POST, 1)
     assert len({ids.prime(1, 5) for _ in range(50)} | {ids.at(1, 5)}) == 51
+
+
+@example("8F4B2E6C-0d57-4c0e-9a4e-9c1d6b1f2a3b")
+@example(2**200)
+@example(-(10**40))
+@given(
+    st.one_of(st.uuids().map(str), st.integers(-(10**65), 10**65), st.text("az09:-_", max_size=41))
+)
+def test_the_ids_that_clients_use_come_back_from_a_cursor(request_id: RequestId) -> None:
+    ids = EventIds.of(event_id.new_stream_id(), StreamKind.POST, request_id)
+    longest = ids.prime(10**9 - 1, 10**15 - 1).decode()
+    assert len(longest) < 128
+    position = event_id.parse(longest)
+    assert position is not None
+    assert (type(position.request_id), position.request_id) == (type(request_id), request_id)

@@ -150,3 +150,8 @@ def test_equal_numbers_are_one_request_and_a_text_is_another() -> None:
     assert jsonrpc.key(1.0) == jsonrpc.key(1) == jsonrpc.scan(b'{"id":1.0,"result":{}}')[1][0]
     assert len({jsonrpc.key(each) for each in (1, "1", 1.5, "1.0")}) == 4
     assert jsonrpc.key(2**70) == str(2**70)
+
+
+def test_an_error_for_an_id_that_json_cannot_say_is_json() -> None:
+    said = jsonrpc.error(float("inf"), "gone", {}, jsonrpc.INTERRUPTED)
+    assert json.loads(said, parse_constant=pytest.fail)["id"] is None
