@@ -202,7 +202,7 @@ class Delivery:
 
     def _render(self, page: Page) -> Iterator[bytes]:
         """A page as body messages: many small events in one, a large event in several."""
-        parts: list[bytes] = []
+        parts = [page.comment] if page.comment else []
         size = 0
         if page.missing:
             telemetry.gaps.add(page.missing)

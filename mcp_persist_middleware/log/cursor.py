@@ -24,6 +24,8 @@ class Page:
     """How many numbers before the last event are gone for good."""
     ended: bool = False
     """Nothing comes after this page."""
+    comment: bytes = b""
+    """What the application says while it has no events."""
 
 
 class Cursor:
@@ -55,6 +57,8 @@ class Cursor:
         self._subscription: Subscription | None = None
         # Of a stream that is written elsewhere: an answer is mostly the last event.
         self._expects_end = False
+        # What was said to others is not repeated.
+        self._heard = live.said if live is not None and resumed else None
         self.position = after
 
     @property
@@ -85,7 +89,7 @@ class Cursor:
             told, self._told = self._told, []
             return self._page(told, ended=True) if told else None
         if self.position >= live.visible:
-            return Page([], ended=True) if live.ended else None
+            return Page([], ended=True) if live.ended else self._comment(live)
         events = live.tail_after(self.position)
         if events is None:
             return None
@@ -93,6 +97,14 @@ class Cursor:
             return self._nothing_left(live.visible, ended=live.ended)
         ended = live.ended and events[-1].sequence >= live.visible
         return self._page(events, ended=ended)
+
+    def _comment(self, live: LiveStream) -> Page | None:
+        said = live.said
+        if said is None or said is self._heard:
+            return None
+        self._heard = said
+        # One that an event has overtaken is not worth a line.
+        return Page([], comment=said[1]) if said[0] >= self.position else None
 
     async def wait(self, timeout: float) -> None:
         """Wait a moment for the next event of a stream that is written here."""

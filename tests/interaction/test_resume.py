@@ -157,6 +157,48 @@ async def test_a_quiet_stream_is_kept_alive(store: str) -> None:
         response.reset()
 
 
+async def test_comments_of_the_application_reach_who_listens_at_once_and_nobody_twice(
+    store: str,
+) -> None:
+    told = asyncio.Queue[str]()
+
+    async def quiet(call: Call) -> None:
+        await call.head()
+        await call.say("early")
+        while text := await told.get():
+            await (call.progress(1) if text == "event" else call.say(text))
+        await call.result()
+
+    async with persisted(Scripted(quiet=quiet), store, ping_seconds=0) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("quiet")
+        assert (await _comments(response, 1)) == ["early"]
+        for text in ("busy", "ping - now"):
+            told.put_nowait(text)
+            assert (await _comments(response, 1)) == [text]
+        told.put_nowait("event")
+        (event,) = await response.take(1)
+        back = await session.get(event.id)
+        told.put_nowait("both")
+        assert (await _comments(back, 1)) == (await _comments(response, 1)) == ["both"]
+        response.reset()
+        told.put_nowait("again")
+        assert (await _comments(back, 1)) == ["again"]
+        told.put_nowait("")
+        assert [frame.comment for frame in await _all(back)] == [None]
+        replayed = await _all(await session.get(moved(event.id, 0)))
+        assert [frame.comment for frame in replayed] == [None] * 3
+
+
+async def _comments(response, count: int) -> list[str]:
+    found: list[str] = []
+    async for frame in response.frames(timeout=5):
+        found += [frame.comment] if frame.comment else []
+        if len(found) == count:
+            break
+    return found
+
+
 async def test_a_resumed_connection_that_delivered_ends_cleanly_so_that_its_cursor_moves(
     store: str,
 ) -> None:

@@ -47,6 +47,11 @@ class Call:
         frame = b"event: message\r\ndata: " + data + b"\r\n\r\n"
         await self._send({"type": "http.response.body", "body": frame, "more_body": True})
 
+    async def say(self, text: str) -> None:
+        """Send a comment."""
+        body = f": {text}\r\n\r\n".encode()
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
     async def result(self, text: str = "done") -> None:
         """Answer the request and end the stream."""
         content = {"content": [{"type": "text", "text": text}]}
