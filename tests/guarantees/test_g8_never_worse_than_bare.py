@@ -32,7 +32,7 @@ OPEN: dict[str, str] = {
     "chance",
     "seed 7 number 27": "of two refusals, 413 and 403, a session that came back gets the other one",
 }
-_LONG = ("late", "quiet", "9 MB", "without an answer", "slow tool")
+_LONG = ("late", "a quiet", "9 MB", "without an answer", "slow tool")
 
 
 class Here:
