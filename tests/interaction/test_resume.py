@@ -17,6 +17,7 @@ from mcp_persist_middleware.protocol.event_id import EventIds, StreamKind
 from tests.support.processes import mcp_server, running
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
+from tests.support.squeezed import Squeezed
 from tests.support.sse_client import request
 
 
@@ -346,7 +347,10 @@ async def test_a_batch_ends_when_each_of_its_ids_is_answered_and_ids_are_not_mix
         assert {type(i) for i in ended} == {str, float}
 
 
-async def test_a_late_json_answer_becomes_the_event_that_ends_an_early_stream(store: str) -> None:
+@pytest.mark.parametrize("around", [lambda app: app, Squeezed])
+async def test_a_late_json_answer_becomes_the_event_that_ends_an_early_stream(
+    store: str, around: Any
+) -> None:
     go_on = asyncio.Event()
 
     async def late(call: Call) -> None:
@@ -354,8 +358,8 @@ async def test_a_late_json_answer_becomes_the_event_that_ends_an_early_stream(st
             await go_on.wait()
         await call.json(200, {"jsonrpc": "2.0", "id": call.request["id"], "result": {"a": "b"}})
 
-    async with persisted(Scripted(late=late), store, prime_after=0.1) as (port, _):
-        session = await RawSession.open(port, MODERN)
+    async with persisted(around(Scripted(late=late)), store, prime_after=0.1) as (port, _):
+        session = await RawSession.open(port, MODERN, extra={"accept-encoding": "gzip"})
         await (await session.call("late")).body()
         response = await session.post("tools/call", {"name": "late"}, request_id=99)
         frames = response.frames()
