@@ -154,6 +154,8 @@ async def _pass(running: Exchange, client: Client) -> None:
             await asyncio.wait({finished, watcher}, return_when=asyncio.FIRST_COMPLETED)
             if not finished.done():
                 running.leave()
+                # The application may have to be cancelled; this request is not.
+                await asyncio.wait({finished})
         # Cancelled with the worker's lease or at shutdown; the server sees an unfinished answer.
         if not finished.cancelled():
             await finished

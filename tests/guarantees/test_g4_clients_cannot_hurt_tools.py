@@ -1,7 +1,12 @@
 """G4: a client cannot slow or kill a tool."""
 
 import asyncio
+from typing import Any
 
+import pytest
+
+from mcp_persist_middleware import PersistMiddleware
+from mcp_persist_middleware.exchange import absence
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import MODERN, RawSession
 
@@ -61,6 +66,43 @@ async def test_the_application_hears_of_no_disconnect_and_its_result_is_kept(sto
         replay = await session.get(first[0].id)
         assert (await replay.take(1))[0].is_response
         assert not app.calls[0].gone.is_set()
+
+
+async def test_a_tool_that_outstays_its_client_is_cancelled_and_the_request_ends_in_order(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(absence, "_LAST_WORD_SECONDS", 0.1)
+    cancelled = asyncio.Event()
+
+    async def deaf(call: Call) -> None:
+        await call.begin_json()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    body = b'{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "deaf"}}'
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    kinds = b"application/json", b"application/json, text/event-stream"
+    names = b"content-type", b"accept"
+    headers = [(b"mcp-protocol-version", b"2025-11-25"), *zip(names, kinds, strict=True)]
+    scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": headers}
+    app = PersistMiddleware(Scripted(deaf=deaf), url=store)
+    try:
+        async with asyncio.timeout(10):
+            await app(scope, receive, send)
+    finally:
+        await app.aclose()
+    assert cancelled.is_set()
+    assert sent == ["http.response.start"]
 
 
 async def test_work_that_nobody_comes_back_for_ends_after_detach_seconds(store: str) -> None:

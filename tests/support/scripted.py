@@ -62,6 +62,11 @@ class Call:
         """End the stream."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def begin_json(self) -> None:
+        """Begin a JSON answer."""
+        headers = [(b"content-type", b"application/json")]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
     async def json(self, status: int, body: Any) -> None:
         """Answer with a JSON body."""
         headers = [(b"content-type", b"application/json")]
