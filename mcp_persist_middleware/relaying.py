@@ -215,14 +215,20 @@ class Request:
             case Undelivered.LOST if self.request.kind is Kind.EXCHANGE:
                 await self._end_calls()
             case Undelivered.LOST:
-                await self._refuse("the worker of this session is gone", run="Perhaps not run")
+                text = "the worker of this session is gone or cannot answer"
+                await self._refuse(text, run="Perhaps not run")
+            case Undelivered.FULL:
+                await self._refuse("too much waits for the worker of this session, or runs there")
             case _:
                 await self._refuse("the worker of this session cannot be reached")
 
     async def _end_calls(self) -> None:
         """An HTTP error would leave most clients waiting for their answer."""
         call = self.request.call
-        text = "Interrupted: the worker that ran this request is gone; it was not run again"
+        text = (
+            "Interrupted: the worker that ran this request is gone or cannot answer; it was not "
+            "run again"
+        )
         errors = [
             sse.event(jsonrpc.error(each, text, {"resumable": False}, jsonrpc.INTERRUPTED))
             for each in (call.request_ids if call is not None else ())

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
@@ -37,7 +37,7 @@ _BRIEF = 4
 # So are the names of what it subscribes to (characters, all together).
 _MOST_NOTED = 64 * 1024
 
-Site = Callable[[Parcel], Awaitable[Reply]]
+Site = Callable[[Parcel, Receive], Awaitable[Reply]]
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
