@@ -56,6 +56,8 @@ class Undelivered(enum.Enum):
     again."""
     LEFT = "left"
     """The client has gone."""
+    UNSEALED = "unsealed"
+    """It belongs to a call at the session's worker, and cannot be sealed for it."""
 
 
 class Courier:

@@ -85,6 +85,7 @@ class Desk:
         self._woken = asyncio.Event()
         self._ended = asyncio.Event()
         self._doubtful_until = 0.0
+        self._has_warned = False
         # A claim is overdue after this time without a word (seconds): by then a worker whose
         # heartbeats do not reach the store has lost its lease.
         self._patience = settings.lease_seconds + settings.store_timeout / 2
@@ -116,6 +117,7 @@ class Desk:
                     await self._woken.wait()
                     continue
                 if topic is None:
+                    self._warn()
                     # The row may have been made anew meanwhile.
                     await self.open()
                     topic = self._wakeups.subscribe(self._inbox.topic(self._worker))
@@ -128,6 +130,22 @@ class Desk:
         finally:
             if topic is not None:
                 topic.close()
+
+    def _warn(self) -> None:
+        if (
+            self._seal is None
+            and self._settings.session_routing != "local"
+            and not self._has_warned
+        ):
+            self._has_warned = True
+            logger.error(
+                "Several workers share this store, and requests with credentials cannot travel "
+                "between them, for the package 'cryptography' is missing: a session moves to "
+                "whichever worker is asked and loses its tools' state, and an answer to a tool's "
+                "question is refused elsewhere. Install the extra 'relay' on every worker "
+                "(pip install 'mcp-persist-middleware[relay]'), or let sessions stick to their "
+                'workers and set session_routing="local"'
+            )
 
     async def purge(self) -> None:
         """Remove what nobody waits for any more.
