@@ -8,14 +8,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.exchange.farewell import Farewell
+from mcp_persist_middleware.exchange.farewell import Farewell, KeepAlive
 from mcp_persist_middleware.exchange.turns import Turn
 from mcp_persist_middleware.log.cursor import Cursor, Page
 from mcp_persist_middleware.model import Event, EventKind, StreamKind
@@ -67,7 +67,7 @@ class Delivery:
             self._chunks(),
             # Releases of sse-starlette before its issue 206 take 0 for "without a pause".
             ping=settings.ping_seconds or _SELDOM,
-            ping_message_factory=lambda: ServerSentEvent(comment="ping"),
+            ping_message_factory=KeepAlive,
             send_timeout=settings.send_timeout,
             # We leave by ourselves in time; this is for a client that takes nothing meanwhile.
             shutdown_grace_period=settings.drain_seconds + 1,
