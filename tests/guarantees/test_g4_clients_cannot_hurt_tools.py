@@ -1,7 +1,8 @@
 """G4: a client cannot slow or kill a tool."""
 
 import asyncio
-from contextlib import aclosing
+import tracemalloc
+from contextlib import AsyncExitStack, aclosing
 
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import MODERN, RawSession
@@ -134,6 +135,34 @@ async def test_2026_07_28_a_reissue_by_the_same_caller_ends_its_predecessor_at_o
         await until(app.calls[0].gone.is_set)
         assert not app.calls[1].gone.is_set()
         again.reset()
+
+
+async def test_readers_of_one_large_event_that_read_nothing_share_it(store: str) -> None:
+    size, readers = 8 << 20, 30
+
+    async def large(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.progress(2, "x" * size)
+        await call.result()
+
+    async with persisted(Scripted(large=large), store) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("large")
+        (first, whole, _) = await response.take(3)
+        response.reset()
+        tracemalloc.start()
+        async with AsyncExitStack() as stack:
+            stack.callback(tracemalloc.stop)
+            for _ in range(readers):
+                blocked = await session.get(first.id, receive_buffer=4096)
+                stack.callback(blocked.reset)
+            _, peak = tracemalloc.get_traced_memory()
+            assert peak < 2 * size + readers * 300_000, f"{peak / size:.1f} times the event"
+            replay = await session.get(first.id)
+            frames = await replay.take(2)
+        assert frames[0].data == whole.data
+        assert frames[1].is_response
 
 
 async def test_a_keep_alive_never_lands_within_a_large_event(store: str) -> None:
