@@ -68,14 +68,23 @@ async def _deliver(
     context: Context, running: Exchange, opened: Opened, scope: Scope, client: Client, send: Send
 ) -> None:
     stream, era = opened.stream, running.request.era
+    record = stream.record
     stream.attach()
     try:
         delivery = Delivery(
             context,
-            Cursor(context.log, stream.record.id, 0, stream, resumed=False),
-            stream.record.id,
+            Cursor(
+                context.log,
+                record.id,
+                0,
+                stream,
+                resumed=False,
+                reads=context.reads,
+                epoch=record.epoch,
+            ),
+            record.id,
             stream.ids,
-            stream.record.epoch,
+            record.epoch,
             running.kind,
             retry_ms=retry_of(context, era),
             priming=era.priming,

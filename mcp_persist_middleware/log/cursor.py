@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.log.reads import Events, Reads
 from mcp_persist_middleware.model import Event, EventKind, StreamState
 from mcp_persist_middleware.signals.base import Subscription
 
-_PAGE_EVENTS = 256
-_PAGE_BYTES = 1024 * 1024
 # With every wake-up lost a reader still gets on at this pace, where the writer is in this process.
 _LOCAL_POLL = 15.0
 
@@ -36,6 +35,8 @@ class Cursor:
         resumed: whether the reader holds an id; of a degraded stream it then gets the answer,
             but not again what may have reached it without one.
         told: the events of a stream that has ended, all that there are, where they are known.
+        reads: shared with the other readers of the event loop.
+        epoch: the epoch in which the reader found the stream.
     """
 
     def __init__(
@@ -47,8 +48,12 @@ class Cursor:
         *,
         resumed: bool,
         told: Sequence[Event] = (),
+        reads: Reads | None = None,
+        epoch: int = 0,
     ) -> None:
         self._log = log
+        self._reads = reads or Reads(log)
+        self._epoch = epoch
         self._stream = stream
         self._live = live
         self._resumed = resumed
@@ -156,8 +161,8 @@ class Cursor:
         await self._subscription.wait()
         return None
 
-    async def _read(self) -> list[Event]:
-        return await self._log.read(self._stream, self.position, _PAGE_EVENTS, _PAGE_BYTES)
+    async def _read(self) -> Events:
+        return await self._reads.page(self._stream, self._epoch, self.position)
 
     def _nothing_left(self, bound: int, *, ended: bool) -> Page:
         missing, self.position = bound - self.position, bound
@@ -167,6 +172,7 @@ class Cursor:
         last = events[-1].sequence
         missing = last - self.position - len(events)
         self.position = last
-        if self._resumed:
+        # A page from the store is kept as it is: others have the same one.
+        if self._resumed and not all(event.epoch for event in events):
             events = [e for e in events if e.epoch or e.kind is EventKind.RESPONSE]
         return Page(events, missing, ended)

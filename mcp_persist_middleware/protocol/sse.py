@@ -164,6 +164,6 @@ def comment(text: str) -> bytes:
     return b": " + text.encode() + b"\r\n\r\n"
 
 
-def with_id(event_id: bytes, frame: bytes) -> bytes:
-    """A frame as it goes on the wire."""
-    return b"id: " + event_id + CRLF + frame + CRLF
+def id_line(event_id: bytes) -> bytes:
+    """What goes before a frame on the wire; a blank line goes behind it."""
+    return b"id: " + event_id + CRLF

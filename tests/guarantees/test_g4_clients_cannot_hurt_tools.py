@@ -1,6 +1,8 @@
 """G4: a client cannot slow or kill a tool."""
 
 import asyncio
+import tracemalloc
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from mcp_persist_middleware import PersistMiddleware
 from mcp_persist_middleware.exchange import absence
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import MODERN, RawSession
+from tests.support.sse_client import parse_frame
 
 LARGE = "x" * 4096
 
@@ -174,3 +177,58 @@ async def test_2026_07_28_a_reissue_by_the_same_caller_ends_its_predecessor_at_o
         await until(app.calls[0].gone.is_set)
         assert not app.calls[1].gone.is_set()
         again.reset()
+
+
+async def test_readers_of_one_large_event_that_read_nothing_share_it(store: str) -> None:
+    size, readers = 8 << 20, 30
+
+    async def large(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.progress(2, "x" * size)
+        await call.result()
+
+    async with persisted(Scripted(large=large), store) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("large")
+        (first, whole, _) = await response.take(3)
+        response.reset()
+        tracemalloc.start()
+        async with AsyncExitStack() as stack:
+            stack.callback(tracemalloc.stop)
+            for _ in range(readers):
+                blocked = await session.get(first.id, receive_buffer=4096)
+                stack.callback(blocked.reset)
+            _, peak = tracemalloc.get_traced_memory()
+            assert peak < 2 * size + readers * 300_000, f"{peak / size:.1f} times the event"
+            replay = await session.get(first.id)
+            frames = await replay.take(2)
+        assert frames[0].data == whole.data
+        assert frames[1].is_response
+
+
+async def test_a_keep_alive_never_lands_within_a_large_event(store: str) -> None:
+    size = 16 << 20
+
+    async def large(call: Call) -> None:
+        await call.head()
+        await call.progress(1, "x" * size)
+        await call.result()
+
+    async with persisted(Scripted(large=large), store, ping_seconds=0.05) as (port, _):
+        session = await RawSession.open(port)
+        params = {"name": "large", "arguments": {}}
+        response = await session.post("tools/call", params, receive_buffer=4096)
+        body = bytearray()
+        async with aclosing(response.pieces()) as pieces:
+            async for piece in pieces:
+                if len(body) >> 20 != (len(body) + len(piece)) >> 20:
+                    # Several times as long as the pause between two keep-alives.
+                    await asyncio.sleep(0.1)
+                body += piece
+        frames = [parse_frame(bytes(raw)) for raw in body.split(b"\r\n\r\n") if raw]
+        # The priming event, the large one, the answer.
+        messages = [frame.message for frame in frames if frame.data is not None]
+        assert [bool(message) for message in messages] == [False, True, True]
+        assert messages[1]["params"]["message"] == "x" * size
+        assert any(frame.comment == "ping" for frame in frames)

@@ -76,7 +76,7 @@ def test_lines_are_kept_as_they_are_but_for_the_id() -> None:
     stream = b"event: other\nid: 5\nunknown: x\ndata: a\ndata: b\nretry: 9\n\n"
     (frame,) = parse([stream])
     assert frame.raw == b"event: other\r\nunknown: x\r\ndata: a\r\ndata: b\r\nretry: 9\r\n"
-    assert sse.with_id(b"1", frame.raw).endswith(b"\r\n\r\n")
+    assert (frame.raw + sse.CRLF).endswith(b"\r\n\r\n")
 
 
 def test_a_comment_travels_with_the_next_event_and_a_ping_ends_here() -> None:
