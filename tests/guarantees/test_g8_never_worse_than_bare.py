@@ -20,9 +20,6 @@ from tests.support.scripted import serving
 
 # Faults that are known and not mended yet. None of them is meant; each goes with its mend.
 OPEN: dict[str, str] = {
-    "a cookie with each request (A1)": "a cookie that is no balancer's binds although nobody asks "
-    "for it: a session that came back is unknown to its client",
-    "seed 7 number 8": "so does a query string",
     "a client that says that it is done (A16)": "who closes its half of the connection early gets "
     "nothing",
     "compressed JSON (A15)": "JSON is not compressed by the application",
