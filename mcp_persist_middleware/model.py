@@ -56,6 +56,10 @@ class Place(NamedTuple):
     path: str
 
 
+UNSURE = "~"
+"""Begins each part of a principal that counts only where the application asks for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Whom a stream belongs to. A cursor is honoured only by exactly the same owner."""
@@ -64,6 +68,11 @@ class Owner:
     path: str
     session: str
     principal: str
+
+    @property
+    def is_known(self) -> bool:
+        """Whether more than the stream's id is asked of whoever reads it."""
+        return bool(self.session or self.principal.partition(UNSURE)[0])
 
     @property
     def place(self) -> Place:

@@ -24,9 +24,6 @@ from mcp_persist_middleware.supervision import Supervisor
 class Running(Protocol):
     """An exchange as the others see it."""
 
-    reissue_key: tuple[Place, str, bytes] | None
-    """Where, by whom and with what content a 2026-07-28 request was made, if that is known."""
-
     @property
     def stream(self) -> LiveStream | None:
         """The stream that its answer is logged to, once that is open."""

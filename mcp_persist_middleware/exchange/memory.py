@@ -55,6 +55,9 @@ class Memory:
         self._answers_json: Recent[Place, bool] = Recent(_PLACES)
         self._accepted: Recent[tuple[Place, str], float] = Recent(_CALLERS)
         self._is_large: Recent[tuple[Place, str, str], bool] = Recent(_PLACES)
+        self.asks_for: Recent[tuple[Place, str, frozenset[str]], bool] = Recent(_CALLERS)
+        """Whether, from whoever is named by the rest, the application asks for these kinds of
+        credentials as well."""
 
     def learn_head(
         self, place: Place, credential: str, era: Era, status: int, raw: headers.RawHeaders

@@ -46,12 +46,6 @@ class Exchange:
         self.request = request
         self.scope: Scope = hand_in(scope)
         self.place = place_of(scope)
-        self.reissue_key: tuple[Place, str, bytes] | None = None
-        """Where, by whom and with what content a 2026-07-28 request was made, if that is known."""
-        if request.call is not None and request.call.fingerprint:
-            found = identity.credential(context, scope)
-            key = (self.place, found, request.call.fingerprint)
-            self.reissue_key = key if found else None
         self.state = State.HOLDING
         self.body_taken_at: float | None = None
         self.opened: asyncio.Future[Opened | None] = asyncio.get_running_loop().create_future()

@@ -35,7 +35,6 @@ async def exchange(
 ) -> None:
     """Serve a POST that asks for something."""
     running = Exchange(context, app, scope, request, send)
-    _end_predecessor(context, running)
     client = Client(receive)
     try:
         opened = await begin(context, running, body, scope, client, send)
@@ -170,11 +169,3 @@ async def _pass(running: Exchange, client: Client) -> None:
             await finished
     finally:
         finished.cancel()
-
-
-def _end_predecessor(context: Context, running: Exchange) -> None:
-    """2026-07-28: a client that issues its request anew has given up the old one."""
-    if running.reissue_key is not None:
-        for other in list(context.detached):
-            if other.reissue_key == running.reissue_key:
-                other.leave()
