@@ -265,10 +265,14 @@ class Exchange:
         self._absence.crowd_out()
 
     def abandon(self) -> None:
+        """The client left before it held an id, and nothing is sent to it any more."""
+        if not self.opened.done():
+            self._resolve(None)
+            if self.stream is not None:
+                self.stream.detach()
+
+    def alone(self) -> None:
         """The client left before it held an id."""
-        self._resolve(None)
-        if self.stream is not None:
-            self.stream.detach()
         if self.request.era.disconnect_cancels or self.kind is StreamKind.GET:
             self.leave()
         else:

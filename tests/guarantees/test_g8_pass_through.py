@@ -256,6 +256,51 @@ async def test_events_that_the_application_compresses_arrive_one_by_one_and_can_
         assert (first.progress, second.progress, last.is_response) == (1, 2, True)
 
 
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_a_client_that_has_closed_its_half_is_answered_if_the_server_lets_it_be(
+    store: str, *, is_stream: bool
+) -> None:
+    async def soon(call: Call) -> None:
+        if is_stream:
+            await call.head()
+            await asyncio.sleep(0.1)
+            await call.result()
+        else:
+            await asyncio.sleep(0.1)
+            await call.json(200, {"jsonrpc": "2.0", "id": 1, "result": "done"})
+
+    async def late(call: Call) -> None:
+        await call.head()
+        await over.wait()
+        await call.result("kept")
+
+    over = asyncio.Event()
+    app = Scripted(soon=soon, late=late)
+    made = PersistMiddleware(app, url=store)
+    try:
+        assert b"done" in b"".join(await half_closed(made, "soon"))
+        # It is no reason to hold on to one that has gone; the tool goes on.
+        async with asyncio.timeout(5):
+            assert b"kept" not in b"".join(await half_closed(made, "late"))
+        over.set()
+        context = await made.persistence.context()
+        await until(lambda: not context.tasks)
+        assert not app.calls[-1].gone.is_set()
+    finally:
+        await made.aclose()
+
+
+async def half_closed(app: Any, tool: str) -> list[bytes]:
+    """What an application sends for a call after whose body the server says that nobody reads."""
+    body = json.dumps({**MCP_CALL, "params": {"name": tool}}).encode()
+    kinds = b"application/json", b"application/json, text/event-stream"
+    pairs = zip((b"content-type", b"accept"), kinds, strict=True)
+    headers = [(b"mcp-protocol-version", b"2025-11-25"), *pairs]
+    scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": headers}
+    run = Recorded(scope, [{"type": "http.request", "body": body, "more_body": False}])
+    return [said.get("body", b"") for way, said in await run.run(app) if way == "send"]
+
+
 async def test_a_compressed_stream_that_breaks_ends_with_an_error(
     store: str, caplog: pytest.LogCaptureFixture
 ) -> None:
