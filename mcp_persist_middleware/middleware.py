@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_persist_middleware import admission, relaying, telemetry
+from mcp_persist_middleware import admission, relayed, relaying, telemetry
 from mcp_persist_middleware.asgi import EXTENSION, path_of, place_of
 from mcp_persist_middleware.attempt import Attempt
 from mcp_persist_middleware.errors import (
@@ -333,15 +333,15 @@ class PersistMiddleware:
     async def _from_elsewhere(self, parts: Parts, parcel: Parcel, receive: Receive) -> Reply:
         """Run a request of a session that is held here for a client of another worker."""
         context = parts.exchanges
-        scope = relaying.scope_of(parts, parcel, self._ground)
+        scope = relayed.scope_of(parts, parcel, self._ground)
         body, cursor = admission.whole(parcel.body), event_id.parse(parcel.again)
         head = self._classify(context.settings, context.memory, scope)
         request = (
             head if head.kind is not Kind.BODY else admission.by_body(context, head, scope, body)
         )
-        app, collected = self._app(parts, request.era), relaying.Collected(context.settings)
+        app, collected = self._app(parts, request.era), relayed.Collected(context.settings)
         found: remote.Remote | None = None
-        with telemetry.continued(relaying.carrier(scope)):
+        with telemetry.continued(relayed.carrier(scope)):
             match request.kind:
                 case Kind.EXCHANGE if cursor is not None:
                     found = await remote.begin_again(
@@ -362,4 +362,4 @@ class PersistMiddleware:
                     await self._delete(parts, request, scope, rest, collected)
                 case _:
                     await app(scope, bodies.replay(body, receive), collected)
-        return collected.reply if found is None else relaying.streamed(found)
+        return collected.reply if found is None else relayed.streamed(found)

@@ -184,7 +184,8 @@ async def _open(
     watch = ShutdownWatch(drain.begin, tasks)
     closing.add("The watch for a shutdown", watch.aclose)
     await watch.open()
-    courier = Courier(log.inbox, log.wakeups, liveness, settings.lease_seconds)
+    largest = max(settings.max_event_bytes, settings.max_body_bytes)
+    courier = Courier(log.inbox, log.wakeups, liveness, settings.lease_seconds, largest)
     return Parts(context, registry, courier)
 
 

@@ -8,8 +8,9 @@ was written to any client.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,6 +23,7 @@ from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
 from mcp_persist_middleware.exchange.ownership import Caller
 from mcp_persist_middleware.exchange.pump import Exchange
+from mcp_persist_middleware.exchange.turns import Turns
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.model import SessionKey, StreamKind
 from mcp_persist_middleware.protocol import classify, headers
@@ -70,7 +72,9 @@ async def find(
     """
     key = chain.key_of(scope, request.session)
     turns = context.listeners.of(key)
-    async with turns.opening:
+    async with _opening(turns, client) as is_ours:
+        if not is_ours:
+            return None
         running = chain.running_of(context, key)
         if running is None:
             begun = await _begin(context, app, scope, request, client, send)
@@ -87,6 +91,24 @@ async def find(
         await verdict.pass_on(send)
         return None
     return await _behind(context, key, request, verdict.caller, chain.at(running, 0))
+
+
+@contextlib.asynccontextmanager
+async def _opening(turns: Turns, client: Client) -> AsyncIterator[bool]:
+    """Be the one connection that opens the application's stream; false when its client has left
+    while it waited for another that does."""
+    acquiring = asyncio.ensure_future(turns.opening.acquire())
+    try:
+        if turns.opening.locked():
+            waiting: set[asyncio.Future[Any]] = {acquiring, client.watch()}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await acquiring
+        yield acquiring.done()
+    finally:
+        if acquiring.done() and not acquiring.cancelled():
+            turns.opening.release()
+        acquiring.cancel()
 
 
 async def _behind(

@@ -8,6 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Hashable
+from functools import partial
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
@@ -26,6 +27,7 @@ from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.sessions import parcel as parcels
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply
+from mcp_persist_middleware.sessions.rooms import Rooms
 from mcp_persist_middleware.signals.base import Subscription, Wakeups
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,8 @@ _LOOK_SECONDS = 1.0
 _DOUBT_SECONDS = 5.0
 _AFTER_FAILURE = 0.25
 _READ_AT_ONCE = 64
+# The largest requests of so many owners are held at once.
+_MOST_LARGE = 4
 _KEYS = 256
 
 
@@ -56,6 +60,8 @@ class Undelivered(enum.Enum):
     again."""
     LEFT = "left"
     """The client has gone."""
+    LARGE = "large"
+    """It is larger than what travels between workers."""
     UNSEALED = "unsealed"
     """It belongs to a call at the session's worker, and cannot be sealed for it."""
 
@@ -64,9 +70,16 @@ class Courier:
     """Carries requests to other workers. Bounded by the callers, who wait, and by the inbox."""
 
     def __init__(
-        self, inbox: Inbox, wakeups: Wakeups, liveness: Liveness, lease_seconds: float
+        self,
+        inbox: Inbox,
+        wakeups: Wakeups,
+        liveness: Liveness,
+        lease_seconds: float,
+        largest: int,
     ) -> None:
         self._patience = lease_seconds + _AFTER_LEASE
+        self.rooms = Rooms(_MOST_LARGE * largest, largest)
+        """For bodies that are larger than most."""
         self._inbox = inbox
         self._wakeups = wakeups
         self._liveness = liveness
@@ -108,9 +121,7 @@ class Courier:
         self, record: SessionRecord, parcel: Parcel, left: Awaitable[None]
     ) -> Reply | Undelivered:
         name, key = new_stream_id(self._inbox.now()), await self._key(record.home)
-        content = parcel.pack()
-        if key is not None:
-            content = sealing.seal(content, key, name)
+        content = await parcels.away(len(parcel.body), partial(_content, parcel, key, name))
         letter = Letter(
             id=name,
             key=record.key,
@@ -245,6 +256,11 @@ class Courier:
                 del self._keys[next(iter(self._keys))]
             self._keys[worker] = await self._inbox.public_key(worker)
         return self._keys[worker]
+
+
+def _content(parcel: Parcel, key: bytes | None, letter: bytes) -> bytes:
+    content = parcel.pack()
+    return content if key is None else sealing.seal(content, key, letter)
 
 
 def _is_doubtful(status: LetterStatus) -> bool:

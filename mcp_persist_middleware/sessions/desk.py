@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.types import Message
 
@@ -265,7 +266,7 @@ class Desk:
         if held.record.generation != letter.generation or held.site is None:
             return NotRun()
         try:
-            parcel = self._read(letter)
+            parcel = await parcels.away(len(letter.content), partial(self._read, letter))
         except sealing.UnreadableError:
             # It was addressed to the home before this one. Its sender has it, and seals it anew.
             return NotRun()

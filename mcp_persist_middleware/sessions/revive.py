@@ -1,6 +1,7 @@
 """A session is brought back: what its client once said is said again to the application, in the
 name of whoever asks for it now."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -69,11 +70,10 @@ async def revive(
         count_refused(record)
         await speak.goodbye()
         return None
-    for message in _repeated(record):
-        answer = await speak(message)
-        if not 200 <= answer.status < 300:
-            await speak.goodbye()
-            return answer if answer.status >= 500 else None
+    refusal = await speak.repeat(record)
+    if refusal is not None:
+        await speak.goodbye()
+        return refusal if refusal.status >= 500 else None
     if unknown is not None:
         answer = await speak(asgi.cancellation())
         if Said.of(answer, inner) == unknown:
@@ -91,6 +91,8 @@ def count_refused(record: SessionRecord) -> None:
     telemetry.sessions.add(1, {"namespace": record.key.namespace, "event": "refused"})
 
 
+# Whoever asks for the session waits for all its subscriptions.
+_AT_ONCE = 16
 _SESSION_HEADERS = (headers.SESSION_ID, headers.PROTOCOL_VERSION)
 
 
@@ -118,22 +120,34 @@ class _Speaker:
     async def __call__(self, message: bytes) -> asgi.Answer:
         return await asgi.ask(self._app, self._question("POST"), message, until=_is_answered)
 
+    async def repeat(self, record: SessionRecord) -> asgi.Answer | None:
+        """What the client said, so much at a time; the first answer that refuses it."""
+        for messages in _repeated(record):
+            for answer in await asyncio.gather(*map(self, messages)):
+                if not 200 <= answer.status < 300:
+                    return answer
+        return None
+
     async def goodbye(self) -> None:
         """Nobody will use this session."""
         await asgi.ask(self._app, self._question("DELETE"), b"")
 
 
-def _repeated(record: SessionRecord) -> Iterator[bytes]:
-    """What follows `initialize`, in its order; no request passes before `initialized` did."""
-    yield b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
+def _repeated(record: SessionRecord) -> Iterator[list[bytes]]:
+    """What follows `initialize`, in its order, so much of it at a time; no request passes before
+    `initialized` did."""
+    yield [b'{"jsonrpc":"2.0","method":"notifications/initialized"}']
     if record.level:
-        yield _request("logging/setLevel", {"level": record.level})
-    for uri in record.subscriptions:
-        yield _request("resources/subscribe", {"uri": uri})
+        yield [_request(0, "logging/setLevel", {"level": record.level})]
+    subscribe = [
+        _request(number, "resources/subscribe", {"uri": uri})
+        for number, uri in enumerate(record.subscriptions, 1)
+    ]
+    yield from (subscribe[i : i + _AT_ONCE] for i in range(0, len(subscribe), _AT_ONCE))
 
 
-def _request(method: str, params: dict[str, str]) -> bytes:
-    request_id = f"revive-{method}"
+def _request(number: int, method: str, params: dict[str, str]) -> bytes:
+    request_id = f"revive-{number}"
     return json.dumps(
         {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
     ).encode()

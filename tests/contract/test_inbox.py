@@ -419,7 +419,7 @@ class Home:
 def client_of(log: EventLog, record: SessionRecord) -> tuple[asyncio.Task[Any], asyncio.Event]:
     """A call through another worker; set when its client leaves."""
     left, alive = asyncio.Event(), cast("Any", SimpleNamespace(is_in_doubt=lambda _: False))
-    courier = Courier(log.inbox, log.wakeups, alive, 1.0)
+    courier = Courier(log.inbox, log.wakeups, alive, 1.0, 1024)
     scope = {"method": "POST", "path": "/mcp", "headers": []}
     call = courier.carry(record, Parcel(scope, b"{}", "default"), left.wait())
     return asyncio.create_task(call), left
