@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.model import UNSURE
+from mcp_persist_middleware.model import EARLY, UNSURE
 from mcp_persist_middleware.protocol import callers
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,20 @@ def principal(context: Context, scope: Scope) -> str:
     if found and "principal" not in context.warned and _split(found)[0]:
         warn(context)
     return found
+
+
+def early(context: Context, scope: Scope) -> str:
+    """The same for a stream that begins before the application has answered: it may not have named
+    its user yet, and then whoever has the same credentials is the owner until it has."""
+    user = scope.get("user")
+    if context.settings.principal is not None:
+        # It may look for the user; what it raises then is no fault of this request's.
+        with contextlib.suppress(Exception):
+            if found := principal(context, scope):
+                return found
+    elif user is not None and getattr(user, "is_authenticated", False):
+        return principal(context, scope)
+    return EARLY + credential(context, scope)
 
 
 def warn(context: Context) -> None:

@@ -12,7 +12,7 @@ from mcp_persist_middleware.errors import PersistError
 from mcp_persist_middleware.exchange import identity
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.identity import Doubt
-from mcp_persist_middleware.model import Owner
+from mcp_persist_middleware.model import EARLY, Owner
 from mcp_persist_middleware.protocol import callers, headers
 
 logger = logging.getLogger(__name__)
@@ -68,8 +68,10 @@ async def is_owner(context: Context, app: ASGIApp, scope: Scope, found: str, own
 
     They may differ in a cookie that changes with each answer, and in one by which the application
     knows its users. What it serves without, to a caller who is otherwise the same, names nobody;
-    where it does not say, everything does.
+    where it does not say, everything does. What began early belongs to its credentials.
     """
+    if owner.startswith(EARLY):
+        found, owner = identity.credential(context, scope), owner.removeprefix(EARLY)
     if found == owner:
         return True
     doubt = Doubt.between(found, owner)
