@@ -3,7 +3,7 @@ application asks for it: then the application is asked without that, once for ea
 
 import dataclasses
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Scope
 
@@ -30,6 +30,7 @@ class Caller:
     """The request, as the application may be asked it again."""
     owner: Owner
     """Whom what it makes belongs to."""
+    _known: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, context: Context, app: ASGIApp, scope: Scope, asked: Scope) -> "Caller":
@@ -43,8 +44,12 @@ class Caller:
         """Whether a stream of this owner is the caller's."""
         if dataclasses.replace(owner, principal=self.owner.principal) != self.owner:
             return False
-        found = self.owner.principal
-        return await is_owner(self.context, self.app, self.scope, found, owner.principal)
+        found, other = self.owner.principal, owner.principal
+        if other not in self._known:
+            # However often a young stream is looked for, the application is asked once.
+            known = await is_owner(self.context, self.app, self.scope, found, other)
+            self._known[other] = known
+        return self._known[other]
 
 
 @dataclass(frozen=True, slots=True)
