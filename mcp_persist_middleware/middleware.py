@@ -20,7 +20,6 @@ from mcp_persist_middleware.errors import (
 from mcp_persist_middleware.exchange import again, listen, ownership, remote, resume, serve
 from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange.body import Body
-from mcp_persist_middleware.exchange.client import stay
 from mcp_persist_middleware.exchange.fence import Fence, refuse
 from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.exchange.memory import Memory
@@ -331,7 +330,7 @@ class PersistMiddleware:
         state = self._ground.get("state", {})
         return relaying.Request(parts, request, scope, body, receive, send, state)
 
-    async def _from_elsewhere(self, parts: Parts, parcel: Parcel) -> Reply:
+    async def _from_elsewhere(self, parts: Parts, parcel: Parcel, receive: Receive) -> Reply:
         """Run a request of a session that is held here for a client of another worker."""
         context = parts.exchanges
         scope = relaying.scope_of(parts, parcel, self._ground)
@@ -349,16 +348,18 @@ class PersistMiddleware:
                         context, app, scope, request, body, cursor, collected
                     )
                 case Kind.EXCHANGE:
-                    found = await remote.begin(context, app, scope, request, body, collected)
+                    found = await remote.begin(
+                        context, app, scope, request, body, receive, collected
+                    )
                 case Kind.STREAM | Kind.RESUME | Kind.FOREIGN_CURSOR | Kind.SESSION if (
                     scope["method"] == "GET"
                 ):
                     found = await remote.begin_session_stream(
-                        context, app, scope, request, collected
+                        context, app, scope, request, receive, collected
                     )
                 case Kind.DELETE:
-                    rest = bodies.replay(body, stay)
+                    rest = bodies.replay(body, receive)
                     await self._delete(parts, request, scope, rest, collected)
                 case _:
-                    await app(scope, bodies.replay(body, stay), collected)
+                    await app(scope, bodies.replay(body, receive), collected)
         return collected.reply if found is None else relaying.streamed(found)

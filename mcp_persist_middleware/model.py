@@ -287,6 +287,8 @@ class Standing(enum.Enum):
     SOUND = "sound"
     STRANDED = "stranded"
     """It waits where its addressee does not look."""
+    OVERDUE = "overdue"
+    """It was claimed, and its addressee has not said in time that it still runs it."""
     DOUBTFUL = "doubtful"
     """The store has lost a part of its memory since: whether it was claimed cannot be known."""
 

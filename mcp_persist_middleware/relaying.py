@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from mcp_persist_middleware import attempt, telemetry
+from mcp_persist_middleware import asgi, attempt, telemetry
 from mcp_persist_middleware.asgi import EXTENSION, place_of
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.exchange import remote, resume
@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 _MOVES = 4
 _ASK_AGAIN = 0.1
 _TRACE = (b"traceparent", b"tracestate")
+_UNSEALED = (
+    "Not delivered: the call that this belongs to runs on another worker, and the credentials of "
+    "this request cannot be sealed for it; install the extra 'relay' on every worker"
+)
 
 
 class Serve(Protocol):
@@ -106,9 +110,11 @@ class Request:
         record = await self._elsewhere(moved=moved)
         if record is None:
             return None
-        if not await self._may_cross(record):
-            return NotRun(forsaken=True)
-        return await self._relay(record)
+        if await self._may_cross(record):
+            return await self._relay(record)
+        # To a session that was taken over it would say nothing.
+        is_lost = self.body.complete and jsonrpc.is_to_a_call(self.body.content)
+        return Undelivered.UNSEALED if is_lost else NotRun(forsaken=True)
 
     async def _elsewhere(self, *, moved: bool) -> SessionRecord | None:
         """The session, if it is to be looked for on another worker."""
@@ -151,7 +157,7 @@ class Request:
             "seal",
             "A request with credentials is not relayed to the worker of its session, because they "
             "cannot be sealed there (install the extra 'relay' everywhere); the session is "
-            "taken over instead",
+            "taken over instead, and answers to its questions are refused",
         )
         return False
 
@@ -215,14 +221,22 @@ class Request:
             case Undelivered.LOST if self.request.kind is Kind.EXCHANGE:
                 await self._end_calls()
             case Undelivered.LOST:
-                await self._refuse("the worker of this session is gone", run="Perhaps not run")
+                text = "the worker of this session is gone or cannot answer"
+                await self._refuse(text, run="Perhaps not run")
+            case Undelivered.UNSEALED:
+                await asgi.refuse(self.send, 409, _UNSEALED)
+            case Undelivered.FULL:
+                await self._refuse("too much waits for the worker of this session, or runs there")
             case _:
                 await self._refuse("the worker of this session cannot be reached")
 
     async def _end_calls(self) -> None:
         """An HTTP error would leave most clients waiting for their answer."""
         call = self.request.call
-        text = "Interrupted: the worker that ran this request is gone; it was not run again"
+        text = (
+            "Interrupted: the worker that ran this request is gone or cannot answer; it was not "
+            "run again"
+        )
         errors = [
             sse.event(jsonrpc.error(each, text, {"resumable": False}, jsonrpc.INTERRUPTED))
             for each in (call.request_ids if call is not None else ())

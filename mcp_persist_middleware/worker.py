@@ -179,6 +179,7 @@ async def _open(
     tasks.keep(keeper.run, "mcp-persist-keeper")
     tasks.keep(sweeper.run, "mcp-persist-sweeper")
     tasks.keep(desk.run, "mcp-persist-desk")
+    tasks.keep(desk.renew, "mcp-persist-desk-renewals")
     shield.install()
     watch = ShutdownWatch(drain.begin, tasks)
     closing.add("The watch for a shutdown", watch.aclose)

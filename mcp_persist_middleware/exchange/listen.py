@@ -192,7 +192,15 @@ async def follow(
     try:
         delivery = Delivery(
             context,
-            Cursor(context.log, spot.stream, spot.after, live, resumed=spot.resumed),
+            Cursor(
+                context.log,
+                spot.stream,
+                spot.after,
+                live,
+                resumed=spot.resumed,
+                reads=context.reads,
+                epoch=spot.epoch,
+            ),
             spot.stream,
             ids,
             spot.epoch,

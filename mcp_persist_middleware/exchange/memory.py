@@ -19,6 +19,8 @@ _CALLERS = 4096
 _TRUST_SECONDS = 300.0
 # Clients refuse an event of more than 1 MiB.
 _LARGE = 512 * 1024
+MAX_LEARNED = 2 * _LARGE
+"""More than this of an answer (bytes) teaches nothing."""
 _GREETINGS = frozenset({"initialize", "server/discover"})
 _GREETING = re.compile(rb'"(?:protocolVersion|supportedVersions)"\s*:')
 

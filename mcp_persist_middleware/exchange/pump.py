@@ -16,11 +16,13 @@ from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.drain import INTERRUPTED
 from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.exchange.late import LateAnswer
+from mcp_persist_middleware.exchange.memory import MAX_LEARNED
 from mcp_persist_middleware.exchange.recorder import Recorder
 from mcp_persist_middleware.exchange.state import Opened, State
+from mcp_persist_middleware.exchange.unpack import hand_in
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Place, StreamKind
-from mcp_persist_middleware.protocol import classify, headers
+from mcp_persist_middleware.protocol import classify, coding, headers
 from mcp_persist_middleware.signals.local import Signal
 
 logger = logging.getLogger(__name__)
@@ -42,10 +44,7 @@ class Exchange:
         self._context = context
         self._app = app
         self.request = request
-        self.scope: Scope = {
-            **scope,
-            "headers": headers.without(scope["headers"], b"accept-encoding", headers.LAST_EVENT_ID),
-        }
+        self.scope: Scope = hand_in(scope)
         self.place = place_of(scope)
         self.state = State.HOLDING
         self.body_taken_at: float | None = None
@@ -60,6 +59,7 @@ class Exchange:
         self._stream_opened: Opened | None = None
         self._announcing: asyncio.TimerHandle | None = None
         self._passed, self._has_result = 0, False
+        self._plain: coding.Plain | None = None
         self._kept: bytes | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -200,6 +200,7 @@ class Exchange:
         self._learn_head(message)
         if not headers.is_event_stream(status, raw):
             self.state = State.PASSING
+            self._plain = coding.Plain(raw, MAX_LEARNED) if coding.is_compressed(raw) else None
             self._resolve(None)
             await self._send_to_client(message)
         elif self.opened.done():
@@ -291,6 +292,8 @@ class Exchange:
 
     def _learn_body(self, message: Message) -> None:
         body = message.get("body", b"")
+        if self._plain is not None:
+            body = self._plain.feed(body)
         self._passed += len(body)
         memory, call = self._context.memory, self.request.call
         memory.learn_body(self.place, call, body)

@@ -93,13 +93,17 @@ class Recorder:
             stream.settle(identity.principal(self._context, scope))
 
     async def log(self, chunk: bytes) -> None:
-        """Log the events that are complete with this chunk; waits while too many wait.
+        """Log the events that are complete with this chunk; waits while too many wait. Comments
+        behind them are passed on to whoever listens now.
 
         Raises:
             EventTooLargeError: an event outgrew `max_event_bytes`.
         """
         if not self.is_ended:
             await self._append(self._parser.feed(chunk))
+        comments = self._parser.comments()
+        if comments and self.stream is not None and not self.is_ended:
+            self.stream.say(comments)
 
     async def log_late(self, late: LateAnswer) -> None:
         """Log an answer that is not an event stream, as the one event that ends this one."""

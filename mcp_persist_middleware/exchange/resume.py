@@ -148,7 +148,15 @@ async def _continue(
     session = record.owner.session
     delivery = Delivery(
         context,
-        Cursor(context.log, record.id, after, live, resumed=True),
+        Cursor(
+            context.log,
+            record.id,
+            after,
+            live,
+            resumed=True,
+            reads=context.reads,
+            epoch=record.epoch,
+        ),
         record.id,
         event_id.EventIds.of(record.id, record.kind, position.request_id),
         record.epoch,

@@ -67,14 +67,23 @@ async def _deliver(
     context: Context, running: Exchange, opened: Opened, scope: Scope, client: Client, send: Send
 ) -> None:
     stream, era = opened.stream, running.request.era
+    record = stream.record
     stream.attach()
     try:
         delivery = Delivery(
             context,
-            Cursor(context.log, stream.record.id, 0, stream, resumed=False),
-            stream.record.id,
+            Cursor(
+                context.log,
+                record.id,
+                0,
+                stream,
+                resumed=False,
+                reads=context.reads,
+                epoch=record.epoch,
+            ),
+            record.id,
             stream.ids,
-            stream.record.epoch,
+            record.epoch,
             running.kind,
             retry_ms=retry_of(context, era),
             priming=era.priming,
@@ -153,6 +162,8 @@ async def _pass(running: Exchange, client: Client) -> None:
             await asyncio.wait({finished, watcher}, return_when=asyncio.FIRST_COMPLETED)
             if not finished.done():
                 running.leave()
+                # The application may have to be cancelled; this request is not.
+                await asyncio.wait({finished})
         # Cancelled with the worker's lease or at shutdown; the server sees an unfinished answer.
         if not finished.cancelled():
             await finished

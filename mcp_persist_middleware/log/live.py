@@ -57,6 +57,7 @@ class LiveStream:
         "readers",
         "record",
         "room",
+        "said",
         "signal",
     )
 
@@ -73,6 +74,9 @@ class LiveStream:
         self.readers = 0
         self.on_readers: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
+        self.said: tuple[int, bytes] | None = None
+        """The newest comment and the number of the last event before it: for whoever listens
+        now, never for the store."""
         self.signal = Signal()
         self.room = Signal()
         # The first reader is on its way, and need not read in the store what was just here.
@@ -109,6 +113,12 @@ class LiveStream:
             return
         self._waiting.append(Event(self.last, self.record.epoch, kind, frame))
         self._waiting_bytes += len(frame)
+
+    def say(self, comment: bytes) -> None:
+        """Pass a comment on to the readers that have nothing else to read; only the newest is
+        kept for those that cannot take it now."""
+        self.said = (self.last, comment)
+        self.signal.notify()
 
     def is_full(self, share: int) -> bool:
         """Whether whoever adds events has to wait for the store; `share` is what one stream may

@@ -16,6 +16,7 @@ _RESPONSE_FIRST = re.compile(
     rb'\s*"(?:result|error)"\s*:'
 )
 _NOISE = frozenset({"notifications/progress", "notifications/message"})
+_TO_A_CALL = frozenset({"notifications/progress", "notifications/cancelled"})
 
 INTERRUPTED = -32000
 """The code of every JSON-RPC error that this library writes in place of an answer."""
@@ -106,6 +107,24 @@ def parse(body: bytes) -> Call | None:
         request_ids=tuple(ids),
         version=version if isinstance(version, str) else None,
     )
+
+
+def is_to_a_call(body: bytes) -> bool:
+    """Whether all of it belongs to what runs already: answers to questions of the server, progress
+    of those, cancellations."""
+    loaded = _load(body)
+    messages = loaded if isinstance(loaded, list) else [loaded]
+    return bool(messages) and all(_is_to_a_call(message) for message in messages)
+
+
+def _is_to_a_call(message: Any) -> bool:
+    match message:
+        case {"method": method}:
+            return method in _TO_A_CALL and "id" not in message
+        case {"id": _, "result": _} | {"id": _, "error": _}:
+            return True
+        case _:
+            return False
 
 
 def error(request_id: RequestId, message: str, data: dict[str, Any], code: int) -> bytes:

@@ -86,6 +86,8 @@ class NotRun:
 
     forsaken: bool = False
     """The addressee is the session's home and does not hold it: whoever can may take it over."""
+    full: bool = False
+    """Too much runs there already for this session, or for whom it belongs to."""
 
 
 Reply = Streamed | Whole | NotRun
@@ -109,7 +111,7 @@ def pack_reply(reply: Reply) -> bytes:
         case Whole():
             return _join({"status": reply.status, "headers": _texts(reply.head)}, reply.body)
         case NotRun():
-            return _join({"forsaken": reply.forsaken}, b"")
+            return _join({"forsaken": reply.forsaken, "full": reply.full}, b"")
 
 
 def unpack_reply(data: bytes) -> Reply:
@@ -125,7 +127,7 @@ def unpack_reply(data: bytes) -> Reply:
         case {"status": status}:
             return Whole(status, _bytes(head["headers"]), body)
         case _:
-            return NotRun(head["forsaken"])
+            return NotRun(head["forsaken"], head.get("full", False))
 
 
 def has_cookie(reply: Reply) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
@@ -37,7 +37,7 @@ _BRIEF = 4
 # So are the names of what it subscribes to (characters, all together).
 _MOST_NOTED = 64 * 1024
 
-Site = Callable[[Parcel], Awaitable[Reply]]
+Site = Callable[[Parcel, Receive], Awaitable[Reply]]
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -237,13 +237,14 @@ class Registry:
 
     async def is_free(self, record: SessionRecord, *, asks: bool = True) -> bool:
         """Whether this worker may become the home of a session that it does not hold. A home that
-        shuts down is left by requests that ask for something, not by what belongs to its calls.
+        shuts down, or lives where any may take over, is left by requests that ask for something,
+        not by what belongs to its calls.
 
         Raises:
             StoreError: the store does not answer.
         """
         home = record.home
-        if home == self._worker or self._settings.session_routing == "revive":
+        if home == self._worker or (asks and self._settings.session_routing == "revive"):
             return True
         if not self._liveness.is_in_doubt(home):
             return False

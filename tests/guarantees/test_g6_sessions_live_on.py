@@ -256,8 +256,8 @@ async def test_an_answer_to_an_earlier_generation_confirms_no_new_question(store
         assert new.message["params"]["_meta"]["progressToken"] == new.message["id"]
         (state,) = app.sessions.values()
         # The application's own id is 1 again; the old answer would fit.
-        assert await reply(old.message["id"], "yes, delete everything") == 202
-        assert await reply("g1:1", "yes") == 202
+        assert await reply(old.message["id"], "yes, delete everything") == 409
+        assert await reply("g1:1", "yes") == 409
         assert not state.asked[1].done()
         assert "reply" not in state.said
         assert await reply(new.message["id"], "Ann") == 202

@@ -1,5 +1,6 @@
 """What crosses to the session's worker, and what does not: two workers on one event loop."""
 
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,8 +11,9 @@ import pytest
 
 from mcp_persist_middleware import PersistMiddleware
 from mcp_persist_middleware.sessions import sealing
+from tests.guarantees.test_g10_sessions import two_workers
 from tests.multiworker.test_relay import value
-from tests.support.scripted import Message, Receive, Send, serving
+from tests.support.scripted import Message, Receive, Send, serving, until
 from tests.support.session import RawSession
 from tests.support.stateful import State, Stateful, _event
 
@@ -118,3 +120,58 @@ async def test_credentials_that_cannot_be_sealed_take_the_session_along(
             assert (told["calls"], told["generation"]) == (calls, 1)
     said = [each for each in caplog.messages if "install the extra 'relay'" in each]
     assert len(said) == 2
+
+
+async def answered(session: RawSession, port: int, question: Any) -> tuple[int, Any]:
+    """What the answer to a question gets that is posted to this worker."""
+    session.port = port
+    message = {"jsonrpc": "2.0", "id": question.message["id"], "result": "ann"}
+    response = await session._send(message, session.headers())
+    return response.status, json.loads(await response.body())
+
+
+async def test_an_answer_to_a_question_finds_its_worker_where_any_may_take_a_session_over(
+    tmp_store: str,
+) -> None:
+    async with two_workers(tmp_store, Stateful(), session_routing="revive") as ((one, other), _):
+        session = await RawSession.open(one)
+        call = await session.call("ask")
+        (question,) = await call.take(1)
+        assert (await answered(session, other, question))[0] == 202
+        assert await value(call) == "ann"
+        # Whoever asks for something takes it over all the same.
+        told = await value(await session.call("tell"))
+        assert told["generation"] == 2
+
+
+async def test_an_answer_to_what_the_session_before_asked_is_refused_and_not_swallowed(
+    tmp_store: str,
+) -> None:
+    async with two_workers(tmp_store, Stateful(), session_routing="revive") as (ports, _):
+        session = await RawSession.open(ports[0])
+        call = await session.call("ask")
+        (question,) = await call.take(1)
+        session.port = ports[1]
+        assert (await value(await session.call("tell")))["generation"] == 2
+        for port in ports:
+            status, body = await answered(session, port, question)
+            assert (status, body["id"]) == (409, None)
+            assert "before the session was brought back" in body["error"]["message"]
+        call.close()
+
+
+async def test_an_answer_that_cannot_be_sealed_for_its_call_is_refused_and_takes_nothing_over(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sealing, "_found", False)
+    async with two_workers(tmp_store, Stateful()) as ((one, other), _):
+        session = await RawSession.open(one, extra={"authorization": "Bearer abc"})
+        call = await session.call("ask")
+        (question,) = await call.take(1)
+        status, body = await answered(session, other, question)
+        assert (status, body["id"]) == (409, None)
+        assert "install the extra 'relay'" in body["error"]["message"]
+        assert await session.notify("notifications/cancelled", {"requestId": 1}) == 409
+        assert (await answered(session, one, question))[0] == 202
+        assert await value(call) == "ann"
+        await until(lambda: sum("Several workers share" in each for each in caplog.messages) == 2)
