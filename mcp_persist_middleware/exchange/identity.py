@@ -93,6 +93,8 @@ class Doubt:
     """What is the same in both."""
     kinds: frozenset[str]
     """In what they differ."""
+    is_shown: bool
+    """Whether the first has all of that, so that what it is served without it says something."""
 
     @classmethod
     def between(cls, one: str, other: str) -> "Doubt | None":
@@ -101,7 +103,8 @@ class Doubt:
         if sure != theirs_sure:
             return None
         kinds = frozenset(kind for kind, _ in mine.items() ^ theirs.items())
-        return cls(_joined(sure, {k: v for k, v in mine.items() if k not in kinds}), kinds)
+        common = {kind: value for kind, value in mine.items() if kind not in kinds}
+        return cls(_joined(sure, common), kinds, kinds <= mine.keys())
 
 
 def _joined(sure: str, hashes: Mapping[str, str]) -> str:

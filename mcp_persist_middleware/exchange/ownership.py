@@ -96,29 +96,34 @@ async def is_owner(context: Context, app: ASGIApp, scope: Scope, found: str, own
 async def _asks_for(app: ASGIApp, scope: Scope, doubt: Doubt) -> tuple[bool, bool]:
     """Whether the application refuses a request without what is in doubt; and whether that holds
     for the next caller as well."""
-    less = await _status(app, _less(scope, doubt))
+    less, _ = await _said(app, _less(scope, doubt))
     if 200 <= less < 300:
-        return False, True
+        return False, doubt.is_shown
     if less == _UNAVAILABLE or less >= 500:
         return True, False
-    whole = await _status(app, scope)
+    whole, in_session = await _said(app, scope)
     if whole != less:
         return True, whole < 500 and whole != _UNAVAILABLE
-    # It answers both alike. Of a session that it does not know it says so, and that is no refusal.
+    # It answers both alike. That is no refusal where it says so of a session that it cannot know;
+    # of one that it has it may say so to a stranger.
     is_refusal = less in (401, 403, 407, 421) or less < 400
-    return is_refusal, False
+    return is_refusal or in_session, False
 
 
-async def _status(app: ASGIApp, scope: Scope) -> int:
+async def _said(app: ASGIApp, scope: Scope) -> tuple[int, bool]:
+    """The status of an answer, and whether the application was asked in a session that it has."""
     question = asgi.question(scope, "POST")
-    question["extensions"][asgi.EXTENSION]["probe"] = True
+    told = question["extensions"][asgi.EXTENSION]
+    told.pop("session", None)
+    told["probe"] = True
     try:
-        return (await asgi.ask(app, question, asgi.cancellation())).status
+        answer = await asgi.ask(app, question, asgi.cancellation())
     except PersistError:
         raise
     except Exception:
         logger.exception("The application raised when it was asked what it knows its users by")
-        return 500
+        return 500, False
+    return answer.status, "session" in told
 
 
 def _less(scope: Scope, doubt: Doubt) -> Scope:

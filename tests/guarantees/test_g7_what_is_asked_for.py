@@ -190,3 +190,56 @@ async def test_the_session_stream_of_somebody_else_is_not_joined(tmp_store: str)
         assert [running.stream.readers for running in context.session_streams.values()] == [1]
         for response in (first, second):
             response.reset()
+
+
+class Bound:
+    """Serves guests as well, and knows each session by the cookie that it began with alone."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.began: dict[bytes, bytes] = {}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = dict(scope.get("headers", ()))
+        session, who = headers.get(b"mcp-session-id"), headers.get(b"cookie", b"")
+
+        async def watched(message: Any) -> None:
+            given = dict(message.get("headers", ())).get(b"mcp-session-id")
+            if given is not None:
+                self.began[given] = who
+            await send(message)
+
+        if session is not None and self.began.get(session) != who:
+            await Response(status_code=404)(scope, receive, send)
+        else:
+            await self.app(scope, receive, watched)
+
+
+async def test_who_is_told_that_a_session_is_not_there_reads_nothing_of_it(tmp_store: str) -> None:
+    async with persisted(Bound(Scripted(two=two)), tmp_store, store_timeout=0.3) as (port, _):
+        owner = await RawSession.open(port, extra={"cookie": "id=ann"})
+        cursor = await stream_of(owner)
+        for extra in ({"cookie": "id=bob"}, {}):
+            thief = RawSession(port, session_id=owner.session_id, extra=extra)
+            assert await asked(thief, cursor) == await asked(thief, UNKNOWN)
+        assert "secret result" in (await asked(owner, cursor))[2]
+
+
+async def test_nor_does_it_take_the_session_or_bring_it_back(tmp_store: str) -> None:
+    async with persisted(Bound(Stateful()), tmp_store) as (port, _):
+        owner = await RawSession.open(port, extra={"cookie": "id=ann"})
+        assert await value(owner) == 1
+        for extra in ({"cookie": "id=bob"}, {}):
+            thief = RawSession(port, session_id=owner.session_id, extra=extra)
+            assert await value(thief) == 404
+            assert await thief.delete() == 404
+        assert await value(owner) == 2
+    app = Bound(Stateful())
+    async with persisted(app, tmp_store) as (port, _):
+        for extra in ({"cookie": "id=bob"}, {}):
+            thief = RawSession(port, session_id=owner.session_id, extra=extra)
+            assert await value(thief) == 404
+            assert await thief.delete() == 404
+        assert not app.app.sessions
+        owner.port = port
+        assert await value(owner) == 1
