@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.model import UNSURE
+from mcp_persist_middleware.model import EARLY, UNSURE
 from mcp_persist_middleware.protocol import callers
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,20 @@ def principal(context: Context, scope: Scope) -> str:
     return found
 
 
+def early(context: Context, scope: Scope) -> str:
+    """The same for a stream that begins before the application has answered: it may not have named
+    its user yet, and then whoever has the same credentials is the owner until it has."""
+    user = scope.get("user")
+    if context.settings.principal is not None:
+        # It may look for the user; what it raises then is no fault of this request's.
+        with contextlib.suppress(Exception):
+            if found := principal(context, scope):
+                return found
+    elif user is not None and getattr(user, "is_authenticated", False):
+        return principal(context, scope)
+    return EARLY + credential(context, scope)
+
+
 def warn(context: Context) -> None:
     """Say once that the principal is a credential."""
     if "principal" not in context.warned:
@@ -79,6 +93,8 @@ class Doubt:
     """What is the same in both."""
     kinds: frozenset[str]
     """In what they differ."""
+    is_shown: bool
+    """Whether the first has all of that, so that what it is served without it says something."""
 
     @classmethod
     def between(cls, one: str, other: str) -> "Doubt | None":
@@ -87,7 +103,8 @@ class Doubt:
         if sure != theirs_sure:
             return None
         kinds = frozenset(kind for kind, _ in mine.items() ^ theirs.items())
-        return cls(_joined(sure, {k: v for k, v in mine.items() if k not in kinds}), kinds)
+        common = {kind: value for kind, value in mine.items() if kind not in kinds}
+        return cls(_joined(sure, common), kinds, kinds <= mine.keys())
 
 
 def _joined(sure: str, hashes: Mapping[str, str]) -> str:

@@ -3,7 +3,7 @@ application asks for it: then the application is asked without that, once for ea
 
 import dataclasses
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Scope
 
@@ -12,7 +12,7 @@ from mcp_persist_middleware.errors import PersistError
 from mcp_persist_middleware.exchange import identity
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.identity import Doubt
-from mcp_persist_middleware.model import Owner
+from mcp_persist_middleware.model import EARLY, Owner
 from mcp_persist_middleware.protocol import callers, headers
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ class Caller:
     """The request, as the application may be asked it again."""
     owner: Owner
     """Whom what it makes belongs to."""
+    _known: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, context: Context, app: ASGIApp, scope: Scope, asked: Scope) -> "Caller":
@@ -43,8 +44,12 @@ class Caller:
         """Whether a stream of this owner is the caller's."""
         if dataclasses.replace(owner, principal=self.owner.principal) != self.owner:
             return False
-        found = self.owner.principal
-        return await is_owner(self.context, self.app, self.scope, found, owner.principal)
+        found, other = self.owner.principal, owner.principal
+        if other not in self._known:
+            # However often a young stream is looked for, the application is asked once.
+            known = await is_owner(self.context, self.app, self.scope, found, other)
+            self._known[other] = known
+        return self._known[other]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,10 @@ async def is_owner(context: Context, app: ASGIApp, scope: Scope, found: str, own
 
     They may differ in a cookie that changes with each answer, and in one by which the application
     knows its users. What it serves without, to a caller who is otherwise the same, names nobody;
-    where it does not say, everything does.
+    where it does not say, everything does. What began early belongs to its credentials.
     """
+    if owner.startswith(EARLY):
+        found, owner = identity.credential(context, scope), owner.removeprefix(EARLY)
     if found == owner:
         return True
     doubt = Doubt.between(found, owner)
@@ -89,29 +96,34 @@ async def is_owner(context: Context, app: ASGIApp, scope: Scope, found: str, own
 async def _asks_for(app: ASGIApp, scope: Scope, doubt: Doubt) -> tuple[bool, bool]:
     """Whether the application refuses a request without what is in doubt; and whether that holds
     for the next caller as well."""
-    less = await _status(app, _less(scope, doubt))
+    less, _ = await _said(app, _less(scope, doubt))
     if 200 <= less < 300:
-        return False, True
+        return False, doubt.is_shown
     if less == _UNAVAILABLE or less >= 500:
         return True, False
-    whole = await _status(app, scope)
+    whole, in_session = await _said(app, scope)
     if whole != less:
         return True, whole < 500 and whole != _UNAVAILABLE
-    # It answers both alike. Of a session that it does not know it says so, and that is no refusal.
+    # It answers both alike. That is no refusal where it says so of a session that it cannot know;
+    # of one that it has it may say so to a stranger.
     is_refusal = less in (401, 403, 407, 421) or less < 400
-    return is_refusal, False
+    return is_refusal or in_session, False
 
 
-async def _status(app: ASGIApp, scope: Scope) -> int:
+async def _said(app: ASGIApp, scope: Scope) -> tuple[int, bool]:
+    """The status of an answer, and whether the application was asked in a session that it has."""
     question = asgi.question(scope, "POST")
-    question["extensions"][asgi.EXTENSION]["probe"] = True
+    told = question["extensions"][asgi.EXTENSION]
+    told.pop("session", None)
+    told["probe"] = True
     try:
-        return (await asgi.ask(app, question, asgi.cancellation())).status
+        answer = await asgi.ask(app, question, asgi.cancellation())
     except PersistError:
         raise
     except Exception:
         logger.exception("The application raised when it was asked what it knows its users by")
-        return 500
+        return 500, False
+    return answer.status, "session" in told
 
 
 def _less(scope: Scope, doubt: Doubt) -> Scope:

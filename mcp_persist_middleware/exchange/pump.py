@@ -180,6 +180,7 @@ class Exchange:
                 await self._send_to_client(message)
             case State.STREAMING, "http.response.start":
                 # The stream was opened early; this is what it was opened for.
+                self._recorder.settle(self.scope)
                 if not headers.is_event_stream(message["status"], message.get("headers", [])):
                     self.state = State.COLLECTING
                     limit = self._context.settings.max_event_bytes
@@ -208,12 +209,12 @@ class Exchange:
         else:
             self.open(raw)
 
-    def open(self, raw: list[tuple[bytes, bytes]]) -> None:
-        """Open the stream that answers this request."""
+    def open(self, raw: list[tuple[bytes, bytes]], *, early: bool = False) -> None:
+        """Open the stream that answers this request; `early`, before the application has begun."""
         self.state = State.STREAMING
         # The server's side of the request is not needed any more, and is not small.
         self._send_to_client = nowhere
-        self._write_to(self._recorder.open(self.scope, raw, self._kept), raw)
+        self._write_to(self._recorder.open(self.scope, raw, self._kept, early=early), raw)
         # The client's side is made ready while the first event is on its way to the store.
         self._announcing = asyncio.get_running_loop().call_later(_FIRST_EVENT, self.announce)
 

@@ -142,7 +142,7 @@ async def answer(context: Context, running: Exchange, client: Client) -> Opened 
             await _let_go(running)
         elif _time_to_early_start(context, running) == 0:
             telemetry.early_starts.add(1)
-            running.open([])
+            running.open([], early=True)
             running.announce()
     return await running.opened
 

@@ -40,6 +40,7 @@ class LiveStream:
         "_kept_bytes",
         "_kept_events",
         "_limits",
+        "_settled",
         "_tail",
         "_tail_bytes",
         "_waiting",
@@ -87,6 +88,7 @@ class LiveStream:
         self._tail_bytes = 0
         self._kept_events = 0
         self._kept_bytes = 0
+        self._settled: str | None = None
 
     # For the writer of the stream.
 
@@ -95,6 +97,12 @@ class LiveStream:
         self.created = True
         self.last = self.committed = last
         self._kept_events, self._kept_bytes = events, size
+
+    def settle(self, principal: str) -> None:
+        """It is known now whose the stream is; the store hears of it with what comes next."""
+        owner = dataclasses.replace(self.record.owner, principal=principal)
+        self.record = dataclasses.replace(self.record, owner=owner)
+        self._settled = principal
 
     def add(self, kind: EventKind, frame: bytes) -> None:
         """Give the next number to an event."""
@@ -142,6 +150,7 @@ class LiveStream:
             self.record.id,
             self.record.epoch,
             create=None if self.created else self.record,
+            principal=self._settled if self.created else None,
             events=events,
             ending=self.ending if len(events) == len(self._waiting) else None,
             trim=self._excess(events),
@@ -160,6 +169,9 @@ class LiveStream:
             # Who needs it is another worker.
             self.record = dataclasses.replace(self.record, request=None)
         self.created = True
+        told = write.create.owner.principal if write.create is not None else write.principal
+        if told == self._settled:
+            self._settled = None
         for event in write.events:
             self._waiting.popleft()
             self._waiting_bytes -= len(event.frame)
@@ -282,6 +294,7 @@ class LiveStream:
             epoch,
             create=None if self.created else self.record,
             takes_over=self.record.epoch,
+            principal=self._settled if self.created else None,
             events=events,
             ending=ending,
         )

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from tests.guarantees.test_g6_sessions_live_on import value
 from tests.guarantees.test_g7_no_leaks import UNKNOWN, asked, stream_of, two
-from tests.support.scripted import Scripted, persisted
+from tests.support.scripted import Call, Scripted, persisted
 from tests.support.session import RawSession
 from tests.support.stateful import Stateful
 
@@ -134,9 +134,11 @@ async def test_a_cookie_that_nobody_asks_for_is_asked_about_once_and_binds_nobod
 async def test_where_the_application_does_not_say_everything_names_the_caller(
     tmp_store: str, broken: str
 ) -> None:
-    inner = Scripted(two=two)
+    inner, asks = Scripted(two=two), 0
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal asks
+        asks += 1
         if scope["type"] == "http" and b"cookie" not in dict(scope["headers"]):
             if broken == "an exception":
                 raise RuntimeError("no cookie")
@@ -148,5 +150,96 @@ async def test_where_the_application_does_not_say_everything_names_the_caller(
         owner = await RawSession.open(port, extra={"cookie": "id=ann"})
         cursor = await stream_of(owner)
         thief = RawSession(port, session_id=owner.session_id, extra={"cookie": "id=bob"})
-        assert await asked(thief, cursor) == await asked(thief, UNKNOWN)
+        before = asks
+        answer = await asked(thief, cursor)
+        # However often a young stream is looked for, that is one question for each of the two.
+        assert asks - before == 2
+        assert answer == await asked(thief, UNKNOWN)
         assert "secret result" in (await asked(owner, cursor))[2]
+
+
+async def quiet(call: Call) -> None:
+    await call.head()
+    await call.progress(1)
+    await call.watch()
+
+
+async def test_a_session_stream_is_joined_with_a_newer_cookie_and_by_nobody_else(
+    tmp_store: str,
+) -> None:
+    async with persisted(Scripted(GET=quiet), tmp_store) as (port, _):
+        session = await RawSession.open(port, extra={"cookie": "seen=1"})
+        first = await session.get()
+        assert len(await first.take(1)) == 1
+        session.extra["cookie"] = "seen=2"
+        second = await session.get()
+        assert (second.status, second.headers["content-type"]) == (200, "text/event-stream")
+        for response in (first, second):
+            response.reset()
+
+
+async def test_the_session_stream_of_somebody_else_is_not_joined(tmp_store: str) -> None:
+    door = Door(Scripted(GET=quiet), cookie)
+    async with persisted(door, tmp_store) as (port, persistence):
+        session = await RawSession.open(port, extra={"cookie": "id=ann"})
+        first = await session.get()
+        assert len(await first.take(1)) == 1
+        session.extra["cookie"] = "id=bob"
+        second = await session.get()
+        context = await persistence.context()
+        assert [running.stream.readers for running in context.session_streams.values()] == [1]
+        for response in (first, second):
+            response.reset()
+
+
+class Bound:
+    """Serves guests as well, and knows each session by the cookie that it began with alone."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.began: dict[bytes, bytes] = {}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = dict(scope.get("headers", ()))
+        session, who = headers.get(b"mcp-session-id"), headers.get(b"cookie", b"")
+
+        async def watched(message: Any) -> None:
+            given = dict(message.get("headers", ())).get(b"mcp-session-id")
+            if given is not None:
+                self.began[given] = who
+            await send(message)
+
+        if session is not None and self.began.get(session) != who:
+            await Response(status_code=404)(scope, receive, send)
+        else:
+            await self.app(scope, receive, watched)
+
+
+async def test_who_is_told_that_a_session_is_not_there_reads_nothing_of_it(tmp_store: str) -> None:
+    async with persisted(Bound(Scripted(two=two)), tmp_store, store_timeout=0.3) as (port, _):
+        owner = await RawSession.open(port, extra={"cookie": "id=ann"})
+        cursor = await stream_of(owner)
+        for extra in ({"cookie": "id=bob"}, {}):
+            thief = RawSession(port, session_id=owner.session_id, extra=extra)
+            assert await asked(thief, cursor) == await asked(thief, UNKNOWN)
+        assert "secret result" in (await asked(owner, cursor))[2]
+
+
+async def test_nor_does_it_take_the_session_or_bring_it_back(tmp_store: str) -> None:
+    async with persisted(Bound(Stateful()), tmp_store) as (port, _):
+        owner = await RawSession.open(port, extra={"cookie": "id=ann"})
+        assert await value(owner) == 1
+        for extra in ({"cookie": "id=bob"}, {}):
+            thief = RawSession(port, session_id=owner.session_id, extra=extra)
+            assert await value(thief) == 404
+            assert await thief.delete() == 404
+        assert await value(owner) == 2
+    app = Bound(Stateful())
+    async with persisted(app, tmp_store) as (port, _):
+        for extra in ({"cookie": "id=bob"}, {}):
+            thief = RawSession(port, session_id=owner.session_id, extra=extra)
+            assert await value(thief) == 404
+            assert await thief.delete() == 404
+        assert not app.app.sessions
+        owner.port = port
+        assert await value(owner) == 1
