@@ -234,10 +234,14 @@ class Delivery:
             yield b"".join(parts)
 
     def _before(self, page: Page) -> list[bytes]:
-        if not page.missing:
-            return []
-        telemetry.gaps.add(page.missing)
-        return [sse.comment(f"gap: {page.missing} events were removed by retention")]
+        """What is said of events that a reader does not get."""
+        said = []
+        if page.missing:
+            telemetry.gaps.add(page.missing)
+            said.append(sse.comment(f"gap: {page.missing} events were removed by retention"))
+        if page.passed:
+            said.append(sse.comment(f"gap: {page.passed} events were sent before, without an id"))
+        return said
 
     def _is_stale(self, event: Event) -> bool:
         """An old request of the server is not put to a client that does not ask for it."""
