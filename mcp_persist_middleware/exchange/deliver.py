@@ -234,11 +234,15 @@ class Delivery:
             yield b"".join(parts)
 
     def _before(self, page: Page) -> list[bytes]:
-        before = [page.comment] if page.comment else []
+        """What the application says while it has no events, and what is said of events that a
+        reader does not get."""
+        said = [page.comment] if page.comment else []
         if page.missing:
             telemetry.gaps.add(page.missing)
-            before.append(sse.comment(f"gap: {page.missing} events were removed by retention"))
-        return before
+            said.append(sse.comment(f"gap: {page.missing} events were removed by retention"))
+        if page.passed:
+            said.append(sse.comment(f"gap: {page.passed} events were sent before, without an id"))
+        return said
 
     def _is_stale(self, event: Event) -> bool:
         """An old request of the server is not put to a client that does not ask for it."""

@@ -14,6 +14,7 @@ from mcp_persist_middleware.model import (
     StreamWrite,
 )
 from mcp_persist_middleware.protocol.event_id import EventIds
+from mcp_persist_middleware.protocol.sse import CRLF
 from mcp_persist_middleware.signals.local import Signal
 
 
@@ -50,6 +51,7 @@ class LiveStream:
         "degraded",
         "ended",
         "ending",
+        "handed",
         "ids",
         "last",
         "on_lost",
@@ -71,6 +73,8 @@ class LiveStream:
         self.ending: Ending | None = None
         self.last = 0
         self.committed = 0
+        self.handed = 0
+        """The last event without an id that any reader was given."""
         self.readers = 0
         self.on_readers: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
@@ -283,6 +287,10 @@ class LiveStream:
         events = tuple(
             Event(last + n, epoch, event.kind, event.frame) for n, event in enumerate(answers, 1)
         )
+        if events and (lost := self.last - last - len(events)) > 0:
+            # A comment within an event: clients ignore it, and whoever looks at the wire sees it.
+            mark = b": gap: %d events before this answer were not logged" % lost + CRLF
+            events = (events[0]._replace(frame=mark + events[0].frame), *events[1:])
         ending = Ending(
             self.ending.state,
             last + len(events),
