@@ -63,6 +63,13 @@ def _is_whole_reply(seen: Seen, it: Difference) -> bool:
     return failed and broken and it.what in ("status", "end")
 
 
+def _is_closed_at_once(seen: Seen, it: Difference) -> bool:
+    """uvicorn closes a connection as soon as it reads its client's end."""
+    closes = seen.http == "uvicorn" and seen.request.framing in ("half close", "short")
+    gone = (seen.ours.status, seen.ours.end) == (0, "closed") or seen.ours.end == "cut"
+    return closes and gone and it.what in ("status", "end")
+
+
 def _is_read_first(seen: Seen, it: Difference) -> bool:
     if it.what == "interim":
         return it.ours == "[100]" and seen.bare.status >= 400
@@ -85,6 +92,16 @@ def _is_early(seen: Seen, it: Difference) -> bool:
 def _without_question(answer: Answer) -> list[dict[str, object]]:
     told = [json.loads(f.data) for f in frames(answer.body) if f.data and f.data[0] == "{"]
     return [{k: v for k, v in it.items() if k != "id" or "method" not in it} for it in told]
+
+
+_OF_THE_CALLER = (401, 403, 421, 429)
+
+
+def _is_refused_first(seen: Seen, it: Difference) -> bool:
+    """Of two refusals, that of the caller and not that of the body."""
+    refused = seen.bare.status == 413 and seen.ours.status in _OF_THE_CALLER
+    asked = seen.state in ("back", "elsewhere")
+    return asked and refused and it.what in ("status", "end", "connection", "interim")
 
 
 # What clients take as one event.
@@ -145,10 +162,22 @@ NAMED: list[Named] = [
         "that raises in its middle is a 500 there and not a cut body",
     ),
     Named(
+        "a half-closed connection that the server closes",
+        _is_closed_at_once,
+        "uvicorn drops what is sent after it has read its client's end: only what an application "
+        "sends in that very instant is on its way; ours is committed first",
+    ),
+    Named(
         "a body is read first",
         _is_read_first,
         "a body is read before the application sees the request; an application that answers "
         "without reading it closes the connection by that, ours keeps it",
+    ),
+    Named(
+        "who asks comes before what is asked",
+        _is_refused_first,
+        "to bring a session back the application is asked about its caller first: whom it refuses "
+        "hears that, and not that the body is too large as well",
     ),
     Named(
         "a deletion is remembered",
