@@ -112,7 +112,9 @@ class _Reader:
         """The disconnect, a moment after it came."""
         message = await self._client.receive()
         self.leave()
-        await asyncio.sleep(_HALF_CLOSED)
+        # What is sent without an id is sent once: it waits for the client that may come back.
+        if not self._stream.degraded:
+            await asyncio.sleep(_HALF_CLOSED)
         return message
 
     def leave(self) -> None:
