@@ -89,22 +89,25 @@ class Cursor:
             told, self._told = self._told, []
             return self._page(told, ended=True) if told else None
         if self.position >= live.visible:
-            return Page([], ended=True) if live.ended else self._comment(live)
+            if live.ended:
+                return Page([], ended=True)
+            comment = self._comment(live)
+            return Page([], comment=comment) if comment else None
         events = live.tail_after(self.position)
         if events is None:
             return None
         if not events:
             return self._nothing_left(live.visible, ended=live.ended)
         ended = live.ended and events[-1].sequence >= live.visible
-        return self._page(events, ended=ended)
+        return self._page(events, ended=ended, comment=self._comment(live))
 
-    def _comment(self, live: LiveStream) -> Page | None:
+    def _comment(self, live: LiveStream) -> bytes:
         said = live.said
         if said is None or said is self._heard:
-            return None
+            return b""
         self._heard = said
         # One that an event has overtaken is not worth a line.
-        return Page([], comment=said[1]) if said[0] >= self.position else None
+        return said[1] if said[0] >= self.position else b""
 
     async def wait(self, timeout: float) -> None:
         """Wait a moment for the next event of a stream that is written here."""
@@ -163,10 +166,10 @@ class Cursor:
         missing, self.position = bound - self.position, bound
         return Page([], missing, ended)
 
-    def _page(self, events: list[Event], *, ended: bool = False) -> Page:
+    def _page(self, events: list[Event], *, ended: bool = False, comment: bytes = b"") -> Page:
         last = events[-1].sequence
         missing = last - self.position - len(events)
         self.position = last
         if self._resumed:
             events = [e for e in events if e.epoch or e.kind is EventKind.RESPONSE]
-        return Page(events, missing, ended)
+        return Page(events, missing, ended, comment)
