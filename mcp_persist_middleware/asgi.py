@@ -47,6 +47,13 @@ def place_of(scope: Scope) -> Place:
     return Place(scope["extensions"][EXTENSION]["namespace"], path_of(scope))
 
 
+def account_of(scope: Scope, principal: str) -> str:
+    """Whose a request is when what one caller has is counted: the principal's, or, where there is
+    none, the address's that it comes from."""
+    client = scope.get("client")
+    return principal or (f"@{client[0]}" if client else "@")
+
+
 def cancellation() -> bytes:
     """A message that changes nothing and that nobody can find fault with: the cancellation of a
     request that does not exist."""
