@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Mapping
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.errors import ClosedError, StoreError
+from mcp_persist_middleware.errors import ClosedError, NoEventLoopError, StoreError
 from mcp_persist_middleware.exchange.memory import Memory
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
@@ -238,7 +238,19 @@ def find_or_make(settings: Settings) -> Runtime:
 
 
 def _runtimes() -> Mapping[Settings, Runtime]:
-    return _REGISTRY.loops.get(asyncio.get_running_loop(), {})
+    return _REGISTRY.loops.get(running_loop(), {})
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The event loop that this runs on.
+
+    Raises:
+        NoEventLoopError: there is none of asyncio's.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise NoEventLoopError from None
 
 
 def _forget(runtime: Runtime) -> None:
