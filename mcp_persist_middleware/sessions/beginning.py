@@ -5,7 +5,8 @@ from starlette.types import Message, Scope, Send
 from mcp_persist_middleware import asgi
 from mcp_persist_middleware.protocol import headers, jsonrpc
 from mcp_persist_middleware.sessions.greeting import MAX_GREETING, Greeting
-from mcp_persist_middleware.sessions.registry import Held, Registry, Site
+from mcp_persist_middleware.sessions.held import Held, Site
+from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.repeatable import Repeatable
 from mcp_persist_middleware.sessions.revive import Callers
 
