@@ -17,7 +17,7 @@ from mcp_persist_middleware.errors import (
     SessionElsewhereError,
     StoreError,
 )
-from mcp_persist_middleware.exchange import again, identity, listen, remote, resume, serve
+from mcp_persist_middleware.exchange import again, listen, ownership, remote, resume, serve
 from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.fence import Fence, refuse
@@ -176,13 +176,13 @@ class PersistMiddleware:
         """The application as requests of an era may call it."""
         context = parts.exchanges
         app: ASGIApp = Fence(context, self.app)
-        principal, site = partial(identity.principal, context), partial(self._from_elsewhere, parts)
+        callers, site = ownership.Callers(context), partial(self._from_elsewhere, parts)
 
         async def revived(key: SessionKey, scope: Scope) -> None:
             await listen.open_unread(context, self._app(parts, era), scope, era, key)
 
         return SessionLayer(
-            app, parts.sessions, principal, site, revived, takes_over, has_sessions=era.sessions
+            app, parts.sessions, callers, site, revived, takes_over, has_sessions=era.sessions
         )
 
     def _classify(self, settings: Settings, memory: Memory, scope: Scope) -> classify.Request:

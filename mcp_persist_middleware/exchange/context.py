@@ -14,6 +14,7 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.live import Limits, LiveStream
 from mcp_persist_middleware.log.liveness import Liveness
+from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.settings import Settings
@@ -22,9 +23,6 @@ from mcp_persist_middleware.supervision import Supervisor
 
 class Running(Protocol):
     """An exchange as the others see it."""
-
-    reissue_key: tuple[Place, str, bytes] | None
-    """Where, by whom and with what content a 2026-07-28 request was made, if that is known."""
 
     @property
     def stream(self) -> LiveStream | None:
@@ -65,6 +63,11 @@ class Context:
     """Streams of workers that are gone are taken over one at a time."""
     warned: set[str] = field(default_factory=set)
     """The warnings that are given once."""
+    reads: Reads = field(init=False)
+    """What readers have of the store, each page once."""
+
+    def __post_init__(self) -> None:
+        self.reads = Reads(self.log)
 
     @property
     def identity_headers(self) -> frozenset[bytes]:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.log.reads import Events, Reads
 from mcp_persist_middleware.model import Event, EventKind, StreamState
 from mcp_persist_middleware.signals.base import Subscription
 
-_PAGE_EVENTS = 256
-_PAGE_BYTES = 1024 * 1024
 # With every wake-up lost a reader still gets on at this pace, where the writer is in this process.
 _LOCAL_POLL = 15.0
 
@@ -24,6 +23,8 @@ class Page:
     """How many numbers before the last event are gone for good."""
     ended: bool = False
     """Nothing comes after this page."""
+    comment: bytes = b""
+    """What the application says while it has no events."""
 
 
 class Cursor:
@@ -34,6 +35,8 @@ class Cursor:
         resumed: whether the reader holds an id; of a degraded stream it then gets the answer,
             but not again what may have reached it without one.
         told: the events of a stream that has ended, all that there are, where they are known.
+        reads: shared with the other readers of the event loop.
+        epoch: the epoch in which the reader found the stream.
     """
 
     def __init__(
@@ -45,8 +48,12 @@ class Cursor:
         *,
         resumed: bool,
         told: Sequence[Event] = (),
+        reads: Reads | None = None,
+        epoch: int = 0,
     ) -> None:
         self._log = log
+        self._reads = reads or Reads(log)
+        self._epoch = epoch
         self._stream = stream
         self._live = live
         self._resumed = resumed
@@ -55,6 +62,8 @@ class Cursor:
         self._subscription: Subscription | None = None
         # Of a stream that is written elsewhere: an answer is mostly the last event.
         self._expects_end = False
+        # What was said to others is not repeated.
+        self._heard = live.said if live is not None and resumed else None
         self.position = after
 
     @property
@@ -85,7 +94,7 @@ class Cursor:
             told, self._told = self._told, []
             return self._page(told, ended=True) if told else None
         if self.position >= live.visible:
-            return Page([], ended=True) if live.ended else None
+            return Page([], ended=True) if live.ended else self._comment(live)
         events = live.tail_after(self.position)
         if events is None:
             return None
@@ -93,6 +102,14 @@ class Cursor:
             return self._nothing_left(live.visible, ended=live.ended)
         ended = live.ended and events[-1].sequence >= live.visible
         return self._page(events, ended=ended)
+
+    def _comment(self, live: LiveStream) -> Page | None:
+        said = live.said
+        if said is None or said is self._heard:
+            return None
+        self._heard = said
+        # One that an event has overtaken is not worth a line.
+        return Page([], comment=said[1]) if said[0] >= self.position else None
 
     async def wait(self, timeout: float) -> None:
         """Wait a moment for the next event of a stream that is written here."""
@@ -144,8 +161,8 @@ class Cursor:
         await self._subscription.wait()
         return None
 
-    async def _read(self) -> list[Event]:
-        return await self._log.read(self._stream, self.position, _PAGE_EVENTS, _PAGE_BYTES)
+    async def _read(self) -> Events:
+        return await self._reads.page(self._stream, self._epoch, self.position)
 
     def _nothing_left(self, bound: int, *, ended: bool) -> Page:
         missing, self.position = bound - self.position, bound
@@ -155,6 +172,7 @@ class Cursor:
         last = events[-1].sequence
         missing = last - self.position - len(events)
         self.position = last
-        if self._resumed:
+        # A page from the store is kept as it is: others have the same one.
+        if self._resumed and not all(event.epoch for event in events):
             events = [e for e in events if e.epoch or e.kind is EventKind.RESPONSE]
         return Page(events, missing, ended)

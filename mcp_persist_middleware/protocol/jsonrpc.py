@@ -1,6 +1,5 @@
 """JSON-RPC 2.0 as far as a log has to understand it: who asks, who answers."""
 
-import hashlib
 import json
 import math
 import re
@@ -76,8 +75,6 @@ class Call:
     """The ids to answer; none for notifications and for answers of the client."""
     version: str | None
     """`params.protocolVersion` of an `initialize`."""
-    fingerprint: bytes
-    """Equal for a request and its re-issue under a new id; empty unless it was asked for."""
 
     @property
     def is_initialize(self) -> bool:
@@ -89,7 +86,7 @@ class Call:
         return self.request_ids[0] if len(self.request_ids) == 1 else None
 
 
-def parse(body: bytes, *, fingerprint: bool = False) -> Call | None:
+def parse(body: bytes) -> Call | None:
     """The call in a POST body; None when it is not JSON-RPC 2.0."""
     loaded = _load(body)
     messages = loaded if isinstance(loaded, list) else [loaded]
@@ -109,7 +106,6 @@ def parse(body: bytes, *, fingerprint: bool = False) -> Call | None:
         name=name if isinstance(name, str) else "",
         request_ids=tuple(ids),
         version=version if isinstance(version, str) else None,
-        fingerprint=_fingerprint(messages) if fingerprint else b"",
     )
 
 
@@ -129,16 +125,6 @@ def _is_to_a_call(message: Any) -> bool:
             return True
         case _:
             return False
-
-
-def _fingerprint(messages: list[dict[str, Any]]) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for message in messages:
-        params = message.get("params")
-        if isinstance(params, dict):
-            params = {k: v for k, v in params.items() if k != "_meta"}
-        digest.update(json.dumps([message.get("method"), params], sort_keys=True).encode())
-    return digest.digest()
 
 
 def error(request_id: RequestId, message: str, data: dict[str, Any], code: int) -> bytes:

@@ -4,7 +4,8 @@ name of whoever asks for it now."""
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from starlette.types import ASGIApp, Scope
 
@@ -21,7 +22,16 @@ logger = logging.getLogger(__name__)
 REFUSALS = frozenset({401, 403, 421, 429})
 """Statuses that are the end of the matter."""
 
-PrincipalOf = Callable[[Scope], str]
+
+class Callers(Protocol):
+    """Tells callers apart."""
+
+    def principal(self, asked: Scope) -> str:
+        """Names the caller of a request that the application has had."""
+
+    async def owns(self, app: ASGIApp, scope: Scope, asked: Scope, principal: str) -> bool:
+        """Whether that caller is the one that is named. `scope` is a request in its name that the
+        application may be asked."""
 
 
 async def revive(
@@ -29,7 +39,7 @@ async def revive(
     app: ASGIApp,
     scope: Scope,
     record: SessionRecord,
-    principal: PrincipalOf,
+    callers: Callers,
     unknown: Said | None = None,
 ) -> Held | asgi.Answer | None:
     """Make the application's session anew; with the credentials of `scope`. With `unknown`, what
@@ -56,7 +66,7 @@ async def revive(
     changed = record.fingerprint not in ("", greeting.fingerprint)
     if changed:
         logger.warning("A session is not brought back: the application's capabilities changed")
-    if changed or principal(question) != record.principal:
+    if changed or not await callers.owns(app, speak.question, question, record.principal):
         count_refused(record)
         await speak.goodbye()
         return None
@@ -96,6 +106,11 @@ class _Speaker:
             (headers.SESSION_ID, inner.encode("latin-1")),
             (headers.PROTOCOL_VERSION, version.encode("latin-1")),
         ]
+
+    @property
+    def question(self) -> Scope:
+        """A request in the new session."""
+        return self._question("POST")
 
     def _question(self, method: str) -> Scope:
         question = asgi.question(self._scope, method, without=_SESSION_HEADERS)

@@ -112,7 +112,8 @@ class Turn:
         if self._parser is None or message["type"] != "http.response.body":
             return message
         frames = self._parser.feed(message.get("body", b""))
-        return {**message, "body": b"".join(self._frame(frame) for frame in frames)}
+        told = [*(self._frame(frame) for frame in frames), self._parser.comments()]
+        return {**message, "body": b"".join(told)}
 
     async def _head(self, message: Message, send: Send) -> Message | None:
         status, raw = message["status"], message.get("headers", [])

@@ -20,19 +20,13 @@ from tests.support.scripted import serving
 
 # Faults that are known and not mended yet. None of them is meant; each goes with its mend.
 OPEN: dict[str, str] = {
-    "a cookie with each request (A1)": "a cookie that is no balancer's binds although nobody asks "
-    "for it: a session that came back is unknown to its client",
-    "seed 7 number 8": "so does a query string",
-    "a client that says that it is done (A16)": "who closes its half of the connection early gets "
-    "nothing",
-    "compressed JSON (A15)": "JSON is not compressed by the application",
     "a stranger with the session's id (C1)": "in a session that came back the comparison answers "
     "the question too early (test_sessions_as_bare has it right)",
     "seed 7 number 0": "a body that breaks off reaches a session that came back, or does not, by "
     "chance",
     "seed 7 number 27": "of two refusals, 413 and 403, a session that came back gets the other one",
 }
-_LONG = ("late", "quiet", "9 MB", "without an answer", "slow tool", "(A12)")
+_LONG = ("late", "a quiet", "9 MB", "without an answer", "slow tool")
 
 
 class Here:
