@@ -430,7 +430,7 @@ async def test_no_client_keeps_the_others_out_and_what_nobody_waits_for_makes_ro
     log: EventLog, other: EventLog, monkeypatch: pytest.MonkeyPatch, of: str
 ) -> None:
     monkeypatch.setattr("mcp_persist_middleware.sessions.desk._OF_ONE_SESSION", 3)
-    monkeypatch.setattr("mcp_persist_middleware.sessions.desk._OF_ONE_OWNER", 3)
+    monkeypatch.setattr("mcp_persist_middleware.sessions.desk._OF_ONE_PRINCIPAL", 3)
     home = Home(log)
     async with home.open():
         greedy = [await home.hold(SessionKey("d", "/mcp", f"g{n}"), "eve") for n in range(3)]
