@@ -97,8 +97,9 @@ def _without_question(answer: Answer) -> list[dict[str, object]]:
 
 
 def _does_not_cross(request: Request, ours: Answer) -> bool:
-    """A body that is over the cap, or that breaks off."""
-    return ours.status == 413 or request.framing == "short"
+    """A body that is over the cap, or that breaks off; or its client is gone before it crosses."""
+    gone = request.framing in ("short", "half close") and ours.status == 0
+    return ours.status == 413 or gone
 
 
 def _is_not_relayed(seen: Seen, it: Difference) -> bool:
@@ -113,6 +114,10 @@ def _is_not_relayed(seen: Seen, it: Difference) -> bool:
 def _is_comment_elsewhere(seen: Seen, it: Difference) -> bool:
     lost = seen.state == "elsewhere" and _streams(seen)
     return lost and b"\n:" in b"\n" + seen.bare.body and it.what in ("comments", "longer silence")
+
+
+def _is_another_path(target: str) -> bool:
+    return target.partition("?")[0] not in ("/mcp", "/mcp/")
 
 
 _OF_THE_CALLER = (401, 403, 421, 429)
@@ -194,7 +199,7 @@ NAMED: list[Named] = [
         "a body that does not cross to another worker",
         _is_not_relayed,
         "a request is relayed whole: one over `max_body_bytes` is refused with 413, and one that "
-        "breaks off has nobody who waits for it",
+        "breaks off, or whose client is gone before it crosses, has nobody who waits for it",
     ),
     Named(
         "comments stay with the worker that runs the call",
@@ -230,8 +235,10 @@ NAMED: list[Named] = [
             seen.state == "degraded"
             and seen.ours.status == 503
             and it.what in ("status", "end")
-            and (seen.request.session == "unknown" or not seen.request.target.startswith("/mcp"))
-            and b"session store" in seen.ours.body
+            and (seen.request.session == "unknown" or _is_another_path(seen.request.target))
+            and any(
+                said in seen.ours.body for said in (b"session store", b"worker of this session")
+            )
         ),
         "503 and ask again: a 404 would make a client drop a session that another worker holds, "
         "and the application may know its id as somebody else's",
