@@ -65,15 +65,21 @@ async def read_on(
     if not take(body.size):
         return False
     kept = body.messages
+    # What made it larger may have been its end.
+    body.complete = _is_last(kept[-1])
     while not (body.complete or body.is_broken_off):
         async with asyncio.timeout(seconds):
             message = await receive()
         if not take(len(message.get("body", b""))):
             return False
         keep(kept, message)
-        body.complete = message["type"] == "http.request" and not message.get("more_body", False)
+        body.complete = _is_last(message)
     body.messages = [handed_on(each) for each in kept]
     return True
+
+
+def _is_last(message: Message) -> bool:
+    return message["type"] == "http.request" and not message.get("more_body", False)
 
 
 def replay(body: Body, receive: Receive) -> Receive:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
+
 from mcp_persist_middleware.attempt import Attempt
 from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange.client import nowhere
@@ -41,6 +43,23 @@ async def test_a_body_in_very_many_parts_is_kept_as_few_and_read_again_whole() -
     request = Repeatable(sent(parts), 1_000_000)
     assert await request.whole() == b"".join(parts)
     assert (await request.receive())["body"] == b"".join(parts)
+
+
+@pytest.mark.parametrize("parts", [[b"x" * 1500], [b"x" * 600] * 2, [b"x" * 600] * 5])
+async def test_the_rest_of_a_large_body_is_read_to_its_end_and_not_beyond(
+    parts: list[bytes],
+) -> None:
+    attempt = Attempt(sent(parts), nowhere)
+    body = await bodies.read(attempt.receive, 1000)
+    assert not body.complete
+
+    async def receive() -> dict[str, Any]:
+        message: dict[str, Any] = dict(await attempt.receive())
+        assert message["body"] is not None, "nothing is left to come"
+        return message
+
+    assert await bodies.read_on(body, receive, lambda _: True, 1.0)
+    assert (body.complete, body.content) == (True, b"".join(parts))
 
 
 async def test_a_body_that_is_too_large_to_be_kept_passes_whole() -> None:

@@ -78,6 +78,8 @@ def _is_read_first(seen: Seen, it: Difference) -> bool:
     if it.what in ("status", "end") and seen.bare.end in ("reset", "closed"):
         # A refusal on a connection that is closed upon unread bytes may be lost on its way.
         return seen.ours.status == 413
+    if it.what in ("later head", "longer silence", "later end"):
+        return seen.bare.status == seen.ours.status and len(seen.request.body()) > _CAP
     closing = it.what == "connection"
     return closing and seen.ours.kept and not seen.bare.kept and bool(seen.request.body())
 
@@ -118,6 +120,11 @@ def _is_comment_elsewhere(seen: Seen, it: Difference) -> bool:
 
 def _is_another_path(target: str) -> bool:
     return target.partition("?")[0] not in ("/mcp", "/mcp/")
+
+
+def _is_stale_reply(seen: Seen, it: Difference) -> bool:
+    statuses = (seen.bare.status, seen.ours.status)
+    return it.what == "status" and statuses == (202, 409) and b"Not delivered" in seen.ours.body
 
 
 _OF_THE_CALLER = (401, 403, 421, 429)
@@ -206,6 +213,12 @@ NAMED: list[Named] = [
         _is_comment_elsewhere,
         "a comment is not stored, and nothing else crosses to the worker of its client, which "
         "sends keep-alives of its own, every `ping_seconds`",
+    ),
+    Named(
+        "an answer to nothing that is asked here",
+        _is_stale_reply,
+        "a session that came back has not asked what this answers: 409 and a sentence, not a 202 "
+        "for what goes nowhere",
     ),
     Named(
         "a body is read first",
