@@ -23,7 +23,6 @@ from mcp_persist_middleware.model import (
     Outcome,
     Owner,
     RequestId,
-    StreamKind,
     StreamRecord,
     StreamState,
     StreamWrite,
@@ -62,7 +61,7 @@ async def begin(
         SessionElsewhereError: another worker is the session's home. Nothing was run.
         StoreError: the store does not answer. Nothing was run.
     """
-    verdict = await authorise.ask(context, app, scope, StreamKind.POST, revives=True)
+    verdict = await authorise.ask(context, app, scope, revives=True)
     if verdict.refused:
         return verdict
     owner = Owner(*place_of(scope), request.session, verdict.principal)

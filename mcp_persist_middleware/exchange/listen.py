@@ -81,7 +81,7 @@ async def find(
             first = replace(chain.at(begun.stream, 0), resumed=False, head=head)
             spot = await _behind(context, key, request, begun.stream, first)
             return first if spot.stream == first.stream else spot
-    verdict = await authorise.ask(context, app, scope, StreamKind.GET)
+    verdict = await authorise.ask(context, app, scope)
     if verdict.refused or verdict.principal != running.record.owner.principal:
         await verdict.pass_on(send)
         return None
