@@ -40,7 +40,7 @@ async def resume(
     """
     position = request.cursor
     assert position is not None
-    verdict = await authorise.ask(context, app, scope, position.kind)
+    verdict = await authorise.ask(context, app, scope)
     if verdict.refused:
         _count(scope, "refused")
         await verdict.pass_on(send)
@@ -275,7 +275,7 @@ def later(context: Context, why: str = "the store is unavailable") -> Response:
 
 async def foreign_cursor(context: Context, app: ASGIApp, scope: Scope, send: Send) -> None:
     """A cursor that no stream of ours ever gave."""
-    verdict = await authorise.ask(context, app, scope, StreamKind.POST)
+    verdict = await authorise.ask(context, app, scope)
     if verdict.refused:
         await verdict.pass_on(send)
         return

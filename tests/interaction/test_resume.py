@@ -295,6 +295,32 @@ async def test_the_newest_get_connection_receives_and_the_older_one_is_promoted(
         say.put_nowait(-1)
 
 
+async def test_a_client_that_comes_back_does_not_end_the_stream_that_it_comes_back_for(
+    store: str,
+) -> None:
+    """Of an application in which each GET replaces the one before."""
+    say = asyncio.Queue[int]()
+
+    async def session_stream(call: Call) -> None:
+        await call.head()
+        while call is app.calls[-1]:
+            await call.progress(await say.get())
+
+    app = Scripted(GET=session_stream)
+    async with persisted(app, store) as (port, _):
+        session = await RawSession.open(port)
+        response, cursor = await session.get(), None
+        for value in range(6):
+            say.put_nowait(value)
+            (frame,) = await response.take(1)
+            assert frame.progress == value
+            response.reset()
+            # One with a cursor, one without: either way the application is only asked.
+            cursor = frame.id if value % 2 else None
+            response = await session.get(cursor)
+        assert len(app.calls) == 1
+
+
 async def test_a_stream_outlives_the_process_that_wrote_it(tmp_path: Path) -> None:
     async with running(mcp_server(tmp_path)) as server:
         session = await RawSession.open(server.port)
