@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Message, Scope, Send
 
 from mcp_persist_middleware import attempt
-from mcp_persist_middleware.model import Place
+from mcp_persist_middleware.model import UNSURE, Place
 from mcp_persist_middleware.protocol import headers
 
 EXTENSION = "mcp_persist"
@@ -45,6 +45,13 @@ def path_of(scope: Scope) -> str:
 def place_of(scope: Scope) -> Place:
     """The namespace and the full path of a request that the middleware has let in."""
     return Place(scope["extensions"][EXTENSION]["namespace"], path_of(scope))
+
+
+def account_of(scope: Scope, principal: str) -> str:
+    """Whose a request is when what one caller has is counted: the principal's, or, where there is
+    none, the address's that it comes from. A cookie may be another one with each request."""
+    client, known = scope.get("client"), principal.partition(UNSURE)[0]
+    return known or (f"@{client[0]}" if client else "@")
 
 
 def cancellation() -> bytes:

@@ -49,6 +49,11 @@ class ClosedError(PersistError):
     """The persistence object is closed on this event loop; start it again, or open a new one."""
 
 
+class NoEventLoopError(PersistError):
+    """The store needs an asyncio event loop, and this server runs another kind (trio, for one): let
+    it run asyncio (hypercorn: "--worker-class asyncio", or "uvloop")."""
+
+
 class LeaseLostError(PersistError):
     """This worker has lost its lease; the request was not run."""
 

@@ -13,6 +13,7 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.discretion import hushed_response
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.farewell import Farewell, KeepAlive
@@ -79,7 +80,8 @@ class Delivery:
         if not self.context.holds_lease:
             self.stop()
         try:
-            await response(scope, receive, farewell.send)
+            with hushed_response():
+                await response(scope, receive, farewell.send)
         except asyncio.CancelledError:
             await farewell.say(self._last_retry_ms)
             raise

@@ -6,7 +6,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Scope, Send
 
-from mcp_persist_middleware.asgi import place_of
+from mcp_persist_middleware.asgi import account_of, place_of
 from mcp_persist_middleware.errors import EventTooLargeError
 from mcp_persist_middleware.exchange import identity, shield
 from mcp_persist_middleware.exchange.absence import Absence
@@ -72,6 +72,15 @@ class Exchange:
     def stream(self) -> LiveStream | None:
         """The stream that the answer is logged to, once it is open."""
         return self._recorder.stream
+
+    @property
+    def account(self) -> tuple[str, str]:
+        """Whose this is when the exchanges of one caller are counted, and in which session."""
+        if self.stream is not None:
+            owner = self.stream.record.owner
+            return account_of(self.scope, owner.principal), owner.session
+        found = identity.credential(self._context, self.scope)
+        return account_of(self.scope, found), self.request.session
 
     def start(self, body: Body) -> None:
         """Run the application in the background, in a copy of the current context."""
@@ -260,10 +269,6 @@ class Exchange:
     def leave(self) -> None:
         """Tell the application that its client has left; it has half a minute to end."""
         self._absence.leave()
-
-    def crowd_out(self) -> None:
-        """The same because too many others run alone, unless somebody reads on another worker."""
-        self._absence.crowd_out()
 
     def abandon(self) -> None:
         """The client left before it held an id, and nothing is sent to it any more."""

@@ -1,9 +1,10 @@
 """A request whose client is on another worker: run here and read there, through the log alone."""
 
+import asyncio
 import time
 from dataclasses import dataclass
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware.exchange import again, chain, listen, serve
 from mcp_persist_middleware.exchange.body import Body
@@ -146,11 +147,18 @@ async def deliver(
         resumed=remote.joined,
         head=list(remote.head),
     )
+
+    async def later() -> Message:
+        # As for a client whose stream is here.
+        message = await receive()
+        await asyncio.sleep(serve.HALF_CLOSED)
+        return message
+
     if remote.events:
-        await delivery.run(scope, receive, send)
+        await delivery.run(scope, later, send)
         return
     with context.attendance.reading(remote.stream):
-        await delivery.run(scope, receive, send)
+        await delivery.run(scope, later, send)
 
 
 async def _created(stream: LiveStream) -> None:

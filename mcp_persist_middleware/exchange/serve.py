@@ -26,7 +26,7 @@ from mcp_persist_middleware.protocol.eras import Era
 _UNWATCHED = 0.05
 # Some servers tell of a client that has closed its half of the connection, and reads on, as of one
 # that has gone. What comes within so many seconds is sent all the same.
-_HALF_CLOSED = 1.0
+HALF_CLOSED = 1.0
 
 
 async def exchange(
@@ -112,7 +112,9 @@ class _Reader:
         """The disconnect, a moment after it came."""
         message = await self._client.receive()
         self.leave()
-        await asyncio.sleep(_HALF_CLOSED)
+        # What is sent without an id is sent once: it waits for the client that may come back.
+        if not self._stream.degraded:
+            await asyncio.sleep(HALF_CLOSED)
         return message
 
     def leave(self) -> None:
@@ -151,7 +153,7 @@ async def _let_go(running: Exchange) -> None:
     """The client has left without an id; what is there in a moment, it may still take."""
     running.alone()
     if running.kind is StreamKind.POST:
-        await asyncio.wait({running.opened}, timeout=_HALF_CLOSED)
+        await asyncio.wait({running.opened}, timeout=HALF_CLOSED)
     running.abandon()
 
 

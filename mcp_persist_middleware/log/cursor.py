@@ -97,20 +97,24 @@ class Cursor:
             told, self._told = self._told, []
             return self._page(told, told[-1].sequence, ended=True) if told else None
         if self.position >= live.visible:
-            return Page([], ended=True) if live.ended else self._comment(live)
+            if live.ended:
+                return Page([], ended=True)
+            comment = self._comment(live)
+            return Page([], comment=comment) if comment else None
         events = live.tail_after(self.position)
         if events is None:
             return None
         last = events[-1].sequence if events else live.visible
-        return self._page(events, last, ended=live.ended and last >= live.visible)
+        comment, ended = self._comment(live), live.ended and last >= live.visible
+        return self._page(events, last, ended=ended, comment=comment)
 
-    def _comment(self, live: LiveStream) -> Page | None:
+    def _comment(self, live: LiveStream) -> bytes:
         said = live.said
         if said is None or said is self._heard:
-            return None
+            return b""
         self._heard = said
         # One that an event has overtaken is not worth a line.
-        return Page([], comment=said[1]) if said[0] >= self.position else None
+        return said[1] if said[0] >= self.position else b""
 
     async def wait(self, timeout: float) -> None:
         """Wait a moment for the next event of a stream that is written here."""
@@ -165,7 +169,9 @@ class Cursor:
     async def _read(self) -> Events:
         return await self._reads.page(self._stream, self._epoch, self.position)
 
-    def _page(self, events: list[Event], last: int, *, ended: bool = False) -> Page:
+    def _page(
+        self, events: list[Event], last: int, *, ended: bool = False, comment: bytes = b""
+    ) -> Page:
         """All that is left up to a number."""
         begin, self.position = self.position, last
         live, passed = self._live, 0
@@ -181,4 +187,4 @@ class Cursor:
             again = sum(not event.epoch and event.sequence <= had for event in events)
             passed = max(0, min(last, had) - max(begin, live.committed)) - again
         missing = last - begin - len(events) - passed
-        return Page(events, missing, passed, ended)
+        return Page(events, missing, passed, ended, comment)

@@ -5,7 +5,8 @@ from starlette.types import Message, Scope, Send
 from mcp_persist_middleware import asgi
 from mcp_persist_middleware.protocol import headers, jsonrpc
 from mcp_persist_middleware.sessions.greeting import MAX_GREETING, Greeting
-from mcp_persist_middleware.sessions.registry import Held, Registry, Site
+from mcp_persist_middleware.sessions.held import Held, Site
+from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.repeatable import Repeatable
 from mcp_persist_middleware.sessions.revive import Callers
 
@@ -67,13 +68,7 @@ class Beginning:
         if call is None or not call.is_initialize:
             return None
         place, principal = asgi.place_of(self._scope), self._callers.principal(self._scope)
-        owner, version = principal or _address(self._scope), call.version or ""
+        owner, version = asgi.account_of(self._scope, principal), call.version or ""
         held = await self._registry.begin(place, inner, principal, version, body, owner)
         held.site = self._site
         return held
-
-
-def _address(scope: Scope) -> str:
-    """Where a request comes from."""
-    client = scope.get("client")
-    return f"@{client[0]}" if client else "@"

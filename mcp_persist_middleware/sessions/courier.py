@@ -42,6 +42,8 @@ _LOOK_SECONDS = 1.0
 # So long a letter is waited for of which it cannot be known whether it was claimed.
 _DOUBT_SECONDS = 5.0
 _AFTER_FAILURE = 0.25
+# A client that has closed its half of the connection may read on: so long it is answered.
+_HALF_CLOSED = 1.0
 _READ_AT_ONCE = 64
 # The largest requests of so many owners are held at once.
 _MOST_LARGE = 4
@@ -175,7 +177,7 @@ class Courier:
     ) -> Reply | Undelivered:
         woken = asyncio.ensure_future(topic.wait())
         due, failing = time.monotonic() + _LOOK_SECONDS, 0.0
-        doubtful = time.monotonic()
+        doubtful, left_at = time.monotonic(), math.inf
         try:
             while True:
                 waiting: set[asyncio.Future[None]] = {woken, left} if not left.done() else {woken}
@@ -193,9 +195,11 @@ class Courier:
                         doubtful = now
                     elif now - doubtful > _DOUBT_SECONDS:
                         return Undelivered.LEFT if left.done() else Undelivered.LOST
-                    if left.done() or now >= due:
+                    left_at = min(left_at, now) if left.done() else math.inf
+                    has_left = now - left_at >= _HALF_CLOSED
+                    if has_left or now >= due:
                         due = now + _LOOK_SECONDS
-                        outcome = await self._judge(letter, status, left=left.done())
+                        outcome = await self._judge(letter, status, left=has_left)
                         if outcome is not None:
                             return outcome
                     failing = 0.0

@@ -26,8 +26,10 @@ from mcp_persist_middleware.supervision import Supervisor
 logger = logging.getLogger(__name__)
 
 # Letters that were claimed and have no answer yet, which somebody waits for; the others wait in the
-# inbox. One session, and whom it belongs to, has a part of them: nobody keeps all others out.
-_MOST_RUNNING, _OF_ONE_OWNER, _OF_ONE_SESSION = 1024, 256, 128
+# inbox. One session, and whom it belongs to, has a part of them: nobody keeps all others out. There
+# may be many behind one address.
+_MOST_RUNNING, _OF_ONE_ADDRESS, _OF_ONE_PRINCIPAL, _OF_ONE_SESSION = 1024, 512, 256, 128
+_MOST_LOST = 4096
 _PAGE = 64
 # What runs is renewed so many times in a lease.
 _RENEWALS = 5
@@ -85,6 +87,8 @@ class Desk:
         self._running: dict[bytes, _Run] = {}
         self._woken = asyncio.Event()
         self._ended = asyncio.Event()
+        self._lost: dict[bytes, None] = {}
+        """Letters that were run, and whose answer could not be stored."""
         self._doubtful_until = 0.0
         self._has_warned = False
         # A claim is overdue after this time without a word (seconds): by then a worker whose
@@ -201,16 +205,18 @@ class Desk:
         nobody runs is given back, with the word that it was not run."""
         if self._is_in_doubt:
             for letter in await self._inbox.claimed(self._worker):
-                if letter not in self._running:
+                if letter not in self._running and letter not in self._lost:
                     await self._answer(letter, NotRun())
 
     def _start(self, letter: Letter) -> None:
         held = None if letter.void else self._registry.held(letter.key)
-        run = _Run(letter, held.owner or held.record.principal if held is not None else "")
+        principal = held.record.principal if held is not None else ""
+        run = _Run(letter, principal or (held.owner or "" if held is not None else ""))
         others = [each for each in self._running.values() if not each.left.is_set()]
         before = [each for each in others if each.letter.key == letter.key]
         of_owner = sum(each.owner == run.owner for each in others) if run.owner else 0
-        run.is_full = len(before) >= _OF_ONE_SESSION or of_owner >= _OF_ONE_OWNER
+        most = _OF_ONE_PRINCIPAL if principal else _OF_ONE_ADDRESS
+        run.is_full = len(before) >= _OF_ONE_SESSION or of_owner >= most
         self._running[letter.id] = run
         run.task = self._tasks.spawn(self._serve(run, before), "mcp-persist-relayed")
         run.task.add_done_callback(lambda _: self._end(letter.id))
@@ -252,6 +258,9 @@ class Desk:
             except StoreError as error:
                 if time.monotonic() >= until:
                     logger.error("An answer is lost, as its caller has been told: %s", error)
+                    self._lost[letter.id] = None
+                    while len(self._lost) > _MOST_LOST:
+                        del self._lost[next(iter(self._lost))]
                     return
                 logger.warning("The answer to a letter cannot be kept yet: %s", error)
                 await asyncio.sleep(_AFTER_FAILURE)

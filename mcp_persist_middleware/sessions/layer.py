@@ -13,7 +13,8 @@ from mcp_persist_middleware.model import SessionKey, SessionRecord
 from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.sessions.beginning import Beginning
 from mcp_persist_middleware.sessions.forgotten import Said, asked, made_up, unknown
-from mcp_persist_middleware.sessions.registry import Held, Registry, Site
+from mcp_persist_middleware.sessions.held import Held, Site
+from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.repeatable import Repeatable
 from mcp_persist_middleware.sessions.revive import (
     REFUSALS,
@@ -162,30 +163,40 @@ class SessionLayer:
     async def _revived(self, key: SessionKey, scope: Scope) -> Held | asgi.Answer | None:
         """The session, if whoever asks for it owns it. A stranger costs one question, however many
         ask alike, and the owner does not wait behind that."""
-        if _is_probe(scope) or self.registry.is_local:
+        is_elsewheres = self.registry.is_local and not self.registry.was_left(key)
+        if _is_probe(scope) or is_elsewheres:
             return None
         async with self.registry.lock(self._alike(key, scope)):
             # Of many requests that come together the first one does it.
             if (held := self.registry.held(key)) is not None:
                 return held
             record = await self.registry.find(key)
-            if record is None:
-                return None
-            if not (self.takes_over or await self.registry.is_free(record)):
-                raise SessionElsewhereError
-            if not self.registry.may_revive(scope):
+            if record is None or not await self._may_come(record, scope):
                 return None
             refused = await self._is_refused(record, scope)
             if refused is not None:
                 return refused if refused.messages else None
             return await self._of_its_owner(record, scope)
 
+    async def _may_come(self, record: SessionRecord, scope: Scope) -> bool:
+        """Whether a session may come here. What the application has still has never left."""
+        if self.registry.is_left(record):
+            return True
+        if self.registry.is_local:
+            return False
+        if not (self.takes_over or await self.registry.is_free(record)):
+            raise SessionElsewhereError
+        return self.registry.may_revive(scope)
+
     async def _of_its_owner(self, record: SessionRecord, scope: Scope) -> Held | asgi.Answer | None:
         key = record.key
         async with self.registry.lock(key):
             if (held := self.registry.held(key)) is not None:
                 return held
-            found = await revive(self.registry, self.app, scope, record, self.callers)
+            if self.registry.is_left(record):
+                found: Held | asgi.Answer | None = await self.registry.take_back(record)
+            else:
+                found = await revive(self.registry, self.app, scope, record, self.callers)
         if isinstance(found, Held):
             await self._came_back(found, scope)
         elif found is None:

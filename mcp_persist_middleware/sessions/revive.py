@@ -14,7 +14,8 @@ from mcp_persist_middleware.model import SessionRecord
 from mcp_persist_middleware.protocol import headers, jsonrpc, sse
 from mcp_persist_middleware.sessions.forgotten import Said
 from mcp_persist_middleware.sessions.greeting import Greeting
-from mcp_persist_middleware.sessions.registry import Held, Registry
+from mcp_persist_middleware.sessions.held import Held
+from mcp_persist_middleware.sessions.registry import Registry
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.model import EventKind
 from mcp_persist_middleware.protocol import generations, headers, jsonrpc, sse
 from mcp_persist_middleware.sessions.change import Change
-from mcp_persist_middleware.sessions.registry import Held, Registry
+from mcp_persist_middleware.sessions.held import Held
+from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.repeatable import Repeatable
 
 _ID = headers.SESSION_ID
@@ -55,7 +56,7 @@ class Turn:
         scope["extensions"][asgi.EXTENSION] |= {
             "session": self._public,
             "generation": self._generation,
-            "revived": self._generation > generations.FIRST,
+            "revived": self._held.is_revived,
         }
         scope["headers"] = headers.replaced(scope["headers"], _ID, self._held.inner)
         if self._generation > generations.FIRST and scope["method"] == "POST":

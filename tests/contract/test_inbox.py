@@ -225,7 +225,7 @@ async def test_a_claimed_letter_is_overdue_when_its_addressee_does_not_say_that_
     for each in (kept, left, gone):
         assert await other.inbox.put(each, 10) is Posted.WAITING
     now = log.inbox.now()
-    assert len(await log.inbox.claim("one", 3, now, now - 1)) == 3
+    assert len(await log.inbox.claim("one", 3, NOW, now - 1)) == 3
     for each in (kept, left):
         status = await other.inbox.look(each.name)
         assert status is not None
@@ -430,7 +430,7 @@ async def test_no_client_keeps_the_others_out_and_what_nobody_waits_for_makes_ro
     log: EventLog, other: EventLog, monkeypatch: pytest.MonkeyPatch, of: str
 ) -> None:
     monkeypatch.setattr("mcp_persist_middleware.sessions.desk._OF_ONE_SESSION", 3)
-    monkeypatch.setattr("mcp_persist_middleware.sessions.desk._OF_ONE_OWNER", 3)
+    monkeypatch.setattr("mcp_persist_middleware.sessions.desk._OF_ONE_PRINCIPAL", 3)
     home = Home(log)
     async with home.open():
         greedy = [await home.hold(SessionKey("d", "/mcp", f"g{n}"), "eve") for n in range(3)]
@@ -466,6 +466,11 @@ async def test_a_request_whose_client_left_before_it_was_taken_is_run_all_the_sa
     async with home.open():
         assert await asyncio.wait_for(call, 10) is Undelivered.LEFT
         await until(lambda: home.running == ["half"])
+        # One that has closed only its half may read what is there in a moment.
+        home.let["half"].set()
+        call, left = client_of(other, record)
+        left.set()
+        assert await asyncio.wait_for(call, 10) == Whole(200, [], b"done")
 
 
 async def test_only_the_home_of_a_session_gives_it_up_to_whoever_asks(log: EventLog) -> None:

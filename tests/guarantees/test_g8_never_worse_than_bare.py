@@ -39,7 +39,7 @@ class Here:
 def _cases(server: str, count: int) -> list[Case]:
     known = [case for case in CASES if not case.servers or server in case.servers]
     quick = [case for case in known if not any(word in case.name for word in _LONG)]
-    return [case for case in (*quick, *generated(count, seed=7))]
+    return [*quick, *generated(count, seed=7)]
 
 
 @pytest.mark.parametrize("state", ["fresh", "back"])

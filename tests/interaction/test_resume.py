@@ -200,6 +200,23 @@ async def _comments(response, count: int) -> list[str]:
     return found
 
 
+async def test_without_pings_a_quiet_stream_is_quiet(store: str) -> None:
+    async def quiet(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.watch()
+
+    async with persisted(Scripted(quiet=quiet), store, ping_seconds=0) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("quiet")
+        await response.take(1)
+        # A loop without a pause sends some thousands in this time.
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await anext(response.frames())
+        response.reset()
+
+
 async def test_a_resumed_connection_that_delivered_ends_cleanly_so_that_its_cursor_moves(
     store: str,
 ) -> None:

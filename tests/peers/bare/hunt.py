@@ -125,7 +125,8 @@ class Hunt:
         for number, (one, other) in enumerate(zip(bare, ours, strict=True)):
             outcome.requests += 1
             request = case.all_steps[number]
-            seen = Seen(self.site.state, self.server, self.http, request, one, other)
+            before = list(zip(case.all_steps[:number], ours[:number], strict=True))
+            seen = Seen(self.site.state, self.server, self.http, request, one, other, before)
             for difference in differences(one, other):
                 if (name := name_of(seen, difference)) is not None:
                     outcome.named[name] += 1
