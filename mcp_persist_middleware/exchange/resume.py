@@ -1,14 +1,14 @@
 """A request with a cursor: what the caller may see of what it has not seen."""
 
-import asyncio
+import contextlib
 import dataclasses
 
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.asgi import place_of
-from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.asgi import account_of, place_of
+from mcp_persist_middleware.errors import StoreError, TooManyWaitError
 from mcp_persist_middleware.exchange import again, authorise, chain, listen, serve
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
@@ -21,7 +21,6 @@ from mcp_persist_middleware.log.liveness import Verdict
 from mcp_persist_middleware.model import Owner, SessionKey, StreamKind, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
 
-_LOOK_AGAIN = 0.05
 _PAGE_EVENTS, _PAGE_BYTES = 256, 1024 * 1024
 
 
@@ -46,7 +45,7 @@ async def resume(
         return None
     owner = Owner(*place_of(scope), request.session, verdict.principal)
     try:
-        record = await _find(context, position, owner)
+        record = await _find(context, position, owner, account_of(scope, verdict.principal))
         if record is not None and (left := await _left_behind(context, record)) is not None:
             if context.draining:
                 await later(context, "the server is about to stop")(scope, receive, send)
@@ -59,9 +58,8 @@ async def resume(
         if record is not None:
             position = await _rewound(context.log, position, record)
             request = dataclasses.replace(request, cursor=position)
-    except StoreError:
-        _count(scope, "store failure")
-        await later(context)(scope, receive, send)
+    except (StoreError, TooManyWaitError) as error:
+        await _put_off(context, scope, error)(scope, receive, send)
         return None
     live = context.writer.live.get(position.stream)
     if record is None:
@@ -162,19 +160,31 @@ async def _continue(
         await delivery.run(scope, client.receive, send)
 
 
-async def _find(context: Context, position: event_id.Position, owner: Owner) -> StreamRecord | None:
-    """The stream of a cursor if it is the caller's. A priming event may leave before its stream
-    is committed, so a cursor that is young by the time in its id is looked for again."""
-    settled = event_id.created_at(position.stream) + context.settings.store_timeout
-    while True:
-        live = context.writer.live.get(position.stream)
-        record = live.record if live is not None else await context.log.find(position.stream)
-        now = context.log.now()
-        if record is not None and record.owner == owner and record.kind is position.kind:
-            return record if record.expires_at is None or record.expires_at > now else None
-        if not now < settled <= now + context.settings.store_timeout + 1:
-            return None
-        await asyncio.sleep(_LOOK_AGAIN)
+async def _find(
+    context: Context, position: event_id.Position, owner: Owner, account: str
+) -> StreamRecord | None:
+    """The stream of a cursor if it is the caller's. Of a young cursor whatever else is known
+    changes nothing until its stream must have been committed.
+
+    Raises:
+        StoreError: the store does not answer.
+        TooManyWaitError: nothing can be said of a young cursor now.
+    """
+    stream, timeout = position.stream, context.settings.store_timeout
+    settled, number = event_id.created_at(stream) + timeout, 0
+    live = context.writer.live.get(stream)
+    record = live.record if live is not None else await context.log.find(stream)
+    with contextlib.ExitStack() as stack:
+        while record is None or record.owner != owner or record.kind is not position.kind:
+            left = settled - context.log.now()
+            if not 0 < left <= timeout + 1:
+                return None
+            if not number:
+                stack.enter_context(context.newborn.waiting(account))
+            number += 1
+            record = await context.newborn.look(stream, number, left)
+    is_kept = record.expires_at is None or record.expires_at > context.log.now()
+    return record if is_kept else None
 
 
 async def _left_behind(context: Context, record: StreamRecord) -> Verdict | None:
@@ -251,6 +261,14 @@ async def _unknown(
     response = Response(body, media_type="text/event-stream")
     response.raw_headers = headers.stream_head([(b"content-type", headers.EVENT_STREAM)])
     await response(scope, receive, send)
+
+
+def _put_off(context: Context, scope: Scope, error: StoreError | TooManyWaitError) -> Response:
+    if isinstance(error, StoreError):
+        _count(scope, "store failure")
+        return later(context)
+    _count(scope, "put off")
+    return later(context, "too many wait for streams that are not known yet")
 
 
 def later(context: Context, why: str = "the store is unavailable") -> Response:
