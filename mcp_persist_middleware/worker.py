@@ -187,11 +187,13 @@ async def _open(
     tasks.keep(keeper.run, "mcp-persist-keeper")
     tasks.keep(sweeper.run, "mcp-persist-sweeper")
     tasks.keep(desk.run, "mcp-persist-desk")
+    tasks.keep(desk.renew, "mcp-persist-desk-renewals")
     shield.install()
     watch = ShutdownWatch(drain.begin, tasks)
     closing.add("The watch for a shutdown", watch.aclose)
     await watch.open()
-    courier = Courier(log.inbox, log.wakeups, liveness, settings.lease_seconds)
+    largest = max(settings.max_event_bytes, settings.max_body_bytes)
+    courier = Courier(log.inbox, log.wakeups, liveness, settings.lease_seconds, largest)
     return Parts(context, registry, courier)
 
 

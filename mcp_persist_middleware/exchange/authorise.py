@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Scope, Send
 
 from mcp_persist_middleware import asgi
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.exchange.identity import principal
+from mcp_persist_middleware.exchange.ownership import Caller
 from mcp_persist_middleware.model import StreamKind
 
 _REFUSALS = frozenset({401, 403, 421, 429})
@@ -19,7 +19,7 @@ class Verdict:
 
     answer: asgi.Answer
     """To be passed on when it refuses."""
-    principal: str
+    caller: Caller
 
     @property
     def refused(self) -> bool:
@@ -47,4 +47,4 @@ async def ask(
     probe = asgi.question(scope, "POST" if is_post else "GET")
     probe["extensions"][asgi.EXTENSION]["probe"] = not revives
     answer = await asgi.ask(app, probe, asgi.cancellation() if is_post else b"")
-    return Verdict(answer, principal(context, probe))
+    return Verdict(answer, Caller.of(context, app, scope, probe))

@@ -8,8 +8,9 @@ was written to any client.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,9 +21,10 @@ from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client, nowhere, stay
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
+from mcp_persist_middleware.exchange.ownership import Caller
 from mcp_persist_middleware.exchange.pump import Exchange
+from mcp_persist_middleware.exchange.turns import Turns
 from mcp_persist_middleware.log.cursor import Cursor
-from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import SessionKey, StreamKind
 from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.protocol.eras import Era
@@ -70,7 +72,9 @@ async def find(
     """
     key = chain.key_of(scope, request.session)
     turns = context.listeners.of(key)
-    async with turns.opening:
+    async with _opening(turns, client) as is_ours:
+        if not is_ours:
+            return None
         running = chain.running_of(context, key)
         if running is None:
             begun = await _begin(context, app, scope, request, client, send)
@@ -79,20 +83,39 @@ async def find(
             opened = begun.opened.result()
             head = opened.head if opened is not None else ()
             first = replace(chain.at(begun.stream, 0), resumed=False, head=head)
-            spot = await _behind(context, key, request, begun.stream, first)
+            caller = Caller(context, app, scope, begun.stream.record.owner)
+            spot = await _behind(context, key, request, caller, first)
             return first if spot.stream == first.stream else spot
     verdict = await authorise.ask(context, app, scope, StreamKind.GET)
-    if verdict.refused or verdict.principal != running.record.owner.principal:
+    if verdict.refused or not await verdict.caller.owns(running.record.owner):
         await verdict.pass_on(send)
         return None
-    return await _behind(context, key, request, running, chain.at(running, 0))
+    return await _behind(context, key, request, verdict.caller, chain.at(running, 0))
+
+
+@contextlib.asynccontextmanager
+async def _opening(turns: Turns, client: Client) -> AsyncIterator[bool]:
+    """Be the one connection that opens the application's stream; false when its client has left
+    while it waited for another that does."""
+    acquiring = asyncio.ensure_future(turns.opening.acquire())
+    try:
+        if turns.opening.locked():
+            waiting: set[asyncio.Future[Any]] = {acquiring, client.watch()}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await acquiring
+        yield acquiring.done()
+    finally:
+        if acquiring.done() and not acquiring.cancelled():
+            turns.opening.release()
+        acquiring.cancel()
 
 
 async def _behind(
     context: Context,
     key: SessionKey,
     request: classify.Request,
-    running: LiveStream,
+    caller: Caller,
     otherwise: chain.Spot,
 ) -> chain.Spot:
     """Behind what a client has seen: the one that asks, if it has a cursor, else the last one."""
@@ -101,12 +124,12 @@ async def _behind(
         listening = await turns.look()
         segments = listening.segments if listening is not None else ()
         if cursor is not None and cursor.stream in segments:
-            found = await chain.spot_after(context, running.record, cursor.stream, cursor.sequence)
+            found = await chain.spot_after(context, caller, cursor.stream, cursor.sequence)
             return found or otherwise
         found = None
         if turns.stream:
             at = turns.stream, turns.sequence
-            found = await chain.spot_after(context, running.record, *at)
+            found = await chain.spot_after(context, caller, *at)
     except StoreError as error:
         logger.warning("How far a session's stream was read is not known: %s", error)
         found = None
@@ -191,7 +214,15 @@ async def follow(
     try:
         delivery = Delivery(
             context,
-            Cursor(context.log, spot.stream, spot.after, live, resumed=spot.resumed),
+            Cursor(
+                context.log,
+                spot.stream,
+                spot.after,
+                live,
+                resumed=spot.resumed,
+                reads=context.reads,
+                epoch=spot.epoch,
+            ),
             spot.stream,
             ids,
             spot.epoch,

@@ -13,12 +13,13 @@ from mcp_persist_middleware.exchange import again, authorise, chain, listen, ser
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
+from mcp_persist_middleware.exchange.ownership import Caller
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.liveness import Verdict
-from mcp_persist_middleware.model import Owner, SessionKey, StreamKind, StreamRecord, StreamState
+from mcp_persist_middleware.model import SessionKey, StreamKind, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
 
 _LOOK_AGAIN = 0.05
@@ -44,9 +45,8 @@ async def resume(
         _count(scope, "refused")
         await verdict.pass_on(send)
         return None
-    owner = Owner(*place_of(scope), request.session, verdict.principal)
     try:
-        record = await _find(context, position, owner)
+        record = await _find(context, position, verdict.caller)
         if record is not None and (left := await _left_behind(context, record)) is not None:
             if context.draining:
                 await later(context, "the server is about to stop")(scope, receive, send)
@@ -68,7 +68,7 @@ async def resume(
         _count(scope, "unknown")
         await _unknown(context, app, scope, request, receive, send)
     elif record.kind is StreamKind.GET:
-        await _listen(context, app, scope, request, record, receive, send)
+        await _listen(context, app, scope, request, verdict.caller, record, receive, send)
     elif live is None and _is_over(position, record):
         _count(scope, "consumed")
         await Response(status_code=204)(scope, receive, send)
@@ -88,6 +88,7 @@ async def _listen(
     app: ASGIApp,
     scope: Scope,
     request: classify.Request,
+    caller: Caller,
     record: StreamRecord,
     receive: Receive,
     send: Send,
@@ -97,7 +98,7 @@ async def _listen(
     assert position is not None
     live = context.writer.live.get(record.id)
     try:
-        spot = await chain.spot_after(context, record, record.id, position.sequence)
+        spot = await chain.spot_after(context, caller, record.id, position.sequence)
     except StoreError:
         await later(context)(scope, receive, send)
         return
@@ -147,7 +148,15 @@ async def _continue(
     session = record.owner.session
     delivery = Delivery(
         context,
-        Cursor(context.log, record.id, after, live, resumed=True),
+        Cursor(
+            context.log,
+            record.id,
+            after,
+            live,
+            resumed=True,
+            reads=context.reads,
+            epoch=record.epoch,
+        ),
         record.id,
         event_id.EventIds.of(record.id, record.kind, position.request_id),
         record.epoch,
@@ -162,7 +171,9 @@ async def _continue(
         await delivery.run(scope, client.receive, send)
 
 
-async def _find(context: Context, position: event_id.Position, owner: Owner) -> StreamRecord | None:
+async def _find(
+    context: Context, position: event_id.Position, caller: Caller
+) -> StreamRecord | None:
     """The stream of a cursor if it is the caller's. A priming event may leave before its stream
     is committed, so a cursor that is young by the time in its id is looked for again."""
     settled = event_id.created_at(position.stream) + context.settings.store_timeout
@@ -170,7 +181,8 @@ async def _find(context: Context, position: event_id.Position, owner: Owner) -> 
         live = context.writer.live.get(position.stream)
         record = live.record if live is not None else await context.log.find(position.stream)
         now = context.log.now()
-        if record is not None and record.owner == owner and record.kind is position.kind:
+        is_there = record is not None and record.kind is position.kind
+        if record is not None and is_there and await caller.owns(record.owner):
             return record if record.expires_at is None or record.expires_at > now else None
         if not now < settled <= now + context.settings.store_timeout + 1:
             return None

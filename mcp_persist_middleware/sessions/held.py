@@ -6,6 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from starlette.types import Receive
+
 from mcp_persist_middleware.model import SessionRecord
 from mcp_persist_middleware.sessions.parcel import Parcel, Reply
 
@@ -13,7 +15,7 @@ from mcp_persist_middleware.sessions.parcel import Parcel, Reply
 # listens.
 _BRIEF = 4
 
-Site = Callable[[Parcel], Awaitable[Reply]]
+Site = Callable[[Parcel, Receive], Awaitable[Reply]]
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

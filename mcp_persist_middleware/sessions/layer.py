@@ -18,7 +18,7 @@ from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.repeatable import Repeatable
 from mcp_persist_middleware.sessions.revive import (
     REFUSALS,
-    PrincipalOf,
+    Callers,
     count_refused,
     revive,
 )
@@ -51,8 +51,7 @@ class SessionLayer:
 
     app: ASGIApp
     registry: Registry
-    principal: PrincipalOf
-    """Names the caller of a request that the application has had."""
+    callers: Callers
     site: Site
     """Runs requests of other workers for the sessions that begin or come back here."""
     revived: Callable[[SessionKey, Scope], Awaitable[None]]
@@ -75,7 +74,7 @@ class SessionLayer:
             await self.app(scope, receive, send)
 
     def _beginning(self, scope: Scope, request: Repeatable, send: Send) -> Beginning:
-        return Beginning(self.registry, self.principal, self.site, scope, request, send)
+        return Beginning(self.registry, self.callers, self.site, scope, request, send)
 
     # A session that has begun before.
 
@@ -112,7 +111,7 @@ class SessionLayer:
         if _is_probe(scope) or self.registry.is_local or not self.registry.may_revive(scope):
             return nothing
         key, version = held.record.key, held.record.version
-        if self.principal(scope) != held.record.principal:
+        if not await self._owns(scope, held.record):
             return nothing
         async with self.registry.lock(key):
             if (now := self.registry.held(key)) is not held:
@@ -123,7 +122,7 @@ class SessionLayer:
             try:
                 record = await self.registry.find(key)
                 found = record and await revive(
-                    self.registry, self.app, scope, record, self.principal, said
+                    self.registry, self.app, scope, record, self.callers, said
                 )
             except StoreError as error:
                 logger.warning("A session that was forgotten cannot be looked up: %s", error)
@@ -197,7 +196,7 @@ class SessionLayer:
             if self.registry.is_left(record):
                 found: Held | asgi.Answer | None = await self.registry.take_back(record)
             else:
-                found = await revive(self.registry, self.app, scope, record, self.principal)
+                found = await revive(self.registry, self.app, scope, record, self.callers)
         if isinstance(found, Held):
             await self._came_back(found, scope)
         elif found is None:
@@ -216,17 +215,20 @@ class SessionLayer:
         question, answer = await asked(self.app, scope, made_up(), record.version)
         if answer.status in REFUSALS or answer.status >= 500:
             return answer
-        if self.principal(question) == record.principal:
+        if await self._owns(question, record):
             return None
         count_refused(record)
         self.registry.refuse(alike)
         return asgi.Answer()
 
+    async def _owns(self, asked: Scope, record: SessionRecord) -> bool:
+        return await self.callers.owns(self.app, asked, asked, record.principal)
+
     def _alike(self, key: SessionKey, scope: Scope) -> tuple[object, ...]:
         """Requests with the same are told the same of a session."""
         said = tuple(pair for pair in scope["headers"] if pair[0] not in _OF_ONE_REQUEST)
         client, query = (scope.get("client") or ("",))[0], scope.get("query_string", b"")
-        return key, self.principal(scope), client, query, said
+        return key, self.callers.principal(scope), client, query, said
 
     async def _refuse(self, scope: Scope, request: Repeatable, send: Send) -> None:
         """The application says what it says to a session that it does not know. An id that it

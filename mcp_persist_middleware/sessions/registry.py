@@ -231,14 +231,15 @@ class Registry:
 
     async def is_free(self, record: SessionRecord, *, asks: bool = True) -> bool:
         """Whether this worker may become the home of a session that it does not hold. A home that
-        shuts down is left by requests that ask for something, not by what belongs to its calls.
+        shuts down, or lives where any may take over, is left by requests that ask for something,
+        not by what belongs to its calls.
 
         Raises:
             StoreError: the store does not answer.
         """
         home = record.home
         is_ours = home == self._worker or self.is_left(record)
-        if is_ours or self._settings.session_routing == "revive":
+        if is_ours or (asks and self._settings.session_routing == "revive"):
             return True
         if not self._liveness.is_in_doubt(home):
             return False

@@ -16,6 +16,7 @@ _ID = headers.SESSION_ID
 # something else, and passes.
 _MAX_REFUSAL = 64 * 1024
 _MAX_SUBSCRIPTIONS = 1000
+_STALE = "Not delivered: what this answers was asked before the session was brought back"
 
 
 class Turn:
@@ -44,6 +45,8 @@ class Turn:
         self._change: Change | None = None
         self._begun: Message | None = None
         self._replaced = False
+        self._is_stale = False
+        """It answers what this session of the application never asked."""
 
     async def run(self, send: Send) -> asgi.Answer | None:
         """Run it. The application's answer when it may not know the session (404 and 400 say many
@@ -93,6 +96,7 @@ class Turn:
         if changed is None:
             # It speaks to a session that is gone; the application still judges the caller.
             telemetry.stale_replies.add(1)
+            self._is_stale = True
             changed = asgi.cancellation()
         return changed
 
@@ -109,7 +113,8 @@ class Turn:
         if self._parser is None or message["type"] != "http.response.body":
             return message
         frames = self._parser.feed(message.get("body", b""))
-        return {**message, "body": b"".join(self._frame(frame) for frame in frames)}
+        told = [*(self._frame(frame) for frame in frames), self._parser.comments()]
+        return {**message, "body": b"".join(told)}
 
     async def _head(self, message: Message, send: Send) -> Message | None:
         status, raw = message["status"], message.get("headers", [])
@@ -122,6 +127,10 @@ class Turn:
         if is_success and given not in (None, self._held.inner):
             self._replaced = True
             await self._begins(message)
+            return None
+        if is_success and self._is_stale:
+            await asgi.refuse(send, 409, _STALE)
+            self._replaced, self._begins = True, _nowhere
             return None
         if is_success and self._scope["method"] == "DELETE":
             try:

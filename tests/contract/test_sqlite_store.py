@@ -64,9 +64,12 @@ async def test_freed_pages_go_back_to_the_file_system(log: SqliteLog) -> None:
 
 @pytest.mark.parametrize(("after", "streams"), [("_remove", 20), ("purge", 30)])
 async def test_what_a_step_removed_before_the_file_was_locked_is_told(
-    log: SqliteLog, monkeypatch: pytest.MonkeyPatch, after: str, streams: int
+    make_log: Factory, monkeypatch: pytest.MonkeyPatch, after: str, streams: int
 ) -> None:
     """The lock comes after its first transaction, or before pages go back."""
+    log = make_log()
+    log._timeout = 1.0
+    await log.open("one")
     end = ending(1, expires_at=1.0)
     await log.append([new(record(), *events(1, 1), ending=end) for _ in range(30)])
     work = getattr(log._reads, after)
@@ -87,6 +90,7 @@ async def test_what_a_step_removed_before_the_file_was_locked_is_told(
     monkeypatch.undo()
     purged = await log.purge(2.0, 1000)
     assert (purged.streams, purged.more) == (30 - streams, False)
+    await log.aclose()
 
 
 async def test_a_step_of_retention_does_not_outlast_the_time_out(

@@ -149,46 +149,55 @@ async def test_a_client_without_a_cursor_goes_on_where_the_last_one_was(
         assert said(await reader.take(3)) == ["c", "d", "elicitation/create"]
 
 
-async def test_a_killed_home_loses_nothing_between_two_notifications(
+async def test_a_killed_home_loses_nothing_whatever_its_clients_had_read(
     tmp_path: Path, store: Store
 ) -> None:
     async with listeners(tmp_path, store) as (one, two):
-        session = await RawSession.open(one.port)
-        reader = await on(session, one).get()
-        await say(session, "a")
-        (frame,) = await reader.take(1)
-        await one.kill()
-        # The session is brought back by something else, and speaks before its client is back.
-        await say(on(session, two), "b", "c")
-        for _ in range(2):
-            again = await session.get(frame.id)
-            assert said(await again.take(2)) == ["b", "c"]
-            again.reset()
-        async with Client(session, two).listening() as client:
-            client.cursor = frame.id
-            await say(session, "d")
-            await until(lambda: client.heard == ["d"])
+        read, killed = asyncio.Barrier(3), asyncio.Event()
 
+        async def kill() -> None:
+            await read.wait()
+            await one.kill()
+            killed.set()
 
-async def test_a_cursor_in_the_middle_of_an_old_segment_gets_its_rest_and_then_the_next(
-    tmp_path: Path,
-    store: Store,
-) -> None:
-    async with listeners(tmp_path, store) as (one, two):
-        session = await RawSession.open(one.port)
-        reader = await session.get()
-        await say(session, "a", "b", "c")
-        seen = await reader.take(3)
-        await one.kill()
-        await say(on(session, two), "d")
-        client = Client(session, two)
-        client.cursor = seen[0].id
-        async with client.listening():
-            await until(lambda: client.heard == ["b", "c", "d"], 15)
-            await say(session, "e")
-            await until(lambda: client.heard == ["b", "c", "d", "e"])
-            # One for the old segment, one for the new.
-            assert client.connections == 2
+        async def between_two_notifications() -> None:
+            session = await RawSession.open(one.port)
+            reader = await on(session, one).get()
+            await say(session, "a")
+            (frame,) = await reader.take(1)
+            await read.wait()
+            await killed.wait()
+            # The session is brought back by something else, and speaks before its client is back.
+            await say(on(session, two), "b", "c")
+            for _ in range(2):
+                again = await session.get(frame.id)
+                assert said(await again.take(2)) == ["b", "c"]
+                again.reset()
+            async with Client(session, two).listening() as client:
+                client.cursor = frame.id
+                await say(session, "d")
+                await until(lambda: client.heard == ["d"])
+
+        async def in_the_middle_of_an_old_segment() -> None:
+            session = await RawSession.open(one.port)
+            reader = await session.get()
+            await say(session, "a", "b", "c")
+            seen = await reader.take(3)
+            await read.wait()
+            await killed.wait()
+            await say(on(session, two), "d")
+            client = Client(session, two)
+            client.cursor = seen[0].id
+            async with client.listening():
+                await until(lambda: client.heard == ["b", "c", "d"], 15)
+                await say(session, "e")
+                await until(lambda: client.heard == ["b", "c", "d", "e"])
+                # One for the old segment, one for the new.
+                assert client.connections == 2
+
+        async with asyncio.TaskGroup() as group:
+            for each in (kill, between_two_notifications, in_the_middle_of_an_old_segment):
+                group.create_task(each())
 
 
 async def test_a_client_that_was_away_misses_nothing_of_two_generations(
