@@ -33,7 +33,7 @@ class StoreError(PersistError):
 
 
 class StoreUnavailableError(StoreError):
-    """The store {url} cannot be opened: {reason}. {fix}"""
+    """The store {url} cannot be opened: {reason}. {fix}."""
 
 
 class SchemaVersionError(StoreError):
@@ -42,7 +42,7 @@ class SchemaVersionError(StoreError):
 
 
 class UnreadableRowError(StoreError):
-    """The store {url} has a {what} that this version cannot read: {reason}"""
+    """The store {url} has a {what} that this version cannot read: {reason}."""
 
 
 class ClosedError(PersistError):
