@@ -53,7 +53,7 @@ async def two_workers(
 
 
 async def test_sessions_that_nobody_uses_leave_memory_and_store(store: str, file: Store) -> None:
-    times = {"session_ttl": 1, "purge_interval": 0.1}
+    times = {"session_ttl": 3, "purge_interval": 0.1}
     async with persisted(Stateful(), store, **times) as (port, persistence):
         held = (await persistence.parts()).sessions
         for _ in range(20):
