@@ -5,7 +5,8 @@ import asyncio
 import math
 from collections.abc import Callable
 
-from mcp_persist_middleware.exchange.context import Context, Running
+from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.detached import Running
 
 # An application that was told that its client has left, and goes on, is cancelled after this.
 _LAST_WORD_SECONDS = 30.0
@@ -29,6 +30,12 @@ class Absence:
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
+        self._has_left = False
+
+    @property
+    def exchange(self) -> Running:
+        """The exchange."""
+        return self._exchange
 
     @property
     def is_final(self) -> bool:
@@ -41,20 +48,15 @@ class Absence:
 
     def begin(self, seconds: float) -> None:
         """Nobody reads here; after `seconds` without a reader anywhere, that is final."""
-        if not self.is_final:
+        if not self._has_left:
             self._grace = seconds
             self._set_timer(seconds, self._ask)
-            self._set_detached()
-
-    def crowd_out(self) -> None:
-        """Too many others are alone: it is final now, unless somebody reads elsewhere."""
-        if not self.is_final:
-            self._ask(0.0)
+            self._context.detached.add(self)
 
     def over(self) -> None:
-        """Somebody reads again."""
-        self._context.set_detached(self._exchange, detached=False)
-        if not self.is_final:
+        """Somebody reads again. An application that was told meanwhile, and goes on, may."""
+        self._context.detached.discard(self)
+        if not self._has_left:
             self._stop()
 
     def hold(self) -> None:
@@ -64,35 +66,44 @@ class Absence:
 
     def leave(self) -> None:
         """The client has left for good."""
-        if not self.is_final:
-            self._gone.set()
-            self._set_timer(_LAST_WORD_SECONDS, self._cancel)
+        if not self._has_left:
+            self._has_left = True
+            self.tell()
+
+    def tell(self) -> None:
+        """Nobody reads, and that is final unless somebody comes while the application ends."""
+        self._gone.set()
+        self._context.detached.discard(self)
+        self._set_timer(_LAST_WORD_SECONDS, self._cancel)
+
+    def read_elsewhere(self, seconds: float) -> None:
+        """That long somebody reads elsewhere: then the clock starts."""
+        self._context.detached.discard(self)
+        self._set_timer(seconds + self._grace, self._ask)
 
     def close(self) -> None:
         """The exchange has ended: no clock runs any more."""
-        self._context.set_detached(self._exchange, detached=False)
+        self._context.detached.discard(self)
         self._stop()
 
-    def _ask(self, grace: float | None = None) -> None:
+    def _ask(self) -> None:
         self._stop()
-        settling = self._settle(self._grace if grace is None else grace)
-        self._asking = self._context.background.spawn(settling, "mcp-persist-absence")
+        self._asking = self._context.background.spawn(self._settle(), "mcp-persist-absence")
 
-    async def _settle(self, grace: float) -> None:
-        """Final, unless a reader elsewhere was there less than `grace` seconds ago."""
-        attended = await self._attended()
+    async def _settle(self) -> None:
+        """Final, unless a reader elsewhere was there less than the grace ago."""
+        attended = await self.attended()
         # This task is about to be over; what follows must not cancel it.
         self._asking = None
-        if attended + grace <= 0:
-            self.leave()
-            return
-        self._set_timer(attended + self._grace, self._ask)
         if attended > 0:
-            self._context.set_detached(self._exchange, detached=False)
+            self.read_elsewhere(attended)
+        elif attended + self._grace > 0:
+            self._set_timer(attended + self._grace, self._ask)
+            self._context.detached.add(self)
         else:
-            self._set_detached()
+            self.tell()
 
-    async def _attended(self) -> float:
+    async def attended(self) -> float:
         """For how long somebody is known to read elsewhere; negative when nobody is."""
         stream = self._exchange.stream
         if stream is None or stream.degraded:
@@ -106,11 +117,6 @@ class Absence:
             else:
                 return attended if attended is not None else -math.inf
         return -math.inf
-
-    def _set_detached(self) -> None:
-        oldest = self._context.set_detached(self._exchange, detached=True)
-        if oldest is not None:
-            oldest.crowd_out()
 
     def _set_timer(self, seconds: float, call: Callable[[], None]) -> None:
         self._stop()

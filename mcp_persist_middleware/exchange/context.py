@@ -1,40 +1,23 @@
 """What every request of one event loop shares."""
 
 import asyncio
-from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.exchange.detached import Detached, Running
 from mcp_persist_middleware.exchange.drain import Drain
 from mcp_persist_middleware.exchange.memory import Memory
+from mcp_persist_middleware.exchange.newborn import Newborn
 from mcp_persist_middleware.exchange.turns import Listeners
 from mcp_persist_middleware.log.attendance import Attendance
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.lease import Lease
-from mcp_persist_middleware.log.live import Limits, LiveStream
+from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.liveness import Liveness
+from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.supervision import Supervisor
-
-
-class Running(Protocol):
-    """An exchange as the others see it."""
-
-    reissue_key: tuple[Place, str, bytes] | None
-    """Where, by whom and with what content a 2026-07-28 request was made, if that is known."""
-
-    @property
-    def stream(self) -> LiveStream | None:
-        """The stream that its answer is logged to, once that is open."""
-
-    def leave(self) -> None:
-        """Tell the application that its client has left."""
-
-    def crowd_out(self) -> None:
-        """The same, unless somebody reads on another worker."""
 
 
 @dataclass
@@ -57,14 +40,23 @@ class Context:
     memory: Memory = field(default_factory=Memory)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Strong references to the pumps: the event loop itself holds only weak ones."""
-    detached: OrderedDict[Running, None] = field(default_factory=OrderedDict)
-    """Exchanges without a reader, the longest alone first."""
+    detached: Detached = field(init=False)
+    """Exchanges without a reader."""
+    newborn: Newborn = field(init=False)
+    """Requests that wait for streams to be committed."""
     session_streams: dict[tuple[Place, str], Running] = field(default_factory=dict)
     """The running GET exchange of each place and session."""
     taking_over: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Streams of workers that are gone are taken over one at a time."""
     warned: set[str] = field(default_factory=set)
     """The warnings that are given once."""
+    reads: Reads = field(init=False)
+    """What readers have of the store, each page once."""
+
+    def __post_init__(self) -> None:
+        self.reads, is_down = Reads(self.log), self.listeners.is_down
+        self.newborn = Newborn(self.log, self.background)
+        self.detached = Detached(self.settings.max_detached, is_down, self.background)
 
     @property
     def identity_headers(self) -> frozenset[bytes]:
@@ -96,18 +88,3 @@ class Context:
     def draining(self) -> bool:
         """Whether the worker is about to stop."""
         return self.drain.began
-
-    def set_detached(self, exchange: Running, *, detached: bool) -> Running | None:
-        """Note whether an exchange runs without a reader; returns one that has to go when there
-        are more than `max_detached`.
-        """
-        was = exchange in self.detached
-        if detached:
-            self.detached[exchange] = None
-        elif was:
-            del self.detached[exchange]
-        telemetry.detached.add(detached - was)
-        if len(self.detached) <= self.settings.max_detached:
-            return None
-        telemetry.detached.add(-1)
-        return self.detached.popitem(last=False)[0]

@@ -12,6 +12,7 @@ import pytest
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError, UnreadableRowError
 from mcp_persist_middleware.log.sqlite import log as sqlite_log
 from mcp_persist_middleware.log.sqlite.log import SqliteLog
+from mcp_persist_middleware.log.sqlite.workers import WorkerLocks
 from mcp_persist_middleware.model import Event, EventKind, Letter, Posted, StreamRecord
 from tests.contract.builders import (
     COMMITTED,
@@ -247,6 +248,23 @@ async def test_nothing_that_was_deleted_is_left_in_the_file(log: SqliteLog) -> N
         outside.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     content = log._path.read_bytes()
     assert [secret for secret in secrets if secret in content] == []
+
+
+@pytest.mark.parametrize("name", ["events.db", "events[1]*.db"])
+def test_the_processes_on_a_file_find_each_other_and_clear_away_the_dead(
+    tmp_path: Path, name: str
+) -> None:
+    one, other, dead = (WorkerLocks(tmp_path / name) for _ in range(3))
+    (tmp_path / f"{name}-worker-dead").touch()
+    one.acquire("one")
+    assert not one.has_others
+    other.acquire("other")
+    assert one.has_others
+    assert [dead.is_held(worker) for worker in ("one", "other", "dead")] == [True, True, False]
+    other.release()
+    assert not one.has_others
+    one.release()
+    assert list(tmp_path.iterdir()) == []
 
 
 def named(number: int) -> StreamRecord:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mcp_persist_middleware.exchange import absence
 from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol.event_id import EventIds
 from mcp_persist_middleware.sweeper import Sweeper
@@ -147,7 +148,61 @@ async def test_the_number_of_detached_exchanges_is_bounded(store: str) -> None:
             count = len(app.calls)
             context = await persistence.context()
             await until(lambda n=count: len(context.detached) >= min(n, 3))
-        await until(lambda: [call.gone.is_set() for call in app.calls] == [True] * 2 + [False] * 3)
+        await until(lambda: [call.gone.is_set() for call in app.calls] == [False] * 3 + [True] * 2)
+
+
+@pytest.mark.parametrize("are_named", [True, False], ids=["by their names", "by their sessions"])
+async def test_who_leaves_many_calls_alone_crowds_out_no_call_of_another(
+    store: str, are_named: bool
+) -> None:
+    async def wait(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.watch()
+
+    app = Scripted(wait=wait)
+    names = [{"authorization": f"Bearer {n}"} if are_named else {} for n in range(3)]
+    async with persisted(app, store, max_detached=5) as (port, persistence):
+        early, stranger, late = [await RawSession.open(port, extra=name) for name in names]
+        context = await persistence.context()
+        for session in [early, *[stranger] * 10, late]:
+            response = await session.call("wait")
+            await response.take(1)
+            response.reset()
+            count = len(app.calls)
+            await until(lambda n=count: len(context.detached) >= min(n, 5))
+        await until(lambda: sum(call.gone.is_set() for call in app.calls) == 7)
+        assert not app.calls[0].gone.is_set()
+        assert not app.calls[-1].gone.is_set()
+
+
+async def test_who_comes_back_before_the_application_has_ended_is_not_cancelled(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(absence, "_LAST_WORD_SECONDS", 0.5)
+    go_on = asyncio.Event()
+
+    async def stubborn(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.watch()
+        await go_on.wait()
+        await call.result()
+
+    app = Scripted(stubborn=stubborn)
+    async with persisted(app, store, detach_seconds=0.1) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("stubborn")
+        (first,) = await response.take(1)
+        response.reset()
+        await until(app.calls[0].gone.is_set)
+        replay = await session.get(first.id)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await replay.take(1)
+        go_on.set()
+        replay = await session.get(first.id)
+        assert "result" in (await replay.take(1))[0].message
 
 
 async def test_a_finished_stream_leaves_nothing_in_the_process(store: str) -> None:

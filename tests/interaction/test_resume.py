@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from hypothesis import strategies as st
 
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.pump import Exchange
+from mcp_persist_middleware.log.sqlite.log import SqliteLog
+from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.protocol import event_id
 from mcp_persist_middleware.protocol.event_id import EventIds, StreamKind
 from tests.support.processes import mcp_server, running
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
+from tests.support.squeezed import Squeezed
 from tests.support.sse_client import request
 
 
@@ -78,6 +82,42 @@ async def test_a_young_cursor_is_looked_for_again(store: str) -> None:
         (error,) = await (await session.get(unknown)).take(1)
         assert "error" in error.message
         assert time.monotonic() - began > 0.4
+
+
+async def test_young_cursors_that_nobody_gave_cost_few_looks_and_keep_nobody_from_his_own(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: Counter[bytes] = Counter()
+    find = SqliteLog.find
+
+    async def late(self: SqliteLog, stream: bytes) -> StreamRecord | None:
+        """The caller's own stream seems to be on its way to the store."""
+        looks[stream] += 1
+        return None if looks[stream] == 1 else await find(self, stream)
+
+    def made_up() -> str:
+        return EventIds.of(event_id.new_stream_id(), StreamKind.POST, 1).at(1, 0).decode()
+
+    async with persisted(Scripted(three=three), store, store_timeout=2.0) as (port, persistence):
+        session = await RawSession.open(port)
+        context = await persistence.context()
+        stranger = await RawSession.open(port, extra={"authorization": "Bearer else"})
+        monkeypatch.setattr(SqliteLog, "find", late)
+        answers = await asyncio.gather(*(stranger.get(cursor) for cursor in [made_up()] * 10))
+        own = await (await session.call("three")).take(5)
+        await until(lambda: not context.writer.live)
+        waiting = [asyncio.create_task(stranger.get(made_up())) for _ in range(30)]
+        await until(lambda: len(looks) == 31)
+        replay = await session.get(own[0].id)
+        assert [frame.progress for frame in await replay.take(2)] == [2, 3]
+        later = await asyncio.gather(*waiting)
+        ends = [(await answer.body()).decode() for answer in (*answers, *later)]
+        assert ["error" in end for end in ends[:10]] == [True] * 10
+        # Who waits for too many is told to come again.
+        told = sorted("error" in end for end in ends[10:])
+        assert told == [False] * 14 + [True] * 16
+        assert all("retry:" in end or "error" in end for end in ends)
+        assert max(looks.values()) <= 10 + 7
 
 
 @settings(
@@ -154,6 +194,65 @@ async def test_a_quiet_stream_is_kept_alive(store: str) -> None:
             if len(comments) == 2:
                 break
         assert comments == ["ping", "ping"]
+        response.reset()
+
+
+async def test_comments_of_the_application_reach_who_listens_at_once_and_nobody_twice(
+    store: str,
+) -> None:
+    told = asyncio.Queue[str]()
+
+    async def quiet(call: Call) -> None:
+        await call.head()
+        await call.say("early")
+        while text := await told.get():
+            await (call.progress(1) if text == "event" else call.say(text))
+        await call.result()
+
+    async with persisted(Scripted(quiet=quiet), store, ping_seconds=0) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("quiet")
+        assert (await _comments(response, 1)) == ["early"]
+        for text in ("busy", "ping - now"):
+            told.put_nowait(text)
+            assert (await _comments(response, 1)) == [text]
+        told.put_nowait("event")
+        (event,) = await response.take(1)
+        back = await session.get(event.id)
+        told.put_nowait("both")
+        assert (await _comments(back, 1)) == (await _comments(response, 1)) == ["both"]
+        response.reset()
+        told.put_nowait("again")
+        assert (await _comments(back, 1)) == ["again"]
+        told.put_nowait("")
+        assert [frame.comment for frame in await _all(back)] == [None]
+        replayed = await _all(await session.get(moved(event.id, 0)))
+        assert [frame.comment for frame in replayed] == [None] * 3
+
+
+async def _comments(response, count: int) -> list[str]:
+    found: list[str] = []
+    async for frame in response.frames(timeout=5):
+        found += [frame.comment] if frame.comment else []
+        if len(found) == count:
+            break
+    return found
+
+
+async def test_without_pings_a_quiet_stream_is_quiet(store: str) -> None:
+    async def quiet(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.watch()
+
+    async with persisted(Scripted(quiet=quiet), store, ping_seconds=0) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("quiet")
+        await response.take(1)
+        # A loop without a pause sends some thousands in this time.
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await anext(response.frames())
         response.reset()
 
 
@@ -235,6 +334,32 @@ async def test_the_newest_get_connection_receives_and_the_older_one_is_promoted(
         say.put_nowait(-1)
 
 
+async def test_a_client_that_comes_back_does_not_end_the_stream_that_it_comes_back_for(
+    store: str,
+) -> None:
+    """Of an application in which each GET replaces the one before."""
+    say = asyncio.Queue[int]()
+
+    async def session_stream(call: Call) -> None:
+        await call.head()
+        while call is app.calls[-1]:
+            await call.progress(await say.get())
+
+    app = Scripted(GET=session_stream)
+    async with persisted(app, store) as (port, _):
+        session = await RawSession.open(port)
+        response, cursor = await session.get(), None
+        for value in range(6):
+            say.put_nowait(value)
+            (frame,) = await response.take(1)
+            assert frame.progress == value
+            response.reset()
+            # One with a cursor, one without: either way the application is only asked.
+            cursor = frame.id if value % 2 else None
+            response = await session.get(cursor)
+        assert len(app.calls) == 1
+
+
 async def test_a_stream_outlives_the_process_that_wrote_it(tmp_path: Path) -> None:
     async with running(mcp_server(tmp_path)) as server:
         session = await RawSession.open(server.port)
@@ -304,7 +429,10 @@ async def test_a_batch_ends_when_each_of_its_ids_is_answered_and_ids_are_not_mix
         assert {type(i) for i in ended} == {str, float}
 
 
-async def test_a_late_json_answer_becomes_the_event_that_ends_an_early_stream(store: str) -> None:
+@pytest.mark.parametrize("around", [lambda app: app, Squeezed])
+async def test_a_late_json_answer_becomes_the_event_that_ends_an_early_stream(
+    store: str, around: Any
+) -> None:
     go_on = asyncio.Event()
 
     async def late(call: Call) -> None:
@@ -312,8 +440,8 @@ async def test_a_late_json_answer_becomes_the_event_that_ends_an_early_stream(st
             await go_on.wait()
         await call.json(200, {"jsonrpc": "2.0", "id": call.request["id"], "result": {"a": "b"}})
 
-    async with persisted(Scripted(late=late), store, prime_after=0.1) as (port, _):
-        session = await RawSession.open(port, MODERN)
+    async with persisted(around(Scripted(late=late)), store, prime_after=0.1) as (port, _):
+        session = await RawSession.open(port, MODERN, extra={"accept-encoding": "gzip"})
         await (await session.call("late")).body()
         response = await session.post("tools/call", {"name": "late"}, request_id=99)
         frames = response.frames()
