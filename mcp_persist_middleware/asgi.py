@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Message, Scope, Send
 
 from mcp_persist_middleware import attempt
-from mcp_persist_middleware.model import Place
+from mcp_persist_middleware.model import Place, surely
 from mcp_persist_middleware.protocol import headers
 
 EXTENSION = "mcp_persist"
@@ -51,7 +51,7 @@ def account_of(scope: Scope, principal: str) -> str:
     """Whose a request is when what one caller has is counted: the principal's, or, where there is
     none, the address's that it comes from."""
     client = scope.get("client")
-    return principal or (f"@{client[0]}" if client else "@")
+    return surely(principal) or (f"@{client[0]}" if client else "@")
 
 
 def cancellation() -> bytes:
@@ -183,14 +183,19 @@ class _Listener:
 
 async def unavailable(send: Send, text: str, retry_after: int = 5) -> None:
     """The answer to a request that nothing was done for: 503, with a JSON-RPC error."""
+    await refuse(send, 503, text, (b"retry-after", b"%d" % retry_after))
+
+
+async def refuse(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -> None:
+    """An answer of ours: a JSON-RPC error that is nobody's, with a status and `more` headers."""
     error = {"code": -32000, "message": text}
     body = json.dumps({"jsonrpc": "2.0", "id": None, "error": error}, separators=(",", ":"))
     raw = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
-        (b"retry-after", b"%d" % retry_after),
+        *more,
     ]
-    await send({"type": "http.response.start", "status": 503, "headers": raw})
+    await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body.encode()})
 
 

@@ -33,7 +33,7 @@ class StoreError(PersistError):
 
 
 class StoreUnavailableError(StoreError):
-    """The store {url} cannot be opened: {reason}. {fix}"""
+    """The store {url} cannot be opened: {reason}. {fix}."""
 
 
 class SchemaVersionError(StoreError):
@@ -42,11 +42,16 @@ class SchemaVersionError(StoreError):
 
 
 class UnreadableRowError(StoreError):
-    """The store {url} has a {what} that this version cannot read: {reason}"""
+    """The store {url} has a {what} that this version cannot read: {reason}."""
 
 
 class ClosedError(PersistError):
     """The persistence object is closed on this event loop; start it again, or open a new one."""
+
+
+class NoEventLoopError(PersistError):
+    """The store needs an asyncio event loop, and this server runs another kind (trio, for one): let
+    it run asyncio (hypercorn: "--worker-class asyncio", or "uvloop")."""
 
 
 class LeaseLostError(PersistError):

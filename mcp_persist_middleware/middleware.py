@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_persist_middleware import admission, relaying, telemetry
+from mcp_persist_middleware import admission, relayed, relaying, telemetry
 from mcp_persist_middleware.asgi import EXTENSION, path_of, place_of
 from mcp_persist_middleware.attempt import Attempt
 from mcp_persist_middleware.errors import (
@@ -17,10 +17,9 @@ from mcp_persist_middleware.errors import (
     SessionElsewhereError,
     StoreError,
 )
-from mcp_persist_middleware.exchange import again, identity, listen, remote, resume, serve
+from mcp_persist_middleware.exchange import again, listen, ownership, remote, resume, serve
 from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange.body import Body
-from mcp_persist_middleware.exchange.client import stay
 from mcp_persist_middleware.exchange.fence import Fence, refuse
 from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.exchange.memory import Memory
@@ -177,13 +176,13 @@ class PersistMiddleware:
         """The application as requests of an era may call it."""
         context = parts.exchanges
         app: ASGIApp = Fence(context, self.app)
-        principal, site = partial(identity.principal, context), partial(self._from_elsewhere, parts)
+        callers, site = ownership.Callers(context), partial(self._from_elsewhere, parts)
 
         async def revived(key: SessionKey, scope: Scope) -> None:
             await listen.open_unread(context, self._app(parts, era), scope, era, key)
 
         return SessionLayer(
-            app, parts.sessions, principal, site, revived, takes_over, has_sessions=era.sessions
+            app, parts.sessions, callers, site, revived, takes_over, has_sessions=era.sessions
         )
 
     def _classify(self, settings: Settings, memory: Memory, scope: Scope) -> classify.Request:
@@ -331,34 +330,36 @@ class PersistMiddleware:
         state = self._ground.get("state", {})
         return relaying.Request(parts, request, scope, body, receive, send, state)
 
-    async def _from_elsewhere(self, parts: Parts, parcel: Parcel) -> Reply:
+    async def _from_elsewhere(self, parts: Parts, parcel: Parcel, receive: Receive) -> Reply:
         """Run a request of a session that is held here for a client of another worker."""
         context = parts.exchanges
-        scope = relaying.scope_of(parts, parcel, self._ground)
+        scope = relayed.scope_of(parts, parcel, self._ground)
         body, cursor = admission.whole(parcel.body), event_id.parse(parcel.again)
         head = self._classify(context.settings, context.memory, scope)
         request = (
             head if head.kind is not Kind.BODY else admission.by_body(context, head, scope, body)
         )
-        app, collected = self._app(parts, request.era), relaying.Collected(context.settings)
+        app, collected = self._app(parts, request.era), relayed.Collected(context.settings)
         found: remote.Remote | None = None
-        with telemetry.continued(relaying.carrier(scope)):
+        with telemetry.continued(relayed.carrier(scope)):
             match request.kind:
                 case Kind.EXCHANGE if cursor is not None:
                     found = await remote.begin_again(
                         context, app, scope, request, body, cursor, collected
                     )
                 case Kind.EXCHANGE:
-                    found = await remote.begin(context, app, scope, request, body, collected)
+                    found = await remote.begin(
+                        context, app, scope, request, body, receive, collected
+                    )
                 case Kind.STREAM | Kind.RESUME | Kind.FOREIGN_CURSOR | Kind.SESSION if (
                     scope["method"] == "GET"
                 ):
                     found = await remote.begin_session_stream(
-                        context, app, scope, request, collected
+                        context, app, scope, request, receive, collected
                     )
                 case Kind.DELETE:
-                    rest = bodies.replay(body, stay)
+                    rest = bodies.replay(body, receive)
                     await self._delete(parts, request, scope, rest, collected)
                 case _:
-                    await app(scope, bodies.replay(body, stay), collected)
-        return collected.reply if found is None else relaying.streamed(found)
+                    await app(scope, bodies.replay(body, receive), collected)
+        return collected.reply if found is None else relayed.streamed(found)

@@ -56,6 +56,19 @@ class Place(NamedTuple):
     path: str
 
 
+UNSURE = "~"
+"""Begins each part of a principal that counts only where the application asks for it."""
+
+EARLY = "early:"
+"""Begins the principal of a stream that began before the application had named its user."""
+
+
+def surely(principal: str) -> str:
+    """What of a principal counts wherever it is sent: the rest may be another with each request,
+    and counts nothing when what one caller has is counted."""
+    return principal.removeprefix(EARLY).partition(UNSURE)[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Whom a stream belongs to. A cursor is honoured only by exactly the same owner."""
@@ -64,6 +77,11 @@ class Owner:
     path: str
     session: str
     principal: str
+
+    @property
+    def is_known(self) -> bool:
+        """Whether more than the stream's id is asked of whoever reads it."""
+        return bool(self.session or surely(self.principal))
 
     @property
     def place(self) -> Place:
@@ -119,6 +137,8 @@ class StreamWrite:
     """Move the stream from this epoch to `epoch` first, in the same transaction."""
     worker: str | None = None
     """Who writes a stream that was taken over, if it goes on."""
+    principal: str | None = None
+    """Whose the stream is, where that was not known when it was created."""
     events: tuple[Event, ...] = ()
     ending: Ending | None = None
     trim: int = 0
@@ -272,6 +292,8 @@ class Standing(enum.Enum):
     SOUND = "sound"
     STRANDED = "stranded"
     """It waits where its addressee does not look."""
+    OVERDUE = "overdue"
+    """It was claimed, and its addressee has not said in time that it still runs it."""
     DOUBTFUL = "doubtful"
     """The store has lost a part of its memory since: whether it was claimed cannot be known."""
 

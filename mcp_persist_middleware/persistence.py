@@ -95,7 +95,7 @@ class Persistence:
         if here is not None and self in here.users:
             await here.drain(self)
         # From here on no request opens it again.
-        self._closed.add(asyncio.get_running_loop())
+        self._closed.add(runtime.running_loop())
         if here is not None and self in here.users:
             await here.release(self)
 
@@ -148,7 +148,7 @@ class Persistence:
 
     def _here(self) -> Runtime | None:
         last = self._last()
-        if last is None or last.is_over or last.loop is not asyncio.get_running_loop():
+        if last is None or last.is_over or last.loop is not runtime.running_loop():
             last = runtime.find(self.settings)
             if last is not None:
                 self._last = weakref.ref(last)
@@ -157,7 +157,7 @@ class Persistence:
     def _joined(self) -> Runtime:
         here = self._here()
         if here is None or self not in here.users:
-            if asyncio.get_running_loop() in self._closed or not self.settings.enabled:
+            if runtime.running_loop() in self._closed or not self.settings.enabled:
                 raise ClosedError
             here = runtime.find_or_make(self.settings)
         return here

@@ -1,17 +1,19 @@
 """Where sessions meet exchanges: a request of a session is served here, or where the session is."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from starlette.responses import JSONResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from mcp_persist_middleware import attempt, telemetry
-from mcp_persist_middleware.asgi import EXTENSION, place_of
+from mcp_persist_middleware import asgi, attempt, telemetry
+from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
+from mcp_persist_middleware.exchange import body as bodies
 from mcp_persist_middleware.exchange import remote, resume
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client
@@ -21,7 +23,6 @@ from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.courier import Undelivered
 from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply, Streamed, Whole
-from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,10 @@ logger = logging.getLogger(__name__)
 # A session that moves more often than this while one request looks for it is not found by it.
 _MOVES = 4
 _ASK_AGAIN = 0.1
-_TRACE = (b"traceparent", b"tracestate")
+_UNSEALED = (
+    "Not delivered: the call that this belongs to runs on another worker, and the credentials of "
+    "this request cannot be sealed for it; install the extra 'relay' on every worker"
+)
 
 
 class Serve(Protocol):
@@ -55,6 +59,7 @@ class Request:
     again: str = ""
     """The cursor of the client that came back for this request, if it is run again."""
     _client: Client | None = field(default=None)
+    _opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     async def run(self, serve: Serve) -> None:
         """Serve it where its session is."""
@@ -78,6 +83,7 @@ class Request:
                     return
             await self._refuse("the session is moving between workers")
         finally:
+            self._opened.close()
             if self._client is not None:
                 self._client.close()
 
@@ -106,9 +112,11 @@ class Request:
         record = await self._elsewhere(moved=moved)
         if record is None:
             return None
-        if not await self._may_cross(record):
-            return NotRun(forsaken=True)
-        return await self._relay(record)
+        if await self._may_cross(record):
+            return await self._relay(record)
+        # To a session that was taken over it would say nothing.
+        is_lost = self.body.complete and jsonrpc.is_to_a_call(self.body.content)
+        return Undelivered.UNSEALED if is_lost else NotRun(forsaken=True)
 
     async def _elsewhere(self, *, moved: bool) -> SessionRecord | None:
         """The session, if it is to be looked for on another worker."""
@@ -151,23 +159,42 @@ class Request:
             "seal",
             "A request with credentials is not relayed to the worker of its session, because they "
             "cannot be sealed there (install the extra 'relay' everywhere); the session is "
-            "taken over instead",
+            "taken over instead, and answers to its questions are refused",
         )
         return False
 
     async def _relay(self, record: SessionRecord) -> Reply | Undelivered:
-        if not self.body.complete:
-            return Whole(413, [(b"content-length", b"0")], b"")
+        if not self.body.complete and (refusal := await self._read_on(record)) is not None:
+            return refusal
         if self._client is None:
             self._client = Client(self.receive)
         client = self._client
         attempt.spend()
         return await self.parts.courier.carry(record, self._parcel(), client.watch())
 
+    async def _read_on(self, record: SessionRecord) -> Undelivered | None:
+        """Have all of a body that is larger than most, if it may be so large on its way."""
+        rooms, seconds = self.parts.courier.rooms, self.parts.exchanges.settings.send_timeout
+        told = headers.get(self.scope["headers"], b"content-length") or "0"
+        if self.body.is_broken_off:
+            return Undelivered.LEFT
+        if told.isdecimal() and int(told) > rooms.of_one:
+            return Undelivered.LARGE
+        # It is not kept a second time meanwhile.
+        attempt.spend()
+        owner = asgi.account_of(self.scope, record.principal)
+        room = self._opened.enter_context(rooms.of(owner))
+        try:
+            if not await bodies.read_on(self.body, self.receive, room.take, seconds):
+                return Undelivered.LARGE if self.body.size > rooms.of_one else Undelivered.FULL
+        except TimeoutError:
+            return Undelivered.LEFT
+        return None if self.body.complete else Undelivered.LEFT
+
     def _parcel(self) -> Parcel:
         scope, context = self.scope, self.parts.exchanges
         if trace := telemetry.traceparent():
-            kept = headers.without(scope["headers"], *_TRACE)
+            kept = headers.without(scope["headers"], *headers.TRACE)
             scope = {**scope, "headers": [*kept, (b"traceparent", trace.encode())]}
         outer = None
         if context.settings.relay_scope is not None:
@@ -215,14 +242,32 @@ class Request:
             case Undelivered.LOST if self.request.kind is Kind.EXCHANGE:
                 await self._end_calls()
             case Undelivered.LOST:
-                await self._refuse("the worker of this session is gone", run="Perhaps not run")
+                text = "the worker of this session is gone or cannot answer"
+                await self._refuse(text, run="Perhaps not run")
+            case Undelivered.UNSEALED:
+                await asgi.refuse(self.send, 409, _UNSEALED)
+            case Undelivered.LARGE:
+                await asgi.refuse(self.send, 413, self._too_large)
+            case Undelivered.FULL:
+                await self._refuse("too much waits for the worker of this session, or runs there")
             case _:
                 await self._refuse("the worker of this session cannot be reached")
+
+    @property
+    def _too_large(self) -> str:
+        most = self.parts.courier.rooms.of_one
+        return (
+            f"Not run: this session is on another worker, and no more than {most} bytes travel "
+            "there (max_event_bytes, max_body_bytes)"
+        )
 
     async def _end_calls(self) -> None:
         """An HTTP error would leave most clients waiting for their answer."""
         call = self.request.call
-        text = "Interrupted: the worker that ran this request is gone; it was not run again"
+        text = (
+            "Interrupted: the worker that ran this request is gone or cannot answer; it was not "
+            "run again"
+        )
         errors = [
             sse.event(jsonrpc.error(each, text, {"resumable": False}, jsonrpc.INTERRUPTED))
             for each in (call.request_ids if call is not None else ())
@@ -240,53 +285,3 @@ class Request:
         body = {"jsonrpc": "2.0", "id": None, "error": error}
         response = JSONResponse(body, 503, headers={"Retry-After": "1"})
         await response(self.scope, self.receive, self.send)
-
-
-class Collected:
-    """Takes an answer that is no event stream, for a client on another worker."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._limit = settings.max_event_bytes
-        self._status = 500
-        self._head: headers.RawHeaders = []
-        self._body = bytearray()
-
-    async def __call__(self, message: Message) -> None:
-        """Take what the application sends."""
-        if message["type"] == "http.response.start":
-            self._status, self._head = message["status"], message.get("headers", [])
-        elif message["type"] == "http.response.body" and len(self._body) <= self._limit:
-            self._body += message.get("body", b"")
-
-    @property
-    def reply(self) -> Whole:
-        """All of it; of one that is too large, the word that it is."""
-        if len(self._body) > self._limit:
-            return Whole(502, [(b"content-length", b"0")], b"")
-        return Whole(self._status, self._head, bytes(self._body))
-
-
-def streamed(found: remote.Remote) -> Streamed:
-    """The reply to a request that is answered with a stream."""
-    place = (found.after, found.joined, found.no_requests_until)
-    return Streamed(
-        found.stream, found.kind, found.request_id, found.head, *place, events=found.events
-    )
-
-
-def scope_of(parts: Parts, parcel: Parcel, ground: Scope) -> Scope:
-    """The scope of a request that came from another worker, on the ground of this application."""
-    state = dict(ground.get("state", {}))
-    scope = {"asgi": {"version": "3.0"}, **ground, **parcel.scope, "state": state}
-    scope["extensions"] = {EXTENSION: {"namespace": parcel.namespace}}
-    scope.setdefault("raw_path", scope["path"].encode())
-    load = parts.exchanges.settings.relay_scope
-    if load is not None and parcel.outer is not None:
-        load[1](scope, parcel.outer)
-    return scope
-
-
-def carrier(scope: Scope) -> dict[str, str]:
-    """The trace that a request belongs to."""
-    found = {name.decode(): headers.get(scope["headers"], name) for name in _TRACE}
-    return {name: value for name, value in found.items() if value is not None}

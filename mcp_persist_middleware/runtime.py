@@ -10,8 +10,9 @@ import weakref
 from collections.abc import Mapping
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.errors import ClosedError, StoreError
+from mcp_persist_middleware.errors import ClosedError, NoEventLoopError, StoreError
 from mcp_persist_middleware.exchange.memory import Memory
+from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.signals.local import Signal
 from mcp_persist_middleware.supervision import said, say
@@ -146,7 +147,7 @@ class Runtime:
                 self._set(worker.parts)
                 await self._lost.wait()
                 await self._retire(worker)
-                worker = await self._opened_at_last()
+                worker = await self._opened_at_last(worker.parts.sessions)
         except Exception as error:  # noqa: BLE001
             say("The worker", error)
         finally:
@@ -157,18 +158,18 @@ class Runtime:
             self._task = None
             self._set(None)
 
-    async def _opened_at_last(self) -> Worker:
+    async def _opened_at_last(self, before: Registry) -> Worker:
         while True:
-            worker = await self._opened()
+            worker = await self._opened(before)
             if worker is not None:
                 return worker
             await asyncio.sleep(self._pause)
 
-    async def _opened(self) -> Worker | None:
-        """One attempt to be a worker."""
+    async def _opened(self, before: Registry | None = None) -> Worker | None:
+        """One attempt to be a worker, and to go on with the sessions of the one before it."""
         lost = asyncio.Event()
         try:
-            worker = await Worker.open(self.settings, self.memory, lost.set)
+            worker = await Worker.open(self.settings, self.memory, lost.set, before)
         except Exception as error:  # noqa: BLE001
             # A store of somebody else's may fail in any way, and work the next time.
             telemetry.store_failures.add(1)
@@ -237,7 +238,19 @@ def find_or_make(settings: Settings) -> Runtime:
 
 
 def _runtimes() -> Mapping[Settings, Runtime]:
-    return _REGISTRY.loops.get(asyncio.get_running_loop(), {})
+    return _REGISTRY.loops.get(running_loop(), {})
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The event loop that this runs on.
+
+    Raises:
+        NoEventLoopError: there is none of asyncio's.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise NoEventLoopError from None
 
 
 def _forget(runtime: Runtime) -> None:

@@ -197,8 +197,7 @@ class Settings:
     def kept_for(self, owner: Owner) -> float:
         """How long (seconds) a stream is kept after its end, however it comes to it: one that
         anybody may read who has its id is not kept for long."""
-        is_known = owner.session or owner.principal
-        return self.ttl if is_known else min(self.ttl, self.anonymous_ttl)
+        return self.ttl if owner.is_known else min(self.ttl, self.anonymous_ttl)
 
     def __repr__(self) -> str:
         """What differs from the default, without anything that may be secret."""

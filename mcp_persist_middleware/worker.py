@@ -60,13 +60,20 @@ class Worker:
     _opened: contextlib.AsyncExitStack
 
     @classmethod
-    async def open(cls, settings: Settings, memory: Memory, on_lost: Callable[[], None]) -> Self:
+    async def open(
+        cls,
+        settings: Settings,
+        memory: Memory,
+        on_lost: Callable[[], None],
+        before: Registry | None = None,
+    ) -> Self:
         """Open the store, under a name that nobody had before. The task that calls this owns all
         that runs around it, and is the one that leaves.
 
         Args:
             memory: what is known of the application.
             on_lost: called when the lease is lost.
+            before: the sessions of the worker before this one, which has lost its lease.
 
         Raises:
             StoreError: the store cannot be opened.
@@ -76,7 +83,7 @@ class Worker:
             # Its children have ended by then. It is told of no error: it would wrap it.
             closing.add("Tasks", lambda: group.__aexit__(None, None, None))
             tasks = Supervisor(asyncio.current_task(), group)
-            parts = await _open(closing, settings, memory, tasks, on_lost)
+            parts = await _open(closing, settings, memory, tasks, on_lost, before)
             logger.info("Streams are kept in %s", parts.exchanges.log.name)
             return cls(parts, opened.pop_all())
 
@@ -134,6 +141,7 @@ async def _open(
     memory: Memory,
     tasks: Supervisor,
     on_lost: Callable[[], None],
+    before: Registry | None,
 ) -> Parts:
     log, name = make_log(settings), secrets.token_hex(8)
     lease = Lease(settings.lease_seconds)
@@ -147,7 +155,7 @@ async def _open(
     liveness = Liveness(log, heart.observer)
     drain = Drain(settings.drain_seconds, heart.drain)
     sweeper = Sweeper(log, liveness, settings, name, drain.send_back)
-    registry = Registry(log.sessions, settings, name, liveness, lambda: writer.is_down)
+    registry = Registry(log.sessions, settings, name, liveness, lambda: writer.is_down, before)
     desk = Desk(log.inbox, log.wakeups, liveness, lease, registry, settings, name, tasks)
     listeners = Listeners(log.sessions, liveness, name, lambda: writer.is_down, tasks)
     closing.add("Readers", listeners.aclose)
@@ -179,11 +187,13 @@ async def _open(
     tasks.keep(keeper.run, "mcp-persist-keeper")
     tasks.keep(sweeper.run, "mcp-persist-sweeper")
     tasks.keep(desk.run, "mcp-persist-desk")
+    tasks.keep(desk.renew, "mcp-persist-desk-renewals")
     shield.install()
     watch = ShutdownWatch(drain.begin, tasks)
     closing.add("The watch for a shutdown", watch.aclose)
     await watch.open()
-    courier = Courier(log.inbox, log.wakeups, liveness, settings.lease_seconds)
+    largest = max(settings.max_event_bytes, settings.max_body_bytes)
+    courier = Courier(log.inbox, log.wakeups, liveness, settings.lease_seconds, largest)
     return Parts(context, registry, courier)
 
 

@@ -12,10 +12,23 @@ from pathlib import Path
 import pytest
 
 from tests.support.certificates import Authority
+from tests.support.forks import AVAILABLE, Forks
 from tests.support.packaged import Pgbouncer, Postgres15, TlsRedis
+from tests.support.processes import ServerProcess
 from tests.support.stores import PostgresServer, RedisServer, drop_database, new_database
 
 _SECONDS = 5.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks() -> Iterator[None]:
+    """Servers come from a process that has imported what they need."""
+    if not AVAILABLE:
+        yield
+        return
+    with Forks() as ServerProcess.forks:
+        yield
+    ServerProcess.forks = None
 
 
 @pytest.fixture

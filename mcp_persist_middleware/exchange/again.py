@@ -8,7 +8,6 @@ import logging
 from starlette.types import ASGIApp, Scope
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.exchange import authorise
 from mcp_persist_middleware.exchange.authorise import Verdict
@@ -16,12 +15,12 @@ from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import nowhere
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.kept import Kept
+from mcp_persist_middleware.exchange.ownership import Caller
 from mcp_persist_middleware.exchange.pump import Exchange
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import (
     Outcome,
-    Owner,
     RequestId,
     StreamRecord,
     StreamState,
@@ -64,11 +63,10 @@ async def begin(
     verdict = await authorise.ask(context, app, scope, revives=True)
     if verdict.refused:
         return verdict
-    owner = Owner(*place_of(scope), request.session, verdict.principal)
     is_served = not request.session or 200 <= verdict.answer.status < 300
     # Of two clients on this worker the second one finds the stream of the first.
     async with context.taking_over:
-        left = await _left(context, stream, owner)
+        left = await _left(context, stream, verdict.caller)
         if left is None:
             return None
         record, seen_at = left
@@ -92,13 +90,13 @@ async def begin(
 
 
 async def _left(
-    context: Context, stream: bytes, owner: Owner
+    context: Context, stream: bytes, caller: Caller
 ) -> tuple[StreamRecord, float | None] | None:
     """A stream that is still open without a worker, and when that was last seen."""
     record = await context.log.find(stream)
-    if stream in context.writer.live or record is None or record.owner != owner:
+    if stream in context.writer.live or record is None or record.state is not StreamState.OPEN:
         return None
-    if record.state is not StreamState.OPEN:
+    if not await caller.owns(record.owner):
         return None
     verdict = await context.liveness.ask(record.worker)
     is_left = verdict.gone or record.worker == context.worker

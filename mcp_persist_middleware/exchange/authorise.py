@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Scope, Send
 
 from mcp_persist_middleware import asgi
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.exchange.identity import principal
+from mcp_persist_middleware.exchange.ownership import Caller
 
 _REFUSALS = frozenset({401, 403, 421, 429})
 
@@ -18,7 +18,7 @@ class Verdict:
 
     answer: asgi.Answer
     """To be passed on when it refuses."""
-    principal: str
+    caller: Caller
 
     @property
     def refused(self) -> bool:
@@ -43,4 +43,4 @@ async def ask(context: Context, app: ASGIApp, scope: Scope, *, revives: bool = F
     probe = asgi.question(scope, "POST")
     probe["extensions"][asgi.EXTENSION]["probe"] = not revives
     answer = await asgi.ask(app, probe, asgi.cancellation())
-    return Verdict(answer, principal(context, probe))
+    return Verdict(answer, Caller.of(context, app, scope, probe))

@@ -1,5 +1,7 @@
 """A request body that can be looked at first and handed on as it came."""
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from starlette.types import Message, Receive
@@ -20,6 +22,16 @@ class Body:
         """The bytes read so far."""
         return b"".join(message.get("body", b"") for message in self.messages)
 
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return sum(len(message.get("body", b"")) for message in self.messages)
+
+    @property
+    def is_broken_off(self) -> bool:
+        """Whether its client left in the middle."""
+        return bool(self.messages) and self.messages[-1]["type"] != "http.request"
+
     def again(self) -> "Body":
         """The same, to be used up by another attempt."""
         return Body(list(self.messages), self.complete)
@@ -39,6 +51,29 @@ async def read(receive: Receive, limit: int) -> Body:
             complete = size <= limit
             break
     return Body([handed_on(each) for each in kept], complete)
+
+
+async def read_on(
+    body: Body, receive: Receive, take: Callable[[int], bool], seconds: float
+) -> bool:
+    """Read the rest of a body that is larger than most, as far as there is room: `take` says so of
+    as many bytes more. False when there is none left.
+
+    Raises:
+        TimeoutError: nothing has come for so long.
+    """
+    if not take(body.size):
+        return False
+    kept = body.messages
+    while not (body.complete or body.is_broken_off):
+        async with asyncio.timeout(seconds):
+            message = await receive()
+        if not take(len(message.get("body", b""))):
+            return False
+        keep(kept, message)
+        body.complete = message["type"] == "http.request" and not message.get("more_body", False)
+    body.messages = [handed_on(each) for each in kept]
+    return True
 
 
 def replay(body: Body, receive: Receive) -> Receive:

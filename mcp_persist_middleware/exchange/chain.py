@@ -6,6 +6,7 @@ from starlette.types import Scope
 
 from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.ownership import Caller
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Place, SessionKey, StreamRecord, StreamState
@@ -33,16 +34,14 @@ def key_of(scope: Scope, session: str) -> SessionKey:
     return SessionKey(*place_of(scope), session)
 
 
-async def spot_after(
-    context: Context, owned: StreamRecord, stream: bytes, sequence: int
-) -> Spot | None:
+async def spot_after(context: Context, caller: Caller, stream: bytes, sequence: int) -> Spot | None:
     """The first spot in a session's chain behind an event where anything is still to come; None
-    when there is none, or the chain does not know that event. `owned` is one of its streams.
+    when there is none, or the chain does not know that event.
 
     Raises:
         StoreError: the store does not answer.
     """
-    owner = owned.owner
+    owner = caller.owner
     key = SessionKey(owner.namespace, owner.path, owner.session)
     listening = await context.listeners.of(key).look()
     chain = list(listening.segments) if listening is not None else []
@@ -56,7 +55,7 @@ async def spot_after(
         live = context.writer.live.get(segment)
         record = live.record if live is not None else await context.log.find(segment)
         # An application may let others into a session: their streams are in the chain as well.
-        if record is None or record.owner != owner:
+        if record is None or not await caller.owns(record.owner):
             continue
         if live is not None:
             return at(live, after)

@@ -13,6 +13,7 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.liveness import Liveness
+from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.settings import Settings
@@ -49,9 +50,11 @@ class Context:
     """Streams of workers that are gone are taken over one at a time."""
     warned: set[str] = field(default_factory=set)
     """The warnings that are given once."""
+    reads: Reads = field(init=False)
+    """What readers have of the store, each page once."""
 
     def __post_init__(self) -> None:
-        is_down = self.listeners.is_down
+        self.reads, is_down = Reads(self.log), self.listeners.is_down
         self.newborn = Newborn(self.log, self.background)
         self.detached = Detached(self.settings.max_detached, is_down, self.background)
 

@@ -8,14 +8,15 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.discretion import hushed_response
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.exchange.farewell import Farewell
+from mcp_persist_middleware.exchange.farewell import Farewell, KeepAlive
 from mcp_persist_middleware.exchange.turns import Turn
 from mcp_persist_middleware.log.cursor import Cursor, Page
 from mcp_persist_middleware.model import Event, EventKind, StreamKind
@@ -67,7 +68,7 @@ class Delivery:
             self._chunks(),
             # Releases of sse-starlette before its issue 206 take 0 for "without a pause".
             ping=settings.ping_seconds or _SELDOM,
-            ping_message_factory=lambda: ServerSentEvent(comment="ping"),
+            ping_message_factory=KeepAlive,
             send_timeout=settings.send_timeout,
             # We leave by ourselves in time; this is for a client that takes nothing meanwhile.
             shutdown_grace_period=settings.drain_seconds + 1,
@@ -79,7 +80,8 @@ class Delivery:
         if not self.context.holds_lease:
             self.stop()
         try:
-            await response(scope, receive, farewell.send)
+            with hushed_response():
+                await response(scope, receive, farewell.send)
         except asyncio.CancelledError:
             await farewell.say(self._last_retry_ms)
             raise
@@ -136,6 +138,8 @@ class Delivery:
                 if page is None:
                     continue
                 if self.turn is not None and not await self._may_deliver(self.turn, page):
+                    # It may wait for long, and a page is not small.
+                    del page
                     await self._wait_for_turn(self.turn, before)
                     continue
                 for body in self._render(page):
@@ -201,28 +205,27 @@ class Delivery:
         return time.monotonic() + max(rotate, _ROTATE_SHARE * age)
 
     def _render(self, page: Page) -> Iterator[bytes]:
-        """A page as body messages: many small events in one, a large event in several."""
-        parts: list[bytes] = []
-        size = 0
-        if page.missing:
-            telemetry.gaps.add(page.missing)
-            parts.append(sse.comment(f"gap: {page.missing} events were removed by retention"))
+        """A page as body messages: many small events in one, a large event in several, of which
+        one at a time is copied for this client."""
+        parts, size = self._before(page), 0
         for event in page.events:
             if self._is_stale(event):
                 continue
-            frame = event.frame
-            if not self._delivered and not self.priming:
-                frame += b"retry: %d\r\n" % self.retry_ms
-            self._delivered += 1
             if event.epoch:
-                part = sse.with_id(self.ids.at(event.epoch, event.sequence), frame)
+                parts.append(sse.id_line(self.ids.at(event.epoch, event.sequence)))
+            frame, after = event.frame, sse.CRLF
+            if not (self._delivered or self.priming):
+                after = b"retry: %d\r\n\r\n" % self.retry_ms
+            self._delivered += 1
+            size += len(frame)
+            if len(frame) > _CHUNK:
+                yield from _slices(b"".join(parts), frame, after)
             else:
-                part = frame + sse.CRLF
-            parts.append(part)
-            size += len(part)
-            if size >= _CHUNK:
-                yield from _slices(b"".join(parts))
-                parts, size = [], 0
+                parts += (frame, after)
+                if size < _CHUNK:
+                    continue
+                yield b"".join(parts)
+            parts, size = [], 0
         if page.events and self.priming and self._is_stale(page.events[-1]):
             # Nor is it when that client comes back.
             last = self.ids.at(page.events[-1].epoch, page.events[-1].sequence)
@@ -230,7 +233,18 @@ class Delivery:
         if self.resumed and page.events:
             telemetry.replayed.add(len(page.events))
         if parts:
-            yield from _slices(b"".join(parts))
+            yield b"".join(parts)
+
+    def _before(self, page: Page) -> list[bytes]:
+        """What the application says while it has no events, and what is said of events that a
+        reader does not get."""
+        said = [page.comment] if page.comment else []
+        if page.missing:
+            telemetry.gaps.add(page.missing)
+            said.append(sse.comment(f"gap: {page.missing} events were removed by retention"))
+        if page.passed:
+            said.append(sse.comment(f"gap: {page.passed} events were sent before, without an id"))
+        return said
 
     def _is_stale(self, event: Event) -> bool:
         """An old request of the server is not put to a client that does not ask for it."""
@@ -238,9 +252,10 @@ class Delivery:
         return event.sequence <= until and event.kind is EventKind.REQUEST
 
 
-def _slices(data: bytes) -> Iterator[bytes]:
-    if len(data) <= 2 * _CHUNK:
-        yield data
-        return
-    for start in range(0, len(data), _CHUNK):
-        yield data[start : start + _CHUNK]
+def _slices(before: bytes, frame: bytes, after: bytes) -> Iterator[bytes]:
+    """A large event by position. The last message ends it, as `Farewell` has to see."""
+    yield before + frame[:_CHUNK]
+    last = (len(frame) - 1) // _CHUNK * _CHUNK
+    for start in range(_CHUNK, last, _CHUNK):
+        yield frame[start : start + _CHUNK]
+    yield frame[last:] + after

@@ -8,7 +8,6 @@ from typing import Protocol
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -20,9 +19,6 @@ _MOST_ASKED, _OTHERS_ASKED = 64, 8
 
 class Running(Protocol):
     """An exchange as the others see it."""
-
-    reissue_key: tuple[Place, str, bytes] | None
-    """Where, by whom and with what content a 2026-07-28 request was made, if that is known."""
 
     @property
     def stream(self) -> LiveStream | None:

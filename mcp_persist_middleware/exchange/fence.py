@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mcp_persist_middleware import attempt
 from mcp_persist_middleware.errors import LeaseLostError
 from mcp_persist_middleware.exchange.context import Context
+from mcp_persist_middleware.exchange.unpack import unpacked
 from mcp_persist_middleware.protocol import jsonrpc
 
 
@@ -29,7 +30,7 @@ class Fence:
         if not self._context.holds_lease:
             raise LeaseLostError
         attempt.spend()
-        await self._app(scope, receive, send)
+        await self._app(scope, receive, unpacked(scope, send))
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:

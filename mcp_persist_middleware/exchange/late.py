@@ -2,7 +2,7 @@
 
 from mcp_persist_middleware.errors import EventTooLargeError
 from mcp_persist_middleware.model import EventKind, RequestId
-from mcp_persist_middleware.protocol import headers, jsonrpc
+from mcp_persist_middleware.protocol import coding, headers, jsonrpc
 
 
 class LateAnswer:
@@ -12,13 +12,14 @@ class LateAnswer:
         self.status = status
         self.headers = raw
         self._limit = limit
+        self._plain = coding.Plain(raw, limit + 1)
         self._body = bytearray()
 
     def add(self, part: bytes) -> None:
         """Take the next part of the body; of one that is larger than an event may be, no more
         than that is kept.
         """
-        self._body += part[: self._limit + 1 - len(self._body)]
+        self._body += self._plain.feed(part)
 
     def as_message(self, request_id: RequestId) -> bytes:
         """The body itself when it is a JSON-RPC answer, else a JSON-RPC error with its status."""

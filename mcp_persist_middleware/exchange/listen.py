@@ -8,21 +8,23 @@ was written to any client.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_persist_middleware.asgi import question
+from mcp_persist_middleware import asgi
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.exchange import authorise, chain, serve
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client, nowhere, stay
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
+from mcp_persist_middleware.exchange.ownership import Caller
 from mcp_persist_middleware.exchange.pump import Exchange
+from mcp_persist_middleware.exchange.turns import Turns
 from mcp_persist_middleware.log.cursor import Cursor
-from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import SessionKey, StreamKind
 from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.protocol.eras import Era
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 # How long a request that brought its session back waits for the session's stream to open.
 _OPEN_SECONDS = 2.0
 _ALL = 1 << 53
+_TAKEN = "Conflict: the stream of this session is somebody else's"
 
 
 async def serve_stream(
@@ -70,7 +73,9 @@ async def find(
     """
     key = chain.key_of(scope, request.session)
     turns = context.listeners.of(key)
-    async with turns.opening:
+    async with _opening(turns, client) as is_ours:
+        if not is_ours:
+            return None
         running = chain.running_of(context, key)
         if running is None:
             begun = await _begin(context, app, scope, request, client, send)
@@ -79,20 +84,44 @@ async def find(
             opened = begun.opened.result()
             head = opened.head if opened is not None else ()
             first = replace(chain.at(begun.stream, 0), resumed=False, head=head)
-            spot = await _behind(context, key, request, begun.stream, first)
+            caller = Caller(context, app, scope, begun.stream.record.owner)
+            spot = await _behind(context, key, request, caller, first)
             return first if spot.stream == first.stream else spot
     verdict = await authorise.ask(context, app, scope)
-    if verdict.refused or verdict.principal != running.record.owner.principal:
-        await verdict.pass_on(send)
+    if verdict.refused or not await verdict.caller.owns(running.record.owner):
+        if verdict.answer.status < 300:
+            # What was asked is not what the client asks: an application that lets anybody into a
+            # session still has one such stream for it.
+            await asgi.refuse(send, 409, _TAKEN)
+        else:
+            await verdict.pass_on(send)
         return None
-    return await _behind(context, key, request, running, chain.at(running, 0))
+    return await _behind(context, key, request, verdict.caller, chain.at(running, 0))
+
+
+@contextlib.asynccontextmanager
+async def _opening(turns: Turns, client: Client) -> AsyncIterator[bool]:
+    """Be the one connection that opens the application's stream; false when its client has left
+    while it waited for another that does."""
+    acquiring = asyncio.ensure_future(turns.opening.acquire())
+    try:
+        if turns.opening.locked():
+            waiting: set[asyncio.Future[Any]] = {acquiring, client.watch()}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await acquiring
+        yield acquiring.done()
+    finally:
+        if acquiring.done() and not acquiring.cancelled():
+            turns.opening.release()
+        acquiring.cancel()
 
 
 async def _behind(
     context: Context,
     key: SessionKey,
     request: classify.Request,
-    running: LiveStream,
+    caller: Caller,
     otherwise: chain.Spot,
 ) -> chain.Spot:
     """Behind what a client has seen: the one that asks, if it has a cursor, else the last one."""
@@ -101,12 +130,12 @@ async def _behind(
         listening = await turns.look()
         segments = listening.segments if listening is not None else ()
         if cursor is not None and cursor.stream in segments:
-            found = await chain.spot_after(context, running.record, cursor.stream, cursor.sequence)
+            found = await chain.spot_after(context, caller, cursor.stream, cursor.sequence)
             return found or otherwise
         found = None
         if turns.stream:
             at = turns.stream, turns.sequence
-            found = await chain.spot_after(context, running.record, *at)
+            found = await chain.spot_after(context, caller, *at)
     except StoreError as error:
         logger.warning("How far a session's stream was read is not known: %s", error)
         found = None
@@ -159,7 +188,7 @@ async def open_unread(
     try:
         async with asyncio.timeout(_OPEN_SECONDS), turns.opening:
             if chain.running_of(context, key) is None:
-                asked = question(scope, "GET")
+                asked = asgi.question(scope, "GET")
                 asked["headers"] = headers.replaced(asked["headers"], headers.SESSION_ID, key.id)
                 await _begin(context, app, asked, request, client, nowhere)
     except SessionElsewhereError:
@@ -191,7 +220,15 @@ async def follow(
     try:
         delivery = Delivery(
             context,
-            Cursor(context.log, spot.stream, spot.after, live, resumed=spot.resumed),
+            Cursor(
+                context.log,
+                spot.stream,
+                spot.after,
+                live,
+                resumed=spot.resumed,
+                reads=context.reads,
+                epoch=spot.epoch,
+            ),
             spot.stream,
             ids,
             spot.epoch,

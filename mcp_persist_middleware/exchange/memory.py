@@ -19,6 +19,8 @@ _CALLERS = 4096
 _TRUST_SECONDS = 300.0
 # Clients refuse an event of more than 1 MiB.
 _LARGE = 512 * 1024
+MAX_LEARNED = 2 * _LARGE
+"""More than this of an answer (bytes) teaches nothing."""
 _GREETINGS = frozenset({"initialize", "server/discover"})
 _GREETING = re.compile(rb'"(?:protocolVersion|supportedVersions)"\s*:')
 
@@ -53,6 +55,9 @@ class Memory:
         self._answers_json: Recent[Place, bool] = Recent(_PLACES)
         self._accepted: Recent[tuple[Place, str], float] = Recent(_CALLERS)
         self._is_large: Recent[tuple[Place, str, str], bool] = Recent(_PLACES)
+        self.asks_for: Recent[tuple[Place, str, frozenset[str]], bool] = Recent(_CALLERS)
+        """Whether, from whoever is named by the rest, the application asks for these kinds of
+        credentials as well."""
 
     def learn_head(
         self, place: Place, credential: str, era: Era, status: int, raw: headers.RawHeaders

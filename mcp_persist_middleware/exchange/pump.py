@@ -16,11 +16,13 @@ from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.drain import INTERRUPTED
 from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.exchange.late import LateAnswer
+from mcp_persist_middleware.exchange.memory import MAX_LEARNED
 from mcp_persist_middleware.exchange.recorder import Recorder
 from mcp_persist_middleware.exchange.state import Opened, State
+from mcp_persist_middleware.exchange.unpack import hand_in
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Place, StreamKind
-from mcp_persist_middleware.protocol import classify, headers
+from mcp_persist_middleware.protocol import classify, coding, headers
 from mcp_persist_middleware.signals.local import Signal
 
 logger = logging.getLogger(__name__)
@@ -42,17 +44,8 @@ class Exchange:
         self._context = context
         self._app = app
         self.request = request
-        self.scope: Scope = {
-            **scope,
-            "headers": headers.without(scope["headers"], b"accept-encoding", headers.LAST_EVENT_ID),
-        }
+        self.scope: Scope = hand_in(scope)
         self.place = place_of(scope)
-        self.reissue_key: tuple[Place, str, bytes] | None = None
-        """Where, by whom and with what content a 2026-07-28 request was made, if that is known."""
-        if request.call is not None and request.call.fingerprint:
-            found = identity.credential(context, scope)
-            key = (self.place, found, request.call.fingerprint)
-            self.reissue_key = key if found else None
         self.state = State.HOLDING
         self.body_taken_at: float | None = None
         self.opened: asyncio.Future[Opened | None] = asyncio.get_running_loop().create_future()
@@ -66,6 +59,7 @@ class Exchange:
         self._stream_opened: Opened | None = None
         self._announcing: asyncio.TimerHandle | None = None
         self._passed, self._has_result = 0, False
+        self._plain: coding.Plain | None = None
         self._kept: bytes | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -195,6 +189,7 @@ class Exchange:
                 await self._send_to_client(message)
             case State.STREAMING, "http.response.start":
                 # The stream was opened early; this is what it was opened for.
+                self._recorder.settle(self.scope)
                 if not headers.is_event_stream(message["status"], message.get("headers", [])):
                     self.state = State.COLLECTING
                     limit = self._context.settings.max_event_bytes
@@ -214,6 +209,7 @@ class Exchange:
         self._learn_head(message)
         if not headers.is_event_stream(status, raw):
             self.state = State.PASSING
+            self._plain = coding.Plain(raw, MAX_LEARNED) if coding.is_compressed(raw) else None
             self._resolve(None)
             await self._send_to_client(message)
         elif self.opened.done():
@@ -222,12 +218,12 @@ class Exchange:
         else:
             self.open(raw)
 
-    def open(self, raw: list[tuple[bytes, bytes]]) -> None:
-        """Open the stream that answers this request."""
+    def open(self, raw: list[tuple[bytes, bytes]], *, early: bool = False) -> None:
+        """Open the stream that answers this request; `early`, before the application has begun."""
         self.state = State.STREAMING
         # The server's side of the request is not needed any more, and is not small.
         self._send_to_client = nowhere
-        self._write_to(self._recorder.open(self.scope, raw, self._kept), raw)
+        self._write_to(self._recorder.open(self.scope, raw, self._kept, early=early), raw)
         # The client's side is made ready while the first event is on its way to the store.
         self._announcing = asyncio.get_running_loop().call_later(_FIRST_EVENT, self.announce)
 
@@ -275,10 +271,14 @@ class Exchange:
         self._absence.leave()
 
     def abandon(self) -> None:
+        """The client left before it held an id, and nothing is sent to it any more."""
+        if not self.opened.done():
+            self._resolve(None)
+            if self.stream is not None:
+                self.stream.detach()
+
+    def alone(self) -> None:
         """The client left before it held an id."""
-        self._resolve(None)
-        if self.stream is not None:
-            self.stream.detach()
         if self.request.era.disconnect_cancels or self.kind is StreamKind.GET:
             self.leave()
         else:
@@ -301,6 +301,8 @@ class Exchange:
 
     def _learn_body(self, message: Message) -> None:
         body = message.get("body", b"")
+        if self._plain is not None:
+            body = self._plain.feed(body)
         self._passed += len(body)
         memory, call = self._context.memory, self.request.call
         memory.learn_body(self.place, call, body)

@@ -10,6 +10,7 @@ from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.late import LateAnswer
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import (
+    EARLY,
     Ending,
     EventKind,
     Owner,
@@ -54,13 +55,16 @@ class Recorder:
         self.stream = stream
         self._mark = _RUN_AGAIN
 
-    def open(self, scope: Scope, head: headers.RawHeaders, kept: bytes | None) -> LiveStream:
-        """Begin the stream; `scope` is the one that the application's authentication has had,
-        `kept` what it takes to run the request again."""
+    def open(
+        self, scope: Scope, head: headers.RawHeaders, kept: bytes | None, *, early: bool
+    ) -> LiveStream:
+        """Begin the stream; `scope` is the one that the application's authentication has had (of
+        an `early` one that may have to come), `kept` what it takes to run the request again."""
         context, call = self._context, self._request.call
         stream_id = event_id.new_stream_id(context.log.now())
         session = headers.get(head, headers.SESSION_ID) or self._request.session
-        owner = Owner(*self._place, session, identity.principal(context, scope))
+        named = identity.early if early else identity.principal
+        owner = Owner(*self._place, session, named(context, scope))
         record = StreamRecord(
             id=stream_id,
             kind=self.kind,
@@ -82,14 +86,24 @@ class Recorder:
         context.writer.open(self.stream)
         return self.stream
 
+    def settle(self, scope: Scope) -> None:
+        """The application has answered: whose a stream is that began early is known now."""
+        stream = self.stream
+        if stream is not None and stream.record.owner.principal.startswith(EARLY):
+            stream.settle(identity.principal(self._context, scope))
+
     async def log(self, chunk: bytes) -> None:
-        """Log the events that are complete with this chunk; waits while too many wait.
+        """Log the events that are complete with this chunk; waits while too many wait. Comments
+        behind them are passed on to whoever listens now.
 
         Raises:
             EventTooLargeError: an event outgrew `max_event_bytes`.
         """
         if not self.is_ended:
             await self._append(self._parser.feed(chunk))
+        comments = self._parser.comments()
+        if comments and self.stream is not None and not self.is_ended:
+            self.stream.say(comments)
 
     async def log_late(self, late: LateAnswer) -> None:
         """Log an answer that is not an event stream, as the one event that ends this one."""

@@ -4,15 +4,14 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware.exchange import again, chain, listen, serve
 from mcp_persist_middleware.exchange.body import Body
-from mcp_persist_middleware.exchange.client import Client, stay
+from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
 from mcp_persist_middleware.exchange.pump import Exchange
-from mcp_persist_middleware.exchange.state import State
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Event, EventKind, RequestId, StreamKind
@@ -43,15 +42,20 @@ class Remote:
 
 
 async def begin(
-    context: Context, app: ASGIApp, scope: Scope, request: classify.Request, body: Body, send: Send
+    context: Context,
+    app: ASGIApp,
+    scope: Scope,
+    request: classify.Request,
+    body: Body,
+    receive: Receive,
+    send: Send,
 ) -> Remote | None:
     """Run a request for a client of another worker. Its stream, committed; or None when the
     answer is not an event stream: `send` has had the whole of it then."""
     running = Exchange(context, app, scope, request, send)
-    client = Client(stay)
-    running.start(body)
+    client = Client(receive)
     try:
-        opened = await serve.answer(context, running, client)
+        opened = await serve.begin(context, running, body, scope, client, send)
         if opened is not None:
             await _created(opened.stream)
             events = await _whole(opened.stream)
@@ -61,12 +65,6 @@ async def begin(
             number = call.request_id if call is not None else None
             name = opened.stream.record.id
             return Remote(name, running.kind, number, opened.head, events=events)
-        if running.state is State.PASSING:
-            await running.finished()
-    except asyncio.CancelledError:
-        if running.state in (State.HOLDING, State.PASSING):
-            running.cancel()
-        raise
     finally:
         client.close()
     return None
@@ -92,10 +90,15 @@ async def begin_again(
 
 
 async def begin_session_stream(
-    context: Context, app: ASGIApp, scope: Scope, request: classify.Request, send: Send
+    context: Context,
+    app: ASGIApp,
+    scope: Scope,
+    request: classify.Request,
+    receive: Receive,
+    send: Send,
 ) -> Remote | None:
     """The same for a GET: where it goes on in the session's stream."""
-    client = Client(stay)
+    client = Client(receive)
     try:
         spot = await listen.find(context, app, scope, request, client, send)
     finally:
@@ -144,11 +147,18 @@ async def deliver(
         resumed=remote.joined,
         head=list(remote.head),
     )
+
+    async def later() -> Message:
+        # As for a client whose stream is here.
+        message = await receive()
+        await asyncio.sleep(serve.HALF_CLOSED)
+        return message
+
     if remote.events:
-        await delivery.run(scope, receive, send)
+        await delivery.run(scope, later, send)
         return
     with context.attendance.reading(remote.stream):
-        await delivery.run(scope, receive, send)
+        await delivery.run(scope, later, send)
 
 
 async def _created(stream: LiveStream) -> None:

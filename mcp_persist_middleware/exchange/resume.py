@@ -7,18 +7,19 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.asgi import account_of, place_of
+from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.errors import StoreError, TooManyWaitError
 from mcp_persist_middleware.exchange import again, authorise, chain, listen, serve
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.deliver import Delivery
+from mcp_persist_middleware.exchange.ownership import Caller
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.liveness import Verdict
-from mcp_persist_middleware.model import Owner, SessionKey, StreamKind, StreamRecord, StreamState
+from mcp_persist_middleware.model import SessionKey, StreamKind, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
 
 _PAGE_EVENTS, _PAGE_BYTES = 256, 1024 * 1024
@@ -43,9 +44,8 @@ async def resume(
         _count(scope, "refused")
         await verdict.pass_on(send)
         return None
-    owner = Owner(*place_of(scope), request.session, verdict.principal)
     try:
-        record = await _find(context, position, owner, account_of(scope, verdict.principal))
+        record = await _find(context, position, verdict.caller)
         if record is not None and (left := await _left_behind(context, record)) is not None:
             if context.draining:
                 await later(context, "the server is about to stop")(scope, receive, send)
@@ -66,7 +66,7 @@ async def resume(
         _count(scope, "unknown")
         await _unknown(context, app, scope, request, receive, send)
     elif record.kind is StreamKind.GET:
-        await _listen(context, app, scope, request, record, receive, send)
+        await _listen(context, app, scope, request, verdict.caller, record, receive, send)
     elif live is None and _is_over(position, record):
         _count(scope, "consumed")
         await Response(status_code=204)(scope, receive, send)
@@ -86,6 +86,7 @@ async def _listen(
     app: ASGIApp,
     scope: Scope,
     request: classify.Request,
+    caller: Caller,
     record: StreamRecord,
     receive: Receive,
     send: Send,
@@ -95,7 +96,7 @@ async def _listen(
     assert position is not None
     live = context.writer.live.get(record.id)
     try:
-        spot = await chain.spot_after(context, record, record.id, position.sequence)
+        spot = await chain.spot_after(context, caller, record.id, position.sequence)
     except StoreError:
         await later(context)(scope, receive, send)
         return
@@ -145,7 +146,15 @@ async def _continue(
     session = record.owner.session
     delivery = Delivery(
         context,
-        Cursor(context.log, record.id, after, live, resumed=True),
+        Cursor(
+            context.log,
+            record.id,
+            after,
+            live,
+            resumed=True,
+            reads=context.reads,
+            epoch=record.epoch,
+        ),
         record.id,
         event_id.EventIds.of(record.id, record.kind, position.request_id),
         record.epoch,
@@ -161,7 +170,7 @@ async def _continue(
 
 
 async def _find(
-    context: Context, position: event_id.Position, owner: Owner, account: str
+    context: Context, position: event_id.Position, caller: Caller
 ) -> StreamRecord | None:
     """The stream of a cursor if it is the caller's. Of a young cursor whatever else is known
     changes nothing until its stream must have been committed.
@@ -175,16 +184,20 @@ async def _find(
     live = context.writer.live.get(stream)
     record = live.record if live is not None else await context.log.find(stream)
     with contextlib.ExitStack() as stack:
-        while record is None or record.owner != owner or record.kind is not position.kind:
+        while record is None or not await _is_meant(position, record, caller):
             left = settled - context.log.now()
             if not 0 < left <= timeout + 1:
                 return None
             if not number:
-                stack.enter_context(context.newborn.waiting(account))
+                stack.enter_context(context.newborn.waiting(caller.account))
             number += 1
             record = await context.newborn.look(stream, number, left)
     is_kept = record.expires_at is None or record.expires_at > context.log.now()
     return record if is_kept else None
+
+
+async def _is_meant(position: event_id.Position, record: StreamRecord, caller: Caller) -> bool:
+    return record.kind is position.kind and await caller.owns(record.owner)
 
 
 async def _left_behind(context: Context, record: StreamRecord) -> Verdict | None:

@@ -5,7 +5,7 @@ import asyncio
 import time
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.exchange import identity
@@ -17,11 +17,16 @@ from mcp_persist_middleware.exchange.fence import refuse
 from mcp_persist_middleware.exchange.pump import Exchange
 from mcp_persist_middleware.exchange.state import Opened, State
 from mcp_persist_middleware.log.cursor import Cursor
+from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.protocol.eras import Era
 
 # Most answers begin within this time, and then nobody has to watch for the client's leaving.
 _UNWATCHED = 0.05
+# Some servers tell of a client that has closed its half of the connection, and reads on, as of one
+# that has gone. What comes within so many seconds is sent all the same.
+HALF_CLOSED = 1.0
 
 
 async def exchange(
@@ -35,7 +40,6 @@ async def exchange(
 ) -> None:
     """Serve a POST that asks for something."""
     running = Exchange(context, app, scope, request, send)
-    _end_predecessor(context, running)
     client = Client(receive)
     try:
         opened = await begin(context, running, body, scope, client, send)
@@ -68,23 +72,56 @@ async def _deliver(
     context: Context, running: Exchange, opened: Opened, scope: Scope, client: Client, send: Send
 ) -> None:
     stream, era = opened.stream, running.request.era
-    stream.attach()
+    record, reader = stream.record, _Reader(stream, client)
     try:
         delivery = Delivery(
             context,
-            Cursor(context.log, stream.record.id, 0, stream, resumed=False),
-            stream.record.id,
+            Cursor(
+                context.log,
+                record.id,
+                0,
+                stream,
+                resumed=False,
+                reads=context.reads,
+                epoch=record.epoch,
+            ),
+            record.id,
             stream.ids,
-            stream.record.epoch,
+            record.epoch,
             running.kind,
             retry_ms=retry_of(context, era),
             priming=era.priming,
             resumed=False,
             head=opened.head,
         )
-        await delivery.run(scope, client.receive, send)
+        await delivery.run(scope, reader.receive, send)
     finally:
-        stream.detach()
+        reader.leave()
+
+
+class _Reader:
+    """The client as a reader of its stream, until it leaves; then it may still take something."""
+
+    def __init__(self, stream: LiveStream, client: Client) -> None:
+        self._stream = stream
+        self._client = client
+        self._is_here = True
+        stream.attach()
+
+    async def receive(self) -> Message:
+        """The disconnect, a moment after it came."""
+        message = await self._client.receive()
+        self.leave()
+        # What is sent without an id is sent once: it waits for the client that may come back.
+        if not self._stream.degraded:
+            await asyncio.sleep(HALF_CLOSED)
+        return message
+
+    def leave(self) -> None:
+        """Nobody is known to read from now on."""
+        if self._is_here:
+            self._is_here = False
+            self._stream.detach()
 
 
 def retry_of(context: Context, era: Era) -> int:
@@ -104,12 +141,20 @@ async def answer(context: Context, running: Exchange, client: Client) -> Opened 
         if running.opened.done():
             break
         if watcher.done():
-            running.abandon()
+            await _let_go(running)
         elif _time_to_early_start(context, running) == 0:
             telemetry.early_starts.add(1)
-            running.open([])
+            running.open([], early=True)
             running.announce()
     return await running.opened
+
+
+async def _let_go(running: Exchange) -> None:
+    """The client has left without an id; what is there in a moment, it may still take."""
+    running.alone()
+    if running.kind is StreamKind.POST:
+        await asyncio.wait({running.opened}, timeout=HALF_CLOSED)
+    running.abandon()
 
 
 def _time_to_early_start(context: Context, running: Exchange) -> float | None:
@@ -154,16 +199,10 @@ async def _pass(running: Exchange, client: Client) -> None:
             await asyncio.wait({finished, watcher}, return_when=asyncio.FIRST_COMPLETED)
             if not finished.done():
                 running.leave()
+                # The application may have to be cancelled; this request is not.
+                await asyncio.wait({finished})
         # Cancelled with the worker's lease or at shutdown; the server sees an unfinished answer.
         if not finished.cancelled():
             await finished
     finally:
         finished.cancel()
-
-
-def _end_predecessor(context: Context, running: Exchange) -> None:
-    """2026-07-28: a client that issues its request anew has given up the old one."""
-    if running.reissue_key is not None:
-        for other in list(context.detached):
-            if other.reissue_key == running.reissue_key:
-                other.leave()

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.log.reads import Events, Reads
 from mcp_persist_middleware.model import Event, EventKind, StreamState
 from mcp_persist_middleware.signals.base import Subscription
 
-_PAGE_EVENTS = 256
-_PAGE_BYTES = 1024 * 1024
 # With every wake-up lost a reader still gets on at this pace, where the writer is in this process.
 _LOCAL_POLL = 15.0
 
@@ -22,8 +21,13 @@ class Page:
     events: list[Event]
     missing: int = 0
     """How many numbers before the last event are gone for good."""
+    passed: int = 0
+    """How many events without an id are not given: an earlier reader has had them, and it may have
+    been this one, which cannot tell."""
     ended: bool = False
     """Nothing comes after this page."""
+    comment: bytes = b""
+    """What the application says while it has no events."""
 
 
 class Cursor:
@@ -31,9 +35,11 @@ class Cursor:
 
     Args:
         live: the stream itself when it is written in this process.
-        resumed: whether the reader holds an id; of a degraded stream it then gets the answer,
-            but not again what may have reached it without one.
+        resumed: whether the reader has been here before. Of a degraded stream it then gets what no
+            reader had when it came, and the answer; not again what may have reached it.
         told: the events of a stream that has ended, all that there are, where they are known.
+        reads: shared with the other readers of the event loop.
+        epoch: the epoch in which the reader found the stream.
     """
 
     def __init__(
@@ -45,16 +51,22 @@ class Cursor:
         *,
         resumed: bool,
         told: Sequence[Event] = (),
+        reads: Reads | None = None,
+        epoch: int = 0,
     ) -> None:
         self._log = log
+        self._reads = reads or Reads(log)
+        self._epoch = epoch
         self._stream = stream
         self._live = live
-        self._resumed = resumed
+        self._handed = live.handed if live is not None and resumed else 0
         self._told = list(told)
         self._stopped = False
         self._subscription: Subscription | None = None
         # Of a stream that is written elsewhere: an answer is mostly the last event.
         self._expects_end = False
+        # What was said to others is not repeated.
+        self._heard = live.said if live is not None and resumed else None
         self.position = after
 
     @property
@@ -83,16 +95,26 @@ class Cursor:
         live = self._live
         if live is None:
             told, self._told = self._told, []
-            return self._page(told, ended=True) if told else None
+            return self._page(told, told[-1].sequence, ended=True) if told else None
         if self.position >= live.visible:
-            return Page([], ended=True) if live.ended else None
+            if live.ended:
+                return Page([], ended=True)
+            comment = self._comment(live)
+            return Page([], comment=comment) if comment else None
         events = live.tail_after(self.position)
         if events is None:
             return None
-        if not events:
-            return self._nothing_left(live.visible, ended=live.ended)
-        ended = live.ended and events[-1].sequence >= live.visible
-        return self._page(events, ended=ended)
+        last = events[-1].sequence if events else live.visible
+        comment, ended = self._comment(live), live.ended and last >= live.visible
+        return self._page(events, last, ended=ended, comment=comment)
+
+    def _comment(self, live: LiveStream) -> bytes:
+        said = live.said
+        if said is None or said is self._heard:
+            return b""
+        self._heard = said
+        # One that an event has overtaken is not worth a line.
+        return said[1] if said[0] >= self.position else b""
 
     async def wait(self, timeout: float) -> None:
         """Wait a moment for the next event of a stream that is written here."""
@@ -123,19 +145,19 @@ class Cursor:
         bound = live.visible if live is not None else None
         if not self._expects_end and (events := await self._read()):
             self._expects_end = live is None and events[-1].kind is EventKind.RESPONSE
-            return self._page(events)
+            return self._page(events, events[-1].sequence)
         self._expects_end = False
         if live is not None and bound is not None:
             # Retention took all that was committed: go on where the tail begins.
             if live.degraded and (left := live.tail_after(live.committed)):
-                return self._page(left)
-            return self._nothing_left(bound, ended=live.ended and bound >= live.visible)
+                return self._page(left, left[-1].sequence)
+            return self._page([], bound, ended=live.ended and bound >= live.visible)
         record = await self._log.find(self._stream)
         if record is None or record.state is not StreamState.OPEN:
             # The end, and what came before it, may have been committed between the two looks.
             is_over = record is not None and self.position >= record.last_sequence
             if not is_over and (events := await self._read()):
-                return self._page(events)
+                return self._page(events, events[-1].sequence)
             last = record.last_sequence if record is not None else self.position
             return Page([], missing=max(0, last - self.position), ended=True)
         # Only a reader that has to wait asks to be woken.
@@ -144,17 +166,25 @@ class Cursor:
         await self._subscription.wait()
         return None
 
-    async def _read(self) -> list[Event]:
-        return await self._log.read(self._stream, self.position, _PAGE_EVENTS, _PAGE_BYTES)
+    async def _read(self) -> Events:
+        return await self._reads.page(self._stream, self._epoch, self.position)
 
-    def _nothing_left(self, bound: int, *, ended: bool) -> Page:
-        missing, self.position = bound - self.position, bound
-        return Page([], missing, ended)
-
-    def _page(self, events: list[Event], *, ended: bool = False) -> Page:
-        last = events[-1].sequence
-        missing = last - self.position - len(events)
-        self.position = last
-        if self._resumed:
-            events = [e for e in events if e.epoch or e.kind is EventKind.RESPONSE]
-        return Page(events, missing, ended)
+    def _page(
+        self, events: list[Event], last: int, *, ended: bool = False, comment: bytes = b""
+    ) -> Page:
+        """All that is left up to a number."""
+        begin, self.position = self.position, last
+        live, passed = self._live, 0
+        if live is not None and live.degraded and last > live.committed:
+            live.handed = max(live.handed, last)
+            had = self._handed
+            # An answer comes again rather than never.
+            events = [
+                event
+                for event in events
+                if event.epoch or event.sequence > had or event.kind is EventKind.RESPONSE
+            ]
+            again = sum(not event.epoch and event.sequence <= had for event in events)
+            passed = max(0, min(last, had) - max(begin, live.committed)) - again
+        missing = last - begin - len(events) - passed
+        return Page(events, missing, passed, ended, comment)

@@ -14,6 +14,7 @@ from mcp_persist_middleware.model import (
     StreamWrite,
 )
 from mcp_persist_middleware.protocol.event_id import EventIds
+from mcp_persist_middleware.protocol.sse import CRLF
 from mcp_persist_middleware.signals.local import Signal
 
 
@@ -40,6 +41,7 @@ class LiveStream:
         "_kept_bytes",
         "_kept_events",
         "_limits",
+        "_settled",
         "_tail",
         "_tail_bytes",
         "_waiting",
@@ -49,6 +51,7 @@ class LiveStream:
         "degraded",
         "ended",
         "ending",
+        "handed",
         "ids",
         "last",
         "on_lost",
@@ -56,6 +59,7 @@ class LiveStream:
         "readers",
         "record",
         "room",
+        "said",
         "signal",
     )
 
@@ -69,9 +73,14 @@ class LiveStream:
         self.ending: Ending | None = None
         self.last = 0
         self.committed = 0
+        self.handed = 0
+        """The last event without an id that any reader was given."""
         self.readers = 0
         self.on_readers: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
+        self.said: tuple[int, bytes] | None = None
+        """The newest comment and the number of the last event before it: for whoever listens
+        now, never for the store."""
         self.signal = Signal()
         self.room = Signal()
         # The first reader is on its way, and need not read in the store what was just here.
@@ -83,6 +92,7 @@ class LiveStream:
         self._tail_bytes = 0
         self._kept_events = 0
         self._kept_bytes = 0
+        self._settled: str | None = None
 
     # For the writer of the stream.
 
@@ -91,6 +101,12 @@ class LiveStream:
         self.created = True
         self.last = self.committed = last
         self._kept_events, self._kept_bytes = events, size
+
+    def settle(self, principal: str) -> None:
+        """It is known now whose the stream is; the store hears of it with what comes next."""
+        owner = dataclasses.replace(self.record.owner, principal=principal)
+        self.record = dataclasses.replace(self.record, owner=owner)
+        self._settled = principal
 
     def add(self, kind: EventKind, frame: bytes) -> None:
         """Give the next number to an event."""
@@ -101,6 +117,12 @@ class LiveStream:
             return
         self._waiting.append(Event(self.last, self.record.epoch, kind, frame))
         self._waiting_bytes += len(frame)
+
+    def say(self, comment: bytes) -> None:
+        """Pass a comment on to the readers that have nothing else to read; only the newest is
+        kept for those that cannot take it now."""
+        self.said = (self.last, comment)
+        self.signal.notify()
 
     def is_full(self, share: int) -> bool:
         """Whether whoever adds events has to wait for the store; `share` is what one stream may
@@ -132,6 +154,7 @@ class LiveStream:
             self.record.id,
             self.record.epoch,
             create=None if self.created else self.record,
+            principal=self._settled if self.created else None,
             events=events,
             ending=self.ending if len(events) == len(self._waiting) else None,
             trim=self._excess(events),
@@ -150,6 +173,9 @@ class LiveStream:
             # Who needs it is another worker.
             self.record = dataclasses.replace(self.record, request=None)
         self.created = True
+        told = write.create.owner.principal if write.create is not None else write.principal
+        if told == self._settled:
+            self._settled = None
         for event in write.events:
             self._waiting.popleft()
             self._waiting_bytes -= len(event.frame)
@@ -261,6 +287,10 @@ class LiveStream:
         events = tuple(
             Event(last + n, epoch, event.kind, event.frame) for n, event in enumerate(answers, 1)
         )
+        if events and (lost := self.last - last - len(events)) > 0:
+            # A comment within an event: clients ignore it, and whoever looks at the wire sees it.
+            mark = b": gap: %d events before this answer were not logged" % lost + CRLF
+            events = (events[0]._replace(frame=mark + events[0].frame), *events[1:])
         ending = Ending(
             self.ending.state,
             last + len(events),
@@ -272,6 +302,7 @@ class LiveStream:
             epoch,
             create=None if self.created else self.record,
             takes_over=self.record.epoch,
+            principal=self._settled if self.created else None,
             events=events,
             ending=ending,
         )

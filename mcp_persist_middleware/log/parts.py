@@ -139,12 +139,20 @@ class Inbox(Timed, ABC):
     @abstractmethod
     async def claim(self, worker: str, limit: int, now: float, deadline: float) -> list[Letter]:
         """Take the oldest letters that wait for a worker and are not late, each with the
-        generation it is addressed to now. Their content is nowhere else any more, and the new
-        deadline is the one for the answer. Those that are `void` are there to be answered only."""
+        generation it is addressed to now. Their content is nowhere else any more, and by the new
+        deadline they are answered or renewed, else they are overdue (`Standing`). Those that are
+        `void` are there to be answered only."""
 
     @abstractmethod
     async def claimed(self, worker: str) -> list[bytes]:
         """The letters that a worker has claimed and not answered."""
+
+    @abstractmethod
+    async def renew(
+        self, worker: str, letters: Collection[bytes], deadline: float
+    ) -> Collection[bytes]:
+        """This worker still runs these letters, which it has claimed, until the deadline at least.
+        Those of them that are there: of the others nobody waits for the answer any more."""
 
     @abstractmethod
     async def withdraw(self, letter: LetterName) -> bool:

@@ -1,12 +1,14 @@
-"""Which headers tell one caller from another. Pure, and data where it can be.
+"""What tells one caller from another. Pure, and data where it can be.
 
 Two questions, two answers: what may carry a secret (it is sealed and never kept) and what names
-the caller (streams and sessions belong to it). A missed name lets two people look alike; a header
-that changes from request to request, taken for a name, costs its sender every stream.
+the caller (streams and sessions belong to it). A missed name lets two people look alike; what
+changes from request to request, taken for a name, costs its sender every stream. So there are
+names, and there is what is one only where the application asks for it: a cookie, a query string,
+a token of no known kind.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from mcp_persist_middleware.protocol.headers import RawHeaders
 
@@ -64,8 +66,16 @@ _PROOFS = tuple(
         (rb"x-authentik-jwt", b"x-authentik-email x-authentik-uid x-authentik-username"),
     )
 )
-# It differs between any two requests.
-_OF_ONE_REQUEST = re.compile(rb"signature")
+# It differs between any two requests, or belongs to what does.
+_OF_ONE_REQUEST = re.compile(
+    rb"signature|csrf|xsrf|idempotency-key|sec-websocket-key|x-amz-security-token"
+)
+# A secret by its name that is not known to be anybody's: it may be of one request as well.
+_OF_SOMETHING = re.compile(rb"token|secret|credential|passw")
+_OF_SOMEBODY = re.compile(
+    rb"authorization|assertion|jwt|remote-user|client-cert"
+    rb"|(?:^|-)(?:api-?)?key(?:$|-)|(?:^|-)auth(?:$|-)|(?:^|-)identity(?:$|-)|(?:access|api)-?token"
+)
 # What balancers and the like tell browsers apart by: it says which server, not who. Only names that
 # no application gives to a cookie of its own.
 _AFFINITY = re.compile(
@@ -73,6 +83,9 @@ _AFFINITY = re.compile(
     rb"|__cf_bm|__cflb|__cfruid|_cfuvid|cf_clearance|INGRESSCOOKIE"
     rb"|visid_incap.*|incap_ses.*|nlbi_.*|ak_bmsc|bm_sv|_ga.*|_gid|XSRF-TOKEN|csrftoken)$"
 )
+
+# The kinds of what may name a caller.
+COOKIE, QUERY, OTHER = "cookie", "query", "other"
 
 
 def secrets(raw: RawHeaders) -> list[bytes]:
@@ -85,7 +98,7 @@ def secrets(raw: RawHeaders) -> list[bytes]:
 
 
 def identity(raw: RawHeaders, more: Collection[bytes] = ()) -> list[bytes]:
-    """What names the caller, as `name:value`, in a fixed order.
+    """What names the caller wherever it is sent, as `name:value`, in a fixed order.
 
     Args:
         more: headers that name one too, in lower case.
@@ -94,27 +107,73 @@ def identity(raw: RawHeaders, more: Collection[bytes] = ()) -> list[bytes]:
     names = {key for key, value in named if value}
     return sorted(
         key + b":" + value
-        for key, value in _without_affinity(named)
+        for key, value in named
         if key in NAMES
         or key in more
         or (
-            _may_be_secret(key)
-            and not _OF_ONE_REQUEST.search(key)
+            _is_somebodys(key)
             and not any(proof.fullmatch(key) and names & known for proof, known in _PROOFS)
         )
     )
+
+
+def doubtful(
+    raw: RawHeaders, query: bytes, more: Collection[bytes] = ()
+) -> Mapping[str, list[bytes]]:
+    """What names the caller only where the application refuses a request without it, by its kind.
+    Cookies are the same in one header and in several: HTTP/2 splits them."""
+    others = [
+        (key.lower(), value)
+        for key, value in raw
+        if key.lower() != b"cookie" and key.lower() not in more and _is_doubtful(key.lower())
+    ]
+    found = {
+        COOKIE: sorted(_cookies(raw)) if b"cookie" not in more else [],
+        QUERY: [query] if query else [],
+        OTHER: sorted(key + b":" + value for key, value in others),
+    }
+    return {kind: values for kind, values in found.items() if values}
+
+
+def without(raw: RawHeaders, kinds: Collection[str]) -> list[tuple[bytes, bytes]]:
+    """The headers less what names the caller by these kinds alone."""
+    kept: list[tuple[bytes, bytes]] = []
+    for key, value in raw:
+        name = key.lower()
+        if name == b"cookie" and COOKIE in kinds:
+            if rest := b"; ".join(_crumbs(value, lambda crumb: not _is_name(crumb))):
+                kept.append((key, rest))
+        elif name == b"cookie" or OTHER not in kinds or not _is_doubtful(name):
+            kept.append((key, value))
+    return kept
 
 
 def _may_be_secret(key: bytes) -> bool:
     return bool(_SECRET.search(key)) or any(proof.fullmatch(key) for proof, _ in _PROOFS)
 
 
-def _without_affinity(named: RawHeaders) -> Iterator[tuple[bytes, bytes]]:
-    for key, value in named:
-        if key != b"cookie":
-            yield key, value
-            continue
-        cookies = [part.strip() for part in value.split(b";")]
-        kept = [part for part in cookies if part and not _AFFINITY.match(part.partition(b"=")[0])]
-        if kept:
-            yield key, b"; ".join(sorted(kept))
+def _is_somebodys(key: bytes) -> bool:
+    if any(proof.fullmatch(key) for proof, _ in _PROOFS):
+        return True
+    return bool(_OF_SOMEBODY.search(key)) and not _OF_ONE_REQUEST.search(key)
+
+
+def _is_doubtful(key: bytes) -> bool:
+    if key in NAMES or _is_somebodys(key) or _OF_ONE_REQUEST.search(key):
+        return False
+    return bool(_OF_SOMETHING.search(key))
+
+
+def _cookies(raw: RawHeaders) -> Iterator[bytes]:
+    for key, value in raw:
+        if key.lower() == b"cookie":
+            yield from _crumbs(value, _is_name)
+
+
+def _crumbs(value: bytes, wanted: Callable[[bytes], bool]) -> Iterator[bytes]:
+    parts = (part.strip() for part in value.split(b";"))
+    return (part for part in parts if part and wanted(part))
+
+
+def _is_name(crumb: bytes) -> bool:
+    return not _AFFINITY.match(crumb.partition(b"=")[0])

@@ -87,7 +87,7 @@ def by_body(head: Request, raw: headers.RawHeaders, body: bytes, *, known_path: 
     """Judge a POST by its body. A chat endpoint or another protocol that streams JSON-RPC
     passes: an exchange carries a session, a protocol version, or an `initialize`, or goes to a
     path that has answered one of these."""
-    call = jsonrpc.parse(body, fingerprint=head.era.disconnect_cancels)
+    call = jsonrpc.parse(body)
     if call is None or not call.request_ids or not headers.accepts_event_stream(raw):
         return PASS
     if call.method == "subscriptions/listen":

@@ -8,6 +8,7 @@ SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"
 LAST_EVENT_ID = b"last-event-id"
 EVENT_STREAM = b"text/event-stream"
+TRACE = (b"traceparent", b"tracestate")
 
 
 def get(headers: RawHeaders, name: bytes) -> str | None:

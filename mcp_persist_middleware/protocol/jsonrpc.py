@@ -1,6 +1,5 @@
 """JSON-RPC 2.0 as far as a log has to understand it: who asks, who answers."""
 
-import hashlib
 import json
 import math
 import re
@@ -17,6 +16,7 @@ _RESPONSE_FIRST = re.compile(
     rb'\s*"(?:result|error)"\s*:'
 )
 _NOISE = frozenset({"notifications/progress", "notifications/message"})
+_TO_A_CALL = frozenset({"notifications/progress", "notifications/cancelled"})
 
 INTERRUPTED = -32000
 """The code of every JSON-RPC error that this library writes in place of an answer."""
@@ -75,8 +75,6 @@ class Call:
     """The ids to answer; none for notifications and for answers of the client."""
     version: str | None
     """`params.protocolVersion` of an `initialize`."""
-    fingerprint: bytes
-    """Equal for a request and its re-issue under a new id; empty unless it was asked for."""
 
     @property
     def is_initialize(self) -> bool:
@@ -88,7 +86,7 @@ class Call:
         return self.request_ids[0] if len(self.request_ids) == 1 else None
 
 
-def parse(body: bytes, *, fingerprint: bool = False) -> Call | None:
+def parse(body: bytes) -> Call | None:
     """The call in a POST body; None when it is not JSON-RPC 2.0."""
     loaded = _load(body)
     messages = loaded if isinstance(loaded, list) else [loaded]
@@ -108,18 +106,25 @@ def parse(body: bytes, *, fingerprint: bool = False) -> Call | None:
         name=name if isinstance(name, str) else "",
         request_ids=tuple(ids),
         version=version if isinstance(version, str) else None,
-        fingerprint=_fingerprint(messages) if fingerprint else b"",
     )
 
 
-def _fingerprint(messages: list[dict[str, Any]]) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for message in messages:
-        params = message.get("params")
-        if isinstance(params, dict):
-            params = {k: v for k, v in params.items() if k != "_meta"}
-        digest.update(json.dumps([message.get("method"), params], sort_keys=True).encode())
-    return digest.digest()
+def is_to_a_call(body: bytes) -> bool:
+    """Whether all of it belongs to what runs already: answers to questions of the server, progress
+    of those, cancellations."""
+    loaded = _load(body)
+    messages = loaded if isinstance(loaded, list) else [loaded]
+    return bool(messages) and all(_is_to_a_call(message) for message in messages)
+
+
+def _is_to_a_call(message: Any) -> bool:
+    match message:
+        case {"method": method}:
+            return method in _TO_A_CALL and "id" not in message
+        case {"id": _, "result": _} | {"id": _, "error": _}:
+            return True
+        case _:
+            return False
 
 
 def error(request_id: RequestId, message: str, data: dict[str, Any], code: int) -> bytes:

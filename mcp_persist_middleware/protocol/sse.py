@@ -17,6 +17,11 @@ _BLOCK_END = re.compile(rb"(?>\r\n|\r|\n){2}")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _COMMON = b"event: message\r\ndata: "
 _MAX_COMMENT = 4096
+# Whole lines at the head of a block that are no part of an event yet; a CR at the very end may be
+# half of a CRLF.
+_QUIET = re.compile(rb"(?:(?::[^\r\n]*)?(?>\r\n|\n|\r(?!\Z)))+")
+_KEEP_ALIVE = b":" + CRLF
+_PINGS = (b": ping", _KEEP_ALIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class FrameParser:
         self._scanned = 0
         self._skip_newline = False
         self._begun = False
-        self._comments = b""
+        self._comments: list[bytes] = []
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that are complete with this chunk.
@@ -93,30 +98,48 @@ class FrameParser:
         return self._frame_of_lines([line for line in _LINE_END.split(block) if line])
 
     def _frame_of_lines(self, lines: list[bytes]) -> Frame | None:
-        kept, data, fields = [], [], 0
+        kept, data = [], []
         for line in lines:
             name, _, value = line.partition(b":")
-            match name:
-                case b"id":
-                    continue
-                case b"data":
-                    data.append(value.removeprefix(b" "))
-                case _:
-                    fields += name != b""
+            if name == b"id":
+                continue
+            if name == b"data":
+                data.append(value.removeprefix(b" "))
             # Go clients reject a field line without a colon; the meaning is the same.
             kept.append(line if b":" in line else line + b": ")
-        raw = b"".join(line + CRLF for line in kept)
-        if not data or not any(data):
-            self._set_aside(raw, comment=not fields and not data)
+        if not any(data):
+            # Priming events of the application end here (we send our own); an empty event that
+            # gives no id is there to be heard.
+            is_keep_alive = bool(data) and len(kept) == len(lines)
+            self._set_aside(kept, otherwise=_KEEP_ALIVE if is_keep_alive else b"")
             return None
-        raw, self._comments = self._comments + raw, b""
+        raw = b"".join(line + CRLF for line in kept)
+        if self._comments:
+            remarks = [each for each in self._comments if not each.startswith(_PINGS)]
+            raw, self._comments = b"".join([*remarks, raw]), []
         return Frame(raw, b"\n".join(data))
 
-    def _set_aside(self, raw: bytes, *, comment: bool) -> None:
-        """Keep-alives and priming events of the application end here (we send our own); any
-        other comment travels with the next event."""
-        if comment and not raw.startswith(b": ping"):
-            self._comments = (self._comments + raw)[:_MAX_COMMENT]
+    def _set_aside(self, lines: list[bytes], otherwise: bytes = b"") -> None:
+        """Keep the comments of a block that has no event; the newest, if they are too many."""
+        said = b"".join(line + CRLF for line in lines if line.startswith(b":")) or otherwise
+        if said:
+            self._comments.append(said)
+        while sum(map(len, self._comments)) > _MAX_COMMENT:
+            del self._comments[0]
+
+    def comments(self) -> bytes:
+        """Take the comments after the last event, with the blank line that ends them; nothing
+        when there are none. Those that are left here travel with the next event, less the
+        keep-alives.
+        """
+        if not self._comments and not self._buffer:
+            return b""
+        if quiet := _QUIET.match(self._buffer):
+            self._set_aside(_LINE_END.split(bytes(quiet[0])))
+            del self._buffer[: quiet.end()]
+            self._scanned = max(0, len(self._buffer) - 3)
+        taken, self._comments = self._comments, []
+        return b"".join([*taken, CRLF]) if taken else b""
 
 
 def event(data: bytes) -> bytes:
@@ -141,6 +164,6 @@ def comment(text: str) -> bytes:
     return b": " + text.encode() + b"\r\n\r\n"
 
 
-def with_id(event_id: bytes, frame: bytes) -> bytes:
-    """A frame as it goes on the wire."""
-    return b"id: " + event_id + CRLF + frame + CRLF
+def id_line(event_id: bytes) -> bytes:
+    """What goes before a frame on the wire; a blank line goes behind it."""
+    return b"id: " + event_id + CRLF

@@ -5,9 +5,10 @@ from starlette.types import Message, Scope, Send
 from mcp_persist_middleware import asgi
 from mcp_persist_middleware.protocol import headers, jsonrpc
 from mcp_persist_middleware.sessions.greeting import MAX_GREETING, Greeting
-from mcp_persist_middleware.sessions.registry import Held, Registry, Site
+from mcp_persist_middleware.sessions.held import Held, Site
+from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.repeatable import Repeatable
-from mcp_persist_middleware.sessions.revive import PrincipalOf
+from mcp_persist_middleware.sessions.revive import Callers
 
 _ID = headers.SESSION_ID
 
@@ -16,21 +17,21 @@ class Beginning:
     """Passes an answer on; when it gives a new session to the client, under that one's public id.
 
     Args:
-        principal: names the caller of a request that the application has had.
+        callers: tells them apart.
         site: runs requests of other workers for the session.
     """
 
     def __init__(
         self,
         registry: Registry,
-        principal: PrincipalOf,
+        callers: Callers,
         site: Site,
         scope: Scope,
         request: Repeatable,
         send: Send,
     ) -> None:
         self._registry = registry
-        self._principal = principal
+        self._callers = callers
         self._site = site
         self._scope = scope
         self._request = request
@@ -66,7 +67,7 @@ class Beginning:
         call = jsonrpc.parse(body)
         if call is None or not call.is_initialize:
             return None
-        place, principal = asgi.place_of(self._scope), self._principal(self._scope)
+        place, principal = asgi.place_of(self._scope), self._callers.principal(self._scope)
         owner, version = asgi.account_of(self._scope, principal), call.version or ""
         held = await self._registry.begin(place, inner, principal, version, body, owner)
         held.site = self._site

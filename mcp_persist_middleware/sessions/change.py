@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from mcp_persist_middleware.errors import EventTooLargeError
 from mcp_persist_middleware.model import SessionRecord
-from mcp_persist_middleware.protocol import headers, jsonrpc, sse
+from mcp_persist_middleware.protocol import coding, headers, jsonrpc, sse
 
 # An application that agrees says little.
 _MAX_ANSWER = 64 * 1024
@@ -23,6 +23,7 @@ class Change:
     value: str
     """The level, or the resource."""
     request_id: Any
+    _plain: coding.Plain
     _parser: sse.FrameParser | None = None
     _body: bytearray = field(default_factory=bytearray)
 
@@ -34,22 +35,23 @@ class Change:
         parser = None
         if headers.media_type(head) == headers.EVENT_STREAM:
             parser = sse.FrameParser(_MAX_ANSWER)
+        plain = coding.Plain(head, _MAX_ANSWER + 1)
         match _load(body):
             case {"method": "logging/setLevel", "params": {"level": str(level)}, "id": request_id}:
-                return cls("logging/setLevel", level, request_id, parser)
+                return cls("logging/setLevel", level, request_id, plain, parser)
             case {
                 "method": "resources/subscribe" | "resources/unsubscribe" as method,
                 "params": {"uri": str(uri)},
                 "id": request_id,
             }:
-                return cls(method, uri, request_id, parser)
+                return cls(method, uri, request_id, plain, parser)
             case _:
                 return None
 
     def is_agreed(self, chunk: bytes) -> bool | None:
         """Whether the application has agreed, once its answer says so with this part of it."""
         if self._parser is None:
-            self._body += chunk
+            self._body += self._plain.feed(chunk)
             return self._answer(bytes(self._body)) if len(self._body) <= _MAX_ANSWER else False
         try:
             found = [self._answer(frame.data) for frame in self._parser.feed(chunk)]

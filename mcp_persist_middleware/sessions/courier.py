@@ -4,8 +4,11 @@ import asyncio
 import contextlib
 import enum
 import logging
+import math
 import time
-from collections.abc import Awaitable
+from collections import Counter
+from collections.abc import Awaitable, Hashable
+from functools import partial
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
@@ -19,11 +22,13 @@ from mcp_persist_middleware.model import (
     Posted,
     SessionRecord,
     Standing,
+    surely,
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.sessions import parcel as parcels
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply
+from mcp_persist_middleware.sessions.rooms import Rooms
 from mcp_persist_middleware.signals.base import Subscription, Wakeups
 
 logger = logging.getLogger(__name__)
@@ -32,11 +37,17 @@ logger = logging.getLogger(__name__)
 # or too busy.
 _AFTER_LEASE = 2.0
 _MOST_WAITING = 1000
+# Of those that are under way from here to one worker, one session and one principal have a part.
+_OF_ONE_PRINCIPAL, _OF_ONE_SESSION = 256, 128
 _LOOK_SECONDS = 1.0
 # So long a letter is waited for of which it cannot be known whether it was claimed.
 _DOUBT_SECONDS = 5.0
 _AFTER_FAILURE = 0.25
+# A client that has closed its half of the connection may read on: so long it is answered.
+_HALF_CLOSED = 1.0
 _READ_AT_ONCE = 64
+# The largest requests of so many owners are held at once.
+_MOST_LARGE = 4
 _KEYS = 256
 
 
@@ -44,26 +55,39 @@ class Undelivered(enum.Enum):
     """Why there is no reply."""
 
     FULL = "full"
-    """Too much waits for the session's worker."""
+    """Too much waits for the session's worker, or runs there for this session or its owner."""
     LATE = "late"
     """It lives, and has not taken the letter in time; it was not run."""
     LOST = "lost"
-    """It had taken the letter, or may have, and cannot be heard; nobody runs it again."""
+    """It had taken the letter, or may have, and cannot be heard or cannot answer; nobody runs it
+    again."""
     LEFT = "left"
     """The client has gone."""
+    LARGE = "large"
+    """It is larger than what travels between workers."""
+    UNSEALED = "unsealed"
+    """It belongs to a call at the session's worker, and cannot be sealed for it."""
 
 
 class Courier:
     """Carries requests to other workers. Bounded by the callers, who wait, and by the inbox."""
 
     def __init__(
-        self, inbox: Inbox, wakeups: Wakeups, liveness: Liveness, lease_seconds: float
+        self,
+        inbox: Inbox,
+        wakeups: Wakeups,
+        liveness: Liveness,
+        lease_seconds: float,
+        largest: int,
     ) -> None:
         self._patience = lease_seconds + _AFTER_LEASE
+        self.rooms = Rooms(_MOST_LARGE * largest, largest)
+        """For bodies that are larger than most."""
         self._inbox = inbox
         self._wakeups = wakeups
         self._liveness = liveness
         self._read: list[LetterName] = []
+        self._under_way: Counter[tuple[str, Hashable]] = Counter()
         self._keys: dict[str, bytes | None] = {}
 
     async def can_seal(self, worker: str) -> bool:
@@ -77,16 +101,31 @@ class Courier:
     async def carry(
         self, record: SessionRecord, parcel: Parcel, left: Awaitable[None]
     ) -> Reply | Undelivered:
-        """Put a request to the home of a session and wait for what becomes of it, or until the
-        client has `left`.
+        """Put a request to the home of a session and wait for what becomes of it, or, if the
+        client has `left`, until it runs: that is no cancellation.
 
         Raises:
             StoreError: the store does not answer. Nothing was run.
         """
+        principal = surely(record.principal)
+        counted = [(record.home, record.key), (record.home, principal)]
+        most = (_OF_ONE_SESSION, _OF_ONE_PRINCIPAL if principal else math.inf)
+        if any(self._under_way[each] >= bound for each, bound in zip(counted, most, strict=True)):
+            return Undelivered.FULL
+        self._under_way.update(counted)
+        try:
+            return await self._carry(record, parcel, left)
+        finally:
+            self._under_way.subtract(counted)
+            for each in counted:
+                if not self._under_way[each]:
+                    del self._under_way[each]
+
+    async def _carry(
+        self, record: SessionRecord, parcel: Parcel, left: Awaitable[None]
+    ) -> Reply | Undelivered:
         name, key = new_stream_id(self._inbox.now()), await self._key(record.home)
-        content = parcel.pack()
-        if key is not None:
-            content = sealing.seal(content, key, name)
+        content = await parcels.away(len(parcel.body), partial(_content, parcel, key, name))
         letter = Letter(
             id=name,
             key=record.key,
@@ -107,13 +146,15 @@ class Courier:
             outcome = await self._wait(letter, topic, asyncio.ensure_future(left))
         except asyncio.CancelledError:
             with contextlib.suppress(StoreError):
-                await self._inbox.withdraw(letter.name)
+                if not await self._inbox.withdraw(letter.name):
+                    await self._inbox.remove([letter.name])
             raise
         finally:
             topic.close()
         attributes = {"namespace": record.key.namespace, "outcome": _name(outcome)}
         telemetry.relayed.add(1, attributes)
-        return outcome
+        is_full = isinstance(outcome, NotRun) and outcome.full
+        return Undelivered.FULL if is_full else outcome
 
     async def _put(self, letter: Letter) -> Posted:
         """Post it. A store that fails may have kept it all the same: then it is waited for."""
@@ -138,10 +179,10 @@ class Courier:
     ) -> Reply | Undelivered:
         woken = asyncio.ensure_future(topic.wait())
         due, failing = time.monotonic() + _LOOK_SECONDS, 0.0
-        doubtful = time.monotonic()
+        doubtful, left_at = time.monotonic(), math.inf
         try:
             while True:
-                waiting: set[asyncio.Future[None]] = {woken, left}
+                waiting: set[asyncio.Future[None]] = {woken, left} if not left.done() else {woken}
                 await asyncio.wait(
                     waiting, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -156,9 +197,11 @@ class Courier:
                         doubtful = now
                     elif now - doubtful > _DOUBT_SECONDS:
                         return Undelivered.LEFT if left.done() else Undelivered.LOST
-                    if left.done() or now >= due:
+                    left_at = min(left_at, now) if left.done() else math.inf
+                    has_left = now - left_at >= _HALF_CLOSED
+                    if has_left or now >= due:
                         due = now + _LOOK_SECONDS
-                        outcome = await self._judge(letter, status, left=left.done())
+                        outcome = await self._judge(letter, status, left=has_left)
                         if outcome is not None:
                             return outcome
                     failing = 0.0
@@ -184,11 +227,13 @@ class Courier:
         )
         late = status.state is LetterState.WAITING and self._inbox.now() > letter.deadline
         gone_or_deaf = gone or status.standing is Standing.STRANDED
-        if (gone_or_deaf or left or late) and await self._inbox.withdraw(letter.name):
-            return Undelivered.LEFT if left else NotRun() if gone_or_deaf else Undelivered.LATE
-        if left:
+        if (gone_or_deaf or late) and await self._inbox.withdraw(letter.name):
+            return NotRun() if gone_or_deaf else Undelivered.LATE
+        if left and status.state is LetterState.CLAIMED:
+            # Its addressee sees from it that nobody waits for the answer.
+            await self._inbox.remove([letter.name])
             return Undelivered.LEFT
-        if not gone:
+        if not gone and status.standing is not Standing.OVERDUE:
             return None
         # Its last word may have come between the two looks; or it is another worker's now.
         last = await self._inbox.look(letter.name)
@@ -217,6 +262,11 @@ class Courier:
                 del self._keys[next(iter(self._keys))]
             self._keys[worker] = await self._inbox.public_key(worker)
         return self._keys[worker]
+
+
+def _content(parcel: Parcel, key: bytes | None, letter: bytes) -> bytes:
+    content = parcel.pack()
+    return content if key is None else sealing.seal(content, key, letter)
 
 
 def _is_doubtful(status: LetterStatus) -> bool:

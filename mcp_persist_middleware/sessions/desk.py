@@ -3,13 +3,18 @@ were here."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from starlette.types import Message
 
 from mcp_persist_middleware.errors import LeaseLostError, SessionElsewhereError, StoreError
 from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.parts import Inbox
-from mcp_persist_middleware.model import Letter
+from mcp_persist_middleware.model import Letter, surely
 from mcp_persist_middleware.sessions import parcel as parcels
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply, Whole
@@ -20,15 +25,40 @@ from mcp_persist_middleware.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
 
-# Letters that were claimed and have no answer yet; the others wait in the inbox.
-_MOST_RUNNING = 512
+# Letters that were claimed and have no answer yet, which somebody waits for; the others wait in the
+# inbox. One session, and whom it belongs to, has a part of them: nobody keeps all others out. There
+# may be many behind one address.
+_MOST_RUNNING, _OF_ONE_ADDRESS, _OF_ONE_PRINCIPAL, _OF_ONE_SESSION = 1024, 512, 256, 128
+_MOST_LOST = 4096
 _PAGE = 64
+# What runs is renewed so many times in a lease.
+_RENEWALS = 5
 _REPLY_SECONDS = 60.0
 # So long a cancellation is held for the calls before it to reach the application.
 _HOLD_SECONDS = 0.5
-_AFTER_FAILURE, _ATTEMPTS = 0.5, 20
+_AFTER_FAILURE = 0.5
 _PURGED = 500
 _CANCELLED = b"notifications/cancelled"
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A letter that was claimed here, until its answer is in the store."""
+
+    letter: Letter
+    owner: str
+    is_full: bool = False
+    """Too much runs here already for its session, or for its owner."""
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its sender waits no more."""
+    is_answered: bool = False
+    """The application has had it; what is left is to store the answer."""
+    task: "asyncio.Task[None]" = field(init=False)
+
+    async def receive(self) -> Message:
+        """What the application hears behind the body."""
+        await self.left.wait()
+        return {"type": "http.disconnect"}
 
 
 class Desk:
@@ -54,10 +84,16 @@ class Desk:
         self._settings = settings
         self._worker = worker
         self._seal = sealing.Seal() if sealing.is_available() else None
-        self._running: dict[bytes, tuple[Letter, asyncio.Task[None]]] = {}
+        self._running: dict[bytes, _Run] = {}
         self._woken = asyncio.Event()
         self._ended = asyncio.Event()
-        self._in_doubt = False
+        self._lost: dict[bytes, None] = {}
+        """Letters that were run, and whose answer could not be stored."""
+        self._doubtful_until = 0.0
+        self._has_warned = False
+        # A claim is overdue after this time without a word (seconds): by then a worker whose
+        # heartbeats do not reach the store has lost its lease.
+        self._patience = settings.lease_seconds + settings.store_timeout / 2
 
     async def open(self) -> None:
         """Let the others know this worker's key. Those who do not know it do not relay
@@ -75,6 +111,7 @@ class Desk:
     async def run(self) -> None:
         """Run until cancelled."""
         topic: Subscription | None = None
+        patience = 0.0
         try:
             while True:
                 self._woken.clear()
@@ -85,15 +122,35 @@ class Desk:
                     await self._woken.wait()
                     continue
                 if topic is None:
+                    self._warn()
                     # The row may have been made anew meanwhile.
                     await self.open()
                     topic = self._wakeups.subscribe(self._inbox.topic(self._worker))
                     topic.patience = min(topic.patience, self._inbox.look_seconds)
+                    patience = topic.patience
+                # A claim that was not heard is not announced when it is committed after all.
+                topic.patience = min(patience, _AFTER_FAILURE) if self._is_in_doubt else patience
                 await topic.wait()
                 await self._empty(topic)
         finally:
             if topic is not None:
                 topic.close()
+
+    def _warn(self) -> None:
+        if (
+            self._seal is None
+            and self._settings.session_routing != "local"
+            and not self._has_warned
+        ):
+            self._has_warned = True
+            logger.error(
+                "Several workers share this store, and requests with credentials cannot travel "
+                "between them, for the package 'cryptography' is missing: a session moves to "
+                "whichever worker is asked and loses its tools' state, and an answer to a tool's "
+                "question is refused elsewhere. Install the extra 'relay' on every worker "
+                "(pip install 'mcp-persist-middleware[relay]'), or let sessions stick to their "
+                'workers and set session_routing="local"'
+            )
 
     async def purge(self) -> None:
         """Remove what nobody waits for any more.
@@ -110,8 +167,8 @@ class Desk:
             await self._settle_doubt()
             # Work is taken from the store only by a worker that was seen alive there.
             while self._lease.is_young:
-                room = _MOST_RUNNING - len(self._running)
-                if not room:
+                room = _MOST_RUNNING - sum(not r.left.is_set() for r in self._running.values())
+                if room <= 0:
                     self._ended.clear()
                     await self._ended.wait()
                     continue
@@ -126,59 +183,107 @@ class Desk:
             topic.notify()
 
     async def _claim(self, limit: int) -> list[Letter]:
-        now = self._inbox.now()
-        self._in_doubt = True
-        deadline = now + self._settings.detach_seconds + _REPLY_SECONDS
-        letters = await self._inbox.claim(self._worker, limit, now, deadline)
-        self._in_doubt = False
-        return letters
+        now, began = self._inbox.now(), time.monotonic()
+        try:
+            letters = await self._inbox.claim(self._worker, limit, now, now + self._patience)
+        except BaseException:
+            # It may be committed at any time from now on; what is so later than this is overdue.
+            self._doubtful_until = time.monotonic() + self._patience
+            raise
+        if time.monotonic() - began < self._patience:
+            return letters
+        # Their senders may have been told by now.
+        self._doubtful_until = time.monotonic() + self._patience
+        return []
+
+    @property
+    def _is_in_doubt(self) -> bool:
+        return time.monotonic() < self._doubtful_until
 
     async def _settle_doubt(self) -> None:
-        """A claim whose outcome was never heard may have been committed: what nobody runs is
-        given back, with the word that it was not run."""
-        if self._in_doubt:
+        """A claim whose outcome was never heard may have been committed, or be so later: what
+        nobody runs is given back, with the word that it was not run."""
+        if self._is_in_doubt:
             for letter in await self._inbox.claimed(self._worker):
-                if letter not in self._running:
+                if letter not in self._running and letter not in self._lost:
                     await self._answer(letter, NotRun())
-            self._in_doubt = False
 
     def _start(self, letter: Letter) -> None:
-        before = [task for other, task in self._running.values() if other.key == letter.key]
-        task = self._tasks.spawn(self._serve(letter, before), "mcp-persist-relayed")
-        self._running[letter.id] = letter, task
-        task.add_done_callback(lambda _: self._end(letter.id))
+        held = None if letter.void else self._registry.held(letter.key)
+        principal = surely(held.record.principal) if held is not None else ""
+        run = _Run(letter, principal or (held.owner or "" if held is not None else ""))
+        others = [each for each in self._running.values() if not each.left.is_set()]
+        before = [each for each in others if each.letter.key == letter.key]
+        of_owner = sum(each.owner == run.owner for each in others) if run.owner else 0
+        most = _OF_ONE_PRINCIPAL if principal else _OF_ONE_ADDRESS
+        run.is_full = len(before) >= _OF_ONE_SESSION or of_owner >= most
+        self._running[letter.id] = run
+        run.task = self._tasks.spawn(self._serve(run, before), "mcp-persist-relayed")
+        run.task.add_done_callback(lambda _: self._end(letter.id))
 
     def _end(self, letter: bytes) -> None:
         del self._running[letter]
         self._ended.set()
 
-    async def _serve(self, letter: Letter, before: Sequence[asyncio.Task[None]]) -> None:
-        reply = await self._reply(letter, before)
-        for _ in range(_ATTEMPTS):
+    async def renew(self) -> None:
+        """Say which letters still run here, until cancelled, and hear whom nobody waits for."""
+        pause = seldom = self._settings.lease_seconds / _RENEWALS
+        while True:
+            await asyncio.sleep(pause)
+            runs = [r for r in self._running.values() if not (r.is_answered or r.left.is_set())]
+            try:
+                if runs:
+                    await self._renew(runs)
+                pause = seldom
+            except StoreError as error:
+                logger.warning("What runs for other workers is not renewed yet: %s", error)
+                pause = min(seldom, _AFTER_FAILURE)
+
+    async def _renew(self, runs: Sequence[_Run]) -> None:
+        until = self._inbox.now() + self._patience
+        there = set(await self._inbox.renew(self._worker, [run.letter.id for run in runs], until))
+        for run in runs:
+            if run.letter.id not in there:
+                run.left.set()
+        self._ended.set()
+
+    async def _serve(self, run: _Run, before: Sequence[_Run]) -> None:
+        letter = run.letter
+        reply = NotRun(full=True) if run.is_full else await self._reply(run, before)
+        run.is_answered = True
+        until = time.monotonic() + self._patience
+        while True:
             try:
                 await self._answer(letter.id, reply)
             except StoreError as error:
+                if time.monotonic() >= until:
+                    logger.error("An answer is lost, as its caller has been told: %s", error)
+                    self._lost[letter.id] = None
+                    while len(self._lost) > _MOST_LOST:
+                        del self._lost[next(iter(self._lost))]
+                    return
                 logger.warning("The answer to a letter cannot be kept yet: %s", error)
                 await asyncio.sleep(_AFTER_FAILURE)
             else:
                 return
 
-    async def _reply(self, letter: Letter, before: Sequence[asyncio.Task[None]]) -> Reply:
+    async def _reply(self, run: _Run, before: Sequence[_Run]) -> Reply:
+        letter = run.letter
         held = None if letter.void else self._registry.held(letter.key)
         if held is None:
             return NotRun(forsaken=not letter.void and await self._is_forsaken(letter))
         if held.record.generation != letter.generation or held.site is None:
             return NotRun()
         try:
-            parcel = self._read(letter)
+            parcel = await parcels.away(len(letter.content), partial(self._read, letter))
         except sealing.UnreadableError:
             # It was addressed to the home before this one. Its sender has it, and seals it anew.
             return NotRun()
         if before and _CANCELLED in parcel.body:
-            await asyncio.wait(before, timeout=_HOLD_SECONDS)
+            await asyncio.wait([each.task for each in before], timeout=_HOLD_SECONDS)
         try:
             async with asyncio.timeout(self._settings.detach_seconds):
-                return await held.site(parcel)
+                return await held.site(parcel, run.receive)
         except (SessionElsewhereError, LeaseLostError):
             return NotRun()
         except TimeoutError:

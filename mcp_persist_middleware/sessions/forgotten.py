@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Scope
 
 from mcp_persist_middleware import asgi
-from mcp_persist_middleware.protocol import headers
+from mcp_persist_middleware.protocol import coding, headers
 
 _ID = headers.SESSION_ID
 _NAMES = (_ID, headers.PROTOCOL_VERSION)
@@ -30,7 +30,8 @@ class Said:
     @classmethod
     def of(cls, answer: asgi.Answer, session: str) -> "Said":
         """What the application said about a session."""
-        body = answer.body.replace(session.encode("latin-1"), b"")
+        body = coding.plain(answer.headers, answer.body, asgi.MAX_ANSWER)
+        body = body.replace(session.encode("latin-1"), b"")
         try:
             message = json.loads(body)
         except (ValueError, RecursionError):

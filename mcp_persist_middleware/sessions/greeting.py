@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from mcp_persist_middleware import asgi
-from mcp_persist_middleware.protocol import headers, sse
+from mcp_persist_middleware.protocol import coding, headers, sse
 
 MAX_GREETING = asgi.MAX_ANSWER
 """The largest answer (bytes) that is looked at, when a session begins and when it comes back."""
@@ -29,7 +29,7 @@ class Greeting:
             frames = sse.FrameParser(MAX_GREETING).feed(body) if len(body) <= MAX_GREETING else []
             found = (cls._of(frame.data) for frame in frames)
             return next((greeting for greeting in found if greeting is not None), None)
-        return cls._of(body)
+        return cls._of(coding.plain(raw, body, MAX_GREETING))
 
     @classmethod
     def _of(cls, data: bytes) -> Self | None:

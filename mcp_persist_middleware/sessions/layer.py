@@ -13,11 +13,12 @@ from mcp_persist_middleware.model import SessionKey, SessionRecord
 from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.sessions.beginning import Beginning
 from mcp_persist_middleware.sessions.forgotten import Said, asked, made_up, unknown
-from mcp_persist_middleware.sessions.registry import Held, Registry, Site
+from mcp_persist_middleware.sessions.held import Held, Site
+from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.repeatable import Repeatable
 from mcp_persist_middleware.sessions.revive import (
     REFUSALS,
-    PrincipalOf,
+    Callers,
     count_refused,
     revive,
 )
@@ -50,8 +51,7 @@ class SessionLayer:
 
     app: ASGIApp
     registry: Registry
-    principal: PrincipalOf
-    """Names the caller of a request that the application has had."""
+    callers: Callers
     site: Site
     """Runs requests of other workers for the sessions that begin or come back here."""
     revived: Callable[[SessionKey, Scope], Awaitable[None]]
@@ -74,7 +74,7 @@ class SessionLayer:
             await self.app(scope, receive, send)
 
     def _beginning(self, scope: Scope, request: Repeatable, send: Send) -> Beginning:
-        return Beginning(self.registry, self.principal, self.site, scope, request, send)
+        return Beginning(self.registry, self.callers, self.site, scope, request, send)
 
     # A session that has begun before.
 
@@ -111,7 +111,7 @@ class SessionLayer:
         if _is_probe(scope) or self.registry.is_local or not self.registry.may_revive(scope):
             return nothing
         key, version = held.record.key, held.record.version
-        if self.principal(scope) != held.record.principal:
+        if not await self._owns(scope, held.record):
             return nothing
         async with self.registry.lock(key):
             if (now := self.registry.held(key)) is not held:
@@ -122,7 +122,7 @@ class SessionLayer:
             try:
                 record = await self.registry.find(key)
                 found = record and await revive(
-                    self.registry, self.app, scope, record, self.principal, said
+                    self.registry, self.app, scope, record, self.callers, said
                 )
             except StoreError as error:
                 logger.warning("A session that was forgotten cannot be looked up: %s", error)
@@ -163,30 +163,40 @@ class SessionLayer:
     async def _revived(self, key: SessionKey, scope: Scope) -> Held | asgi.Answer | None:
         """The session, if whoever asks for it owns it. A stranger costs one question, however many
         ask alike, and the owner does not wait behind that."""
-        if _is_probe(scope) or self.registry.is_local:
+        is_elsewheres = self.registry.is_local and not self.registry.was_left(key)
+        if _is_probe(scope) or is_elsewheres:
             return None
         async with self.registry.lock(self._alike(key, scope)):
             # Of many requests that come together the first one does it.
             if (held := self.registry.held(key)) is not None:
                 return held
             record = await self.registry.find(key)
-            if record is None:
-                return None
-            if not (self.takes_over or await self.registry.is_free(record)):
-                raise SessionElsewhereError
-            if not self.registry.may_revive(scope):
+            if record is None or not await self._may_come(record, scope):
                 return None
             refused = await self._is_refused(record, scope)
             if refused is not None:
                 return refused if refused.messages else None
             return await self._of_its_owner(record, scope)
 
+    async def _may_come(self, record: SessionRecord, scope: Scope) -> bool:
+        """Whether a session may come here. What the application has still has never left."""
+        if self.registry.is_left(record):
+            return True
+        if self.registry.is_local:
+            return False
+        if not (self.takes_over or await self.registry.is_free(record)):
+            raise SessionElsewhereError
+        return self.registry.may_revive(scope)
+
     async def _of_its_owner(self, record: SessionRecord, scope: Scope) -> Held | asgi.Answer | None:
         key = record.key
         async with self.registry.lock(key):
             if (held := self.registry.held(key)) is not None:
                 return held
-            found = await revive(self.registry, self.app, scope, record, self.principal)
+            if self.registry.is_left(record):
+                found: Held | asgi.Answer | None = await self.registry.take_back(record)
+            else:
+                found = await revive(self.registry, self.app, scope, record, self.callers)
         if isinstance(found, Held):
             await self._came_back(found, scope)
         elif found is None:
@@ -205,17 +215,20 @@ class SessionLayer:
         question, answer = await asked(self.app, scope, made_up(), record.version)
         if answer.status in REFUSALS or answer.status >= 500:
             return answer
-        if self.principal(question) == record.principal:
+        if await self._owns(question, record):
             return None
         count_refused(record)
         self.registry.refuse(alike)
         return asgi.Answer()
 
+    async def _owns(self, asked: Scope, record: SessionRecord) -> bool:
+        return await self.callers.owns(self.app, asked, asked, record.principal)
+
     def _alike(self, key: SessionKey, scope: Scope) -> tuple[object, ...]:
         """Requests with the same are told the same of a session."""
         said = tuple(pair for pair in scope["headers"] if pair[0] not in _OF_ONE_REQUEST)
         client, query = (scope.get("client") or ("",))[0], scope.get("query_string", b"")
-        return key, self.principal(scope), client, query, said
+        return key, self.callers.principal(scope), client, query, said
 
     async def _refuse(self, scope: Scope, request: Repeatable, send: Send) -> None:
         """The application says what it says to a session that it does not know. An id that it

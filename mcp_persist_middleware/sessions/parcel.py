@@ -1,11 +1,12 @@
 """What travels between two workers: a request with the named parts of its scope, and what became
 of it. Pure: bytes in, bytes out."""
 
+import asyncio
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.types import Scope
 
@@ -15,6 +16,9 @@ _TEXT = ("method", "path", "root_path", "scheme", "http_version")
 _BYTES = ("query_string", "raw_path")
 _ADDRESSES = ("client", "server")
 _LENGTH = struct.Struct(">I")
+# To copy and to seal this takes about a millisecond.
+_MANY = 1024 * 1024
+T = TypeVar("T")
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -86,6 +90,8 @@ class NotRun:
 
     forsaken: bool = False
     """The addressee is the session's home and does not hold it: whoever can may take it over."""
+    full: bool = False
+    """Too much runs there already for this session, or for whom it belongs to."""
 
 
 Reply = Streamed | Whole | NotRun
@@ -109,7 +115,7 @@ def pack_reply(reply: Reply) -> bytes:
         case Whole():
             return _join({"status": reply.status, "headers": _texts(reply.head)}, reply.body)
         case NotRun():
-            return _join({"forsaken": reply.forsaken}, b"")
+            return _join({"forsaken": reply.forsaken, "full": reply.full}, b"")
 
 
 def unpack_reply(data: bytes) -> Reply:
@@ -125,7 +131,12 @@ def unpack_reply(data: bytes) -> Reply:
         case {"status": status}:
             return Whole(status, _bytes(head["headers"]), body)
         case _:
-            return NotRun(head["forsaken"])
+            return NotRun(head["forsaken"], head.get("full", False))
+
+
+async def away(size: int, work: Callable[[], T]) -> T:
+    """What a function makes of so many bytes, in a thread where they are many."""
+    return await asyncio.to_thread(work) if size > _MANY else work()
 
 
 def has_cookie(reply: Reply) -> bool:

@@ -7,8 +7,7 @@ import secrets
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -18,7 +17,7 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.model import Place, SessionKey, SessionRecord
-from mcp_persist_middleware.sessions.parcel import Parcel, Reply
+from mcp_persist_middleware.sessions.held import Held
 from mcp_persist_middleware.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -30,48 +29,17 @@ _MOST_SEEN, _SEEN_SECONDS = 10_000, 1.0
 _MOST_REFUSED, _REFUSED_SECONDS = 1000, 1.0
 # What a client says of itself is short; a longer initialize is served, and not kept.
 _MAX_INITIALIZE = 64 * 1024
-# `notifications/initialized`, a list and a call or two: then somebody has come to stay. So has who
-# listens.
-_BRIEF = 4
-
 # So are the names of what it subscribes to (characters, all together).
 _MOST_NOTED = 64 * 1024
 
-Site = Callable[[Parcel], Awaitable[Reply]]
-
-
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class Held:
-    """A session of the application that stands behind a public id on this worker."""
-
-    record: SessionRecord
-    inner: str
-    """The id that the application gave it."""
-    used_at: float = dataclasses.field(default_factory=time.monotonic)
-    is_kept: bool = True
-    """Whether the store knows of it; it failed otherwise, and the session dies with us."""
-    owner: str | None = None
-    """Whose sessions it is counted among; None when it is not."""
-    requests: int = 0
-    """How many it had that count, up to the number that makes it more than a brief one."""
-    noting: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
-    """Held by whoever writes the record down."""
-    site: Site | None = None
-    """Runs a request that comes from another worker, where the session's own requests run."""
-
-    @property
-    def is_brief(self) -> bool:
-        """Whether its client may be one that makes a session for each call. One that came back
-        is not."""
-        return self.requests <= _BRIEF and self.record.generation == 1
-
-    def count(self, method: str) -> None:
-        """A request was made in it."""
-        self.requests = _BRIEF + 1 if method == "GET" else min(self.requests, _BRIEF) + 1
-
 
 class Registry:
-    """The sessions of one worker. What it holds is served without asking the store."""
+    """The sessions of one worker. What it holds is served without asking the store.
+
+    Args:
+        before: that of the worker before this one on the event loop, which has lost its lease. The
+            application has all that this held; another worker may have taken it over since.
+    """
 
     def __init__(
         self,
@@ -80,6 +48,7 @@ class Registry:
         worker: str,
         liveness: Liveness,
         is_down: Callable[[], bool] = lambda: False,
+        before: "Registry | None" = None,
     ) -> None:
         self._sessions = sessions
         self._liveness = liveness
@@ -103,6 +72,21 @@ class Registry:
         )
         self._refused: dict[Hashable, float] = {}
         """Who was told of late that a session is unknown, and until when that holds."""
+        self._left: dict[SessionKey, Held] = {}
+        """What the worker before this one held and nobody has asked for since."""
+        if before is not None:
+            self._inherit(before)
+
+    def _inherit(self, before: "Registry") -> None:
+        self._deleted.update(before._deleted)  # noqa: SLF001
+        for key, held in (before._left | before._held).items():  # noqa: SLF001
+            held.site = None
+            if held.is_kept:
+                self._left[key] = held
+                self._by_inner[key.path, held.inner] = held
+            else:
+                # Of what the store does not know nobody else can have heard.
+                self._hold(held)
 
     @property
     def max_body_bytes(self) -> int:
@@ -133,7 +117,17 @@ class Registry:
 
     def concerns(self, key: SessionKey) -> bool:
         """Whether this id names a session that is held here, on either side."""
-        return key in self._held or self.is_inner(key)
+        return key in self._held or self.was_left(key) or self.is_inner(key)
+
+    def was_left(self, key: SessionKey) -> bool:
+        """Whether the worker before this one held it, and nobody has asked for it since."""
+        return key in self._left
+
+    def is_left(self, record: SessionRecord) -> bool:
+        """Whether it is so, and no other worker has taken it over meanwhile: then the application
+        has it still, with its state."""
+        left = self._left.get(record.key)
+        return left is not None and left.record.generation == record.generation
 
     def is_inner(self, key: SessionKey) -> bool:
         """Whether the application gave this id to a session that has another public one."""
@@ -237,13 +231,15 @@ class Registry:
 
     async def is_free(self, record: SessionRecord, *, asks: bool = True) -> bool:
         """Whether this worker may become the home of a session that it does not hold. A home that
-        shuts down is left by requests that ask for something, not by what belongs to its calls.
+        shuts down, or lives where any may take over, is left by requests that ask for something,
+        not by what belongs to its calls.
 
         Raises:
             StoreError: the store does not answer.
         """
         home = record.home
-        if home == self._worker or self._settings.session_routing == "revive":
+        is_ours = home == self._worker or self.is_left(record)
+        if is_ours or (asks and self._settings.session_routing == "revive"):
             return True
         if not self._liveness.is_in_doubt(home):
             return False
@@ -282,15 +278,29 @@ class Registry:
         Raises:
             StoreError: the store does not answer.
         """
+        return await self._moved(record, Held(record, inner, is_revived=True), "revived")
+
+    async def take_back(self, record: SessionRecord) -> Held | None:
+        """Become the home of a session that was left; None when another was faster.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        return await self._moved(record, self._left[record.key], "taken back")
+
+    async def _moved(self, record: SessionRecord, held: Held, how: str) -> Held | None:
         if not await self._sessions.move(record.key, record.generation, self._worker):
             return None
         generation = record.generation + 1
-        record = dataclasses.replace(
+        held.record = dataclasses.replace(
             record, generation=generation, home=self._worker, initialize=b""
         )
-        held = Held(record, inner)
-        telemetry.sessions.add(1, {"namespace": record.key.namespace, "event": "revived"})
+        held.used_at = time.monotonic()
+        self._left.pop(record.key, None)
+        telemetry.sessions.add(1, {"namespace": record.key.namespace, "event": how})
         self._hold(held)
+        if held.owner is not None:
+            self._owned.setdefault(held.owner, OrderedDict())[record.key] = held
         return held
 
     async def note(self, held: Held, **changes: object) -> None:
@@ -384,6 +394,8 @@ class Registry:
         idle = time.monotonic() - self._settings.session_ttl
         while self._held and (oldest := next(iter(self._held.values()))).used_at < idle:
             self.drop(oldest)
+        for key in [key for key, left in self._left.items() if left.used_at < idle]:
+            del self._left[key]
 
     async def _purge(self) -> None:
         while await self._sessions.purge(self._sessions.now(), _PURGED) == _PURGED:

@@ -1,9 +1,11 @@
 """A session is brought back: what its client once said is said again to the application, in the
 name of whoever asks for it now."""
 
+import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from starlette.types import ASGIApp, Scope
 
@@ -12,7 +14,8 @@ from mcp_persist_middleware.model import SessionRecord
 from mcp_persist_middleware.protocol import headers, jsonrpc, sse
 from mcp_persist_middleware.sessions.forgotten import Said
 from mcp_persist_middleware.sessions.greeting import Greeting
-from mcp_persist_middleware.sessions.registry import Held, Registry
+from mcp_persist_middleware.sessions.held import Held
+from mcp_persist_middleware.sessions.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +23,16 @@ logger = logging.getLogger(__name__)
 REFUSALS = frozenset({401, 403, 421, 429})
 """Statuses that are the end of the matter."""
 
-PrincipalOf = Callable[[Scope], str]
+
+class Callers(Protocol):
+    """Tells callers apart."""
+
+    def principal(self, asked: Scope) -> str:
+        """Names the caller of a request that the application has had."""
+
+    async def owns(self, app: ASGIApp, scope: Scope, asked: Scope, principal: str) -> bool:
+        """Whether that caller is the one that is named. `scope` is a request in its name that the
+        application may be asked."""
 
 
 async def revive(
@@ -28,7 +40,7 @@ async def revive(
     app: ASGIApp,
     scope: Scope,
     record: SessionRecord,
-    principal: PrincipalOf,
+    callers: Callers,
     unknown: Said | None = None,
 ) -> Held | asgi.Answer | None:
     """Make the application's session anew; with the credentials of `scope`. With `unknown`, what
@@ -55,15 +67,14 @@ async def revive(
     changed = record.fingerprint not in ("", greeting.fingerprint)
     if changed:
         logger.warning("A session is not brought back: the application's capabilities changed")
-    if changed or principal(question) != record.principal:
+    if changed or not await callers.owns(app, speak.question, question, record.principal):
         count_refused(record)
         await speak.goodbye()
         return None
-    for message in _repeated(record):
-        answer = await speak(message)
-        if not 200 <= answer.status < 300:
-            await speak.goodbye()
-            return answer if answer.status >= 500 else None
+    refusal = await speak.repeat(record)
+    if refusal is not None:
+        await speak.goodbye()
+        return refusal if refusal.status >= 500 else None
     if unknown is not None:
         answer = await speak(asgi.cancellation())
         if Said.of(answer, inner) == unknown:
@@ -81,6 +92,8 @@ def count_refused(record: SessionRecord) -> None:
     telemetry.sessions.add(1, {"namespace": record.key.namespace, "event": "refused"})
 
 
+# Whoever asks for the session waits for all its subscriptions.
+_AT_ONCE = 16
 _SESSION_HEADERS = (headers.SESSION_ID, headers.PROTOCOL_VERSION)
 
 
@@ -95,6 +108,11 @@ class _Speaker:
             (headers.PROTOCOL_VERSION, version.encode("latin-1")),
         ]
 
+    @property
+    def question(self) -> Scope:
+        """A request in the new session."""
+        return self._question("POST")
+
     def _question(self, method: str) -> Scope:
         question = asgi.question(self._scope, method, without=_SESSION_HEADERS)
         question["headers"] += self._head
@@ -103,22 +121,34 @@ class _Speaker:
     async def __call__(self, message: bytes) -> asgi.Answer:
         return await asgi.ask(self._app, self._question("POST"), message, until=_is_answered)
 
+    async def repeat(self, record: SessionRecord) -> asgi.Answer | None:
+        """What the client said, so much at a time; the first answer that refuses it."""
+        for messages in _repeated(record):
+            for answer in await asyncio.gather(*map(self, messages)):
+                if not 200 <= answer.status < 300:
+                    return answer
+        return None
+
     async def goodbye(self) -> None:
         """Nobody will use this session."""
         await asgi.ask(self._app, self._question("DELETE"), b"")
 
 
-def _repeated(record: SessionRecord) -> Iterator[bytes]:
-    """What follows `initialize`, in its order; no request passes before `initialized` did."""
-    yield b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
+def _repeated(record: SessionRecord) -> Iterator[list[bytes]]:
+    """What follows `initialize`, in its order, so much of it at a time; no request passes before
+    `initialized` did."""
+    yield [b'{"jsonrpc":"2.0","method":"notifications/initialized"}']
     if record.level:
-        yield _request("logging/setLevel", {"level": record.level})
-    for uri in record.subscriptions:
-        yield _request("resources/subscribe", {"uri": uri})
+        yield [_request(0, "logging/setLevel", {"level": record.level})]
+    subscribe = [
+        _request(number, "resources/subscribe", {"uri": uri})
+        for number, uri in enumerate(record.subscriptions, 1)
+    ]
+    yield from (subscribe[i : i + _AT_ONCE] for i in range(0, len(subscribe), _AT_ONCE))
 
 
-def _request(method: str, params: dict[str, str]) -> bytes:
-    request_id = f"revive-{method}"
+def _request(number: int, method: str, params: dict[str, str]) -> bytes:
+    request_id = f"revive-{number}"
     return json.dumps(
         {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
     ).encode()

@@ -7,7 +7,8 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.model import EventKind
 from mcp_persist_middleware.protocol import generations, headers, jsonrpc, sse
 from mcp_persist_middleware.sessions.change import Change
-from mcp_persist_middleware.sessions.registry import Held, Registry
+from mcp_persist_middleware.sessions.held import Held
+from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.repeatable import Repeatable
 
 _ID = headers.SESSION_ID
@@ -15,6 +16,7 @@ _ID = headers.SESSION_ID
 # something else, and passes.
 _MAX_REFUSAL = 64 * 1024
 _MAX_SUBSCRIPTIONS = 1000
+_STALE = "Not delivered: what this answers was asked before the session was brought back"
 
 
 class Turn:
@@ -43,6 +45,8 @@ class Turn:
         self._change: Change | None = None
         self._begun: Message | None = None
         self._replaced = False
+        self._is_stale = False
+        """It answers what this session of the application never asked."""
 
     async def run(self, send: Send) -> asgi.Answer | None:
         """Run it. The application's answer when it may not know the session (404 and 400 say many
@@ -52,7 +56,7 @@ class Turn:
         scope["extensions"][asgi.EXTENSION] |= {
             "session": self._public,
             "generation": self._generation,
-            "revived": self._generation > generations.FIRST,
+            "revived": self._held.is_revived,
         }
         scope["headers"] = headers.replaced(scope["headers"], _ID, self._held.inner)
         if self._generation > generations.FIRST and scope["method"] == "POST":
@@ -92,6 +96,7 @@ class Turn:
         if changed is None:
             # It speaks to a session that is gone; the application still judges the caller.
             telemetry.stale_replies.add(1)
+            self._is_stale = True
             changed = asgi.cancellation()
         return changed
 
@@ -108,7 +113,8 @@ class Turn:
         if self._parser is None or message["type"] != "http.response.body":
             return message
         frames = self._parser.feed(message.get("body", b""))
-        return {**message, "body": b"".join(self._frame(frame) for frame in frames)}
+        told = [*(self._frame(frame) for frame in frames), self._parser.comments()]
+        return {**message, "body": b"".join(told)}
 
     async def _head(self, message: Message, send: Send) -> Message | None:
         status, raw = message["status"], message.get("headers", [])
@@ -121,6 +127,10 @@ class Turn:
         if is_success and given not in (None, self._held.inner):
             self._replaced = True
             await self._begins(message)
+            return None
+        if is_success and self._is_stale:
+            await asgi.refuse(send, 409, _STALE)
+            self._replaced, self._begins = True, _nowhere
             return None
         if is_success and self._scope["method"] == "DELETE":
             try:

@@ -276,3 +276,28 @@ async def test_text_of_any_kind_is_one_streams_own_and_comes_back(log: EventLog)
         await log.forget_session("default", stream.owner.path, stream.owner.session)
     assert (await log.purge(1.0, 100)).streams == 5
     assert await log.find(good.id) == good
+
+
+@pytest.mark.parametrize("also", ["events", "the end", "nothing else", "a takeover"])
+async def test_whose_a_stream_is_may_be_known_later(log: EventLog, also: str) -> None:
+    stream, other = record(), record()
+    await log.append([new(stream, *events(1, 2)), new(other)])
+    write = StreamWrite(stream.id, 1, principal="somebody~cookie:1")
+    if also == "events":
+        write.events = tuple(events(3, 2))
+    elif also == "the end":
+        write.ending = ending(2)
+    elif also == "a takeover":
+        write.epoch, write.takes_over, write.worker = 2, 1, "another"
+    assert await log.append([add(other, *events(1, 1)), write]) == [COMMITTED] * 2
+    found, neighbour = await log.find(stream.id), await log.find(other.id)
+    assert found is not None
+    assert neighbour is not None
+    owner = dataclasses.replace(stream.owner, principal="somebody~cookie:1")
+    assert (found.owner, neighbour.owner) == (owner, other.owner)
+    assert await numbers(log, stream) == [1, 2, 3, 4][: 4 if also == "events" else 2]
+    # Whoever does not hold the stream gives it to nobody.
+    assert await log.append([StreamWrite(stream.id, 7, principal="a thief")]) == [FENCED]
+    found = await log.find(stream.id)
+    assert found is not None
+    assert found.owner == owner

@@ -26,9 +26,9 @@ def suite(directory: Path, *, broken: bool) -> subprocess.CompletedProcess[str]:
     """Run the part of the suite that is about reading."""
     skip = "after += 1\n        " if broken else ""
     (directory / "my_store.py").write_text(PLUGIN.format(broken=skip))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "my_store", "-k", "mine"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "my_store"]
     return subprocess.run(
-        [*command, "tests/contract/test_reads.py", "-p", "no:cacheprovider"],
+        [*command, "-k", "mine", "tests/contract/test_reads.py", "-p", "no:cacheprovider"],
         cwd=ROOT,
         env={"PYTHONPATH": f"{directory}:{ROOT}"},
         capture_output=True,

@@ -5,6 +5,9 @@ import contextlib
 import dataclasses
 import secrets
 import time
+from collections.abc import AsyncIterator
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.redis.log import RedisLog
 from mcp_persist_middleware.log.sql.inbox import SqlInbox
 from mcp_persist_middleware.log.sql.log import SqlLog
@@ -26,12 +30,16 @@ from mcp_persist_middleware.model import (
     Posted,
     SessionKey,
     SessionRecord,
+    Standing,
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
-from mcp_persist_middleware.sessions.desk import Desk
-from mcp_persist_middleware.sessions.parcel import NotRun
-from mcp_persist_middleware.sessions.registry import Registry
+from mcp_persist_middleware.sessions.courier import Courier, Undelivered
+from mcp_persist_middleware.sessions.desk import Desk, _Run
+from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Whole
+from mcp_persist_middleware.sessions.registry import Held, Registry
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.supervision import end
+from tests.support.scripted import until
 from tests.support.stores import Store
 
 NOW = time.time()
@@ -209,6 +217,31 @@ async def test_a_late_letter_is_not_claimed_and_is_purged(log: EventLog) -> None
     assert await log.inbox.look(sent.name) is None
 
 
+async def test_a_claimed_letter_is_overdue_when_its_addressee_does_not_say_that_it_runs_it(
+    log: EventLog, other: EventLog
+) -> None:
+    await session(log)
+    kept, left, gone = (letter() for _ in range(3))
+    for each in (kept, left, gone):
+        assert await other.inbox.put(each, 10) is Posted.WAITING
+    now = log.inbox.now()
+    assert len(await log.inbox.claim("one", 3, NOW, now - 1)) == 3
+    for each in (kept, left):
+        status = await other.inbox.look(each.name)
+        assert status is not None
+        assert (status.state, status.standing) == (LetterState.CLAIMED, Standing.OVERDUE)
+    await other.inbox.remove([gone.name])
+    ids = [kept.id, gone.id, secrets.token_bytes(16)]
+    assert list(await log.inbox.renew("one", ids, now + 60)) == [kept.id]
+    for each, standing in ((kept, Standing.SOUND), (left, Standing.OVERDUE)):
+        status = await other.inbox.look(each.name)
+        assert status is not None
+        assert status.standing is standing
+    assert await log.inbox.answer(left.id, "one", b"late", now + 60)
+    last = await other.inbox.look(left.name)
+    assert last == LetterStatus(LetterState.ANSWERED, "one", b"late")
+
+
 async def test_a_letter_that_was_barred_is_never_posted(log: EventLog, other: EventLog) -> None:
     await session(log)
     sent = letter()
@@ -339,6 +372,107 @@ async def test_the_short_ways_and_the_general_ones_are_the_same(log: EventLog) -
         assert await log.sessions.find(KEY) == await SqlSessions(log).find(KEY)
 
 
+class Home:
+    """A session's worker whose application answers when it is let, and notes who has left."""
+
+    def __init__(self, log: EventLog) -> None:
+        given = Settings.load({"url": "events.db", "lease_seconds": 1, "store_timeout": 0.5})
+        alone: Any = SimpleNamespace(has_company=lambda _: True, is_in_doubt=lambda _: False)
+        lease = Lease(60)
+        self._registry = Registry(log.sessions, given, "one", alone)
+        self._desk = Desk(log.inbox, log.wakeups, alone, lease, self._registry, given, "one")
+        self.let: dict[str, asyncio.Event] = {}
+        self.left: list[str] = []
+        self.running: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Serve."""
+        runs = [asyncio.create_task(run()) for run in (self._desk.run, self._desk.renew)]
+        try:
+            yield
+        finally:
+            await end(*runs)
+            await self._desk._tasks.aclose()
+
+    async def hold(self, key: SessionKey, owner: str) -> SessionRecord:
+        """A session of somebody's."""
+        record = SessionRecord(key, owner, "2025-11-25", b"{}", 1, "one", time.time() + 60)
+        assert await self._registry._sessions.create(record)
+        held = Held(record, key.id, owner=owner)
+        held.site = partial(self._site, key.id)
+        self.let[key.id] = asyncio.Event()
+        self._registry._hold(held)
+        return record
+
+    async def _site(self, session: str, _: Parcel, receive: Any) -> Whole:
+        self.running.append(session)
+        wait = [asyncio.ensure_future(each) for each in (self.let[session].wait(), receive())]
+        await asyncio.wait(wait, return_when=asyncio.FIRST_COMPLETED)
+        if not wait[0].done():
+            self.left.append(session)
+            await wait[0]
+        await end(*wait)
+        return Whole(200, [], b"done")
+
+
+def client_of(log: EventLog, record: SessionRecord) -> tuple[asyncio.Task[Any], asyncio.Event]:
+    """A call through another worker; set when its client leaves."""
+    left, alive = asyncio.Event(), cast("Any", SimpleNamespace(is_in_doubt=lambda _: False))
+    courier = Courier(log.inbox, log.wakeups, alive, 1.0, 1024)
+    scope = {"method": "POST", "path": "/mcp", "headers": []}
+    call = courier.carry(record, Parcel(scope, b"{}", "default"), left.wait())
+    return asyncio.create_task(call), left
+
+
+@pytest.mark.parametrize("of", ["session", "owner"])
+async def test_no_client_keeps_the_others_out_and_what_nobody_waits_for_makes_room(
+    log: EventLog, other: EventLog, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    monkeypatch.setattr("mcp_persist_middleware.sessions.desk._OF_ONE_SESSION", 3)
+    monkeypatch.setattr("mcp_persist_middleware.sessions.desk._OF_ONE_PRINCIPAL", 3)
+    home = Home(log)
+    async with home.open():
+        greedy = [await home.hold(SessionKey("d", "/mcp", f"g{n}"), "eve") for n in range(3)]
+        honest = await home.hold(SessionKey("d", "/mcp", "honest"), "ann")
+        mine = greedy[:1] * 3 if of == "session" else greedy
+        calls = [client_of(other, record) for record in mine]
+        await until(lambda: len(home.running) == 3)
+        one_more, _ = client_of(other, mine[0])
+        assert await asyncio.wait_for(one_more, 10) is Undelivered.FULL
+        home.let["honest"].set()
+        fine, _ = client_of(other, honest)
+        assert await asyncio.wait_for(fine, 10) == Whole(200, [], b"done")
+        # A disconnect is no cancellation: the calls go on, and are nobody's.
+        for task, left in calls:
+            left.set()
+            assert await asyncio.wait_for(task, 10) is Undelivered.LEFT
+        await until(lambda: len(home.left) == 3)
+        again, _ = client_of(other, mine[0])
+        await until(lambda: len(home.running) == 5)
+        for each in home.let.values():
+            each.set()
+        assert await asyncio.wait_for(again, 10) == Whole(200, [], b"done")
+
+
+async def test_a_request_whose_client_left_before_it_was_taken_is_run_all_the_same(
+    log: EventLog, other: EventLog
+) -> None:
+    home = Home(log)
+    record = await home.hold(SessionKey("d", "/mcp", "half"), "ann")
+    call, left = client_of(other, record)
+    left.set()
+    await asyncio.sleep(0)
+    async with home.open():
+        assert await asyncio.wait_for(call, 10) is Undelivered.LEFT
+        await until(lambda: home.running == ["half"])
+        # One that has closed only its half may read what is there in a moment.
+        home.let["half"].set()
+        call, left = client_of(other, record)
+        left.set()
+        assert await asyncio.wait_for(call, 10) == Whole(200, [], b"done")
+
+
 async def test_only_the_home_of_a_session_gives_it_up_to_whoever_asks(log: EventLog) -> None:
     """A letter may reach a worker that the session has left: that one has nothing to give up."""
     given, nobody = Settings.load({"url": "events.db"}), cast("Any", None)
@@ -346,7 +480,7 @@ async def test_only_the_home_of_a_session_gives_it_up_to_whoever_asks(log: Event
     desk = Desk(log.inbox, log.wakeups, nobody, nobody, registry, given, "one")
     await session(log)
     late = letter()
-    assert await desk._reply(late, []) == NotRun(forsaken=True)
-    assert await desk._reply(dataclasses.replace(late, void=True), []) == NotRun()
+    assert await desk._reply(_Run(late, ""), []) == NotRun(forsaken=True)
+    assert await desk._reply(_Run(dataclasses.replace(late, void=True), ""), []) == NotRun()
     assert await log.sessions.move(KEY, 1, "two")
-    assert await desk._reply(late, []) == NotRun()
+    assert await desk._reply(_Run(late, ""), []) == NotRun()

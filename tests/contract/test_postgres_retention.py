@@ -39,6 +39,20 @@ async def deleted(log: EventLog) -> StreamRecord:
     return stream
 
 
+async def test_the_tables_are_kept_and_vacuumed_as_their_rows_change(
+    log: EventLog, store: Store
+) -> None:
+    del log
+    rows = await store.rows(
+        "SELECT relname, reloptions FROM pg_class WHERE relname LIKE 'mcp\\_%' AND relkind = 'r'"
+    )
+    kept = {name.removeprefix("mcp_"): set(options or ()) for name, options in rows}
+    assert "autovacuum_vacuum_cost_limit=1000" in kept["event"] & kept["stream"]
+    assert "fillfactor=85" in kept["stream"]
+    assert "fillfactor=60" in kept["session"] & kept["worker"] & kept["inbox"]
+    assert kept["meta"] == set()
+
+
 async def test_a_deleted_session_goes_while_retention_is_behind(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -430,7 +430,8 @@ async def test_a_claim_whose_answer_was_lost_is_given_back(
 async def test_a_question_that_is_late_claims_nothing(pair: Pair) -> None:
     home = pair.home
     assert isinstance(home, RedisInbox)
-    late = home._box("one").claim(b"x", home._who, home._questions + 1, 9, time.time(), 60_000)
+    now, number = time.time(), home._questions + 1
+    late = home._box("one").claim(b"x", home._who, number, 9, now, 60_000, now + 60)
     await pair.claim()
     sent = await pair.put()
     assert await pair.one._client.run([late]) == [[0]]

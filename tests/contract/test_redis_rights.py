@@ -192,7 +192,7 @@ def test_a_function_whose_message_is_refused_has_changed_nothing(place: Place) -
     }
     with contextlib.closing(redis.Redis(port=place.server.port, decode_responses=False)) as admin:
         # The box is open.
-        admin.execute_command(*box.claim(b"n", "w", 1, 9, time.time(), 9).whole)
+        admin.execute_command(*box.claim(b"n", "w", 1, 9, time.time(), 9, time.time() + 60).whole)
         calls["put"] = box.put(letter, admin.hget(box.box, "t"), 10, 60_000)
         before = {key: admin.dump(key) for key in admin.scan_iter()}
         user = redis.Redis(port=place.server.port, username="u", password="hunter2")

@@ -12,6 +12,7 @@ import pytest
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError, UnreadableRowError
 from mcp_persist_middleware.log.sqlite import log as sqlite_log
 from mcp_persist_middleware.log.sqlite.log import SqliteLog
+from mcp_persist_middleware.log.sqlite.workers import WorkerLocks
 from mcp_persist_middleware.model import Event, EventKind, Letter, Posted, StreamRecord
 from tests.contract.builders import (
     COMMITTED,
@@ -63,9 +64,12 @@ async def test_freed_pages_go_back_to_the_file_system(log: SqliteLog) -> None:
 
 @pytest.mark.parametrize(("after", "streams"), [("_remove", 20), ("purge", 30)])
 async def test_what_a_step_removed_before_the_file_was_locked_is_told(
-    log: SqliteLog, monkeypatch: pytest.MonkeyPatch, after: str, streams: int
+    make_log: Factory, monkeypatch: pytest.MonkeyPatch, after: str, streams: int
 ) -> None:
     """The lock comes after its first transaction, or before pages go back."""
+    log = make_log()
+    log._timeout = 1.0
+    await log.open("one")
     end = ending(1, expires_at=1.0)
     await log.append([new(record(), *events(1, 1), ending=end) for _ in range(30)])
     work = getattr(log._reads, after)
@@ -86,6 +90,7 @@ async def test_what_a_step_removed_before_the_file_was_locked_is_told(
     monkeypatch.undo()
     purged = await log.purge(2.0, 1000)
     assert (purged.streams, purged.more) == (30 - streams, False)
+    await log.aclose()
 
 
 async def test_a_step_of_retention_does_not_outlast_the_time_out(
@@ -243,6 +248,23 @@ async def test_nothing_that_was_deleted_is_left_in_the_file(log: SqliteLog) -> N
         outside.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     content = log._path.read_bytes()
     assert [secret for secret in secrets if secret in content] == []
+
+
+@pytest.mark.parametrize("name", ["events.db", "events[1]*.db"])
+def test_the_processes_on_a_file_find_each_other_and_clear_away_the_dead(
+    tmp_path: Path, name: str
+) -> None:
+    one, other, dead = (WorkerLocks(tmp_path / name) for _ in range(3))
+    (tmp_path / f"{name}-worker-dead").touch()
+    one.acquire("one")
+    assert not one.has_others
+    other.acquire("other")
+    assert one.has_others
+    assert [dead.is_held(worker) for worker in ("one", "other", "dead")] == [True, True, False]
+    other.release()
+    assert not one.has_others
+    one.release()
+    assert list(tmp_path.iterdir()) == []
 
 
 def named(number: int) -> StreamRecord:

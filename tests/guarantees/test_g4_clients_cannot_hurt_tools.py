@@ -1,9 +1,17 @@
 """G4: a client cannot slow or kill a tool."""
 
 import asyncio
+import tracemalloc
+from contextlib import AsyncExitStack, aclosing
+from typing import Any
 
+import pytest
+
+from mcp_persist_middleware import PersistMiddleware
+from mcp_persist_middleware.exchange import absence
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import MODERN, RawSession
+from tests.support.sse_client import parse_frame
 
 LARGE = "x" * 4096
 
@@ -63,6 +71,43 @@ async def test_the_application_hears_of_no_disconnect_and_its_result_is_kept(sto
         assert not app.calls[0].gone.is_set()
 
 
+async def test_a_tool_that_outstays_its_client_is_cancelled_and_the_request_ends_in_order(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(absence, "_LAST_WORD_SECONDS", 0.1)
+    cancelled = asyncio.Event()
+
+    async def deaf(call: Call) -> None:
+        await call.begin_json()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    body = b'{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "deaf"}}'
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    kinds = b"application/json", b"application/json, text/event-stream"
+    names = b"content-type", b"accept"
+    headers = [(b"mcp-protocol-version", b"2025-11-25"), *zip(names, kinds, strict=True)]
+    scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": headers}
+    app = PersistMiddleware(Scripted(deaf=deaf), url=store)
+    try:
+        async with asyncio.timeout(10):
+            await app(scope, receive, send)
+    finally:
+        await app.aclose()
+    assert cancelled.is_set()
+    assert sent == ["http.response.start"]
+
+
 async def test_work_that_nobody_comes_back_for_ends_after_detach_seconds(store: str) -> None:
     async def wait(call: Call) -> None:
         await call.head()
@@ -109,26 +154,91 @@ async def test_2026_07_28_a_client_that_comes_back_within_the_grace_has_not_canc
         assert (await replay.take(1))[0].is_response
 
 
-async def test_2026_07_28_a_reissue_by_the_same_caller_ends_its_predecessor_at_once(
-    store: str,
+async def test_2026_07_28_an_equal_call_of_the_same_caller_ends_nobodys_grace(
+    tmp_store: str,
 ) -> None:
+    """Behind a gateway's one key it is another client's, and of one client it may be the next."""
+    go_on = asyncio.Event()
+
     async def wait(call: Call) -> None:
+        watcher = asyncio.create_task(call.watch())
         await call.head()
         await call.progress(1)
-        await call.watch()
+        await go_on.wait()
+        await call.result()
+        watcher.cancel()
 
     app = Scripted(wait=wait)
-    async with persisted(app, store, disconnect_grace=60) as (port, persistence):
-        caller = {"authorization": "Bearer one"}
-        session = await RawSession.open(port, MODERN, extra=caller)
-        other = await RawSession.open(port, MODERN, extra={"authorization": "Bearer two"})
-        responses = [await session.call("wait"), await other.call("wait")]
-        for response in responses:
-            await response.take(1)
-            response.reset()
+    async with persisted(app, tmp_store, disconnect_grace=10) as (port, persistence):
+        extra = {"authorization": "Bearer gateway"}
+        gone = await RawSession.open(port, MODERN, extra=extra)
+        other = await RawSession.open(port, MODERN, extra=extra)
+        response = await gone.call("wait")
+        first = await response.take(1)
+        response.reset()
         context = await persistence.context()
-        await until(lambda: len(context.detached) == 2)
-        again = await session.call("wait")
-        await until(app.calls[0].gone.is_set)
-        assert not app.calls[1].gone.is_set()
-        again.reset()
+        await until(lambda: len(context.detached) == 1)
+        equals = [await other.call("wait"), await gone.call("wait")]
+        for equal in equals:
+            await equal.take(1)
+        assert not any(call.gone.is_set() for call in app.calls)
+        replay = await gone.get(first[0].id)
+        go_on.set()
+        for answer in (replay, *equals):
+            assert "result" in (await answer.take(1))[0].message
+        assert len(app.calls) == 3
+
+
+async def test_readers_of_one_large_event_that_read_nothing_share_it(store: str) -> None:
+    size, readers = 8 << 20, 30
+
+    async def large(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.progress(2, "x" * size)
+        await call.result()
+
+    async with persisted(Scripted(large=large), store) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("large")
+        (first, whole, _) = await response.take(3)
+        response.reset()
+        tracemalloc.start()
+        async with AsyncExitStack() as stack:
+            stack.callback(tracemalloc.stop)
+            for _ in range(readers):
+                blocked = await session.get(first.id, receive_buffer=4096)
+                stack.callback(blocked.reset)
+            _, peak = tracemalloc.get_traced_memory()
+            assert peak < 2 * size + readers * 300_000, f"{peak / size:.1f} times the event"
+            replay = await session.get(first.id)
+            frames = await replay.take(2)
+        assert frames[0].data == whole.data
+        assert frames[1].is_response
+
+
+async def test_a_keep_alive_never_lands_within_a_large_event(store: str) -> None:
+    size = 16 << 20
+
+    async def large(call: Call) -> None:
+        await call.head()
+        await call.progress(1, "x" * size)
+        await call.result()
+
+    async with persisted(Scripted(large=large), store, ping_seconds=0.05) as (port, _):
+        session = await RawSession.open(port)
+        params = {"name": "large", "arguments": {}}
+        response = await session.post("tools/call", params, receive_buffer=4096)
+        body = bytearray()
+        async with aclosing(response.pieces()) as pieces:
+            async for piece in pieces:
+                if len(body) >> 20 != (len(body) + len(piece)) >> 20:
+                    # Several times as long as the pause between two keep-alives.
+                    await asyncio.sleep(0.1)
+                body += piece
+        frames = [parse_frame(bytes(raw)) for raw in body.split(b"\r\n\r\n") if raw]
+        # The priming event, the large one, the answer.
+        messages = [frame.message for frame in frames if frame.data is not None]
+        assert [bool(message) for message in messages] == [False, True, True]
+        assert messages[1]["params"]["message"] == "x" * size
+        assert any(frame.comment == "ping" for frame in frames)

@@ -15,7 +15,7 @@ from tests.support.processes import mcp_server, running
 from tests.support.scripted import persisted, until
 from tests.support.session import RawSession
 from tests.support.sse_client import request
-from tests.support.stateful import Stateful
+from tests.support.stateful import State, Stateful
 
 
 async def value(session: RawSession, tool: str = "count") -> Any:
@@ -216,6 +216,39 @@ async def test_a_session_whose_promises_changed_does_not_come_back(store: str) -
         assert not app.sessions
 
 
+async def test_a_session_with_many_subscriptions_comes_back_without_waiting_for_each_in_turn(
+    store: str,
+) -> None:
+    class Slow(Stateful):
+        """Answers a subscription when so many more are under way, or have been."""
+
+        def __init__(self, together: int) -> None:
+            super().__init__()
+            self._all = asyncio.Event()
+            self._left, self.ids = together, set[Any]()
+
+        async def _message(self, state: State, message: Any, scope: Any, send: Any) -> None:
+            if message.get("method") == "resources/subscribe":
+                self.ids.add(message["id"])
+                self._left -= 1
+                if self._left <= 0:
+                    self._all.set()
+                await self._all.wait()
+            await super()._message(state, message, scope, send)
+
+    async with persisted(Slow(1), store) as (port, _):
+        session = await RawSession.open(port)
+        for number in range(20):
+            uri = {"uri": f"a://{number}"}
+            assert (await session.post("resources/subscribe", uri)).status == 200
+    app = Slow(16)
+    async with persisted(app, store) as (port, _):
+        session.port = port
+        assert await asyncio.wait_for(value(session), 10) == 1
+        (state,) = app.sessions.values()
+        assert state.said.count("resources/subscribe") == len(app.ids) == 20
+
+
 @pytest.mark.parametrize(("revive", "expected"), [(False, 404), (lambda _: False, 404), (True, 1)])
 async def test_revive_says_who_comes_back(store: str, revive: Any, expected: int) -> None:
     async with persisted(Stateful(), store) as (port, _):
@@ -256,8 +289,8 @@ async def test_an_answer_to_an_earlier_generation_confirms_no_new_question(store
         assert new.message["params"]["_meta"]["progressToken"] == new.message["id"]
         (state,) = app.sessions.values()
         # The application's own id is 1 again; the old answer would fit.
-        assert await reply(old.message["id"], "yes, delete everything") == 202
-        assert await reply("g1:1", "yes") == 202
+        assert await reply(old.message["id"], "yes, delete everything") == 409
+        assert await reply("g1:1", "yes") == 409
         assert not state.asked[1].done()
         assert "reply" not in state.said
         assert await reply(new.message["id"], "Ann") == 202

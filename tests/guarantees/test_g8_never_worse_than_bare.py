@@ -18,21 +18,7 @@ from tests.peers.bare.requests import Case
 from tests.peers.bare.sites import Site
 from tests.support.scripted import serving
 
-# Faults that are known and not mended yet. None of them is meant; each goes with its mend.
-OPEN: dict[str, str] = {
-    "a cookie with each request (A1)": "a cookie that is no balancer's binds although nobody asks "
-    "for it: a session that came back is unknown to its client",
-    "seed 7 number 8": "so does a query string",
-    "a client that says that it is done (A16)": "who closes its half of the connection early gets "
-    "nothing",
-    "compressed JSON (A15)": "JSON is not compressed by the application",
-    "a stranger with the session's id (C1)": "in a session that came back the comparison answers "
-    "the question too early (test_sessions_as_bare has it right)",
-    "seed 7 number 0": "a body that breaks off reaches a session that came back, or does not, by "
-    "chance",
-    "seed 7 number 27": "of two refusals, 413 and 403, a session that came back gets the other one",
-}
-_LONG = ("late", "quiet", "9 MB", "without an answer", "slow tool", "(A12)")
+_LONG = ("late", "a quiet", "9 MB", "without an answer", "slow tool")
 
 
 class Here:
@@ -53,7 +39,7 @@ class Here:
 def _cases(server: str, count: int) -> list[Case]:
     known = [case for case in CASES if not case.servers or server in case.servers]
     quick = [case for case in known if not any(word in case.name for word in _LONG)]
-    return [case for case in (*quick, *generated(count, seed=7)) if case.name not in OPEN]
+    return [*quick, *generated(count, seed=7)]
 
 
 @pytest.mark.parametrize("state", ["fresh", "back"])

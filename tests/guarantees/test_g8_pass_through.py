@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.middleware.gzip import GZipMiddleware
 
 from mcp_persist_middleware import PersistMiddleware
 from mcp_persist_middleware.middleware import EXTENSION
-from tests.support.scripted import Call, Scripted, persisted, until
+from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.session import MODERN, RawSession
+from tests.support.squeezed import Squeezed
 from tests.support.sse_client import request
 
 MCP_CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "x"}}
@@ -203,6 +205,115 @@ async def test_an_answer_that_is_no_event_stream_is_unchanged(store: str, status
         assert response.status == status
         assert response.headers["content-type"] == "application/json"
         assert json.loads(await response.body())["result"] == {"a": 1}
+
+
+@pytest.mark.parametrize("compress", [GZipMiddleware, Squeezed])
+async def test_json_that_the_application_compresses_arrives_as_without_us(
+    store: str, compress: Any
+) -> None:
+    async def large(call: Call) -> None:
+        result = {"pad": "x" * 5000}
+        await call.json(200, {"jsonrpc": "2.0", "id": call.request["id"], "result": result})
+
+    def app() -> Any:
+        return compress(Scripted(large=large))
+
+    answers = []
+    async with serving(app()) as bare, persisted(app(), store) as (port, _):
+        for each in (bare, port):
+            session = await RawSession.open(each, extra={"accept-encoding": "br, gzip;q=0.9"})
+            response = await session.call("large")
+            told = [pair for pair in response.raw_headers if pair[0] != "date"]
+            answers.append((response.status, told, await response.body()))
+    assert answers[0] == answers[1]
+    assert dict(answers[0][1])["content-encoding"] == "gzip"
+
+
+async def test_events_that_the_application_compresses_arrive_one_by_one_and_can_be_resumed(
+    store: str,
+) -> None:
+    more = asyncio.Semaphore(0)
+
+    async def slow(call: Call) -> None:
+        await call.head((b"vary", b"accept-encoding"))
+        for value in (1, 2):
+            await call.progress(value, "x" * 100_000)
+            await more.acquire()
+        await call.result()
+
+    async with persisted(Squeezed(Scripted(slow=slow)), store) as (port, _):
+        session = await RawSession.open(port, extra={"accept-encoding": "gzip"})
+        response = await session.call("slow")
+        assert "content-encoding" not in response.headers
+        assert response.headers["vary"] == "accept-encoding"
+        (first,) = await response.take(1)
+        response.reset()
+        back = await session.get(first.id)
+        more.release()
+        (second,) = await back.take(1)
+        more.release()
+        (last,) = await back.take(1)
+        assert (first.progress, second.progress, last.is_response) == (1, 2, True)
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_a_client_that_has_closed_its_half_is_answered_if_the_server_lets_it_be(
+    store: str, *, is_stream: bool
+) -> None:
+    async def soon(call: Call) -> None:
+        if is_stream:
+            await call.head()
+            await asyncio.sleep(0.1)
+            await call.result()
+        else:
+            await asyncio.sleep(0.1)
+            await call.json(200, {"jsonrpc": "2.0", "id": 1, "result": "done"})
+
+    async def late(call: Call) -> None:
+        await call.head()
+        await over.wait()
+        await call.result("kept")
+
+    over = asyncio.Event()
+    app = Scripted(soon=soon, late=late)
+    made = PersistMiddleware(app, url=store)
+    try:
+        assert b"done" in b"".join(await half_closed(made, "soon"))
+        # It is no reason to hold on to one that has gone; the tool goes on.
+        async with asyncio.timeout(5):
+            assert b"kept" not in b"".join(await half_closed(made, "late"))
+        over.set()
+        context = await made.persistence.context()
+        await until(lambda: not context.tasks)
+        assert not app.calls[-1].gone.is_set()
+    finally:
+        await made.aclose()
+
+
+async def half_closed(app: Any, tool: str) -> list[bytes]:
+    """What an application sends for a call after whose body the server says that nobody reads."""
+    body = json.dumps({**MCP_CALL, "params": {"name": tool}}).encode()
+    kinds = b"application/json", b"application/json, text/event-stream"
+    pairs = zip((b"content-type", b"accept"), kinds, strict=True)
+    headers = [(b"mcp-protocol-version", b"2025-11-25"), *pairs]
+    scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": headers}
+    run = Recorded(scope, [{"type": "http.request", "body": body, "more_body": False}])
+    return [said.get("body", b"") for way, said in await run.run(app) if way == "send"]
+
+
+async def test_a_compressed_stream_that_breaks_ends_with_an_error(
+    store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(call: Call) -> None:
+        await call.head((b"content-encoding", b"gzip"))
+        await call.progress(1)
+        await call.result()
+
+    async with persisted(Scripted(broken=broken), store) as (port, _):
+        session = await RawSession.open(port, extra={"accept-encoding": "gzip"})
+        (error,) = await (await session.call("broken")).take(1)
+        assert error.message["error"]["code"] == -32000
+    assert caplog.text.count("not in the coding it says") == 1
 
 
 async def test_an_exception_before_the_head_is_the_servers_to_answer(store: str) -> None:

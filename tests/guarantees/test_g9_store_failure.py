@@ -3,8 +3,8 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from mcp_persist_middleware import Persistence, PersistMiddleware
 from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.session import RawSession
+from tests.support.sse_client import Frame, Response
 
 
 class Steps:
@@ -118,6 +119,84 @@ async def test_a_stream_goes_on_live_without_ids_and_its_answer_is_logged_later(
         assert [frame.is_response for frame in frames] == [True]
         assert frames[0].id is not None
         assert "-2-3-" in frames[0].id, "in a new epoch, under the next number"
+
+
+async def test_a_client_that_comes_back_without_the_store_hears_what_follows_and_of_the_gap(
+    store: str, path: Path
+) -> None:
+    steps = Steps()
+    async with persisted(Scripted(steps=steps), store, store_timeout=0.8) as (port, persistence):
+        session = await RawSession.open(port)
+        response = await session.call("steps")
+        steps.go(1)
+        (kept,) = await response.take(1)
+        writer = (await persistence.context()).writer
+        (live,) = writer.live.values()
+        with locked(path):
+            steps.go(1)
+            (lost,) = await response.take(1)
+            assert (lost.progress, lost.id) == (2, None)
+            response.reset()
+            await until(lambda: not live.readers)
+            # Nobody is there for this one: it waits in memory.
+            steps.go(1)
+            await until(lambda: live.last == 3)
+            replay = await session.get(kept.id)
+            steps.go(1)
+            again = [frame async for frame in counted(replay, 2)]
+            # What may have arrived is not sent twice, and is not passed over in silence.
+            assert again[1].comment == "gap: 1 events were sent before, without an id"
+            assert [frame.progress for frame in again if frame.data] == [3, 4]
+            replay.reset()
+            await until(lambda: not live.readers)
+            replay = await session.get(kept.id)
+            steps.go(1)
+            again = [frame async for frame in counted(replay, 1)]
+            assert again[1].comment == "gap: 3 events were sent before, without an id"
+            assert [frame.progress for frame in again if frame.data] == [5]
+            assert not any(frame.id for frame in again if frame.data)
+        await until(lambda: not writer.is_down)
+        steps.go(1)
+        rest = [frame async for frame in replay.frames() if frame.data]
+        assert [frame.is_response for frame in rest] == [True]
+        await until(lambda: not writer.live)
+        late = [frame async for frame in (await session.get(kept.id)).frames()]
+        (answer,) = [frame for frame in late if frame.data]
+        assert answer.message == rest[0].message
+        assert answer.comment == "gap: 4 events before this answer were not logged"
+
+
+async def counted(response: Response, messages: int) -> AsyncIterator[Frame]:
+    """All frames up to the one that brings so many messages."""
+    async with asyncio.timeout(10), aclosing(response.frames()) as frames:
+        async for frame in frames:
+            yield frame
+            messages -= bool(frame.data)
+            if not messages:
+                return
+
+
+async def test_a_client_that_had_come_back_before_the_store_failed_hears_what_follows(
+    store: str, path: Path
+) -> None:
+    steps = Steps()
+    async with persisted(Scripted(steps=steps), store, store_timeout=0.8) as (port, persistence):
+        session = await RawSession.open(port)
+        response = await session.call("steps")
+        steps.go(1)
+        (kept,) = await response.take(1)
+        response.reset()
+        writer = (await persistence.context()).writer
+        (live,) = writer.live.values()
+        await until(lambda: not live.readers)
+        replay = await session.get(kept.id)
+        await until(lambda: live.readers)
+        with locked(path):
+            steps.go(2)
+            assert [frame.progress for frame in await replay.take(2)] == [2, 3]
+        await until(lambda: not writer.is_down)
+        steps.go(3)
+        assert (await replay.take(3))[-1].is_response
 
 
 async def test_new_calls_are_served_while_the_store_is_away(store: str, path: Path) -> None:

@@ -2,6 +2,8 @@
 the store cannot be opened, when a setting is wrong, after `aclose`, and when our own code fails."""
 
 import asyncio
+import contextlib
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +15,14 @@ from mcp_persist_middleware import (
     ClosedError,
     ConfigurationError,
     Persistence,
+    PersistError,
     PersistMiddleware,
     StoreError,
 )
 from mcp_persist_middleware.store import EventLog
 from tests.support.memory_log import MemoryLog
 from tests.support.memory_parts import MemorySessions, Shelf
-from tests.support.scripted import Call, Scripted, persisted, serving, until
+from tests.support.scripted import Call, Message, Scripted, persisted, serving, until
 from tests.support.session import RawSession
 from tests.support.sse_client import request
 
@@ -299,6 +302,40 @@ async def test_a_start_that_was_refused_is_raised_after_it_was_said(tmp_path: Pa
     with pytest.raises(ConfigurationError, match="create it first"):
         await app({"type": "lifespan"}, receive, send)
     assert sent == ["lifespan.startup.failed"]
+
+
+def test_a_server_that_does_not_run_asyncio_is_told_so_and_what_to_choose(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As trio runs it, as far as the library can tell."""
+    app = PersistMiddleware(Scripted(two=two), url=f"sqlite+aiosqlite:///{tmp_path / 'e.db'}")
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    def run(scope: Message, message: Message) -> None:
+        async def receive() -> Message:
+            return message
+
+        with contextlib.suppress(StopIteration):
+            app(scope, receive, send).send(None)
+
+    with pytest.raises(PersistError, match="asyncio"):
+        run({"type": "lifespan"}, {"type": "lifespan.startup"})
+    assert [(each["type"], "--worker-class asyncio" in each["message"]) for each in sent] == [
+        ("lifespan.startup.failed", True)
+    ]
+    # Where a server goes on without a lifespan, so does the application.
+    body = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    head = [(b"mcp-protocol-version", b"2025-11-25"), (b"content-type", b"application/json")]
+    for path in ("/mcp", "/health", "/mcp"):
+        sent.clear()
+        scope = {"type": "http", "method": "POST", "path": path, "headers": head}
+        run(scope, {"type": "http.request", "body": json.dumps(body).encode()})
+        assert [each.get("status") for each in sent] == [202, None]
+    said = [each.getMessage() for each in caplog.records if "without" in each.getMessage()]
+    assert [("--worker-class asyncio" in each, "File" in each) for each in said] == [(True, False)]
 
 
 def without_lifespan(app: Any) -> Any:

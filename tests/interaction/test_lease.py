@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from mcp_persist_middleware import Persistence
 from mcp_persist_middleware.exchange import body
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.log.connect import make_log
-from mcp_persist_middleware.model import StreamState, WorkerState
+from mcp_persist_middleware.model import SessionKey, StreamState, WorkerState
 from mcp_persist_middleware.settings import Settings
 from tests.faults.workers import Store
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
+from tests.support.stateful import Stateful
 
 LEASE = 1.0
 SETTINGS: dict[str, Any] = {"lease_seconds": LEASE, "store_timeout": 0.4}
@@ -69,6 +71,15 @@ async def works(port: int) -> None:
     session = await RawSession.open(port)
     frames = await (await session.call("two")).take(2)
     assert [bool(frame.id) for frame in frames] == [True, True]
+
+
+async def value(session: RawSession, tool: str = "count") -> Any:
+    """What a tool answers, once the worker that follows has its lease."""
+    async with asyncio.timeout(10):
+        while (response := await session.call(tool)).status == 503:
+            await asyncio.sleep(0.05)
+    (answer,) = [frame async for frame in response.frames() if frame.data]
+    return answer.message["result"]["value"]
 
 
 @asynccontextmanager
@@ -149,6 +160,70 @@ async def test_a_request_that_is_read_while_the_lease_is_lost_runs_where_its_ses
             assert (b" 503 " if was_declared_dead else b" 200 ") in status
         assert len(app.calls) == seen + (not was_declared_dead)
         await works(port)
+
+
+@pytest.mark.parametrize("routing", ["relay", "revive", "local"])
+async def test_a_session_goes_on_with_its_state_in_the_worker_that_follows(
+    tmp_store: str, routing: str
+) -> None:
+    app = Stateful()
+    given = SETTINGS | {"session_routing": routing}
+    async with persisted(app, tmp_store, **given) as (port, persistence):
+        session = await RawSession.open(port)
+        assert [await value(session) for _ in range(3)] == [1, 2, 3]
+        for generation in (2, 3):
+            lost = await persistence.context()
+            lost.lease.lose()
+            await renewed(persistence, lost)
+            told = await value(session, "tell")
+            assert (told["generation"], told["revived"]) == (generation, False)
+        assert await value(session) == 6
+        assert len(app.sessions) == 1, "it was not begun anew"
+
+
+async def test_a_session_that_another_worker_took_over_meanwhile_is_not_taken_back(
+    tmp_store: str,
+) -> None:
+    app = Stateful()
+    async with persisted(app, tmp_store, **SETTINGS) as (port, persistence):
+        session = await RawSession.open(port)
+        assert await value(session) == 1
+        lost = await persistence.context()
+        key = SessionKey("default", "/mcp", session.session_id or "")
+        assert await lost.log.sessions.move(key, 1, "somebody who is gone again")
+        lost.lease.lose()
+        await renewed(persistence, lost)
+        told = await value(session, "tell")
+        assert (told["generation"], told["revived"], len(app.sessions)) == (3, True, 2)
+
+
+async def test_a_stranger_takes_no_session_back(tmp_store: str) -> None:
+    app = Stateful()
+    async with persisted(app, tmp_store, **SETTINGS) as (port, persistence):
+        session = await RawSession.open(port, extra={"authorization": "Bearer one"})
+        assert await value(session) == 1
+        lost = await persistence.context()
+        lost.lease.lose()
+        await renewed(persistence, lost)
+        stranger = replace(session, extra={"authorization": "Bearer two"})
+        assert (await stranger.call("count")).status == 404
+        assert (await value(session, "tell"))["generation"] == 2
+        assert await value(session) == 3
+
+
+async def test_a_deletion_that_the_store_has_yet_to_hear_of_outlives_the_lease(
+    tmp_store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, app = Store(Path(tmp_store.partition(":///")[2])), Stateful()
+    async with persisted(app, tmp_store, **SETTINGS) as (port, persistence):
+        session = await RawSession.open(port)
+        lost = await persistence.context()
+        with store.locked():
+            assert await session.delete() == 503
+            lost.lease.lose()
+            await until(lambda: "Sessions not left in order" in caplog.text)
+        await renewed(persistence, lost)
+        assert (await session.call("count")).status == 404
 
 
 async def test_nothing_is_written_without_the_lease(tmp_store: str) -> None:

@@ -57,7 +57,9 @@ async def test_without_the_middleware_no_cut_call_has_a_result(client: str, tmp_
     assert {len(outcome.progress) for outcome in outcomes} == {1}
 
 
-async def test_a_mount_a_changing_cookie_and_a_404_cost_a_client_nothing(tmp_path: Path) -> None:
+async def test_a_mount_changing_cookies_a_key_in_the_query_and_a_404_cost_a_client_nothing(
+    tmp_path: Path,
+) -> None:
     wrong = await through("all at once", "ClientSession 2.x", sys.executable, tmp_path)
     assert wrong == {}
 

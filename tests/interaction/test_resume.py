@@ -20,6 +20,7 @@ from mcp_persist_middleware.protocol.event_id import EventIds, StreamKind
 from tests.support.processes import mcp_server, running
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
+from tests.support.squeezed import Squeezed
 from tests.support.sse_client import request
 
 
@@ -196,6 +197,65 @@ async def test_a_quiet_stream_is_kept_alive(store: str) -> None:
         response.reset()
 
 
+async def test_comments_of_the_application_reach_who_listens_at_once_and_nobody_twice(
+    store: str,
+) -> None:
+    told = asyncio.Queue[str]()
+
+    async def quiet(call: Call) -> None:
+        await call.head()
+        await call.say("early")
+        while text := await told.get():
+            await (call.progress(1) if text == "event" else call.say(text))
+        await call.result()
+
+    async with persisted(Scripted(quiet=quiet), store, ping_seconds=0) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("quiet")
+        assert (await _comments(response, 1)) == ["early"]
+        for text in ("busy", "ping - now"):
+            told.put_nowait(text)
+            assert (await _comments(response, 1)) == [text]
+        told.put_nowait("event")
+        (event,) = await response.take(1)
+        back = await session.get(event.id)
+        told.put_nowait("both")
+        assert (await _comments(back, 1)) == (await _comments(response, 1)) == ["both"]
+        response.reset()
+        told.put_nowait("again")
+        assert (await _comments(back, 1)) == ["again"]
+        told.put_nowait("")
+        assert [frame.comment for frame in await _all(back)] == [None]
+        replayed = await _all(await session.get(moved(event.id, 0)))
+        assert [frame.comment for frame in replayed] == [None] * 3
+
+
+async def _comments(response, count: int) -> list[str]:
+    found: list[str] = []
+    async for frame in response.frames(timeout=5):
+        found += [frame.comment] if frame.comment else []
+        if len(found) == count:
+            break
+    return found
+
+
+async def test_without_pings_a_quiet_stream_is_quiet(store: str) -> None:
+    async def quiet(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.watch()
+
+    async with persisted(Scripted(quiet=quiet), store, ping_seconds=0) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("quiet")
+        await response.take(1)
+        # A loop without a pause sends some thousands in this time.
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await anext(response.frames())
+        response.reset()
+
+
 async def test_a_resumed_connection_that_delivered_ends_cleanly_so_that_its_cursor_moves(
     store: str,
 ) -> None:
@@ -369,7 +429,10 @@ async def test_a_batch_ends_when_each_of_its_ids_is_answered_and_ids_are_not_mix
         assert {type(i) for i in ended} == {str, float}
 
 
-async def test_a_late_json_answer_becomes_the_event_that_ends_an_early_stream(store: str) -> None:
+@pytest.mark.parametrize("around", [lambda app: app, Squeezed])
+async def test_a_late_json_answer_becomes_the_event_that_ends_an_early_stream(
+    store: str, around: Any
+) -> None:
     go_on = asyncio.Event()
 
     async def late(call: Call) -> None:
@@ -377,8 +440,8 @@ async def test_a_late_json_answer_becomes_the_event_that_ends_an_early_stream(st
             await go_on.wait()
         await call.json(200, {"jsonrpc": "2.0", "id": call.request["id"], "result": {"a": "b"}})
 
-    async with persisted(Scripted(late=late), store, prime_after=0.1) as (port, _):
-        session = await RawSession.open(port, MODERN)
+    async with persisted(around(Scripted(late=late)), store, prime_after=0.1) as (port, _):
+        session = await RawSession.open(port, MODERN, extra={"accept-encoding": "gzip"})
         await (await session.call("late")).body()
         response = await session.post("tools/call", {"name": "late"}, request_id=99)
         frames = response.frames()

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.scripted import persisted
 from tests.support.session import RawSession
+from tests.support.squeezed import Squeezed
 from tests.support.sse_client import Response, request
 from tests.support.stateful import Message, Receive, Send, State, Stateful, _json
 
@@ -97,6 +98,26 @@ async def test_404_for_an_unknown_method_costs_a_session_nothing(tmp_store: str)
         assert (status, json.loads(body)["error"]["code"]) == (404, -32601)
         assert [await value(session), await value(session)] == [2, 3]
         assert len(app.sessions) == 1
+
+
+async def test_a_session_of_an_application_that_compresses_comes_back(tmp_store: str) -> None:
+    async with persisted(Squeezed(Picky()), tmp_store) as (port, _):
+        session = await RawSession.open(port, extra={"accept-encoding": "gzip"})
+        assert (await session.post("logging/setLevel", {"level": "error"})).status == 200
+        assert await value(session) == 1
+    app = Picky()
+    async with persisted(Squeezed(app), tmp_store) as (port, _):
+        session.port = port
+        # After a restart, and when the application has forgotten it.
+        for _ in range(2):
+            assert await value(session) == 1
+            (state,) = app.sessions.values()
+            assert state.said[:3] == [
+                "initialize",
+                "notifications/initialized",
+                "logging/setLevel",
+            ]
+            app.sessions.clear()
 
 
 async def test_404_for_every_notification_proves_nothing(tmp_store: str) -> None:

@@ -100,6 +100,34 @@ async def test_of_very_many_connections_to_one_session_the_oldest_are_ended(
         assert sum(task.exception() is None for task in reading) == 24
 
 
+async def test_a_connection_that_waits_for_the_stream_to_open_is_gone_with_its_client(
+    tmp_store: str,
+) -> None:
+    """The application takes its time with the head; nobody is held for as long."""
+
+    async def slow(call: Call) -> None:
+        await opens.wait()
+        await call.head()
+        await call.watch()
+
+    opens = asyncio.Event()
+    async with persisted(app := Scripted(GET=slow), tmp_store) as (port, opened):
+        session = await RawSession.open(port)
+        first = asyncio.create_task(session.get())
+        await until(lambda: app.calls)
+        key = next(iter((await opened.parts()).sessions._held))
+        turns = (await opened.context()).listeners.of(key)
+        lines = [f"{name}: {text}" for name, text in session.headers().items()]
+        head = "GET /mcp HTTP/1.1\r\nhost: here\r\n" + "\r\n".join(lines) + "\r\n\r\n"
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head.encode())
+        await until(lambda: turns.opening._waiters)
+        writer.transport.abort()
+        await until(lambda: not turns.opening._waiters, 5)
+        opens.set()
+        (await first).reset()
+
+
 async def test_a_connection_that_waits_for_its_turn_ends_when_it_is_told_to(
     tmp_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,7 +104,7 @@ async def test_calls_of_many_clients_are_read_on_the_other_worker_at_once(
 async def test_what_is_read_elsewhere_is_milliseconds_old(tmp_path: Path, store: Store) -> None:
     async with two_servers(tmp_path, resume_rotate="off", store=store) as (one, two):
         session = await RawSession.open(one.port)
-        here = await session.call("count", n=300, delay=0.01)
+        here = await session.call("count", n=150, delay=0.01)
         first = await here.take(1)
         session.port = two.port
         there = await session.get(first[0].id)
@@ -119,6 +119,6 @@ async def test_what_is_read_elsewhere_is_milliseconds_old(tmp_path: Path, store:
 
         await asyncio.gather(*map(note, (here, there), arrivals))
         lags = sorted(arrivals[1][n] - at for n, at in arrivals[0].items() if n in arrivals[1])
-    assert len(lags) >= 100
+    assert len(lags) >= 50
     # Who is not woken looks once in a second or in five.
     assert lags[len(lags) // 2] < 0.2

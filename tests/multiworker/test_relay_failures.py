@@ -1,6 +1,7 @@
 """The store stumbles while a request is on its way: it is run once, and answered once."""
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.sqlite.inbox import SqliteInbox, SqliteSessions
 from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.model import Letter, Posted
+from tests.guarantees.test_g10_sessions import two_workers
 from tests.multiworker.test_relay import value
 from tests.multiworker.test_relay_settings import two
+from tests.support.scripted import Call, Scripted, until
 from tests.support.session import RawSession
 
 
@@ -84,6 +87,88 @@ async def test_a_claim_whose_outcome_was_never_heard_is_given_back_and_run_once(
         monkeypatch.setattr(SqliteInbox, "claim", claim)
         assert (await value(await session.call("count")))["calls"] == 1
         assert not deaf
+
+
+async def test_a_claim_that_is_committed_long_after_it_was_given_up_is_given_back_and_run_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that stands still commits when it goes on, whoever waits."""
+    real, still, late = SqliteInbox.claim, asyncio.Event(), asyncio.Event()
+
+    async def claim(inbox: SqliteInbox, *arguments: Any) -> list[Letter]:
+        if still.is_set() and not late.is_set():
+            raise StoreError(url="events.db", reason="the disk stands still")
+        return await real(inbox, *arguments)
+
+    async with two(tmp_path) as (one, other):
+        session = await RawSession.open(one)
+        session.port = other
+        assert (await value(await session.call("count")))["calls"] == 1
+        looked = asyncio.Event()
+        claimed = SqliteInbox.claimed
+
+        async def seen(inbox: SqliteInbox, worker: str) -> list[bytes]:
+            found = await claimed(inbox, worker)
+            if not found and not looked.is_set():
+                # The one look after the failure finds nothing; then the claim is committed.
+                now = inbox.now()
+                assert len(await real(inbox, worker, 9, now, now + 60)) == 1
+                looked.set()
+                late.set()
+            return found
+
+        monkeypatch.setattr(SqliteInbox, "claimed", seen)
+        monkeypatch.setattr(SqliteInbox, "claim", claim)
+        still.set()
+        response = await asyncio.wait_for(session.call("count"), 10)
+        assert (await value(response))["calls"] == 2
+        assert looked.is_set()
+
+
+async def test_the_caller_hears_within_a_lease_that_its_answer_cannot_be_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(*_: Any) -> bool:
+        raise StoreError(url="events.db", reason="it is too large for it")
+
+    async with two(tmp_path, lease_seconds=2.0, store_timeout=1.0) as (one, other):
+        session = await RawSession.open(one)
+        session.port = other
+        monkeypatch.setattr(SqliteInbox, "answer", refuses)
+        began = time.monotonic()
+        response = await asyncio.wait_for(session.call("count"), 10)
+        assert "not run again" in (await value(response))["message"]
+        # And the second that a sender looks in.
+        assert time.monotonic() - began < 2.0 + 1.0 + 1.0
+        monkeypatch.undo()
+        assert (await value(await session.call("count")))["calls"] == 2
+
+
+async def test_a_plain_answer_may_take_longer_than_a_lease(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed, real, now = [0], SqliteInbox.renew, SqliteInbox.now
+
+    async def renew(inbox: SqliteInbox, *arguments: Any) -> Any:
+        there = await real(inbox, *arguments)
+        renewed[0] += 1
+        # By the store's clock the call takes three leases.
+        ahead[0] = min(6.0, ahead[0] + 1.0)
+        return there
+
+    async def slow(call: Call) -> None:
+        await until(lambda: renewed[0] >= 7)
+        await call.json(200, {"jsonrpc": "2.0", "id": call.request["id"], "result": {"value": 7}})
+
+    ahead = [0.0]
+    monkeypatch.setattr(SqliteInbox, "renew", renew)
+    monkeypatch.setattr(SqliteInbox, "now", lambda inbox: now(inbox) + ahead[0])
+    times = {"lease_seconds": 2, "store_timeout": 1, "prime_after": None}
+    async with two_workers(tmp_store, Scripted(slow=slow), **times) as (ports, _):
+        session = await RawSession.open(ports[0])
+        session.port = ports[1]
+        response = await asyncio.wait_for(session.call("slow"), 15)
+        assert json.loads(await response.body())["result"] == {"value": 7}
 
 
 async def test_a_request_that_cannot_be_posted_for_a_moment_is_posted_again(

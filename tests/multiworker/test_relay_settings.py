@@ -1,5 +1,7 @@
 """What crosses to the session's worker, and what does not: two workers on one event loop."""
 
+import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,9 +12,11 @@ import pytest
 
 from mcp_persist_middleware import PersistMiddleware
 from mcp_persist_middleware.sessions import sealing
+from tests.guarantees.test_g10_sessions import two_workers
 from tests.multiworker.test_relay import value
-from tests.support.scripted import Message, Receive, Send, serving
+from tests.support.scripted import Call, Message, Receive, Scripted, Send, serving, until
 from tests.support.session import RawSession
+from tests.support.sse_client import Response
 from tests.support.stateful import State, Stateful, _event
 
 
@@ -118,3 +122,91 @@ async def test_credentials_that_cannot_be_sealed_take_the_session_along(
             assert (told["calls"], told["generation"]) == (calls, 1)
     said = [each for each in caplog.messages if "install the extra 'relay'" in each]
     assert len(said) == 2
+
+
+async def answered(session: RawSession, port: int, question: Any) -> tuple[int, Any]:
+    """What the answer to a question gets that is posted to this worker."""
+    session.port = port
+    message = {"jsonrpc": "2.0", "id": question.message["id"], "result": "ann"}
+    response = await session._send(message, session.headers())
+    return response.status, json.loads(await response.body())
+
+
+async def test_an_answer_to_a_question_finds_its_worker_where_any_may_take_a_session_over(
+    tmp_store: str,
+) -> None:
+    async with two_workers(tmp_store, Stateful(), session_routing="revive") as ((one, other), _):
+        session = await RawSession.open(one)
+        call = await session.call("ask")
+        (question,) = await call.take(1)
+        assert (await answered(session, other, question))[0] == 202
+        assert await value(call) == "ann"
+        # Whoever asks for something takes it over all the same.
+        told = await value(await session.call("tell"))
+        assert told["generation"] == 2
+
+
+async def test_an_answer_to_what_the_session_before_asked_is_refused_and_not_swallowed(
+    tmp_store: str,
+) -> None:
+    async with two_workers(tmp_store, Stateful(), session_routing="revive") as (ports, _):
+        session = await RawSession.open(ports[0])
+        call = await session.call("ask")
+        (question,) = await call.take(1)
+        session.port = ports[1]
+        assert (await value(await session.call("tell")))["generation"] == 2
+        for port in ports:
+            status, body = await answered(session, port, question)
+            assert (status, body["id"]) == (409, None)
+            assert "before the session was brought back" in body["error"]["message"]
+        call.close()
+
+
+async def test_an_answer_that_cannot_be_sealed_for_its_call_is_refused_and_takes_nothing_over(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sealing, "_found", False)
+    async with two_workers(tmp_store, Stateful()) as ((one, other), _):
+        session = await RawSession.open(one, extra={"authorization": "Bearer abc"})
+        call = await session.call("ask")
+        (question,) = await call.take(1)
+        status, body = await answered(session, other, question)
+        assert (status, body["id"]) == (409, None)
+        assert "install the extra 'relay'" in body["error"]["message"]
+        assert await session.notify("notifications/cancelled", {"requestId": 1}) == 409
+        assert (await answered(session, one, question))[0] == 202
+        assert await value(call) == "ann"
+        await until(lambda: sum("Several workers share" in each for each in caplog.messages) == 2)
+
+
+async def _length(call: Call) -> None:
+    """How long what it was given is, told after a word on the way."""
+    await call.head()
+    await call.progress(1)
+    await call.result(str(len(call.request["params"]["arguments"]["text"])))
+
+
+async def _sent(session: RawSession, port: int, size: int, **headers: str) -> Response:
+    """A call with an argument of this size, to this worker."""
+    session.port, params = port, {"name": "length", "arguments": {"text": "x" * size}}
+    message = {"jsonrpc": "2.0", "id": size, "method": "tools/call", "params": params}
+    return await session._send(message, session.headers(**headers))
+
+
+@pytest.mark.parametrize("secret", [{}, {"authorization": "Bearer abc"}])
+async def test_a_body_larger_than_most_crosses_as_far_as_an_event_may_be_large(
+    tmp_store: str, secret: dict[str, str]
+) -> None:
+    limits = {"max_body_bytes": 100_000, "max_event_bytes": 3_000_000}
+    async with two_workers(tmp_store, Scripted(length=_length), **limits) as (ports, workers):
+        session = await RawSession.open(ports[0], extra=secret)
+        for size in (2_000_000, 99_000):
+            progress, result = await (await _sent(session, ports[1], size)).take(2)
+            assert progress.progress == 1
+            assert result.message["result"]["content"][0]["text"] == str(size)
+        refused = await _sent(session, ports[1], 3_000_000)
+        assert refused.status == 413
+        assert "no more than 3000000 bytes" in (await refused.body()).decode()
+        rooms = (await workers[1].parts()).courier.rooms
+        await until(lambda: not rooms._taken)
+    await asyncio.get_running_loop().shutdown_default_executor()

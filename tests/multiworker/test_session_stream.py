@@ -91,6 +91,21 @@ async def noted(store: Store, number: int) -> None:
     await holds(store, "SELECT read_sequence FROM mcp_session", number)
 
 
+async def holder(store: Store, session: RawSession) -> str:
+    """The worker of the client that receives; nobody's when there is none."""
+    sql = "SELECT turn_worker FROM mcp_session WHERE id = :id"
+    ((worker,),) = await store.rows(sql, id=session.session_id)
+    return str(worker)
+
+
+async def left(store: Store, session: RawSession, worker: str) -> None:
+    """Wait until the worker knows that its client has left: what it writes to the connection of one
+    that vanished an instant ago counts as read."""
+    async with asyncio.timeout(10):
+        while await holder(store, session) == worker:
+            await asyncio.sleep(0.02)
+
+
 async def test_the_newest_of_two_clients_on_two_workers_receives_and_nobody_fights(
     tmp_path: Path,
     store: Store,
@@ -108,6 +123,8 @@ async def test_the_newest_of_two_clients_on_two_workers_receives_and_nobody_figh
                     await until(lambda: new.heard[-1:] == ["f"])
                     assert [text for text in new.heard if text != "a"] == list("bcdef")
                     assert old.heard == ["a"]
+                    its_worker = await holder(store, session)
+                await left(store, session, its_worker)
                 # It has left: the one that waited goes on behind what the other has read.
                 await say(session, "g")
                 await until(lambda: old.heard[-1:] == ["g"])
@@ -141,7 +158,9 @@ async def test_a_client_without_a_cursor_goes_on_where_the_last_one_was(
         await say(session, "a", "b")
         assert said(await reader.take(2)) == ["a", "b"]
         await noted(store, 2)
+        its_worker = await holder(store, session)
         reader.reset()
+        await left(store, session, its_worker)
         await say(session, "c", None, "d")
         reader = await on(session, three).get()
         await say(session, None)
@@ -149,46 +168,55 @@ async def test_a_client_without_a_cursor_goes_on_where_the_last_one_was(
         assert said(await reader.take(3)) == ["c", "d", "elicitation/create"]
 
 
-async def test_a_killed_home_loses_nothing_between_two_notifications(
+async def test_a_killed_home_loses_nothing_whatever_its_clients_had_read(
     tmp_path: Path, store: Store
 ) -> None:
     async with listeners(tmp_path, store) as (one, two):
-        session = await RawSession.open(one.port)
-        reader = await on(session, one).get()
-        await say(session, "a")
-        (frame,) = await reader.take(1)
-        await one.kill()
-        # The session is brought back by something else, and speaks before its client is back.
-        await say(on(session, two), "b", "c")
-        for _ in range(2):
-            again = await session.get(frame.id)
-            assert said(await again.take(2)) == ["b", "c"]
-            again.reset()
-        async with Client(session, two).listening() as client:
-            client.cursor = frame.id
-            await say(session, "d")
-            await until(lambda: client.heard == ["d"])
+        read, killed = asyncio.Barrier(3), asyncio.Event()
 
+        async def kill() -> None:
+            await read.wait()
+            await one.kill()
+            killed.set()
 
-async def test_a_cursor_in_the_middle_of_an_old_segment_gets_its_rest_and_then_the_next(
-    tmp_path: Path,
-    store: Store,
-) -> None:
-    async with listeners(tmp_path, store) as (one, two):
-        session = await RawSession.open(one.port)
-        reader = await session.get()
-        await say(session, "a", "b", "c")
-        seen = await reader.take(3)
-        await one.kill()
-        await say(on(session, two), "d")
-        client = Client(session, two)
-        client.cursor = seen[0].id
-        async with client.listening():
-            await until(lambda: client.heard == ["b", "c", "d"], 15)
-            await say(session, "e")
-            await until(lambda: client.heard == ["b", "c", "d", "e"])
-            # One for the old segment, one for the new.
-            assert client.connections == 2
+        async def between_two_notifications() -> None:
+            session = await RawSession.open(one.port)
+            reader = await on(session, one).get()
+            await say(session, "a")
+            (frame,) = await reader.take(1)
+            await read.wait()
+            await killed.wait()
+            # The session is brought back by something else, and speaks before its client is back.
+            await say(on(session, two), "b", "c")
+            for _ in range(2):
+                again = await session.get(frame.id)
+                assert said(await again.take(2)) == ["b", "c"]
+                again.reset()
+            async with Client(session, two).listening() as client:
+                client.cursor = frame.id
+                await say(session, "d")
+                await until(lambda: client.heard == ["d"])
+
+        async def in_the_middle_of_an_old_segment() -> None:
+            session = await RawSession.open(one.port)
+            reader = await session.get()
+            await say(session, "a", "b", "c")
+            seen = await reader.take(3)
+            await read.wait()
+            await killed.wait()
+            await say(on(session, two), "d")
+            client = Client(session, two)
+            client.cursor = seen[0].id
+            async with client.listening():
+                await until(lambda: client.heard == ["b", "c", "d"], 15)
+                await say(session, "e")
+                await until(lambda: client.heard == ["b", "c", "d", "e"])
+                # One for the old segment, one for the new.
+                assert client.connections == 2
+
+        async with asyncio.TaskGroup() as group:
+            for each in (kill, between_two_notifications, in_the_middle_of_an_old_segment):
+                group.create_task(each())
 
 
 async def test_a_client_that_was_away_misses_nothing_of_two_generations(
@@ -200,7 +228,9 @@ async def test_a_client_that_was_away_misses_nothing_of_two_generations(
         await say(session, "a")
         assert said(await reader.take(1)) == ["a"]
         await noted(store, 1)
+        its_worker = await holder(store, session)
         reader.reset()
+        await left(store, session, its_worker)
         await say(session, "b", None)
         await holds(store, "SELECT count(*) FROM mcp_event", 3)
         await one.kill()

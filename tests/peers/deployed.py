@@ -1,7 +1,8 @@
 """Shows that official clients keep their calls and sessions in the deployments that people have.
 
 A FastAPI mount at `/mcp`, called at `/mcp` and at `/mcp/`; the SDK's own application at both; a
-balancer that sets another cookie with each answer; an application that answers 404 to a call of an
+balancer that sets another cookie with each answer, and a signed session of the site that does; an
+API key in the query; an application that answers 404 to a call of an
 unknown tool; and all of these at once. In each, each client makes a call that is cut in its middle,
 a call of a tool that nobody knows, a call while its server is stopped (SIGTERM), one after the
 restart, and one after a kill and another restart, all in one session.
@@ -35,9 +36,11 @@ DEPLOYMENTS = {
     "SDK at /mcp": ("", "/mcp"),
     "SDK at /mcp/": ("", "/mcp/"),
     "changing cookie": ("cookie", "/mcp"),
+    "changing session": ("signed", "/mcp"),
+    "key in the query": ("key", "/mcp?key=ann"),
     "404 for a tool": ("404", "/mcp"),
-    "all at once": ("mount cookie 404", "/mcp"),
-    "all at once /mcp/": ("mount cookie 404", "/mcp/"),
+    "all at once": ("mount cookie signed key 404", "/mcp?key=ann"),
+    "all at once /mcp/": ("mount cookie signed key 404", "/mcp/?key=ann"),
 }
 _SETTINGS = {"retry_ms": "300", "modern_retry_ms": "300"}
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()

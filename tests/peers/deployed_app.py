@@ -2,8 +2,10 @@
 
 `DEPLOYED` names what is around it, in any combination: `mount` (FastAPI, at `/mcp`, so that `/mcp`
 redirects to `/mcp/`; without it the SDK's own application, where `/mcp/` redirects to `/mcp`),
-`cookie` (a balancer in front sets another cookie with each answer), `404` (a call of an unknown
-tool is answered 404). `DEPLOYED_URL` is the store; without it the application is bare.
+`cookie` (a balancer in front sets another cookie with each answer), `signed` (a session of the site
+in a signed cookie, as Starlette's SessionMiddleware sets it: another one with each answer), `key`
+(401 without `?key=ann`), `404` (a call of an unknown tool is answered 404). `DEPLOYED_URL` is the
+store; without it the application is bare.
 """
 
 import asyncio
@@ -16,6 +18,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from mcp.server.mcpserver import Context, MCPServer
+from starlette.responses import Response
 
 from mcp_persist_middleware import PersistMiddleware
 
@@ -76,16 +79,29 @@ async def _refuse(number: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class Balancer:
-    """Sets an affinity cookie, another one with each answer."""
+class Key:
+    """Asks for an API key in the query."""
 
     def __init__(self, app: Any) -> None:
-        self._app, self._numbers = app, itertools.count(1)
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["query_string"] != b"key=ann":
+            await Response(status_code=401)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+class Stamp:
+    """Sets a cookie, another one with each answer."""
+
+    def __init__(self, app: Any, cookie: bytes) -> None:
+        self._app, self._cookie, self._numbers = app, cookie, itertools.count(1)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def stamped(message: Any) -> None:
             if message["type"] == "http.response.start":
-                cookie = b"AWSALB=%d.%d; Path=/" % (os.getpid(), next(self._numbers))
+                cookie = self._cookie % (os.getpid(), next(self._numbers))
                 message["headers"] = [*message.get("headers", []), (b"set-cookie", cookie)]
             await send(message)
 
@@ -111,7 +127,8 @@ def app() -> Any:
     server = _server()
 
     def wrap(inner: Any) -> Any:
-        return Unknown(inner) if "404" in around else inner
+        inner = Unknown(inner) if "404" in around else inner
+        return Key(inner) if "key" in around else inner
 
     made: Any
     if "mount" in around:
@@ -121,4 +138,6 @@ def app() -> Any:
     else:
         made = wrap(server.streamable_http_app())
         made = PersistMiddleware(made, url=url) if url else made
-    return Balancer(made) if "cookie" in around else made
+    if "signed" in around:
+        made = Stamp(made, b"session=eyJ2IjoxfQ==.%d.%d; path=/; httponly; samesite=lax")
+    return Stamp(made, b"AWSALB=%d.%d; Path=/") if "cookie" in around else made

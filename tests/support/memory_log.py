@@ -107,6 +107,8 @@ class MemoryLog(EventLog):
         droppable = [e for e in rows.values() if e.kind <= EventKind.MESSAGE]
         for event in sorted(droppable, key=lambda e: (e.kind, e.sequence))[: entry.trim]:
             del rows[event.sequence]
+        if entry.principal is not None:
+            record = replace(record, owner=replace(record.owner, principal=entry.principal))
         if (end := entry.ending) is not None:
             early = end.expires_at if record.expires_at is None else record.expires_at
             record = replace(

@@ -19,6 +19,7 @@ from mcp_persist_middleware.store import (
     SessionKey,
     SessionRecord,
     Sessions,
+    Standing,
     StoreError,
     StreamRecord,
     WorkerState,
@@ -216,6 +217,15 @@ class MemoryInbox(Inbox):
     async def claimed(self, worker: str) -> list[bytes]:
         return [post.letter.id for post in self._of(worker, LetterState.CLAIMED)]
 
+    async def renew(
+        self, worker: str, letters: Collection[bytes], deadline: float
+    ) -> Collection[bytes]:
+        with self._shelf.lock:
+            mine = [p for p in self._of(worker, LetterState.CLAIMED) if p.letter.id in letters]
+            for post in mine:
+                post.deadline = deadline
+            return [post.letter.id for post in mine]
+
     async def withdraw(self, letter: LetterName) -> bool:
         with self._shelf.lock:
             post = self._shelf.letters.get(letter.id)
@@ -244,7 +254,11 @@ class MemoryInbox(Inbox):
 
     async def look(self, letter: LetterName) -> LetterStatus | None:
         post = self._shelf.letters.get(letter.id)
-        return None if post is None else LetterStatus(post.state, post.letter.worker, post.reply)
+        if post is None:
+            return None
+        is_overdue = post.state is LetterState.CLAIMED and post.deadline < self.now()
+        standing = Standing.OVERDUE if is_overdue else Standing.SOUND
+        return LetterStatus(post.state, post.letter.worker, post.reply, standing)
 
     async def remove(self, letters: Collection[LetterName]) -> None:
         for letter in letters:

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
+from tests.support.forks import Fork, Forks
 from tests.support.stores import Store
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +39,9 @@ class ServerProcess:
     `log` over all starts. The port is chosen at the first start and kept.
     """
 
+    forks: ClassVar[Forks | None] = None
+    """Where they come from, if not from an interpreter that begins anew."""
+
     def __init__(
         self,
         app: str,
@@ -53,7 +57,7 @@ class ServerProcess:
         self._environ = dict(environ or {})
         self._python = python
         self._arguments = list(arguments)
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: asyncio.subprocess.Process | Fork | None = None
         self._seen = 0
 
     @property
@@ -88,21 +92,17 @@ class ServerProcess:
             ServerError: it ended, or was not ready in time.
         """
         name = self._app.removesuffix("()")
-        command = [self._python, "-m", "uvicorn", name, "--host", "127.0.0.1"]
+        command = [name, "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--no-access-log", *self._arguments]
         command += ["--factory"] if name != self._app else []
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("MCP_PERSIST_")}
+        # Some loggers break their lines at the width of a terminal.
+        environ = inherited | {"PYTHONPATH": str(ROOT), "COLUMNS": "250"} | self._environ
         self._seen = len(self.log)
-        with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                cwd=ROOT,
-                # Some loggers break their lines at the width of a terminal.
-                env=inherited | {"PYTHONPATH": str(ROOT), "COLUMNS": "250"} | self._environ,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        if ServerProcess.forks is not None and self._python == sys.executable:
+            self._process = await ServerProcess.forks.fork("uvicorn", command, environ, self._log)
+        else:
+            self._process = await self._spawn(command, environ)
         try:
             await self.wait_for_log(_RUNNING.pattern, timeout)
         except BaseException:
@@ -111,6 +111,19 @@ class ServerProcess:
         running = _RUNNING.search(self.log, self._seen)
         assert running is not None
         self.port = int(running[1])
+
+    async def _spawn(
+        self, command: list[str], environ: Mapping[str, str]
+    ) -> asyncio.subprocess.Process:
+        with self._log.open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                *(self._python, "-m", "uvicorn", *command),
+                cwd=ROOT,
+                env=environ,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     async def wait_for_log(self, pattern: str, timeout: float = 10.0) -> None:
         """Wait until a line printed since the last start matches.
@@ -151,7 +164,7 @@ class ServerProcess:
             await process.wait()
             raise ServerError(f"did not end within {timeout} s\n{self.log}") from None
 
-    def _running(self) -> asyncio.subprocess.Process:
+    def _running(self) -> asyncio.subprocess.Process | Fork:
         if self._process is None:
             raise ServerError("not started yet")
         return self._process

@@ -47,6 +47,11 @@ class Call:
         frame = b"event: message\r\ndata: " + data + b"\r\n\r\n"
         await self._send({"type": "http.response.body", "body": frame, "more_body": True})
 
+    async def say(self, text: str) -> None:
+        """Send a comment."""
+        body = f": {text}\r\n\r\n".encode()
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
     async def result(self, text: str = "done") -> None:
         """Answer the request and end the stream."""
         content = {"content": [{"type": "text", "text": text}]}
@@ -56,6 +61,11 @@ class Call:
     async def end(self) -> None:
         """End the stream."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def begin_json(self) -> None:
+        """Begin a JSON answer."""
+        headers = [(b"content-type", b"application/json")]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def json(self, status: int, body: Any) -> None:
         """Answer with a JSON body."""

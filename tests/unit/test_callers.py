@@ -9,7 +9,6 @@ from mcp_persist_middleware.protocol import callers
     "name",
     [
         b"Authorization",
-        b"Cookie",
         b"X-Api-Key",
         b"Api-Key",
         b"apikey",
@@ -51,9 +50,9 @@ def test_a_header_that_a_reconnection_may_change_is_not(name: bytes) -> None:
 
 
 def test_the_order_of_headers_does_not_matter_but_each_value_does() -> None:
-    pair = [(b"cookie", b"a"), (b"authorization", b"b")]
+    pair = [(b"x-api-key", b"a"), (b"authorization", b"b")]
     assert callers.identity(pair) == callers.identity(pair[::-1])
-    assert callers.identity([*pair, (b"cookie", b"c")]) != callers.identity(pair)
+    assert callers.identity([*pair, (b"x-api-key", b"c")]) != callers.identity(pair)
 
 
 @pytest.mark.parametrize("name", sorted(callers.NAMES))
@@ -100,23 +99,67 @@ def test_beside_a_name_that_is_not_its_proxys_an_assertion_tells_two_people_apar
     assert callers.identity(ann) != callers.identity(bob)
 
 
+def cookies(*lines: bytes) -> list[bytes]:
+    found = callers.doubtful([(b"Cookie", line) for line in lines], b"")
+    return found.get(callers.COOKIE, [])
+
+
 @pytest.mark.parametrize("cookie", [b"AWSALB=%s; AWSALBCORS=%s", b"ARRAffinity=%s; _ga=%s"])
 def test_a_balancers_cookie_names_nobody(cookie: bytes) -> None:
     first, second = cookie % (b"1", b"2"), cookie % (b"3", b"4")
-    assert callers.identity([(b"cookie", first)]) == []
+    assert cookies(first) == []
     kept = b"; session=ann"
-    assert callers.identity([(b"cookie", first + kept)]) == callers.identity(
-        [(b"cookie", second + kept)]
-    )
-    assert callers.identity([(b"cookie", kept)]) != callers.identity([(b"cookie", b"session=bob")])
+    assert cookies(first + kept) == cookies(second + kept) != cookies(b"session=bob")
 
 
-def test_a_signature_of_one_request_names_nobody() -> None:
-    assert callers.identity([(b"x-signature", b"a1")]) == []
+def test_cookies_are_the_same_in_one_header_and_in_several() -> None:
+    assert cookies(b"a=1; b=2") == cookies(b"b=2", b"a=1") != cookies(b"a=1; b=3")
+
+
+def test_what_the_application_has_to_be_asked_about_can_be_left_out() -> None:
+    raw = [
+        (b"Cookie", b"csrftoken=c; id=ann"),
+        (b"X-Device-Token", b"d"),
+        (b"Authorization", b"a"),
+        (b"X-CSRF-Token", b"c"),
+    ]
+    assert callers.identity(raw) == [b"authorization:a"]
+    assert callers.doubtful(raw, b"key=1") == {
+        callers.COOKIE: [b"id=ann"],
+        callers.QUERY: [b"key=1"],
+        callers.OTHER: [b"x-device-token:d"],
+    }
+    less = callers.without(raw, {callers.COOKIE, callers.OTHER})
+    assert less == [(b"Cookie", b"csrftoken=c"), raw[2], raw[3]]
+    assert callers.without(raw, {callers.QUERY}) == raw
+    # Where it is said to name the caller, nobody has to be asked.
+    assert b"cookie:csrftoken=c; id=ann" in callers.identity(raw, {b"cookie"})
+    assert callers.COOKIE not in callers.doubtful(raw, b"", {b"cookie"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"X-Signature",
+        b"Idempotency-Key",
+        b"X-Idempotency-Key",
+        b"X-CSRF-Token",
+        b"X-XSRF-Token",
+        b"X-Amz-Security-Token",
+        b"Sec-WebSocket-Key",
+    ],
+)
+def test_what_belongs_to_one_request_names_nobody(name: bytes) -> None:
+    raw = [(name, b"a1")]
+    assert callers.identity(raw) == []
+    assert callers.doubtful(raw, b"") == {}
+
+
+def test_a_signature_of_one_request_is_a_secret_all_the_same() -> None:
     assert callers.secrets([(b"x-signature", b"a1")])
 
 
 @pytest.mark.parametrize("name", [b"route", b"lb", b"sticky", b"SERVERID", b"SRV", b"SRVNAME"])
 def test_a_cookie_that_may_be_the_applications_own_tells_two_callers_apart(name: bytes) -> None:
-    ann, bob = (callers.identity([(b"cookie", name + b"=" + who)]) for who in (b"ann", b"bob"))
+    ann, bob = (cookies(name + b"=" + who) for who in (b"ann", b"bob"))
     assert ann != bob

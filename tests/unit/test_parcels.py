@@ -17,6 +17,7 @@ from mcp_persist_middleware.sessions.parcel import (
     pack_reply,
     unpack_reply,
 )
+from mcp_persist_middleware.sessions.rooms import Rooms
 from mcp_persist_middleware.sessions.sealing import Seal, UnreadableError, seal
 
 HEADERS = st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=50)))
@@ -102,3 +103,17 @@ def test_a_box_opens_for_its_addressee_and_its_letter_alone() -> None:
     ):
         with pytest.raises(UnreadableError):
             key.open(content, letter)
+
+
+def test_large_bodies_have_room_until_their_owner_or_everybody_has_his_share() -> None:
+    rooms = Rooms(100, 50)
+    with rooms.of("ann") as one, rooms.of("ann") as two, rooms.of("bob") as three:
+        assert one.take(30)
+        assert not two.take(30)
+        assert two.take(20)
+        assert three.take(50)
+        with rooms.of("eve") as four:
+            assert not four.take(1)
+    with rooms.of("eve") as four:
+        assert four.take(50)
+    assert not rooms._taken

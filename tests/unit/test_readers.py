@@ -115,7 +115,8 @@ class MemoryLog(EventLog):
 class World:
     """A stream, its store and its readers, moved step by step."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, resumed: bool = False) -> None:
+        self.resumed = resumed
         stream = new_stream_id()
         owner = Owner("default", "/mcp", "s", "")
         record = StreamRecord(
@@ -168,9 +169,12 @@ class Reader:
     def __init__(self, world: World, after: int) -> None:
         self.world, self.after = world, after
         self.got: list[Event] = []
-        self.missing = 0
+        self.missing = self.passed = 0
+        self.handed = world.live.handed
         self.ended = self.gone = False
-        self.cursor = Cursor(world.log, world.live.record.id, after, world.live, resumed=False)
+        self.cursor = Cursor(
+            world.log, world.live.record.id, after, world.live, resumed=world.resumed
+        )
         world.live.attach()
 
     async def read(self) -> None:
@@ -185,6 +189,7 @@ class Reader:
             assert live.degraded if event.epoch == 0 else event.sequence in self.world.log.durable
         self.got += page.events
         self.missing += page.missing
+        self.passed += page.passed
         self.ended = page.ended
 
     async def detach(self) -> None:
@@ -202,9 +207,9 @@ class Reader:
         raise AssertionError("a reader does not come to the end")
 
 
-def run(limits: Limits, steps: list[tuple[str, Any]]) -> World:
+def run(limits: Limits, steps: list[tuple[str, Any]], *, resumed: bool = False) -> World:
     """Play a schedule to its end."""
-    world = World(limits)
+    world = World(limits, resumed=resumed)
 
     async def play() -> None:
         for name, value in steps:
@@ -259,6 +264,28 @@ def test_what_was_given_up_is_counted_and_is_never_an_answer(steps: list[tuple[s
         wanted = expected(world, reader)
         assert len(numbers) + reader.missing == len(wanted)
         assert {n for n, kind, _ in wanted if kind >= EventKind.REQUEST} <= set(numbers)
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS, st.sampled_from([WIDE, FEW]))
+def test_who_comes_back_gets_what_nobody_was_given_without_an_id_and_hears_of_the_rest(
+    steps: list[tuple[str, Any]], limits: Limits
+) -> None:
+    world = run(limits, steps, resumed=True)
+    for reader in world.readers:
+        numbers = [event.sequence for event in reader.got]
+        assert numbers == sorted(set(numbers))
+        for event in reader.got:
+            new = event.epoch or event.sequence > reader.handed
+            assert new or event.kind is EventKind.RESPONSE
+        if reader.gone:
+            continue
+        wanted = expected(world, reader)
+        assert min(reader.missing, reader.passed) >= 0
+        assert len(numbers) + reader.missing + reader.passed == len(wanted)
+        assert limits is FEW or not reader.missing
+        answers = {n for n, kind, _ in wanted if kind is EventKind.RESPONSE}
+        assert answers <= set(numbers)
 
 
 @settings(max_examples=100, deadline=None)

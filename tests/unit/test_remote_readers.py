@@ -5,7 +5,9 @@ import asyncio
 
 import pytest
 
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.cursor import Cursor
+from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.model import (
     Ending,
     Event,
@@ -84,3 +86,83 @@ async def test_a_waiting_reader_that_is_stopped_comes_to_its_end_at_once() -> No
     async with asyncio.timeout(10):
         assert (await waiting).ended
     cursor.close()
+
+
+class Asked(Writing):
+    """It answers when it is told to, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__(before=10**9)
+        self.asked: list[asyncio.Future[list[Event]]] = []
+
+    async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
+        self.asked.append(asyncio.get_running_loop().create_future())
+        return await self.asked[-1]
+
+
+async def turns() -> None:
+    """Let everything run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_readers_of_one_page_share_one_read_and_one_copy() -> None:
+    log = Asked()
+    reads = Reads(log)
+    waiting = [asyncio.create_task(reads.page(b"s", 1, 0)) for _ in range(5)]
+    await turns()
+    log.asked[0].set_result(list(events(1, 2)))
+    first, *others = await asyncio.gather(*waiting)
+    assert all(other is first for other in others)
+    assert await reads.page(b"s", 1, 0) is first
+    # Whoever found the stream in a later epoch asks for itself, and so does one that comes when
+    # nobody holds the page any more.
+    later = asyncio.create_task(reads.page(b"s", 2, 0))
+    await turns()
+    assert len(log.asked) == 2
+    del first, others
+    waiting.clear()
+    again = asyncio.create_task(reads.page(b"s", 1, 0))
+    await turns()
+    assert len(log.asked) == 3
+    for asked in log.asked[1:]:
+        asked.set_result([])
+    assert await asyncio.gather(later, again) == [[], []]
+
+
+async def test_that_another_reader_found_nothing_is_not_taken_for_an_answer() -> None:
+    log = Asked()
+    reads = Reads(log)
+    early = asyncio.create_task(reads.page(b"s", 1, 0))
+    await turns()
+    # An event is committed here: these have been told of it, and look.
+    woken = [asyncio.create_task(reads.page(b"s", 1, 0)) for _ in range(5)]
+    await turns()
+    log.asked[0].set_result([])
+    await turns()
+    assert early.done()
+    # One read more, for all of them.
+    assert len(log.asked) == 2
+    log.asked[1].set_result(list(events(1, 1)))
+    assert [len(page) for page in await asyncio.gather(*woken)] == [1] * 5
+
+
+async def test_a_reader_that_leaves_takes_no_other_with_it_and_a_failure_is_everybodys() -> None:
+    log = Asked()
+    reads = Reads(log)
+    waiting = [asyncio.create_task(reads.page(b"s", 1, 0)) for _ in range(5)]
+    await turns()
+    waiting[0].cancel()
+    waiting[3].cancel()
+    await turns()
+    assert len(log.asked) == 2
+    log.asked[1].set_exception(StoreError(url="memory", reason="away"))
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [
+        asyncio.CancelledError,
+        StoreError,
+        StoreError,
+        asyncio.CancelledError,
+        StoreError,
+    ]
+    assert len(log.asked) == 2

@@ -93,6 +93,7 @@ class Statements:
             f"UPDATE {stream} AS s SET epoch = $2, worker = coalesce($4, worker)"
             f" WHERE id = $1 AND epoch = $3 AND {is_open} RETURNING id"
         )
+        self.settle = f"UPDATE {stream} SET principal = $1 WHERE id = $2 AND epoch = $3"
         self.above = f"SELECT 1 FROM {event} WHERE stream = $1 AND sequence > $2 LIMIT 1"
         # The noise at the stream's beginning is found without a look at the rest of the stream.
         oldest = f"SELECT sequence FROM {event} WHERE stream = $1 AND kind = {{0:d}}"
@@ -230,12 +231,15 @@ class Batch:
             rest = StreamWrite(entry.id, entry.epoch, events=entry.events, ending=entry.ending)
         if not await self._together([rest]):
             raise _FencedError
+        if entry.principal is not None:
+            settled = (escape(entry.principal), entry.id, entry.epoch)
+            await self._connection.execute(self._sql.settle, *settled)
         if entry.trim:
             await self._connection.execute(self._sql.trim, entry.id, entry.trim)
 
 
 def _needs_steps(entry: StreamWrite) -> bool:
-    return entry.takes_over is not None or entry.trim > 0
+    return entry.takes_over is not None or entry.trim > 0 or entry.principal is not None
 
 
 def _columns(rows: Sequence[tuple[object, ...]], width: int) -> list[Iterable[object]]:

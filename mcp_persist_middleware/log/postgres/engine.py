@@ -15,6 +15,7 @@ from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import Pool, QueuePool, StaticPool
 
+from mcp_persist_middleware import discretion
 from mcp_persist_middleware.errors import (
     ConfigurationError,
     InvalidSettingError,
@@ -108,9 +109,11 @@ def make(planned: tuple[URL, dict[str, Any]], timeout: float) -> AsyncEngine:
     milliseconds = max(1, int(timeout * 1000))
     seconds = max(1, int(timeout))
     place, arguments = planned
+    discretion.hush_engines()
     engine = create_async_engine(
         place,
         hide_parameters=True,
+        logging_name=discretion.ENGINE,
         pool_size=_READERS + _KEPT,
         max_overflow=0,
         pool_timeout=timeout,

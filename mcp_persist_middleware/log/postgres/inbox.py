@@ -108,7 +108,7 @@ class PostgresInbox(SqlInbox):
             f"UPDATE {inbox} SET state = {_ANSWERED}, reply = $1, deadline = $2"
             f" WHERE id = $3 AND worker = $4 AND state = {_CLAIMED} RETURNING 1"
         )
-        self._look = f"SELECT state, worker, reply FROM {inbox} WHERE id = $1"
+        self._look = f"SELECT state, worker, reply, deadline FROM {inbox} WHERE id = $1"
 
     async def put(self, letter: Letter, most: int) -> Posted:
         key = SessionKey(*map(escape, letter.key))

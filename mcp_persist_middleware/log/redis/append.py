@@ -293,7 +293,8 @@ class Appender:
 
 def _adds(write: StreamWrite) -> bool:
     """Whether an entry adds events to a stream and does nothing else."""
-    return not (write.create or write.ending or write.trim or write.takes_over is not None)
+    changes = write.takes_over is not None or write.principal is not None
+    return not (write.create or write.ending or write.trim or changes)
 
 
 def _is_replicated(reply: Any) -> bool:

@@ -16,9 +16,10 @@ So a letter is not tied to its session's row, and does not move with the session
 sees that it is not the session's home, and says so.
 """
 
+import contextlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Inbox
@@ -81,7 +82,7 @@ class RedisInbox(Sender):
         box, nonce = self._box(worker), secrets.token_hex(8).encode()
         left = self._milliseconds(deadline)
         hint, *rows = await self._ask(
-            box.claim(nonce, self._who, self._questions, limit, now, left)
+            box.claim(nonce, self._who, self._questions, limit, now, left, deadline)
         )
         found = [letters.letter_of(worker, row) for row in rows]
         if hint:
@@ -102,6 +103,21 @@ class RedisInbox(Sender):
     async def claimed(self, worker: str) -> list[bytes]:
         found = list(self._held)
         return found + [each for each in await self._inner.claimed(worker) if each not in found]
+
+    async def renew(
+        self, worker: str, letters: Collection[bytes], deadline: float
+    ) -> Collection[bytes]:
+        held = [each for each in letters if each in self._held]
+        there = [each for each in letters if each not in self._held]
+        if there:
+            there = list(await self._inner.renew(worker, there, deadline))
+        if held and self._is_up:
+            box, left = self._box(worker), self._milliseconds(deadline)
+            # One that is away may still have them.
+            with contextlib.suppress(RedisAwayError):
+                found = await self._ask(box.renew(held, left, deadline))
+                held = [held[n - 1] for n in found]
+        return there + held
 
     async def answer(self, letter: bytes, worker: str, reply: bytes, deadline: float) -> bool:
         channel = self._keys().channel(letter)

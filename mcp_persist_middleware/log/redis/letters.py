@@ -9,6 +9,7 @@ flushed is made anew with another random part. Every letter carries the token th
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mcp_persist_middleware.log.redis.scripts import Call, Keys, Script
@@ -56,8 +57,8 @@ return {1}
 """
 # KEYS: box, queue, claimed. ARGV: random part of a new token, who asks, number of the question,
 # most letters, time, milliseconds for the answer, beginning of a letter's key, milliseconds that
-# the box is open and kept. A question that was late in the network claims nothing: nobody would
-# hear it.
+# the box is open and kept, until when the answer is awaited. A question that was late in the
+# network claims nothing: nobody would hear it.
 _CLAIM = """
 local box = redis.call('HMGET', KEYS[1], 't', ARGV[2], 'm')
 if box[2] and tonumber(box[2]) >= tonumber(ARGV[3]) then return {0} end
@@ -77,7 +78,7 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, tonumber(ARGV[4]) - 1)) do
     redis.call('SADD', KEYS[3], id)
     redis.call('ZREM', KEYS[2], id)
     redis.call('PEXPIRE', key, ARGV[6])
-    redis.call('HSET', key, 's', 'C')
+    redis.call('HSET', key, 's', 'C', 'd', ARGV[10])
     redis.call('HDEL', key, 'h', 'c')
     local sound = letter[2] == token
     found[#found + 1] = {id, sound and letter[4] or '', sound and letter[5] or '', letter[3]}
@@ -86,6 +87,20 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, tonumber(ARGV[4]) - 1)) do
   end
 end
 if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[6]) then redis.call('PEXPIRE', KEYS[3], ARGV[6]) end
+return found
+"""
+# KEYS: claimed, letters. ARGV: milliseconds, until when the answers are awaited. Says which of them
+# are there.
+_RENEW = """
+local found = {}
+for i = 2, #KEYS do
+  if redis.call('HGET', KEYS[i], 's') == 'C' then
+    redis.call('HSET', KEYS[i], 'd', ARGV[2])
+    redis.call('PEXPIRE', KEYS[i], ARGV[1])
+    found[#found + 1] = i - 1
+  end
+end
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return found
 """
 # KEYS: queue, letter. ARGV: id. Not where the letter came out of another memory than it was put
@@ -125,7 +140,7 @@ return 1
 """
 # KEYS: letter, box.
 _LOOK = """
-local letter = redis.call('HMGET', KEYS[1], 's', 't', 'r')
+local letter = redis.call('HMGET', KEYS[1], 's', 't', 'r', 'd')
 local state = letter[1]
 if not state or state == 'B' then return {} end
 if state == 'A' or state == 'L' then return {state, letter[3]} end
@@ -134,7 +149,7 @@ local box = redis.call('HMGET', KEYS[2], 't', 'u')
 if state == 'W' and (box[1] ~= letter[2] or tonumber(box[2]) < now()) then
   return {state, 'stranded'}
 end
-return {state, 'sound'}
+return {state, 'sound', letter[4]}
 """
 # KEYS: box. ARGV: channel. There is something for this addressee elsewhere.
 _HINT = """
@@ -146,7 +161,7 @@ return 1
 _put, _claim, _withdraw, _bar, _look = (
     Script(_INCARNATION + text) for text in (_PUT, _CLAIM, _WITHDRAW, _BAR, _LOOK)
 )
-_answer, _hint = Script(_ANSWER), Script(_HINT)
+_answer, _hint, _renew = Script(_ANSWER), Script(_HINT), Script(_RENEW)
 
 
 class Box(NamedTuple):
@@ -195,11 +210,22 @@ class Box(NamedTuple):
         return _put(keys, token, most, letter.id, milliseconds, *rest)
 
     def claim(
-        self, nonce: bytes, who: str, number: int, limit: int, now: float, milliseconds: int
+        self,
+        nonce: bytes,
+        who: str,
+        number: int,
+        limit: int,
+        now: float,
+        milliseconds: int,
+        deadline: float,
     ) -> Call:
         """Take letters."""
-        most = (limit, now, milliseconds, self.letters, OPEN, _KEPT)
+        most = (limit, now, milliseconds, self.letters, OPEN, _KEPT, deadline)
         return _claim((self.box, self.queue, self.claimed), nonce, who, number, *most)
+
+    def renew(self, letters: Sequence[bytes], milliseconds: int, deadline: float) -> Call:
+        """Say that letters are still being run."""
+        return _renew((self.claimed, *map(self.letter, letters)), milliseconds, deadline)
 
     def withdraw(self, letter: bytes) -> Call:
         """Take a letter back."""

@@ -74,7 +74,7 @@ class Sender(Inbox):
         """Letters whose posting was not answered, and the token they were put with."""
         self._has_posted = False
         self._in_sql: dict[bytes, None] = {}
-        """Letters whose reply was found in SQL."""
+        """Letters that were posted to SQL, or whose reply was found there."""
 
     def now(self) -> float:
         return self._inner.now()
@@ -125,6 +125,7 @@ class Sender(Inbox):
                 return posted
         posted = await self._inner.put(letter, most)
         if posted is Posted.WAITING:
+            keep(self._in_sql, letter.id, None)
             self._later(self._box(letter.worker).hint())
         return posted
 
@@ -187,7 +188,7 @@ class Sender(Inbox):
         if self._is_up:
             with contextlib.suppress(RedisAwayError):
                 reply = await self._ask(self._box(letter.worker).look(letter.id))
-                found, is_known = _status(letter, reply), True
+                found, is_known = self._status(letter, reply), True
         if found is not None and (found.reply or self._is_young(letter, found)):
             return found
         there = await self._inner.look(letter)
@@ -199,6 +200,21 @@ class Sender(Inbox):
             raise self._failed("it is away, and may have the letter")
         found = found if found is None or found.state is not LetterState.ANSWERED else None
         return there or found
+
+    def _status(self, letter: LetterName, reply: list[bytes]) -> LetterStatus | None:
+        """What a look has found."""
+        match reply:
+            case []:
+                return None
+            case [b"A" | b"L", text]:
+                return LetterStatus(LetterState.ANSWERED, letter.worker, text)
+            case [b"C", b"sound", deadline] if float(deadline) < self.now():
+                return LetterStatus(LetterState.CLAIMED, letter.worker, b"", Standing.OVERDUE)
+            case [state, standing, *_]:
+                known = LetterState.WAITING if state == b"W" else LetterState.CLAIMED
+                return LetterStatus(known, letter.worker, b"", Standing(standing.decode()))
+            case _:
+                raise AssertionError(reply)
 
     def _is_young(self, letter: LetterName, status: LetterStatus) -> bool:
         """Whether it is too early to look for a reply that stands in SQL."""
@@ -222,17 +238,3 @@ def keep(known: dict[K, V], key: K, value: V) -> None:
     known[key] = value
     while len(known) > _MOST_KNOWN:
         del known[next(iter(known))]
-
-
-def _status(letter: LetterName, reply: list[bytes]) -> LetterStatus | None:
-    """What a look has found."""
-    match reply:
-        case []:
-            return None
-        case [b"A" | b"L", text]:
-            return LetterStatus(LetterState.ANSWERED, letter.worker, text)
-        case [state, standing]:
-            known = LetterState.WAITING if state == b"W" else LetterState.CLAIMED
-            return LetterStatus(known, letter.worker, b"", Standing(standing.decode()))
-        case _:
-            raise AssertionError(reply)

@@ -27,6 +27,7 @@ from mcp_persist_middleware.model import (
     LetterStatus,
     Posted,
     SessionKey,
+    Standing,
 )
 
 _WAITING, _CLAIMED, _ANSWERED = (int(state) for state in LetterState)
@@ -109,6 +110,14 @@ class SqlInbox(Inbox):
         rows = await self._store.all(select(self._table.c.id).where(*self._of(worker, _CLAIMED)))
         return [row.id for row in rows]
 
+    async def renew(
+        self, worker: str, letters: Collection[bytes], deadline: float
+    ) -> Collection[bytes]:
+        c = self._table.c
+        mine = update(self._table).where(c.id.in_(list(letters)), *self._of(worker, _CLAIMED))
+        rows = await self._store.all(mine.values(deadline=deadline).returning(c.id))
+        return [row.id for row in rows]
+
     async def withdraw(self, letter: LetterName) -> bool:
         c = self._table.c
         waiting = delete(self._table).where(c.id == letter.id, c.state == _WAITING)
@@ -134,12 +143,17 @@ class SqlInbox(Inbox):
 
     async def look(self, letter: LetterName) -> LetterStatus | None:
         c = self._table.c
-        row = await self._store.first(select(c.state, c.worker, c.reply).where(c.id == letter.id))
-        return None if row is None else self._status(row.state, row.worker, row.reply)
+        columns = c.state, c.worker, c.reply, c.deadline
+        row = await self._store.first(select(*columns).where(c.id == letter.id))
+        if row is None:
+            return None
+        return self._status(row.state, row.worker, row.reply, row.deadline)
 
-    def _status(self, state: int, worker: str, reply: bytes) -> LetterStatus:
+    def _status(self, state: int, worker: str, reply: bytes, deadline: float) -> LetterStatus:
+        is_overdue = state == _CLAIMED and deadline < self.now()
         with reading(self._store.name, "letter"):
-            return LetterStatus(LetterState(state), worker, reply)
+            standing = Standing.OVERDUE if is_overdue else Standing.SOUND
+            return LetterStatus(LetterState(state), worker, reply, standing)
 
     async def remove(self, letters: Collection[LetterName]) -> None:
         ids = [letter.id for letter in letters]

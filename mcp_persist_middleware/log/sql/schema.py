@@ -1,9 +1,11 @@
 """The tables, and the version they carry."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Boolean,
     Column,
@@ -17,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
 )
+from sqlalchemy import event as events
 
 from mcp_persist_middleware.log.sql.text import Text
 
@@ -85,7 +88,6 @@ def tables(prefix: str) -> Tables:
         # What may be run again; gone with the end of the stream.
         Column("request", LargeBinary),
         sqlite_with_rowid=False,
-        postgresql_with={"fillfactor": 85, **_VACUUMED},
     )
     # Only ended streams have an expiry, so the index holds nothing of the living.
     _partial(prefix + "stream_expiry", stream.c.expires_at, stream.c.expires_at.is_not(None))
@@ -103,7 +105,6 @@ def tables(prefix: str) -> Tables:
         Column("codec", SmallInteger, nullable=False),
         Column("payload", LargeBinary, nullable=False),
         sqlite_with_rowid=False,
-        postgresql_with=_VACUUMED,
     )
     session = Table(
         prefix + "session",
@@ -129,7 +130,6 @@ def tables(prefix: str) -> Tables:
         Column("read_stream", LargeBinary, nullable=False),
         Column("read_sequence", BigInteger, nullable=False),
         sqlite_with_rowid=False,
-        postgresql_with=_CHURNED,
     )
     Index(prefix + "session_expiry", session.c.expires_at)
     worker = Table(
@@ -142,7 +142,6 @@ def tables(prefix: str) -> Tables:
         # For what only this worker may read, such as the credentials of a relayed request.
         Column("public_key", LargeBinary),
         sqlite_with_rowid=False,
-        postgresql_with=_CHURNED,
     )
     inbox = Table(
         prefix + "inbox",
@@ -159,11 +158,14 @@ def tables(prefix: str) -> Tables:
         Column("content", LargeBinary, nullable=False),
         Column("reply", LargeBinary, nullable=False),
         sqlite_with_rowid=False,
-        postgresql_with=_CHURNED,
     )
     Index(prefix + "inbox_worker", inbox.c.worker, inbox.c.state, inbox.c.id)
     Index(prefix + "inbox_session", inbox.c.session)
     Index(prefix + "inbox_deadline", inbox.c.deadline)
+    _stored(stream, {"fillfactor": 85, **_VACUUMED})
+    _stored(event, _VACUUMED)
+    for table in (session, worker, inbox):
+        _stored(table, _CHURNED)
     return Tables(metadata, meta, stream, event, session, worker, inbox)
 
 
@@ -171,6 +173,13 @@ def quoted(table: Table) -> str:
     """A table's name as it stands in a statement that is written by hand: PostgreSQL would look
     for another one where it has capital letters."""
     return f'"{table.name}"'
+
+
+def _stored(table: Table, options: Mapping[str, float]) -> None:
+    """How PostgreSQL keeps a table. SQLAlchemy knows a word for it only from 2.1 on."""
+    said = ", ".join(f"{name} = {value}" for name, value in options.items())
+    alter = DDL(f"ALTER TABLE %(fullname)s SET ({said})")  # type: ignore[no-untyped-call]
+    events.listen(table, "after_create", alter.execute_if(dialect="postgresql"))
 
 
 def _partial(name: str, column: Column[Any], where: ColumnElement[bool]) -> None:

@@ -50,6 +50,7 @@ class Statements:
             " WHERE id = ?2 AND epoch = ?3"
             f" AND state = {StreamState.OPEN:d}"
         )
+        self.settle = f"UPDATE {stream} SET principal = ?1 WHERE id = ?2 AND epoch = ?3"
         self.above = f"SELECT 1 FROM {event} WHERE stream = ? AND sequence > ? LIMIT 1"
         self.trim = (
             f"DELETE FROM {event} WHERE stream = ?1 AND sequence IN (SELECT sequence FROM {event}"
@@ -154,7 +155,12 @@ def _is_poison(error: Exception) -> bool:
 
 def _is_plain(entries: Sequence[StreamWrite]) -> bool:
     return sum(len(entry.events) for entry in entries) <= _MAX_ROWS and not any(
-        entry.create or entry.ending or entry.trim or entry.takes_over for entry in entries
+        entry.create
+        or entry.ending
+        or entry.trim
+        or entry.takes_over
+        or entry.principal is not None
+        for entry in entries
     )
 
 
@@ -170,6 +176,9 @@ def _apply(
         return done
     done.append(_insert(connection, sql, entries))
     for entry in entries:
+        if entry.principal is not None:
+            settled = (entry.principal, entry.id, entry.epoch)
+            done.append(connection.execute(sql.settle, settled).rowcount == 1)
         if entry.trim:
             connection.execute(sql.trim, (entry.id, entry.trim))
         if (end := entry.ending) is not None:

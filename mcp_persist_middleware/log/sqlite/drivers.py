@@ -8,6 +8,8 @@ from typing import Any
 
 import aiosqlite
 
+from mcp_persist_middleware.discretion import hush_driver
+
 _LOOK = 0.002
 _MOST = 64
 
@@ -22,6 +24,7 @@ class Drivers:
         """A connection that is not open yet, as the driver makes it. Any thread may call this."""
         made = aiosqlite.connect(*given, **named)
         _thread(made).daemon = True
+        hush_driver(_thread(made))
         if len(self._made) >= _MOST:
             self._made = [each for each in self._made if _thread(each).is_alive()]
         self._made.append(made)

@@ -81,7 +81,7 @@ class SqliteInbox(SqlInbox):
             f"UPDATE {inbox} SET state = {_ANSWERED}, reply = ?, deadline = ?"
             f" WHERE id = ? AND worker = ? AND state = {_CLAIMED}"
         )
-        self._look = f"SELECT state, worker, reply FROM {inbox} WHERE id = ?"
+        self._look = f"SELECT state, worker, reply, deadline FROM {inbox} WHERE id = ?"
 
     async def put(self, letter: Letter, most: int) -> Posted:
         home = (*letter.key, letter.generation, letter.worker)

@@ -21,6 +21,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from mcp_persist_middleware import discretion
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
 from mcp_persist_middleware.log.base import Purged
 from mcp_persist_middleware.log.sql.log import SqlLog
@@ -131,9 +132,11 @@ class SqliteLog(SqlLog):
             ) from error
 
     def _make_engine(self) -> AsyncEngine:
+        discretion.hush_engines()
         engine = create_async_engine(
             self._url,
             hide_parameters=True,
+            logging_name=discretion.ENGINE,
             pool_size=_READERS + 1,
             max_overflow=0,
             pool_timeout=self._timeout,

@@ -3,77 +3,85 @@ and the operating system lets go of it the moment the process is gone. A lock th
 nothing: a process that was stopped holds it too."""
 
 import contextlib
-import fcntl
-import os
+import glob
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 class WorkerLocks:
     """The lock files beside a database, `<database>-worker-<id>`.
 
-    `flock` belongs to the open file, so two event loops of one process tell each other apart.
+    A lock belongs to the open file, so two event loops of one process tell each other apart.
     """
 
     def __init__(self, database: Path) -> None:
         self._database = database
-        self._held: int | None = None
-        self._mine: Path | None = None
+        self._held: FileLock | None = None
 
     def acquire(self, worker: str) -> None:
-        """Be here under this id; clears away the files of the dead."""
-        for path in self._database.parent.glob(self._file("*").name):
+        """Be here under this id; clears away the files of the dead.
+
+        Raises:
+            OSError: the file cannot be made, or nothing can be locked where it is.
+        """
+        for path in self._found():
             _remove_if_dead(path)
-        self._mine = self._file(worker)
-        while self._held is None:
-            self._held = _lock(self._mine)
+        path = self._file(worker)
+        lock = _lock(path)
+        try:
+            lock.acquire()
+            while not path.exists():
+                # Somebody cleared it away between its making and its locking. Only we make it.
+                lock.release()
+                lock.acquire()
+        except NotImplementedError as error:
+            raise OSError(str(error)) from error
+        self._held = lock
 
     def release(self) -> None:
         """Be gone; a second call does nothing."""
-        if self._held is not None and self._mine is not None:
-            self._mine.unlink(missing_ok=True)
-            os.close(self._held)
-            self._held = self._mine = None
+        held, self._held = self._held, None
+        if held is not None:
+            _remove(held)
 
     @property
     def has_others(self) -> bool:
         """Whether another one is on this file."""
-        found = self._database.parent.glob(self._file("*").name)
-        return any(not _remove_if_dead(path) for path in found if path != self._mine)
+        mine = self._held.lock_file if self._held is not None else ""
+        return any(not _remove_if_dead(path) for path in self._found() if str(path) != mine)
 
     def is_held(self, worker: str) -> bool:
         """Whether the process with this id is on this host, be it stopped or not."""
         path = self._file(worker)
         return path.exists() and not _remove_if_dead(path)
 
+    def _found(self) -> list[Path]:
+        return list(self._database.parent.glob(glob.escape(self._database.name) + "-worker-*"))
+
     def _file(self, worker: str) -> Path:
         return self._database.with_name(f"{self._database.name}-worker-{worker}")
 
 
-def _lock(path: Path) -> int | None:
-    """A descriptor that holds the lock; None when somebody cleared the file away between its
-    making and its locking."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_ino == os.fstat(descriptor).st_ino:
-            return descriptor
-    os.close(descriptor)
-    return None
+def _lock(path: Path) -> FileLock:
+    # The heart's thread asks too, and ours is let go of wherever the event loop ends.
+    return FileLock(str(path), mode=0o600, thread_local=False)
 
 
 def _remove_if_dead(path: Path) -> bool:
     """Whether nobody holds the lock; then the file goes."""
+    lock = _lock(path)
     try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except Timeout:
         return False
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        return True
-    finally:
-        os.close(descriptor)
+    _remove(lock)
+    return True
+
+
+def _remove(lock: FileLock) -> None:
+    """Let go of a lock, and of its file before anybody else can have it."""
+    # Windows takes no open file's name away: there the release does.
+    with contextlib.suppress(PermissionError):
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()

@@ -16,6 +16,7 @@ from tests.peers.bare.wire import Answer, exchange
 _AT_ONCE = 6
 _BATCH = 150
 _BESIDE = 0.25
+_LOOKS = 20
 
 
 @dataclass(slots=True)
@@ -102,18 +103,19 @@ class Hunt:
 
     async def _side(self, port: int, case: Case, sessions: list[str]) -> list[Answer]:
         running: list[asyncio.Task[Answer]] = []
-        heard = Answer()
+        heard: list[Answer] = []
         for step in case.all_steps:
-            given = step.send(port, sessions, asked=_question(heard))
+            given = step.send(port, sessions, asked=await _question(step, heard))
             if self.site.state == "degraded":
                 # The store is tried first.
                 given = dataclasses.replace(given, listen=given.listen + 3 * STORE_TIMEOUT)
-            heard = Answer()
-            running.append(asyncio.create_task(exchange(port, given, lives(port), heard)))
+            heard.append(Answer())
+            running.append(asyncio.create_task(exchange(port, given, lives(port), heard[-1])))
             if step.beside:
                 await asyncio.sleep(_BESIDE)
-            else:
-                await running[-1]
+            elif (await running[-1]).end in ("closed", "cut"):
+                # Its connection is gone, but the application still has it.
+                await asyncio.sleep(_BESIDE)
         return [_named(await task, port, sessions) for task in running]
 
     def _judged(
@@ -123,7 +125,8 @@ class Hunt:
         for number, (one, other) in enumerate(zip(bare, ours, strict=True)):
             outcome.requests += 1
             request = case.all_steps[number]
-            seen = Seen(self.site.state, self.server, self.http, request, one, other)
+            before = list(zip(case.all_steps[:number], ours[:number], strict=True))
+            seen = Seen(self.site.state, self.server, self.http, request, one, other, before)
             for difference in differences(one, other):
                 if (name := name_of(seen, difference)) is not None:
                     outcome.named[name] += 1
@@ -159,11 +162,17 @@ class Hunt:
         return found
 
 
-def _question(heard: Answer) -> str:
-    """The id of what the server has asked on a stream, as it stands there."""
-    for frame in frames(heard.body) if heard.is_stream else []:
-        if frame.data and "elicitation/create" in frame.data:
-            return json.dumps(json.loads(frame.data)["id"])
+async def _question(step: Request, heard: Sequence[Answer]) -> str:
+    """The id of what the server has asked on a stream, as it stands there. An answer waits for its
+    question; a session that came back was longer about it."""
+    if step.does != "an answer":
+        return ""
+    for _ in range(_LOOKS):
+        for answer in heard:
+            for frame in frames(answer.body) if answer.is_stream else []:
+                if frame.data and "elicitation/create" in frame.data:
+                    return json.dumps(json.loads(frame.data)["id"])
+        await asyncio.sleep(_BESIDE / 10)
     return ""
 
 

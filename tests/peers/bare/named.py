@@ -1,7 +1,7 @@
 """Every difference that is meant, with its reason. What is not here is a fault."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.peers.bare.differ import SLACK, Difference, frames
@@ -20,6 +20,8 @@ class Seen:
     request: Request
     bare: Answer
     ours: Answer
+    before: Sequence[tuple[Request, Answer]] = ()
+    """The earlier steps of its case, and what ours answered to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,13 @@ def _is_whole_reply(seen: Seen, it: Difference) -> bool:
     return failed and broken and it.what in ("status", "end")
 
 
+def _is_closed_at_once(seen: Seen, it: Difference) -> bool:
+    """uvicorn closes a connection as soon as it reads its client's end."""
+    closes = seen.http == "uvicorn" and seen.request.framing in ("half close", "short")
+    gone = (seen.ours.status, seen.ours.end) == (0, "closed") or seen.ours.end == "cut"
+    return closes and gone and it.what in ("status", "end")
+
+
 def _is_read_first(seen: Seen, it: Difference) -> bool:
     if it.what == "interim":
         return it.ours == "[100]" and seen.bare.status >= 400
@@ -87,8 +96,44 @@ def _without_question(answer: Answer) -> list[dict[str, object]]:
     return [{k: v for k, v in it.items() if k != "id" or "method" not in it} for it in told]
 
 
+def _does_not_cross(request: Request, ours: Answer) -> bool:
+    """A body that is over the cap, or that breaks off; or its client is gone before it crosses."""
+    gone = request.framing in ("short", "half close") and ours.status == 0
+    return ours.status == 413 or gone
+
+
+def _is_not_relayed(seen: Seen, it: Difference) -> bool:
+    if seen.state != "elsewhere":
+        return False
+    if seen.ours.status == 413 and len(seen.request.body()) > _CAP:
+        return it.what in ("status", "end", "connection", "interim")
+    missed = any(_does_not_cross(*step) for step in seen.before)
+    return missed and it.what == "payloads" and "how many" in seen.request.id
+
+
+def _is_comment_elsewhere(seen: Seen, it: Difference) -> bool:
+    lost = seen.state == "elsewhere" and _streams(seen)
+    return lost and b"\n:" in b"\n" + seen.bare.body and it.what in ("comments", "longer silence")
+
+
+def _is_another_path(target: str) -> bool:
+    return target.partition("?")[0] not in ("/mcp", "/mcp/")
+
+
+_OF_THE_CALLER = (401, 403, 421, 429)
+
+
+def _is_refused_first(seen: Seen, it: Difference) -> bool:
+    """Of two refusals, that of the caller and not that of the body."""
+    refused = seen.bare.status == 413 and seen.ours.status in _OF_THE_CALLER
+    asked = seen.state in ("back", "elsewhere")
+    return asked and refused and it.what in ("status", "end", "connection", "interim")
+
+
 # What clients take as one event.
 _LARGEST = 1 << 20
+# `max_body_bytes`
+_CAP = 4 << 20
 _OF_A_STREAM = ("header transfer-encoding", "header content-length", "connection")
 _NO_STORE = ("header cache-control", "header x-accel-buffering")
 
@@ -145,10 +190,34 @@ NAMED: list[Named] = [
         "that raises in its middle is a 500 there and not a cut body",
     ),
     Named(
+        "a half-closed connection that the server closes",
+        _is_closed_at_once,
+        "uvicorn drops what is sent after it has read its client's end: only what an application "
+        "sends in that very instant is on its way; ours is committed first",
+    ),
+    Named(
+        "a body that does not cross to another worker",
+        _is_not_relayed,
+        "a request is relayed whole: one over `max_body_bytes` is refused with 413, and one that "
+        "breaks off, or whose client is gone before it crosses, has nobody who waits for it",
+    ),
+    Named(
+        "comments stay with the worker that runs the call",
+        _is_comment_elsewhere,
+        "a comment is not stored, and nothing else crosses to the worker of its client, which "
+        "sends keep-alives of its own, every `ping_seconds`",
+    ),
+    Named(
         "a body is read first",
         _is_read_first,
         "a body is read before the application sees the request; an application that answers "
         "without reading it closes the connection by that, ours keeps it",
+    ),
+    Named(
+        "who asks comes before what is asked",
+        _is_refused_first,
+        "to bring a session back the application is asked about its caller first: whom it refuses "
+        "hears that, and not that the body is too large as well",
     ),
     Named(
         "a deletion is remembered",
@@ -166,8 +235,10 @@ NAMED: list[Named] = [
             seen.state == "degraded"
             and seen.ours.status == 503
             and it.what in ("status", "end")
-            and (seen.request.session == "unknown" or not seen.request.target.startswith("/mcp"))
-            and b"session store" in seen.ours.body
+            and (seen.request.session == "unknown" or _is_another_path(seen.request.target))
+            and any(
+                said in seen.ours.body for said in (b"session store", b"worker of this session")
+            )
         ),
         "503 and ask again: a 404 would make a client drop a session that another worker holds, "
         "and the application may know its id as somebody else's",
