@@ -58,6 +58,10 @@ class LeaseLostError(PersistError):
     """This worker has lost its lease; the request was not run."""
 
 
+class TooManyWaitError(PersistError):
+    """Too many requests wait for streams that are not known yet; this one is to come again."""
+
+
 class EventTooLargeError(PersistError):
     """An event of more than {limit} bytes was sent on one stream; raise max_event_bytes to
     allow it."""
