@@ -81,6 +81,6 @@ async def test_an_outage_with_two_batches_on_their_way_is_one_outage(
     for stream in streams:
         kept = await log.read(stream.record.id, 0, 100, 1 << 20)
         assert [event.frame for event in kept if event.kind is EventKind.RESPONSE] == [
-            b"data: answer\r\n"
+            b": gap: 1 events before this answer were not logged\r\ndata: answer\r\n"
         ]
         assert [event.sequence for event in kept] == list(range(1, len(kept) + 1))
