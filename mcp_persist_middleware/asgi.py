@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Message, Scope, Send
 
 from mcp_persist_middleware import attempt
-from mcp_persist_middleware.model import UNSURE, Place
+from mcp_persist_middleware.model import Place, surely
 from mcp_persist_middleware.protocol import headers
 
 EXTENSION = "mcp_persist"
@@ -49,9 +49,9 @@ def place_of(scope: Scope) -> Place:
 
 def account_of(scope: Scope, principal: str) -> str:
     """Whose a request is when what one caller has is counted: the principal's, or, where there is
-    none, the address's that it comes from. A cookie may be another one with each request."""
-    client, known = scope.get("client"), principal.partition(UNSURE)[0]
-    return known or (f"@{client[0]}" if client else "@")
+    none, the address's that it comes from."""
+    client = scope.get("client")
+    return surely(principal) or (f"@{client[0]}" if client else "@")
 
 
 def cancellation() -> bytes:

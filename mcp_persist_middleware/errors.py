@@ -33,7 +33,7 @@ class StoreError(PersistError):
 
 
 class StoreUnavailableError(StoreError):
-    """The store {url} cannot be opened: {reason}. {fix}"""
+    """The store {url} cannot be opened: {reason}. {fix}."""
 
 
 class SchemaVersionError(StoreError):
@@ -42,7 +42,7 @@ class SchemaVersionError(StoreError):
 
 
 class UnreadableRowError(StoreError):
-    """The store {url} has a {what} that this version cannot read: {reason}"""
+    """The store {url} has a {what} that this version cannot read: {reason}."""
 
 
 class ClosedError(PersistError):
@@ -56,6 +56,10 @@ class NoEventLoopError(PersistError):
 
 class LeaseLostError(PersistError):
     """This worker has lost its lease; the request was not run."""
+
+
+class TooManyWaitError(PersistError):
+    """Too many requests wait for streams that are not known yet; this one is to come again."""
 
 
 class EventTooLargeError(PersistError):

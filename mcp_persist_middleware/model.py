@@ -63,6 +63,12 @@ EARLY = "early:"
 """Begins the principal of a stream that began before the application had named its user."""
 
 
+def surely(principal: str) -> str:
+    """What of a principal counts wherever it is sent: the rest may be another with each request,
+    and counts nothing when what one caller has is counted."""
+    return principal.removeprefix(EARLY).partition(UNSURE)[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Whom a stream belongs to. A cursor is honoured only by exactly the same owner."""
@@ -75,8 +81,7 @@ class Owner:
     @property
     def is_known(self) -> bool:
         """Whether more than the stream's id is asked of whoever reads it."""
-        named = self.principal.removeprefix(EARLY).partition(UNSURE)[0]
-        return bool(self.session or named)
+        return bool(self.session or surely(self.principal))
 
     @property
     def place(self) -> Place:

@@ -182,7 +182,7 @@ class Request:
             return Undelivered.LARGE
         # It is not kept a second time meanwhile.
         attempt.spend()
-        owner = record.principal or (self.scope.get("client") or ("",))[0]
+        owner = asgi.account_of(self.scope, record.principal)
         room = self._opened.enter_context(rooms.of(owner))
         try:
             if not await bodies.read_on(self.body, self.receive, room.take, seconds):

@@ -182,7 +182,11 @@ class Settings:
     max_stream_bytes: int = _setting(64 * _MIB, "bytes kept of one stream", low=64 * _KIB)
     max_event_bytes: int = _setting(64 * _MIB, "the largest event", low=64 * _KIB)
     max_body_bytes: int = _setting(4 * _MIB, "larger request bodies pass through", low=_KIB)
-    max_detached: int = _setting(10_000, "exchanges that may run without a reader", low=1)
+    max_detached: int = _setting(
+        10_000,
+        "exchanges that may run without a reader; then the newest of whoever has the most end",
+        low=1,
+    )
     run_ahead_events: int = _setting(256, "events of one stream that wait for the store", low=1)
     run_ahead_bytes: int = _setting(1 * _MIB, "bytes of one stream that wait for the store", low=1)
     store_timeout: float = _setting(5.0, "how long a failing store is tried", low=0.05)

@@ -3,6 +3,7 @@ session or a principal, and no URL."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from typing import ClassVar
 
 from opentelemetry import context, metrics, propagate, trace
@@ -10,7 +11,11 @@ from opentelemetry.metrics import Counter, Meter
 from opentelemetry.trace import Link, Span, SpanKind
 
 _NAME = "mcp_persist_middleware"
-_tracer = trace.get_tracer(_NAME)
+try:
+    VERSION = version("mcp-persist-middleware")
+except PackageNotFoundError:  # pragma: no cover - a checkout that was not installed
+    VERSION = "0.0.0"
+_tracer = trace.get_tracer(_NAME, VERSION)
 # A namespace that a callable names may be anything that a client says. So many are told apart in
 # one process, those that came first; a metric for each of any number would be kept for ever.
 _MOST_NAMESPACES, _OTHER = 100, "(other)"
@@ -51,7 +56,7 @@ class _Meter:
         return _Counter(self._meter.create_counter(name, unit, description))
 
 
-_meter = _Meter(metrics.get_meter(_NAME))
+_meter = _Meter(metrics.get_meter(_NAME, VERSION))
 
 events = _meter.create_counter("mcp_persist.events", "{event}", "Events committed to the log")
 event_bytes = _meter.create_counter("mcp_persist.event.bytes", "By", "Bytes of those events")

@@ -22,7 +22,6 @@ from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import (
     Outcome,
     RequestId,
-    StreamKind,
     StreamRecord,
     StreamState,
     StreamWrite,
@@ -61,7 +60,7 @@ async def begin(
         SessionElsewhereError: another worker is the session's home. Nothing was run.
         StoreError: the store does not answer. Nothing was run.
     """
-    verdict = await authorise.ask(context, app, scope, StreamKind.POST, revives=True)
+    verdict = await authorise.ask(context, app, scope, revives=True)
     if verdict.refused:
         return verdict
     is_served = not request.session or 200 <= verdict.answer.status < 300

@@ -8,7 +8,6 @@ from starlette.types import ASGIApp, Scope, Send
 from mcp_persist_middleware import asgi
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.ownership import Caller
-from mcp_persist_middleware.model import StreamKind
 
 _REFUSALS = frozenset({401, 403, 421, 429})
 
@@ -34,17 +33,14 @@ class Verdict:
         await self.answer.pass_on(send)
 
 
-async def ask(
-    context: Context, app: ASGIApp, scope: Scope, kind: StreamKind, *, revives: bool = False
-) -> Verdict:
-    """Ask with the method that made the stream, and with the caller's own headers. A session is
-    brought back only where that is the purpose.
+async def ask(context: Context, app: ASGIApp, scope: Scope, *, revives: bool = False) -> Verdict:
+    """Ask with the cancellation of a request that does not exist, which changes nothing, and with
+    the caller's own headers. A session is brought back only where that is the purpose.
 
-    A POST carries the cancellation of a request that does not exist, which changes nothing. A
-    GET alone proves nothing: stateless servers answer 405 before any authentication.
+    It is a POST for a GET stream as well: a GET of ours could take or end the application's one
+    stream, and proves nothing, for stateless servers answer 405 before any authentication.
     """
-    is_post = kind is StreamKind.POST
-    probe = asgi.question(scope, "POST" if is_post else "GET")
+    probe = asgi.question(scope, "POST")
     probe["extensions"][asgi.EXTENSION]["probe"] = not revives
-    answer = await asgi.ask(app, probe, asgi.cancellation() if is_post else b"")
+    answer = await asgi.ask(app, probe, asgi.cancellation())
     return Verdict(answer, Caller.of(context, app, scope, probe))

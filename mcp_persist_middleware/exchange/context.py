@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from mcp_persist_middleware.exchange.detached import Detached, Running
 from mcp_persist_middleware.exchange.drain import Drain
 from mcp_persist_middleware.exchange.memory import Memory
+from mcp_persist_middleware.exchange.newborn import Newborn
 from mcp_persist_middleware.exchange.turns import Listeners
 from mcp_persist_middleware.log.attendance import Attendance
 from mcp_persist_middleware.log.base import EventLog
@@ -41,6 +42,8 @@ class Context:
     """Strong references to the pumps: the event loop itself holds only weak ones."""
     detached: Detached = field(init=False)
     """Exchanges without a reader."""
+    newborn: Newborn = field(init=False)
+    """Requests that wait for streams to be committed."""
     session_streams: dict[tuple[Place, str], Running] = field(default_factory=dict)
     """The running GET exchange of each place and session."""
     taking_over: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -52,6 +55,7 @@ class Context:
 
     def __post_init__(self) -> None:
         self.reads, is_down = Reads(self.log), self.listeners.is_down
+        self.newborn = Newborn(self.log, self.background)
         self.detached = Detached(self.settings.max_detached, is_down, self.background)
 
     @property

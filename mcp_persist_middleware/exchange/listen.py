@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_persist_middleware.asgi import question
+from mcp_persist_middleware import asgi
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.exchange import authorise, chain, serve
 from mcp_persist_middleware.exchange.body import Body
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 # How long a request that brought its session back waits for the session's stream to open.
 _OPEN_SECONDS = 2.0
 _ALL = 1 << 53
+_TAKEN = "Conflict: the stream of this session is somebody else's"
 
 
 async def serve_stream(
@@ -86,9 +87,14 @@ async def find(
             caller = Caller(context, app, scope, begun.stream.record.owner)
             spot = await _behind(context, key, request, caller, first)
             return first if spot.stream == first.stream else spot
-    verdict = await authorise.ask(context, app, scope, StreamKind.GET)
+    verdict = await authorise.ask(context, app, scope)
     if verdict.refused or not await verdict.caller.owns(running.record.owner):
-        await verdict.pass_on(send)
+        if verdict.answer.status < 300:
+            # What was asked is not what the client asks: an application that lets anybody into a
+            # session still has one such stream for it.
+            await asgi.refuse(send, 409, _TAKEN)
+        else:
+            await verdict.pass_on(send)
         return None
     return await _behind(context, key, request, verdict.caller, chain.at(running, 0))
 
@@ -182,7 +188,7 @@ async def open_unread(
     try:
         async with asyncio.timeout(_OPEN_SECONDS), turns.opening:
             if chain.running_of(context, key) is None:
-                asked = question(scope, "GET")
+                asked = asgi.question(scope, "GET")
                 asked["headers"] = headers.replaced(asked["headers"], headers.SESSION_ID, key.id)
                 await _begin(context, app, asked, request, client, nowhere)
     except SessionElsewhereError:

@@ -40,6 +40,11 @@ class Caller:
         found = identity.principal(context, asked)
         return cls(context, app, scope, Owner(*asgi.place_of(scope), session, found))
 
+    @property
+    def account(self) -> str:
+        """Whose it is when what one caller has is counted."""
+        return asgi.account_of(self.scope, self.owner.principal)
+
     async def owns(self, owner: Owner) -> bool:
         """Whether a stream of this owner is the caller's."""
         if dataclasses.replace(owner, principal=self.owner.principal) != self.owner:

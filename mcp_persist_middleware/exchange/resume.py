@@ -1,6 +1,6 @@
 """A request with a cursor: what the caller may see of what it has not seen."""
 
-import asyncio
+import contextlib
 import dataclasses
 
 from starlette.responses import PlainTextResponse, Response
@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.asgi import place_of
-from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.errors import StoreError, TooManyWaitError
 from mcp_persist_middleware.exchange import again, authorise, chain, listen, serve
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
@@ -22,7 +22,6 @@ from mcp_persist_middleware.log.liveness import Verdict
 from mcp_persist_middleware.model import SessionKey, StreamKind, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
 
-_LOOK_AGAIN = 0.05
 _PAGE_EVENTS, _PAGE_BYTES = 256, 1024 * 1024
 
 
@@ -40,7 +39,7 @@ async def resume(
     """
     position = request.cursor
     assert position is not None
-    verdict = await authorise.ask(context, app, scope, position.kind)
+    verdict = await authorise.ask(context, app, scope)
     if verdict.refused:
         _count(scope, "refused")
         await verdict.pass_on(send)
@@ -59,9 +58,8 @@ async def resume(
         if record is not None:
             position = await _rewound(context.log, position, record)
             request = dataclasses.replace(request, cursor=position)
-    except StoreError:
-        _count(scope, "store failure")
-        await later(context)(scope, receive, send)
+    except (StoreError, TooManyWaitError) as error:
+        await _put_off(context, scope, error)(scope, receive, send)
         return None
     live = context.writer.live.get(position.stream)
     if record is None:
@@ -174,19 +172,32 @@ async def _continue(
 async def _find(
     context: Context, position: event_id.Position, caller: Caller
 ) -> StreamRecord | None:
-    """The stream of a cursor if it is the caller's. A priming event may leave before its stream
-    is committed, so a cursor that is young by the time in its id is looked for again."""
-    settled = event_id.created_at(position.stream) + context.settings.store_timeout
-    while True:
-        live = context.writer.live.get(position.stream)
-        record = live.record if live is not None else await context.log.find(position.stream)
-        now = context.log.now()
-        is_there = record is not None and record.kind is position.kind
-        if record is not None and is_there and await caller.owns(record.owner):
-            return record if record.expires_at is None or record.expires_at > now else None
-        if not now < settled <= now + context.settings.store_timeout + 1:
-            return None
-        await asyncio.sleep(_LOOK_AGAIN)
+    """The stream of a cursor if it is the caller's. Of a young cursor whatever else is known
+    changes nothing until its stream must have been committed.
+
+    Raises:
+        StoreError: the store does not answer.
+        TooManyWaitError: nothing can be said of a young cursor now.
+    """
+    stream, timeout = position.stream, context.settings.store_timeout
+    settled, number = event_id.created_at(stream) + timeout, 0
+    live = context.writer.live.get(stream)
+    record = live.record if live is not None else await context.log.find(stream)
+    with contextlib.ExitStack() as stack:
+        while record is None or not await _is_meant(position, record, caller):
+            left = settled - context.log.now()
+            if not 0 < left <= timeout + 1:
+                return None
+            if not number:
+                stack.enter_context(context.newborn.waiting(caller.account))
+            number += 1
+            record = await context.newborn.look(stream, number, left)
+    is_kept = record.expires_at is None or record.expires_at > context.log.now()
+    return record if is_kept else None
+
+
+async def _is_meant(position: event_id.Position, record: StreamRecord, caller: Caller) -> bool:
+    return record.kind is position.kind and await caller.owns(record.owner)
 
 
 async def _left_behind(context: Context, record: StreamRecord) -> Verdict | None:
@@ -265,6 +276,14 @@ async def _unknown(
     await response(scope, receive, send)
 
 
+def _put_off(context: Context, scope: Scope, error: StoreError | TooManyWaitError) -> Response:
+    if isinstance(error, StoreError):
+        _count(scope, "store failure")
+        return later(context)
+    _count(scope, "put off")
+    return later(context, "too many wait for streams that are not known yet")
+
+
 def later(context: Context, why: str = "the store is unavailable") -> Response:
     """Nothing can be said now: an empty stream with a `retry` brings the client back."""
     body = sse.comment(why) + sse.retry(context.settings.retry_ms)
@@ -275,7 +294,7 @@ def later(context: Context, why: str = "the store is unavailable") -> Response:
 
 async def foreign_cursor(context: Context, app: ASGIApp, scope: Scope, send: Send) -> None:
     """A cursor that no stream of ours ever gave."""
-    verdict = await authorise.ask(context, app, scope, StreamKind.POST)
+    verdict = await authorise.ask(context, app, scope)
     if verdict.refused:
         await verdict.pass_on(send)
         return

@@ -80,7 +80,7 @@ class Sessions(Timed, ABC):
         is in the stream that was read last."""
 
 
-class WorkerTable(ABC):
+class WorkerTable(Timed, ABC):
     """The workers on a store, through connections that nothing else uses.
 
     It belongs to the event loop that first uses it. Every method raises `StoreError` when the

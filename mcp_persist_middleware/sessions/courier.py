@@ -22,6 +22,7 @@ from mcp_persist_middleware.model import (
     Posted,
     SessionRecord,
     Standing,
+    surely,
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.sessions import parcel as parcels
@@ -106,8 +107,9 @@ class Courier:
         Raises:
             StoreError: the store does not answer. Nothing was run.
         """
-        counted = [(record.home, record.key), (record.home, record.principal)]
-        most = (_OF_ONE_SESSION, _OF_ONE_PRINCIPAL if record.principal else math.inf)
+        principal = surely(record.principal)
+        counted = [(record.home, record.key), (record.home, principal)]
+        most = (_OF_ONE_SESSION, _OF_ONE_PRINCIPAL if principal else math.inf)
         if any(self._under_way[each] >= bound for each, bound in zip(counted, most, strict=True)):
             return Undelivered.FULL
         self._under_way.update(counted)

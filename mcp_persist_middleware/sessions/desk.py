@@ -14,7 +14,7 @@ from mcp_persist_middleware.errors import LeaseLostError, SessionElsewhereError,
 from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.parts import Inbox
-from mcp_persist_middleware.model import Letter
+from mcp_persist_middleware.model import Letter, surely
 from mcp_persist_middleware.sessions import parcel as parcels
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply, Whole
@@ -210,7 +210,7 @@ class Desk:
 
     def _start(self, letter: Letter) -> None:
         held = None if letter.void else self._registry.held(letter.key)
-        principal = held.record.principal if held is not None else ""
+        principal = surely(held.record.principal) if held is not None else ""
         run = _Run(letter, principal or (held.owner or "" if held is not None else ""))
         others = [each for each in self._running.values() if not each.left.is_set()]
         before = [each for each in others if each.letter.key == letter.key]

@@ -1,15 +1,19 @@
 """The clocks of hosts differ, and are set back and forth: nothing workers share goes by them."""
 
+import dataclasses
+import json
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime
 
 import pytest
 
+from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.clock import StoreClock
 from mcp_persist_middleware.model import Letter, LetterName, Posted, SessionKey, SessionRecord
 from mcp_persist_middleware.protocol.event_id import new_stream_id
-from tests.contract.builders import ending, events, new, numbers, record
+from tests.contract.builders import ALL, ending, events, new, numbers, record
 from tests.contract.conftest import Factory
 
 HOUR, MINUTE = 3600.0, 60.0
@@ -71,6 +75,31 @@ async def meet(one: EventLog, two: EventLog) -> None:
 
 async def test_workers_whose_clocks_differ_go_by_one_clock(log: EventLog, skewed: EventLog) -> None:
     await meet(log, skewed)
+
+
+async def test_what_a_worker_left_behind_is_ended_and_kept_by_one_clock(
+    log: EventLog, skewed: EventLog
+) -> None:
+    """Whichever of the two workers it was whose clock is off."""
+    for name, gone, other in (("one", log, skewed), ("two", skewed, log)):
+        began = gone.now()
+        left = dataclasses.replace(record(worker=name), created_at=began)
+        await gone.append([new(left, *events(1, 2))])
+        beat = (await other.workers())[name]
+        found = await orphans.end(other, left, 60.0, beat.seen_at)
+        assert found is not None
+        assert found.ended_at is not None
+        assert -1 < found.ended_at - began < 5
+        (error,) = await gone.read(left.id, 2, *ALL)
+        data = json.loads(error.frame.split(b"data: ")[1])["error"]["data"]
+        seen = datetime.fromisoformat(data["lastSeen"]).timestamp()
+        assert -1 < seen - began < 5
+        # Neither purges it before its time, and either does then.
+        for each in (gone, other):
+            await each.purge(each.now() + 50, 100)
+            assert await numbers(each, left) == [1, 2, 3]
+        await gone.purge(gone.now() + 61, 100)
+        assert await numbers(other, left) == []
 
 
 async def test_a_clock_that_is_set_while_workers_run_changes_nothing(

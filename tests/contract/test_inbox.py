@@ -75,7 +75,7 @@ def letter(*, worker: str = "one", generation: int = 1, **more: Any) -> Letter:
 
 async def claim(log: EventLog, worker: str, now: float = NOW) -> list[Letter]:
     """Everything that waits for a worker."""
-    return await log.inbox.claim(worker, 100, now, now + 60)
+    return await log.inbox.claim(worker, 100, now, time.time() + 60)
 
 
 async def test_a_letter_is_claimed_with_its_content_and_answered_once(

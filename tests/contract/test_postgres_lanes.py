@@ -80,7 +80,7 @@ async def test_an_outage_with_two_batches_on_their_way_is_one_outage(
     assert caplog.text.count("until it is back") == caplog.text.count(f"{log.name} is back.") == 1
     for stream in streams:
         kept = await log.read(stream.record.id, 0, 100, 1 << 20)
-        assert [event.frame for event in kept if event.kind is EventKind.RESPONSE] == [
-            b"data: answer\r\n"
-        ]
+        # Before it stands how many events were not logged, if there were any.
+        (answer,) = (event for event in kept if event.kind is EventKind.RESPONSE)
+        assert answer.frame.endswith(b"data: answer\r\n")
         assert [event.sequence for event in kept] == list(range(1, len(kept) + 1))

@@ -1,6 +1,11 @@
 """Reading: pages, holes, records; and what retention leaves."""
 
+from typing import Any
+
+import pytest
+
 from mcp_persist_middleware.log.base import EventLog, Removed
+from mcp_persist_middleware.log.sql.log import SqlLog
 from mcp_persist_middleware.model import Event, EventKind
 from tests.contract.builders import ALL, add, ending, events, new, numbers, record
 from tests.support.stores import Store
@@ -154,3 +159,28 @@ async def test_the_open_streams_of_each_worker_are_found_the_oldest_first(log: E
     assert await log.left_by("two", 2) == found[:2]
     assert await log.left_by("two", 10, found[0].id) == found[1:]
     assert await log.left_by("three", 10) == []
+
+
+async def test_how_much_there_is_of_a_stream_is_told_without_its_events(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = record()
+    sized = tuple(Event(n, 1, EventKind.MESSAGE, b"x" * n * 100) for n in range(1, 6))
+    await log.append([new(stream, *sized)])
+    await log.append([add(stream, *events(6, 1), trim=2)])
+    size = sum(n * 100 for n in (3, 4, 5)) + len(events(6, 1)[0].frame)
+    read: list[int] = []
+    whole = log.read
+
+    async def counted(*asked: Any) -> list[Event]:
+        found = await whole(*asked)
+        read.append(sum(len(event.frame) for event in found))
+        return found
+
+    monkeypatch.setattr(log, "read", counted)
+    assert await log.written(stream.id) == (6, 4, size)
+    assert await log.written(stream.id, 4) == (6, 2, 500 + len(events(6, 1)[0].frame))
+    assert await log.written(stream.id, 6) == (6, 0, 0)
+    assert await log.written(record().id) == (0, 0, 0)
+    # Redis is asked for what only it has.
+    assert not read or not isinstance(log, SqlLog)

@@ -63,7 +63,7 @@ async def test_a_command_that_is_forbidden_stops_the_start_and_is_named_with_the
         await place.make().open("one")
     said = str(raised.value)
     assert re.search(
-        rf"its user 'u' may not run {command}\. .*SETUSER u \+{command.lower()}$", said
+        rf"its user 'u' may not run {command}\. .*SETUSER u \+{command.lower()}\.$", said
     )
     assert "hunter2" not in said
 
@@ -73,7 +73,7 @@ async def test_several_that_are_forbidden_are_told_at_once(place: Place) -> None
     with pytest.raises(StoreUnavailableError) as raised:
         await place.make().open("one")
     assert "may not run XADD, ZREM nor use the channels mcp_*" in str(raised.value)
-    assert str(raised.value).endswith("Allow it: ACL SETUSER u &mcp_* +xadd +zrem")
+    assert str(raised.value).endswith("Allow it: ACL SETUSER u &mcp_* +xadd +zrem.")
 
 
 @pytest.mark.parametrize("command", ["wait"])
@@ -99,7 +99,7 @@ async def test_names_that_are_forbidden_are_told_with_the_fix(
     with pytest.raises(StoreUnavailableError) as raised:
         await place.make().open("one")
     assert lacks in str(raised.value)
-    assert str(raised.value).endswith(f"ACL SETUSER u {fix}")
+    assert str(raised.value).endswith(f"ACL SETUSER u {fix}.")
 
 
 async def test_what_is_said_to_be_needed_is_enough(place: Place) -> None:

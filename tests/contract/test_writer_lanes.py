@@ -106,7 +106,7 @@ async def test_a_commit_that_comes_about_after_its_stream_was_given_up_costs_no_
     await until(lambda: not writer.live)
     assert "unexpected" not in caplog.text
     assert [e.frame for e in await log.read(one.record.id, 0, 100, 1 << 20)] == [
-        b"data: answer\r\n"
+        b": gap: 1 events before this answer were not logged\r\ndata: answer\r\n"
     ]
     kept = await log.read(two.record.id, 0, 100, 1 << 20)
     assert [event.sequence for event in kept] == list(range(1, FULL + 2))

@@ -53,7 +53,7 @@ async def two_workers(
 
 
 async def test_sessions_that_nobody_uses_leave_memory_and_store(store: str, file: Store) -> None:
-    times = {"session_ttl": 1, "purge_interval": 0.1}
+    times = {"session_ttl": 3, "purge_interval": 0.1}
     async with persisted(Stateful(), store, **times) as (port, persistence):
         held = (await persistence.parts()).sessions
         for _ in range(20):
@@ -91,7 +91,9 @@ async def test_of_one_callers_sessions_the_oldest_idle_one_makes_room(
 ) -> None:
     async with persisted(Stateful(), store, max_sessions=3) as (port, _):
         first = await RawSession.open(port)
-        others = [await RawSession.open(port) for _ in range(2)]
+        # A cookie that is another one with each request makes nobody somebody else.
+        cookies = ({"cookie": f"sid={number}"} for number in range(2))
+        others = [await RawSession.open(port, extra=cookie) for cookie in cookies]
         assert await value(first) == 1
         stranger = await RawSession.open(port, extra={"authorization": "Bearer else"})
         late = await RawSession.open(port)

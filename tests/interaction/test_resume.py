@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.pump import Exchange
+from mcp_persist_middleware.log.sqlite.log import SqliteLog
+from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.protocol import event_id
 from mcp_persist_middleware.protocol.event_id import EventIds, StreamKind
 from tests.support.processes import mcp_server, running
@@ -79,6 +82,42 @@ async def test_a_young_cursor_is_looked_for_again(store: str) -> None:
         (error,) = await (await session.get(unknown)).take(1)
         assert "error" in error.message
         assert time.monotonic() - began > 0.4
+
+
+async def test_young_cursors_that_nobody_gave_cost_few_looks_and_keep_nobody_from_his_own(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: Counter[bytes] = Counter()
+    find = SqliteLog.find
+
+    async def late(self: SqliteLog, stream: bytes) -> StreamRecord | None:
+        """The caller's own stream seems to be on its way to the store."""
+        looks[stream] += 1
+        return None if looks[stream] == 1 else await find(self, stream)
+
+    def made_up() -> str:
+        return EventIds.of(event_id.new_stream_id(), StreamKind.POST, 1).at(1, 0).decode()
+
+    async with persisted(Scripted(three=three), store, store_timeout=2.0) as (port, persistence):
+        session = await RawSession.open(port)
+        context = await persistence.context()
+        stranger = await RawSession.open(port, extra={"authorization": "Bearer else"})
+        monkeypatch.setattr(SqliteLog, "find", late)
+        answers = await asyncio.gather(*(stranger.get(cursor) for cursor in [made_up()] * 10))
+        own = await (await session.call("three")).take(5)
+        await until(lambda: not context.writer.live)
+        waiting = [asyncio.create_task(stranger.get(made_up())) for _ in range(30)]
+        await until(lambda: len(looks) == 31)
+        replay = await session.get(own[0].id)
+        assert [frame.progress for frame in await replay.take(2)] == [2, 3]
+        later = await asyncio.gather(*waiting)
+        ends = [(await answer.body()).decode() for answer in (*answers, *later)]
+        assert ["error" in end for end in ends[:10]] == [True] * 10
+        # Who waits for too many is told to come again.
+        told = sorted("error" in end for end in ends[10:])
+        assert told == [False] * 14 + [True] * 16
+        assert all("retry:" in end or "error" in end for end in ends)
+        assert max(looks.values()) <= 10 + 7
 
 
 @settings(
@@ -293,6 +332,32 @@ async def test_the_newest_get_connection_receives_and_the_older_one_is_promoted(
         say.put_nowait(5)
         assert [frame.progress for frame in await fresh.take(1)] == [5]
         say.put_nowait(-1)
+
+
+async def test_a_client_that_comes_back_does_not_end_the_stream_that_it_comes_back_for(
+    store: str,
+) -> None:
+    """Of an application in which each GET replaces the one before."""
+    say = asyncio.Queue[int]()
+
+    async def session_stream(call: Call) -> None:
+        await call.head()
+        while call is app.calls[-1]:
+            await call.progress(await say.get())
+
+    app = Scripted(GET=session_stream)
+    async with persisted(app, store) as (port, _):
+        session = await RawSession.open(port)
+        response, cursor = await session.get(), None
+        for value in range(6):
+            say.put_nowait(value)
+            (frame,) = await response.take(1)
+            assert frame.progress == value
+            response.reset()
+            # One with a cursor, one without: either way the application is only asked.
+            cursor = frame.id if value % 2 else None
+            response = await session.get(cursor)
+        assert len(app.calls) == 1
 
 
 async def test_a_stream_outlives_the_process_that_wrote_it(tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ async def test_a_resume_is_a_span_that_links_to_the_request_it_goes_on_with(
         await (await session.get(frames[0].id)).body()
     (call,) = [span for span in telemetry.spans if span.name == "outer POST"]
     (replay,) = [span for span in telemetry.spans if span.name == "mcp_persist.replay"]
+    assert replay.instrumentation_scope.version == instruments.VERSION != "0.0.0"
     assert [link.context.span_id for link in replay.links] == [call.context.span_id]
     (outer,) = [span for span in telemetry.spans if span.name == "outer GET"]
     assert replay.parent is not None

@@ -94,6 +94,7 @@ async def test_a_letter_that_the_next_home_cannot_read_is_sealed_anew_and_moves_
         await waiting(Store("sqlite", {"url": tmp_store}), 1)
         # Any worker may be configured to take sessions over at once.
         session.port = second
-        assert await value(await session.call("count")) == 1
-        assert await value(await letter) == 2
+        own = await value(await session.call("count"))
+        # Which of them it runs first is nobody's promise.
+        assert sorted((own, await value(await letter))) == [1, 2]
         assert [len(app.sessions) for app in apps] == [1, 1, 0]

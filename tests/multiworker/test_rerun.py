@@ -108,7 +108,7 @@ async def test_the_request_is_kept_without_credentials_and_only_while_it_may_be_
     sql = "SELECT request FROM mcp_stream WHERE request_ids != '[1]' ORDER BY id"
     async with running(worker(tmp_path, "one", store=store, **AGAIN)) as one:
         session = await RawSession.open(one.port, extra={"authorization": "open-sesame"})
-        response = await session.call("steps", name="a", n=3, delay=0.1)
+        response = await session.call("steps", name="a", n=10, delay=0.1)
         await response.take(1)
         ((kept,),) = await store.rows(sql)
         assert b'"steps"' in kept

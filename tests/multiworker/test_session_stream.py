@@ -91,6 +91,21 @@ async def noted(store: Store, number: int) -> None:
     await holds(store, "SELECT read_sequence FROM mcp_session", number)
 
 
+async def holder(store: Store, session: RawSession) -> str:
+    """The worker of the client that receives; nobody's when there is none."""
+    sql = "SELECT turn_worker FROM mcp_session WHERE id = :id"
+    ((worker,),) = await store.rows(sql, id=session.session_id)
+    return str(worker)
+
+
+async def left(store: Store, session: RawSession, worker: str) -> None:
+    """Wait until the worker knows that its client has left: what it writes to the connection of one
+    that vanished an instant ago counts as read."""
+    async with asyncio.timeout(10):
+        while await holder(store, session) == worker:
+            await asyncio.sleep(0.02)
+
+
 async def test_the_newest_of_two_clients_on_two_workers_receives_and_nobody_fights(
     tmp_path: Path,
     store: Store,
@@ -108,6 +123,8 @@ async def test_the_newest_of_two_clients_on_two_workers_receives_and_nobody_figh
                     await until(lambda: new.heard[-1:] == ["f"])
                     assert [text for text in new.heard if text != "a"] == list("bcdef")
                     assert old.heard == ["a"]
+                    its_worker = await holder(store, session)
+                await left(store, session, its_worker)
                 # It has left: the one that waited goes on behind what the other has read.
                 await say(session, "g")
                 await until(lambda: old.heard[-1:] == ["g"])
@@ -141,7 +158,9 @@ async def test_a_client_without_a_cursor_goes_on_where_the_last_one_was(
         await say(session, "a", "b")
         assert said(await reader.take(2)) == ["a", "b"]
         await noted(store, 2)
+        its_worker = await holder(store, session)
         reader.reset()
+        await left(store, session, its_worker)
         await say(session, "c", None, "d")
         reader = await on(session, three).get()
         await say(session, None)
@@ -209,7 +228,9 @@ async def test_a_client_that_was_away_misses_nothing_of_two_generations(
         await say(session, "a")
         assert said(await reader.take(1)) == ["a"]
         await noted(store, 1)
+        its_worker = await holder(store, session)
         reader.reset()
+        await left(store, session, its_worker)
         await say(session, "b", None)
         await holds(store, "SELECT count(*) FROM mcp_event", 3)
         await one.kill()

@@ -3,7 +3,6 @@ that has them all for as long as the process lives."""
 
 import secrets
 import threading
-import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -63,14 +62,14 @@ class MemoryWorkers(WorkerTable):
         self._shelf = shelf
 
     async def enrol(self, worker: str) -> None:
-        self._shelf.workers[worker] = Beat(1, WorkerState.LIVE, time.time())
+        self._shelf.workers[worker] = Beat(1, WorkerState.LIVE, self.now())
 
     async def beat(self, worker: str, state: WorkerState) -> bool:
         with self._shelf.lock:
             beat = self._shelf.workers.get(worker)
             if beat is None or beat.state is WorkerState.DEAD:
                 return False
-            self._shelf.workers[worker] = Beat(beat.counter + 1, state, time.time())
+            self._shelf.workers[worker] = Beat(beat.counter + 1, state, self.now())
             return True
 
     async def look(self) -> Mapping[str, Beat]:

@@ -22,6 +22,7 @@ def test_the_docstring_is_the_message(kind: type[PersistError]) -> None:
     error = kind(**{name: f"<{name}>" for name in names})
     assert str(error).strip()
     assert "\n" not in str(error)
+    assert str(error).endswith("."), "another sentence may follow"
     for name in names:
         assert f"<{name}>" in str(error)
 

@@ -143,15 +143,18 @@ class SqlWorkers(WorkerTable):
         self._clock = clock
         self._time_there = time_there
 
+    def now(self) -> float:
+        return self._clock.now()
+
     async def enrol(self, worker: str) -> None:
         self._check()
-        row = {"id": worker, "counter": 1, "state": WorkerState.LIVE, "seen_at": self._clock.now()}
+        row = {"id": worker, "counter": 1, "state": WorkerState.LIVE, "seen_at": self.now()}
         async with self._connect() as connection:
             await connection.execute(delete(self._table).where(self._table.c.id == worker))
             await connection.execute(insert(self._table).values(row))
 
     async def beat(self, worker: str, state: WorkerState) -> bool:
-        moved = {"counter": self._table.c.counter + 1, "state": state, "seen_at": self._clock.now()}
+        moved = {"counter": self._table.c.counter + 1, "state": state, "seen_at": self.now()}
         # Who was declared dead stays dead, however late it wakes.
         return await self._change(
             update(self._table)

@@ -45,6 +45,5 @@ class Drivers:
 
 
 def _thread(driver: Any) -> threading.Thread:
-    # Before 0.22 a connection is the thread itself.
-    found: threading.Thread = getattr(driver, "_thread", driver)
+    found: threading.Thread = driver._thread  # noqa: SLF001
     return found
