@@ -82,7 +82,7 @@ async def _ended(context: Context, record: StreamRecord) -> StreamRecord | None:
 def at(live: LiveStream, after: int) -> Spot:
     """A spot in a stream that is written here."""
     epoch = live.record.epoch
-    return Spot(live.record.id, min(after, live.committed), live, is_open=True, epoch=epoch)
+    return Spot(live.record.id, min(after, live.last), live, is_open=True, epoch=epoch)
 
 
 def running_of(context: Context, key: SessionKey) -> LiveStream | None:

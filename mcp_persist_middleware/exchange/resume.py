@@ -241,9 +241,10 @@ def _is_over(position: event_id.Position, record: StreamRecord) -> bool:
 
 def _start(position: event_id.Position, record: StreamRecord, live: LiveStream | None) -> int:
     """Where to go on. A cursor ahead of the stream's end is from instants that were lost: its
-    client gets the end of the stream, that is, the answer."""
+    client gets the end of the stream, that is, the answer. One ahead of what the stream's writer
+    knows to be committed may be of what the store has, and the writer is about to hear."""
     if live is not None:
-        return min(position.sequence, live.committed)
+        return min(position.sequence, live.last)
     if record.state is not StreamState.OPEN and position.sequence > record.last_sequence:
         return max(0, record.last_sequence - 1)
     return position.sequence

@@ -2,10 +2,11 @@
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
-from tests.support.scripted import Call, Scripted, persisted
+from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession, last_id
 
 EVENTS = 400
@@ -53,6 +54,50 @@ async def test_every_event_comes_once_however_often_the_client_drops(
             seen = await asyncio.gather(*(read_through_cuts(s, every) for s in sessions))
     for one in seen:
         assert one == [*range(1, EVENTS + 1), None]
+
+
+async def test_what_a_client_read_in_the_store_before_its_writer_heard_of_it_comes_once(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, heard, is_kept = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def steps(call: Call) -> None:
+        await call.head()
+        for value in (1, 2):
+            await call.progress(value)
+        await go_on.wait()
+        await call.progress(3)
+        await heard.wait()
+        await call.progress(4)
+        await call.result()
+
+    async with persisted(Scripted(steps=steps), store) as (port, persistence):
+        session = await RawSession.open(port)
+        response = await session.call("steps")
+        first, _ = await response.take(2)
+        response.reset()
+        context = await persistence.context()
+        (live,) = context.writer.live.values()
+        await until(lambda: not live.readers)
+        append = context.log.append
+
+        async def unheard(batch: Any) -> Any:
+            outcomes = await append(batch)
+            is_kept.set()
+            await heard.wait()
+            return outcomes
+
+        monkeypatch.setattr(context.log, "append", unheard)
+        go_on.set()
+        await is_kept.wait()
+        # Nobody was here for the second one, so it is read in the store, where the third is too.
+        early = await session.get(first.id)
+        frames = await early.take(2)
+        assert [frame.progress for frame in frames] == [2, 3]
+        early.reset()
+        back = await session.get(frames[-1].id)
+        heard.set()
+        assert [frame.progress for frame in await back.take(2)] == [4, None]
 
 
 async def test_a_call_that_ended_while_its_client_was_away_is_replayed_and_closes(
