@@ -41,21 +41,21 @@ class Statements:
         )
         # A deleted session's stream (expires_at 0) keeps its early end.
         self.end = (
-            f"UPDATE {stream} SET state = ?1, last_sequence = ?2, ended_at = ?3,"
-            " expires_at = min(coalesce(expires_at, ?4), ?4), request = NULL"
-            f" WHERE id = ?5 AND epoch = ?6 AND state = {StreamState.OPEN:d}"
+            f"UPDATE {stream} SET state = ?, last_sequence = ?, ended_at = ?,"
+            " expires_at = min(coalesce(expires_at, ?), ?), request = NULL"
+            f" WHERE id = ? AND epoch = ? AND state = {StreamState.OPEN:d}"
         )
         self.take_over = (
-            f"UPDATE {stream} SET epoch = ?1, worker = coalesce(?4, worker)"
-            " WHERE id = ?2 AND epoch = ?3"
+            f"UPDATE {stream} SET epoch = ?, worker = coalesce(?, worker)"
+            " WHERE id = ? AND epoch = ?"
             f" AND state = {StreamState.OPEN:d}"
         )
-        self.settle = f"UPDATE {stream} SET principal = ?1 WHERE id = ?2 AND epoch = ?3"
+        self.settle = f"UPDATE {stream} SET principal = ? WHERE id = ? AND epoch = ?"
         self.above = f"SELECT 1 FROM {event} WHERE stream = ? AND sequence > ? LIMIT 1"
         self.trim = (
-            f"DELETE FROM {event} WHERE stream = ?1 AND sequence IN (SELECT sequence FROM {event}"
-            f" WHERE stream = ?1 AND kind <= {EventKind.MESSAGE:d}"
-            " ORDER BY kind, sequence LIMIT ?2)"
+            f"DELETE FROM {event} WHERE stream = ? AND sequence IN (SELECT sequence FROM {event}"
+            f" WHERE stream = ? AND kind <= {EventKind.MESSAGE:d}"
+            " ORDER BY kind, sequence LIMIT ?)"
         )
         self.fence = f"SELECT epoch, state, worker FROM {stream} WHERE id = ?"
         self.held = (
@@ -180,16 +180,17 @@ def _apply(
             settled = (entry.principal, entry.id, entry.epoch)
             done.append(connection.execute(sql.settle, settled).rowcount == 1)
         if entry.trim:
-            connection.execute(sql.trim, (entry.id, entry.trim))
+            connection.execute(sql.trim, (entry.id, entry.id, entry.trim))
         if (end := entry.ending) is not None:
-            values = (end.state, end.last_sequence, end.ended_at, end.expires_at)
-            cursor = connection.execute(sql.end, (*values, entry.id, entry.epoch))
+            times = (end.ended_at, end.expires_at, end.expires_at)
+            values = (end.state, end.last_sequence, *times, entry.id, entry.epoch)
+            cursor = connection.execute(sql.end, values)
             done.append(cursor.rowcount == 1)
     return done
 
 
 def _take_over(connection: sqlite3.Connection, sql: Statements, entry: StreamWrite) -> bool:
-    fence = (entry.epoch, entry.id, entry.takes_over, entry.worker)
+    fence = (entry.epoch, entry.worker, entry.id, entry.takes_over)
     if connection.execute(sql.take_over, fence).rowcount != 1:
         return False
     # What the old writer committed in the meantime is not passed over.

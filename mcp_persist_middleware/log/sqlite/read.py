@@ -37,9 +37,9 @@ class Reads:
             " AND expires_at <= ? ORDER BY expires_at LIMIT ?"
         )
         self.forget = (
-            f"DELETE FROM {event} WHERE stream = ?1 AND sequence <="
+            f"DELETE FROM {event} WHERE stream = ? AND sequence <="
             f" (SELECT max(sequence) FROM (SELECT sequence FROM {event}"
-            " WHERE stream = ?1 ORDER BY sequence LIMIT ?2))"
+            " WHERE stream = ? ORDER BY sequence LIMIT ?))"
         )
         self.bury = f"DELETE FROM {stream} WHERE id = ?"
 
@@ -103,7 +103,7 @@ class Reads:
         connection.execute("BEGIN IMMEDIATE")
         try:
             for stream, namespace in streams:
-                events = connection.execute(self.forget, (stream, max_events)).rowcount
+                events = connection.execute(self.forget, (stream, stream, max_events)).rowcount
                 max_events -= events
                 # At the bound there may be more of it.
                 gone = connection.execute(self.bury, (stream,)).rowcount if max_events > 0 else 0
