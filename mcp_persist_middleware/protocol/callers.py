@@ -7,8 +7,10 @@ names, and there is what is one only where the application asks for it: a cookie
 a token of no known kind.
 """
 
+import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TypeVar
 
 from mcp_persist_middleware.protocol.headers import RawHeaders
 
@@ -84,6 +86,10 @@ _AFFINITY = re.compile(
     rb"|visid_incap.*|incap_ses.*|nlbi_.*|ak_bmsc|bm_sv|_ga.*|_gid|XSRF-TOKEN|csrftoken)$"
 )
 
+# A name of more bytes is not remembered.
+_LONGEST = 64
+T = TypeVar("T")
+
 # The kinds of what may name a caller.
 COOKIE, QUERY, OTHER = "cookie", "query", "other"
 
@@ -103,17 +109,12 @@ def identity(raw: RawHeaders, more: Collection[bytes] = ()) -> list[bytes]:
     Args:
         more: headers that name one too, in lower case.
     """
-    named = [(key.lower(), value) for key, value in raw]
+    named = [(key.lower(), value) for key, value in raw if _may_name(key) or key.lower() in more]
     names = {key for key, value in named if value}
     return sorted(
         key + b":" + value
         for key, value in named
-        if key in NAMES
-        or key in more
-        or (
-            _is_somebodys(key)
-            and not any(proof.fullmatch(key) and names & known for proof, known in _PROOFS)
-        )
+        if key in NAMES or key in more or not any(names & known for known in _proved_by(key))
     )
 
 
@@ -123,9 +124,7 @@ def doubtful(
     """What names the caller only where the application refuses a request without it, by its kind.
     Cookies are the same in one header and in several: HTTP/2 splits them."""
     others = [
-        (key.lower(), value)
-        for key, value in raw
-        if key.lower() != b"cookie" and key.lower() not in more and _is_doubtful(key.lower())
+        (key.lower(), value) for key, value in raw if _is_doubtful(key) and key.lower() not in more
     ]
     found = {
         COOKIE: sorted(_cookies(raw)) if b"cookie" not in more else [],
@@ -143,22 +142,42 @@ def without(raw: RawHeaders, kinds: Collection[str]) -> list[tuple[bytes, bytes]
         if name == b"cookie" and COOKIE in kinds:
             if rest := b"; ".join(_crumbs(value, lambda crumb: not _is_name(crumb))):
                 kept.append((key, rest))
-        elif name == b"cookie" or OTHER not in kinds or not _is_doubtful(name):
+        elif name == b"cookie" or OTHER not in kinds or not _is_doubtful(key):
             kept.append((key, value))
     return kept
 
 
+def _remembered(judge: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """The same function of a header's name, with a memory: clients send the same few each time."""
+    known = functools.lru_cache(maxsize=1024)(judge)
+    return lambda key: known(key) if len(key) <= _LONGEST else judge(key)
+
+
+@_remembered
+def _proved_by(key: bytes) -> tuple[frozenset[bytes], ...]:
+    """Beside which names it is a proof alone."""
+    return tuple(known for proof, known in _PROOFS if proof.fullmatch(key))
+
+
+@_remembered
 def _may_be_secret(key: bytes) -> bool:
-    return bool(_SECRET.search(key)) or any(proof.fullmatch(key) for proof, _ in _PROOFS)
+    return bool(_SECRET.search(key) or _proved_by(key))
+
+
+@_remembered
+def _may_name(key: bytes) -> bool:
+    return key.lower() in NAMES or _is_somebodys(key.lower())
 
 
 def _is_somebodys(key: bytes) -> bool:
-    if any(proof.fullmatch(key) for proof, _ in _PROOFS):
+    if _proved_by(key):
         return True
     return bool(_OF_SOMEBODY.search(key)) and not _OF_ONE_REQUEST.search(key)
 
 
+@_remembered
 def _is_doubtful(key: bytes) -> bool:
+    key = key.lower()
     if key in NAMES or _is_somebodys(key) or _OF_ONE_REQUEST.search(key):
         return False
     return bool(_OF_SOMETHING.search(key))

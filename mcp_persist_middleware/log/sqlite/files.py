@@ -23,6 +23,9 @@ class Files:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._paths = {
+            part: path.with_name(path.name + part) for part in (_DATABASE, _LOG, _SHARED)
+        }
         self._known: dict[str, _Inode] = {}
         self._open: weakref.WeakSet[sqlite3.Connection] = weakref.WeakSet()
         self.connection_class = _counted(self._open)
@@ -58,7 +61,7 @@ class Files:
     def settle(self) -> None:
         """The files that are there now are those that count. Called again when SQLite has made
         all of them; one that is not there is not missed."""
-        found = {part: self._inode(part) for part in (_DATABASE, _LOG, _SHARED)}
+        found = {part: self._inode(part) for part in self._paths}
         self._known = {part: inode for part, inode in found.items() if inode is not None}
 
     @property
@@ -90,7 +93,7 @@ class Files:
 
     def _inode(self, part: str) -> _Inode | None:
         try:
-            found = self.path.with_name(self.path.name + part).stat()
+            found = self._paths[part].stat()
         except FileNotFoundError:
             return None
         return found.st_dev, found.st_ino
