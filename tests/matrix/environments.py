@@ -13,7 +13,7 @@ REQUIREMENTS = {
     "v1": ["mcp>=1.30,<2"],
     "fm": ["fastmcp>=4.1,<5"],
 }
-_PROBE = "import mcp, uvicorn, sse_starlette, sqlalchemy, aiosqlite, opentelemetry"
+_PROBE = "import mcp, uvicorn, sse_starlette, sqlalchemy, aiosqlite, filelock, opentelemetry"
 
 
 def prepare(directory: Path, name: str, also: Sequence[str] = ()) -> str:
