@@ -153,6 +153,12 @@ class StreamWrite:
         return self.ending.last_sequence if self.ending is not None else (1 << 63) - 1
 
     @property
+    def only_adds(self) -> bool:
+        """Whether it adds events and does nothing else to the stream."""
+        others = (self.create, self.takes_over, self.principal, self.ending)
+        return not self.trim and all(other is None for other in others)
+
+    @property
     def size(self) -> int:
         """The bytes of its events."""
         return sum([len(event.frame) for event in self.events])

@@ -100,7 +100,7 @@ class Appender:
             tail = self._tails.get(write.id)
             if times[write.id] > 1:
                 again.append((n, write))
-            elif tail is None or not _adds(write):
+            elif tail is None or not write.only_adds:
                 direct.append((n, write))
             elif self._is_fast(tail, write):
                 fast.append((n, write))
@@ -283,18 +283,12 @@ class Appender:
         contiguous = tail.follows(write)
         self._tails.flushed(tail, write.events[-1].sequence if write.events else tail.last)
         tail.begun = False
-        if not self._takes_in_redis and contiguous and _adds(write) and self._client.is_up:
+        if not self._takes_in_redis and contiguous and write.only_adds and self._client.is_up:
             if not tail.indexed:
                 tail.indexed = True
                 calls.insert(0, Call(("ZADD", keys.index, self._inner.now(), write.id)))
             calls[-1] = _append(keys, tail, write, begins=True)
             tail.resident = True
-
-
-def _adds(write: StreamWrite) -> bool:
-    """Whether an entry adds events to a stream and does nothing else."""
-    changes = write.takes_over is not None or write.principal is not None
-    return not (write.create or write.ending or write.trim or changes)
 
 
 def _is_replicated(reply: Any) -> bool:

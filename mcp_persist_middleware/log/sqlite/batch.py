@@ -154,14 +154,8 @@ def _is_poison(error: Exception) -> bool:
 
 
 def _is_plain(entries: Sequence[StreamWrite]) -> bool:
-    return sum(len(entry.events) for entry in entries) <= _MAX_ROWS and not any(
-        entry.create
-        or entry.ending
-        or entry.trim
-        or entry.takes_over
-        or entry.principal is not None
-        for entry in entries
-    )
+    is_short = sum(len(entry.events) for entry in entries) <= _MAX_ROWS
+    return is_short and all(entry.only_adds for entry in entries)
 
 
 def _apply(
