@@ -15,6 +15,11 @@ from mcp_persist_middleware.model import Place, surely
 from mcp_persist_middleware.protocol import headers
 
 EXTENSION = "mcp_persist"
+REFUSALS = frozenset({401, 403, 421, 429})
+"""The application's own word on the caller, or on its own state: the client has to hear it."""
+HALF_CLOSED = 1.0
+"""Some servers tell of a client that has closed its half of the connection, and reads on, as of one
+that has gone: what comes within so many seconds is sent all the same."""
 """The key in `scope["extensions"]` under which the application finds what it is told."""
 
 MAX_ANSWER = 1024 * 1024

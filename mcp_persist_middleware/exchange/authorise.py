@@ -9,8 +9,6 @@ from mcp_persist_middleware import asgi
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.exchange.ownership import Caller
 
-_REFUSALS = frozenset({401, 403, 421, 429})
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -26,7 +24,7 @@ class Verdict:
         404, 405 and 409 are not: the application may have restarted, or may not know what we
         keep."""
         status = self.answer.status
-        return status in _REFUSALS or 300 <= status < 400 or status >= 500
+        return status in asgi.REFUSALS or 300 <= status < 400 or status >= 500
 
     async def pass_on(self, send: Send) -> None:
         """Give the application's own answer to the client."""

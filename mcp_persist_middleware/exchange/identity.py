@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.model import EARLY, UNSURE
+from mcp_persist_middleware.model import EARLY, UNSURE, surely
 from mcp_persist_middleware.protocol import callers
 
 logger = logging.getLogger(__name__)
@@ -47,15 +47,15 @@ def principal(context: Context, scope: Scope) -> str:
         named = context.settings.principal(HTTPConnection(scope))
         return _keyed(context, "named", str(named).encode()) if named is not None else ANONYMOUS
     user = scope.get("user")
-    found = credential(context, scope)
     if user is not None and getattr(user, "is_authenticated", False):
         claim, is_person = _claim(user)
         if is_person:
             return _keyed(context, "user", claim)
         # A client id alone is shared by all the users of that client.
-        sure, hashes = _split(found)
+        sure, hashes = _split(credential(context, scope))
         return _joined(_keyed(context, "client", claim + sure.encode()), hashes)
-    if found and "principal" not in context.warned and _split(found)[0]:
+    found = credential(context, scope)
+    if surely(found):
         warn(context)
     return found
 

@@ -221,12 +221,11 @@ async def follow(
         delivery = Delivery(
             context,
             Cursor(
-                context.log,
+                context.reads,
                 spot.stream,
                 spot.after,
                 live,
                 resumed=spot.resumed,
-                reads=context.reads,
                 epoch=spot.epoch,
             ),
             spot.stream,

@@ -1,6 +1,7 @@
 """One request to the application, run in a task of its own, so that no client can end it."""
 
 import asyncio
+import functools
 import logging
 import time
 
@@ -79,8 +80,12 @@ class Exchange:
         if self.stream is not None:
             owner = self.stream.record.owner
             return account_of(self.scope, owner.principal), owner.session
-        found = identity.credential(self._context, self.scope)
-        return account_of(self.scope, found), self.request.session
+        return account_of(self.scope, self.credential), self.request.session
+
+    @functools.cached_property
+    def credential(self) -> str:
+        """What names its caller."""
+        return identity.credential(self._context, self.scope)
 
     def start(self, body: Body) -> None:
         """Run the application in the background, in a copy of the current context."""
@@ -295,9 +300,8 @@ class Exchange:
     # What the answers teach.
 
     def _learn_head(self, message: Message) -> None:
-        found = identity.credential(self._context, self.scope)
         status, raw = message["status"], message.get("headers", [])
-        self._context.memory.learn_head(self.place, found, self.request.era, status, raw)
+        self._context.memory.learn_head(self.place, self.credential, self.request.era, status, raw)
 
     def _learn_body(self, message: Message) -> None:
         body = message.get("body", b"")

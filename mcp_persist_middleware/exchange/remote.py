@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mcp_persist_middleware import asgi
 from mcp_persist_middleware.exchange import again, chain, listen, serve
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client
@@ -137,7 +138,7 @@ async def deliver(
         return
     delivery = Delivery(
         context,
-        Cursor(context.log, remote.stream, remote.after, None, resumed=False, told=remote.events),
+        Cursor(context.reads, remote.stream, remote.after, None, resumed=False, told=remote.events),
         remote.stream,
         event_id.EventIds.of(remote.stream, remote.kind, remote.request_id),
         1,
@@ -151,7 +152,7 @@ async def deliver(
     async def later() -> Message:
         # As for a client whose stream is here.
         message = await receive()
-        await asyncio.sleep(serve.HALF_CLOSED)
+        await asyncio.sleep(asgi.HALF_CLOSED)
         return message
 
     if remote.events:

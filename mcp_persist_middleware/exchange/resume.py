@@ -147,12 +147,11 @@ async def _continue(
     delivery = Delivery(
         context,
         Cursor(
-            context.log,
+            context.reads,
             record.id,
             after,
             live,
             resumed=True,
-            reads=context.reads,
             epoch=record.epoch,
         ),
         record.id,

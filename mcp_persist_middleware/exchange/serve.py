@@ -7,8 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.exchange import identity
+from mcp_persist_middleware import asgi, telemetry
 from mcp_persist_middleware.exchange.body import Body
 from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.exchange.context import Context
@@ -24,9 +23,6 @@ from mcp_persist_middleware.protocol.eras import Era
 
 # Most answers begin within this time, and then nobody has to watch for the client's leaving.
 _UNWATCHED = 0.05
-# Some servers tell of a client that has closed its half of the connection, and reads on, as of one
-# that has gone. What comes within so many seconds is sent all the same.
-HALF_CLOSED = 1.0
 
 
 async def exchange(
@@ -77,12 +73,11 @@ async def _deliver(
         delivery = Delivery(
             context,
             Cursor(
-                context.log,
+                context.reads,
                 record.id,
                 0,
                 stream,
                 resumed=False,
-                reads=context.reads,
                 epoch=record.epoch,
             ),
             record.id,
@@ -114,7 +109,7 @@ class _Reader:
         self.leave()
         # What is sent without an id is sent once: it waits for the client that may come back.
         if not self._stream.degraded:
-            await asyncio.sleep(HALF_CLOSED)
+            await asyncio.sleep(asgi.HALF_CLOSED)
         return message
 
     def leave(self) -> None:
@@ -153,7 +148,7 @@ async def _let_go(running: Exchange) -> None:
     """The client has left without an id; what is there in a moment, it may still take."""
     running.alone()
     if running.kind is StreamKind.POST:
-        await asyncio.wait({running.opened}, timeout=HALF_CLOSED)
+        await asyncio.wait({running.opened}, timeout=asgi.HALF_CLOSED)
     running.abandon()
 
 
@@ -181,12 +176,11 @@ def _may_start_early(context: Context, running: Exchange) -> bool:
         return False
     if memory.answers_json(running.place) and not context.settings.prime_json:
         return False
-    found = identity.credential(context, running.scope)
     is_small = memory.is_small(running.place, call)
     if is_small is None:
         # At 2026-07-28 a late answer comes as JSON of any size; it could not leave as an event.
         is_small = not running.request.era.disconnect_cancels
-    return is_small and memory.accepts(running.place, found)
+    return is_small and memory.accepts(running.place, running.credential)
 
 
 async def _pass(running: Exchange, client: Client) -> None:

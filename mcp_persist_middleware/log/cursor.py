@@ -4,7 +4,6 @@ returns for the fifth time: tail, else store, else wait and look again."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.reads import Events, Reads
 from mcp_persist_middleware.model import Event, EventKind, StreamState
@@ -34,28 +33,27 @@ class Cursor:
     """Reads committed events after a position, each once, in order. Close it after use.
 
     Args:
+        reads: the way to the store, shared with the other readers of the event loop.
         live: the stream itself when it is written in this process.
         resumed: whether the reader has been here before. Of a degraded stream it then gets what no
             reader had when it came, and the answer; not again what may have reached it.
         told: the events of a stream that has ended, all that there are, where they are known.
-        reads: shared with the other readers of the event loop.
         epoch: the epoch in which the reader found the stream.
     """
 
     def __init__(
         self,
-        log: EventLog,
+        reads: Reads,
         stream: bytes,
         after: int,
         live: LiveStream | None,
         *,
         resumed: bool,
         told: Sequence[Event] = (),
-        reads: Reads | None = None,
         epoch: int = 0,
     ) -> None:
-        self._log = log
-        self._reads = reads or Reads(log)
+        self._log = reads.log
+        self._reads = reads
         self._epoch = epoch
         self._stream = stream
         self._live = live

@@ -23,7 +23,7 @@ class Reads:
     """The readers' way to the store, shared by all of one event loop."""
 
     def __init__(self, log: EventLog) -> None:
-        self._log = log
+        self.log = log
         self._held: WeakValueDictionary[_Key, Events] = WeakValueDictionary()
         self._coming: dict[_Key, asyncio.Future[Events | StoreError | None]] = {}
 
@@ -61,7 +61,7 @@ class Reads:
         coming = self._coming[key] = asyncio.get_running_loop().create_future()
         told: Events | StoreError | None = None
         try:
-            told = Events(await self._log.read(stream, after, _PAGE_EVENTS, _PAGE_BYTES))
+            told = Events(await self.log.read(stream, after, _PAGE_EVENTS, _PAGE_BYTES))
             if told:
                 self._held[key] = told
             return told

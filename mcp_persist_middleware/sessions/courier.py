@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Hashable
 from functools import partial
 
-from mcp_persist_middleware import telemetry
+from mcp_persist_middleware import asgi, telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.parts import Inbox
@@ -43,8 +43,6 @@ _LOOK_SECONDS = 1.0
 # So long a letter is waited for of which it cannot be known whether it was claimed.
 _DOUBT_SECONDS = 5.0
 _AFTER_FAILURE = 0.25
-# A client that has closed its half of the connection may read on: so long it is answered.
-_HALF_CLOSED = 1.0
 _READ_AT_ONCE = 64
 # The largest requests of so many owners are held at once.
 _MOST_LARGE = 4
@@ -198,7 +196,7 @@ class Courier:
                     elif now - doubtful > _DOUBT_SECONDS:
                         return Undelivered.LEFT if left.done() else Undelivered.LOST
                     left_at = min(left_at, now) if left.done() else math.inf
-                    has_left = now - left_at >= _HALF_CLOSED
+                    has_left = now - left_at >= asgi.HALF_CLOSED
                     if has_left or now >= due:
                         due = now + _LOOK_SECONDS
                         outcome = await self._judge(letter, status, left=has_left)

@@ -17,7 +17,6 @@ from mcp_persist_middleware.sessions.held import Held, Site
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.repeatable import Repeatable
 from mcp_persist_middleware.sessions.revive import (
-    REFUSALS,
     Callers,
     count_refused,
     revive,
@@ -213,7 +212,7 @@ class SessionLayer:
         if self.registry.was_refused(alike):
             return asgi.Answer()
         question, answer = await asked(self.app, scope, made_up(), record.version)
-        if answer.status in REFUSALS or answer.status >= 500:
+        if answer.status in asgi.REFUSALS or answer.status >= 500:
             return answer
         if await self._owns(question, record):
             return None

@@ -19,10 +19,6 @@ from mcp_persist_middleware.sessions.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-# The application's own word on the caller, or on its own state: the client has to hear it.
-REFUSALS = frozenset({401, 403, 421, 429})
-"""Statuses that are the end of the matter."""
-
 
 class Callers(Protocol):
     """Tells callers apart."""
@@ -55,7 +51,7 @@ async def revive(
     """
     question = asgi.question(scope, "POST", without=_SESSION_HEADERS)
     greeted = await asgi.ask(app, question, record.initialize, until=_is_answered)
-    if greeted.status in REFUSALS or greeted.status >= 500:
+    if greeted.status in asgi.REFUSALS or greeted.status >= 500:
         count_refused(record)
         return greeted
     inner = headers.get(greeted.headers, headers.SESSION_ID)

@@ -11,6 +11,7 @@ import pytest
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.postgres.log import PostgresLog
+from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.signals import postgres
 from tests.contract.builders import add, events, new, record
 from tests.contract.postgres import listeners, somebody
@@ -135,7 +136,7 @@ async def test_a_listener_that_is_killed_comes_back_and_its_readers_miss_nothing
 ) -> None:
     stream = record()
     await log.append([new(stream)])
-    cursor = Cursor(other, stream.id, 0, None, resumed=True)
+    cursor = Cursor(Reads(other), stream.id, 0, None, resumed=True)
     try:
         async with somebody(store) as them:
             for number in range(1, 40):

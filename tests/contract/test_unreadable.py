@@ -13,6 +13,7 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.liveness import Liveness
 from mcp_persist_middleware.log.observer import Observer
+from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.model import (
     EventKind,
     Letter,
@@ -58,7 +59,7 @@ async def test_events_that_cannot_be_read_are_a_gap(
     for worker in (log, other):
         assert [e.sequence for e in await worker.read(stream.id, 0, 1, 1 << 20)] == [1]
         assert [e.sequence for e in await worker.read(stream.id, 2, 2, 1 << 20)][:1] == [6]
-    cursor = Cursor(other, stream.id, 0, None, resumed=True)
+    cursor = Cursor(Reads(other), stream.id, 0, None, resumed=True)
     found, missing = [], 0
     while True:
         page = await cursor.next()

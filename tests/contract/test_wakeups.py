@@ -8,6 +8,7 @@ import pytest
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
+from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.signals.base import Polling, Subscription
 from tests.contract.builders import add, ending, events, new, record
@@ -115,7 +116,7 @@ async def test_with_every_wake_up_lost_every_event_arrives_all_the_same(
     monkeypatch.setattr(Subscription, "notify", lambda _: None)
     stream = record()
     await log.append([new(stream)])
-    cursor = Cursor(other, stream.id, 0, None, resumed=True)
+    cursor = Cursor(Reads(other), stream.id, 0, None, resumed=True)
     assert cursor.ready() is None
     numbers: list[int] = []
 

@@ -12,6 +12,7 @@ from mcp_persist_middleware.log.base import EventLog, Purged
 from mcp_persist_middleware.log.cursor import Cursor, Page
 from mcp_persist_middleware.log.live import Limits, LiveStream
 from mcp_persist_middleware.log.parts import WorkerTable
+from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.model import (
     Beat,
     Ending,
@@ -173,7 +174,7 @@ class Reader:
         self.handed = world.live.handed
         self.ended = self.gone = False
         self.cursor = Cursor(
-            world.log, world.live.record.id, after, world.live, resumed=world.resumed
+            Reads(world.log), world.live.record.id, after, world.live, resumed=world.resumed
         )
         world.live.attach()
 

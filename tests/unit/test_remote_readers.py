@@ -64,7 +64,7 @@ class Patient(Writing):
 @pytest.mark.parametrize("before", range(8))
 async def test_what_ends_a_stream_is_read_whenever_it_is_committed(before: int) -> None:
     log = Writing(before)
-    cursor = Cursor(log, log.record.id, 0, None, resumed=True)
+    cursor = Cursor(Reads(log), log.record.id, 0, None, resumed=True)
     got: list[int] = []
     async with asyncio.timeout(10):
         while not (page := await cursor.next()).ended:
@@ -78,7 +78,7 @@ async def test_what_ends_a_stream_is_read_whenever_it_is_committed(before: int) 
 
 async def test_a_waiting_reader_that_is_stopped_comes_to_its_end_at_once() -> None:
     log = Patient(before=10**9)
-    cursor = Cursor(log, log.record.id, 2, None, resumed=True)
+    cursor = Cursor(Reads(log), log.record.id, 2, None, resumed=True)
     waiting = asyncio.create_task(cursor.next())
     while cursor._subscription is None or not cursor._subscription._signal._waiters:
         await asyncio.sleep(0)
