@@ -2,7 +2,6 @@
 a cursor that is young by the time in its id is looked for again, a few times at most."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -10,6 +9,7 @@ from typing import TypeAlias
 from mcp_persist_middleware.errors import StoreError, TooManyWaitError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import StreamRecord
+from mcp_persist_middleware.quota import Quota
 from mcp_persist_middleware.supervision import Supervisor
 
 # The pause (seconds) before the second look. Each is twice as long as the one before.
@@ -28,7 +28,7 @@ class Newborn:
     def __init__(self, log: EventLog, tasks: Supervisor) -> None:
         self._log = log
         self._tasks = tasks
-        self._waiting: Counter[str] = Counter()
+        self._waiting = Quota(_MOST_WAITING, _MOST_OF_ONE)
         self._looks: dict[_Key, _Found] = {}
 
     @contextmanager
@@ -38,15 +38,10 @@ class Newborn:
         Raises:
             TooManyWaitError: it may not.
         """
-        if self._waiting.total() >= _MOST_WAITING or self._waiting[account] >= _MOST_OF_ONE:
-            raise TooManyWaitError
-        self._waiting[account] += 1
-        try:
+        with self._waiting.of(account) as share:
+            if not share.take():
+                raise TooManyWaitError
             yield
-        finally:
-            self._waiting[account] -= 1
-            if not self._waiting[account]:
-                del self._waiting[account]
 
     async def look(self, stream: bytes, number: int, within: float) -> StreamRecord | None:
         """What the store knows of a stream after the next pause, which ends `within` so many

@@ -6,8 +6,7 @@ import enum
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Awaitable, Hashable
+from collections.abc import Awaitable
 from functools import partial
 
 from mcp_persist_middleware import asgi, telemetry
@@ -25,10 +24,10 @@ from mcp_persist_middleware.model import (
     surely,
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
+from mcp_persist_middleware.quota import Quota
 from mcp_persist_middleware.sessions import parcel as parcels
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply
-from mcp_persist_middleware.sessions.rooms import Rooms
 from mcp_persist_middleware.signals.base import Subscription, Wakeups
 
 logger = logging.getLogger(__name__)
@@ -79,13 +78,14 @@ class Courier:
         largest: int,
     ) -> None:
         self._patience = lease_seconds + _AFTER_LEASE
-        self.rooms = Rooms(_MOST_LARGE * largest, largest)
+        self.rooms = Quota(_MOST_LARGE * largest, largest)
         """For bodies that are larger than most."""
         self._inbox = inbox
         self._wakeups = wakeups
         self._liveness = liveness
         self._read: list[LetterName] = []
-        self._under_way: Counter[tuple[str, Hashable]] = Counter()
+        self._of_sessions = Quota(math.inf, _OF_ONE_SESSION)
+        self._of_principals = Quota(math.inf, _OF_ONE_PRINCIPAL)
         self._keys: dict[str, bytes | None] = {}
 
     async def can_seal(self, worker: str) -> bool:
@@ -106,18 +106,13 @@ class Courier:
             StoreError: the store does not answer. Nothing was run.
         """
         principal = surely(record.principal)
-        counted = [(record.home, record.key), (record.home, principal)]
-        most = (_OF_ONE_SESSION, _OF_ONE_PRINCIPAL if principal else math.inf)
-        if any(self._under_way[each] >= bound for each, bound in zip(counted, most, strict=True)):
-            return Undelivered.FULL
-        self._under_way.update(counted)
-        try:
+        with (
+            self._of_sessions.of((record.home, record.key)) as session,
+            self._of_principals.of((record.home, principal)) as person,
+        ):
+            if not session.take() or (principal and not person.take()):
+                return Undelivered.FULL
             return await self._carry(record, parcel, left)
-        finally:
-            self._under_way.subtract(counted)
-            for each in counted:
-                if not self._under_way[each]:
-                    del self._under_way[each]
 
     async def _carry(
         self, record: SessionRecord, parcel: Parcel, left: Awaitable[None]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_persist_middleware.model import Event, EventKind, StreamKind
+from mcp_persist_middleware.quota import Quota
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.parcel import (
     NotRun,
@@ -17,7 +18,6 @@ from mcp_persist_middleware.sessions.parcel import (
     pack_reply,
     unpack_reply,
 )
-from mcp_persist_middleware.sessions.rooms import Rooms
 from mcp_persist_middleware.sessions.sealing import Seal, UnreadableError, seal
 
 HEADERS = st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=50)))
@@ -106,7 +106,7 @@ def test_a_box_opens_for_its_addressee_and_its_letter_alone() -> None:
 
 
 def test_large_bodies_have_room_until_their_owner_or_everybody_has_his_share() -> None:
-    rooms = Rooms(100, 50)
+    rooms = Quota(100, 50)
     with rooms.of("ann") as one, rooms.of("ann") as two, rooms.of("bob") as three:
         assert one.take(30)
         assert not two.take(30)
