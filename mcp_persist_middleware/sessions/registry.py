@@ -79,7 +79,9 @@ class Registry:
 
     def _inherit(self, before: "Registry") -> None:
         self._deleted.update(before._deleted)  # noqa: SLF001
-        for key, held in (before._left | before._held).items():  # noqa: SLF001
+        # Those that were used last, however often the lease is lost.
+        known = list((before._left | before._held).items())  # noqa: SLF001
+        for key, held in known[-_MOST_HELD:]:
             held.site = None
             if held.is_kept:
                 self._left[key] = held

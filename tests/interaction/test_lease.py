@@ -18,6 +18,7 @@ from mcp_persist_middleware.exchange import body
 from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.log.connect import make_log
 from mcp_persist_middleware.model import SessionKey, StreamState, WorkerState
+from mcp_persist_middleware.sessions import registry
 from mcp_persist_middleware.settings import Settings
 from tests.faults.workers import Store
 from tests.support.scripted import Call, Scripted, persisted, until
@@ -181,6 +182,20 @@ async def test_a_session_goes_on_with_its_state_in_the_worker_that_follows(
             assert (told["generation"], told["revived"]) == (generation, False)
         assert await value(session) == 6
         assert len(app.sessions) == 1, "it was not begun anew"
+
+
+async def test_however_often_the_lease_is_lost_no_more_sessions_are_known_than_may(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_MOST_HELD", 2)
+    async with persisted(Stateful(), tmp_store, **LONG) as (port, persistence):
+        for _ in range(3):
+            sessions = [await RawSession.open(port) for _ in range(2)]
+            lost = await persistence.context()
+            lost.lease.lose()
+            await renewed(persistence, lost)
+            known = (await persistence.parts()).sessions._left
+            assert {key.id for key in known} == {session.session_id for session in sessions}
 
 
 async def test_a_session_that_another_worker_took_over_meanwhile_is_not_taken_back(
