@@ -25,8 +25,11 @@ class _Hush(logging.Filter):
     def __init__(self, logger: str, is_ours: Callable[[], bool]) -> None:
         super().__init__()
         self._is_ours = is_ours
-        # Adding it once more does nothing.
-        self.add: Callable[[], None] = lambda: logging.getLogger(logger).addFilter(self)
+        self._logger = logging.getLogger(logger)
+
+    def add(self) -> None:
+        """Be a filter of that logger; a second time does nothing."""
+        self._logger.addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno > logging.DEBUG or not self._is_ours()
