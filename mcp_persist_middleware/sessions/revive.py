@@ -120,7 +120,10 @@ class _Speaker:
     async def repeat(self, record: SessionRecord) -> asgi.Answer | None:
         """What the client said, so much at a time; the first answer that refuses it."""
         for messages in _repeated(record):
-            for answer in await asyncio.gather(*map(self, messages)):
+            # When one raises, none of the others is left behind.
+            for answer in await asyncio.gather(*map(self, messages), return_exceptions=True):
+                if isinstance(answer, BaseException):
+                    raise answer
                 if not 200 <= answer.status < 300:
                     return answer
         return None
