@@ -102,7 +102,7 @@ def balancer(kind: str, directory: Path, ports: list[int], front: int) -> list[s
     return [program, "-p", str(directory), "-c", str(path), "-g", f"pid {directory / 'pid'};"]
 
 
-async def listening(*ports: int) -> None:
+async def stream_state(*ports: int) -> None:
     """Wait until somebody listens on each of these."""
     async with asyncio.timeout(30):
         for port in ports:
@@ -124,9 +124,9 @@ def serve_and_kill(kind: str, directory: Path, environ: dict[str, str]) -> None:
     ports, front = [free_port(), free_port()], free_port()
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(worker(port, SETTINGS | environ)) for port in ports]
-        asyncio.run(listening(*ports))
+        asyncio.run(stream_state(*ports))
         stack.enter_context(running(balancer(kind, directory, ports, front)))
-        asyncio.run(listening(front))
+        asyncio.run(stream_state(front))
         asyncio.run(_check(workers, f"http://127.0.0.1:{front}/mcp"))
 
 

@@ -1,12 +1,7 @@
 """Durable streams for the Model Context Protocol: a stream is a log, a client is a cursor, live
 is only a wake-up."""
 
-from mcp_persist_middleware.errors import (
-    ClosedError,
-    ConfigurationError,
-    PersistError,
-    StoreError,
-)
+from mcp_persist_middleware.errors import ClosedError, ConfigurationError, PersistError, StoreError
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.settings import Settings

@@ -11,12 +11,12 @@ from starlette.types import Receive, Scope, Send
 
 from mcp_persist_middleware.asgi import EXTENSION, path_of
 from mcp_persist_middleware.errors import InvalidSettingError, StoreError
-from mcp_persist_middleware.exchange.body import Body
-from mcp_persist_middleware.exchange.context import Context
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.settings import Settings, namespace_complaint
+from mcp_persist_middleware.streams.body import Body
+from mcp_persist_middleware.streams.context import Context
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ async def forget(context: Context, place: Place, session: str) -> None:
         if owner.session == session and owner.place == place:
             stream.record = dataclasses.replace(stream.record, expires_at=0.0)
     try:
-        await context.log.forget_session(*place, session)
+        await context.log.expire_session(*place, session)
     except StoreError as error:
         logger.warning("The streams of a deleted session stay until they expire: %s", error)
 
@@ -53,7 +53,7 @@ def refuses(context: Context) -> bool:
     return context.writer.is_down and context.settings.on_store_failure == "refuse"
 
 
-def marked(scope: Scope, **told: str) -> Scope:
+def with_extension(scope: Scope, **told: str) -> Scope:
     """The scope for what is inside, so that a second middleware there steps aside, and for the
     next attempt, so that it finds nothing of this one's."""
     known = scope.get("extensions", {})

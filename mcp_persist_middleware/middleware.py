@@ -17,12 +17,6 @@ from mcp_persist_middleware.errors import (
     SessionElsewhereError,
     StoreError,
 )
-from mcp_persist_middleware.exchange import again, listen, ownership, remote, resume, serve
-from mcp_persist_middleware.exchange import body as bodies
-from mcp_persist_middleware.exchange.body import Body
-from mcp_persist_middleware.exchange.fence import Fence, refuse
-from mcp_persist_middleware.exchange.kept import Kept
-from mcp_persist_middleware.exchange.memory import Memory
 from mcp_persist_middleware.lifespan import Lifespan
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.model import SessionKey, StreamRecord
@@ -31,9 +25,15 @@ from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.protocol import classify, event_id, headers
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.protocol.eras import Era
+from mcp_persist_middleware.sessions.envelope import Reply, RequestEnvelope
 from mcp_persist_middleware.sessions.layer import SessionLayer
-from mcp_persist_middleware.sessions.parcel import Parcel, Reply
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.streams import body as bodies
+from mcp_persist_middleware.streams import listen, ownership, remote, rerun, resume, serve
+from mcp_persist_middleware.streams.body import Body
+from mcp_persist_middleware.streams.lease_guard import LeaseGuard, refuse
+from mcp_persist_middleware.streams.memory import Memory
+from mcp_persist_middleware.streams.stored_request import StoredRequest
 from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)
@@ -75,9 +75,9 @@ class PersistMiddleware:
             persistence = persistence.narrowed(url, settings)
         self.persistence = persistence or Persistence(url, **settings)
         self._passing = Passing(app)
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         # What every request of this application has in its scope, wherever it comes from.
-        self._ground: Scope = {}
+        self._base_scope: Scope = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if EXTENSION in scope.get("extensions", {}):
@@ -86,8 +86,10 @@ class PersistMiddleware:
         elif not self._settings.enabled:
             await self.app(scope, receive, send)
         elif scope["type"] == "lifespan":
-            self._ground["state"] = scope.get("state", {})
-            await Lifespan(self.app, self.persistence)(admission.marked(scope), receive, send)
+            self._base_scope["state"] = scope.get("state", {})
+            await Lifespan(self.app, self.persistence)(
+                admission.with_extension(scope), receive, send
+            )
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
@@ -98,8 +100,8 @@ class PersistMiddleware:
         await self.persistence.aclose()
 
     def _step_aside(self) -> None:
-        if "twice" not in self._said:
-            self._said.add("twice")
+        if "twice" not in self._warned:
+            self._warned.add("twice")
             logger.warning("PersistMiddleware is applied twice; the inner one does nothing")
 
     @property
@@ -112,7 +114,7 @@ class PersistMiddleware:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if "app" in scope:
-            self._ground["app"] = scope["app"]
+            self._base_scope["app"] = scope["app"]
         try:
             request = self._classify(self._settings, self.persistence.memory, scope)
         except Exception as error:  # noqa: BLE001
@@ -169,13 +171,13 @@ class PersistMiddleware:
         self, parts: Parts, request: classify.Request, scope: Scope, attempt: Attempt
     ) -> None:
         namespace = admission.namespace(parts.exchanges.settings, scope)
-        marked = admission.marked(scope, namespace=namespace)
+        marked = admission.with_extension(scope, namespace=namespace)
         await self._dispatch(parts, request, marked, attempt.receive, attempt.send)
 
     def _app(self, parts: Parts, era: Era, *, takes_over: bool = False) -> ASGIApp:
         """The application as requests of an era may call it."""
         context = parts.exchanges
-        app: ASGIApp = Fence(context, self.app)
+        app: ASGIApp = LeaseGuard(context, self.app)
         callers, site = ownership.Callers(context), partial(self._from_elsewhere, parts)
 
         async def revived(key: SessionKey, scope: Scope) -> None:
@@ -245,15 +247,15 @@ class PersistMiddleware:
         receive: Receive,
         send: Send,
     ) -> None:
-        context, kept = parts.exchanges, Kept.unpack(left.request or b"")
+        context, kept = parts.exchanges, StoredRequest.unpack(left.request or b"")
         asked, question = kept.request(request), kept.scope(scope)
         body = admission.whole(kept.body)
 
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
-            marked, again_body = admission.marked(question), body.again()
+            marked, again_body = admission.with_extension(question), body.again()
             try:
-                refusal = await again.begin(context, app, marked, asked, again_body, left.id)
+                refusal = await rerun.begin(context, app, marked, asked, again_body, left.id)
                 if refusal is not None:
                     await refusal.pass_on(send)
                     return
@@ -271,7 +273,7 @@ class PersistMiddleware:
     ) -> None:
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
-            marked = admission.marked(scope)
+            marked = admission.with_extension(scope)
             await listen.serve_stream(parts.exchanges, app, marked, request, rest, send)
 
         nothing = Body(complete=True)
@@ -291,12 +293,12 @@ class PersistMiddleware:
 
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
-            marked, again = admission.marked(scope), body.again()
+            marked, again = admission.with_extension(scope), body.again()
             if request.kind is Kind.EXCHANGE:
                 await serve.exchange(context, app, marked, request, again, rest, send)
                 return
             if not head.session and b'"initialize"' not in body.content:
-                app = Fence(context, self.app)
+                app = LeaseGuard(context, self.app)
             await app(marked, bodies.replay(again, rest), send)
 
         await self._in_session(parts, request, scope, body, receive, send).run(here)
@@ -314,7 +316,7 @@ class PersistMiddleware:
 
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
-            await app(admission.marked(scope), bodies.replay(body.again(), rest), watch)
+            await app(admission.with_extension(scope), bodies.replay(body.again(), rest), watch)
 
         await self._in_session(parts, request, scope, body, receive, send).run(here)
 
@@ -327,14 +329,16 @@ class PersistMiddleware:
         receive: Receive,
         send: Send,
     ) -> relaying.Request:
-        state = self._ground.get("state", {})
+        state = self._base_scope.get("state", {})
         return relaying.Request(parts, request, scope, body, receive, send, state)
 
-    async def _from_elsewhere(self, parts: Parts, parcel: Parcel, receive: Receive) -> Reply:
+    async def _from_elsewhere(
+        self, parts: Parts, envelope: RequestEnvelope, receive: Receive
+    ) -> Reply:
         """Run a request of a session that is held here for a client of another worker."""
         context = parts.exchanges
-        scope = relayed.scope_of(parts, parcel, self._ground)
-        body, cursor = admission.whole(parcel.body), event_id.parse(parcel.again)
+        scope = relayed.scope_of(parts, envelope, self._base_scope)
+        body, cursor = admission.whole(envelope.body), event_id.parse(envelope.again)
         head = self._classify(context.settings, context.memory, scope)
         request = (
             head if head.kind is not Kind.BODY else admission.by_body(context, head, scope, body)

@@ -226,7 +226,7 @@ class SessionRecord:
     """The resources the client is subscribed to."""
 
 
-class Listening(NamedTuple):
+class SessionStreamState(NamedTuple):
     """A session's own stream as all workers share it: a chain of segments, and whose turn it is
     to receive."""
 
@@ -242,16 +242,16 @@ class Listening(NamedTuple):
     """The number of that event."""
 
 
-class LetterState(enum.IntEnum):
-    """Where a letter is. It is claimed at most once, and never waits again after that."""
+class RelayState(enum.IntEnum):
+    """Where a relayed request is. It is claimed at most once, and never waits again after that."""
 
-    WAITING = 0
+    PENDING = 0
     CLAIMED = 1
-    ANSWERED = 2
+    REPLIED = 2
 
 
-class LetterName(NamedTuple):
-    """What its sender knows a letter by."""
+class RelayRequestId(NamedTuple):
+    """What its sender knows a relayed request by."""
 
     id: bytes
     worker: str
@@ -259,7 +259,7 @@ class LetterName(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class RelayRequest:
     """A request on its way to the worker that is its session's home."""
 
     id: bytes
@@ -273,43 +273,43 @@ class Letter:
     content: bytes
     sealed: bool
     """Whether only the worker that it was first addressed to can read the content."""
-    void: bool = False
+    not_executable: bool = False
     """Nobody may run it, and this worker has not: its sender is to be told so."""
 
     @property
-    def name(self) -> LetterName:
+    def name(self) -> RelayRequestId:
         """What its sender knows it by."""
-        return LetterName(self.id, self.worker)
+        return RelayRequestId(self.id, self.worker)
 
 
-class Posted(enum.Enum):
-    """What became of the attempt to post a letter."""
+class EnqueueResult(enum.Enum):
+    """What became of the attempt to post a relayed request."""
 
-    WAITING = "waiting"
+    ENQUEUED = "enqueued"
     FULL = "full"
-    """Too many letters wait for this worker."""
+    """Too many relayed requests wait for this worker."""
     MOVED = "moved"
     """The session is not at this worker, or not in this generation, any more."""
 
 
-class Standing(enum.Enum):
-    """What a letter's state is worth, where a store may forget."""
+class Certainty(enum.Enum):
+    """What a relayed request's state is worth, where a store may forget."""
 
-    SOUND = "sound"
-    STRANDED = "stranded"
+    KNOWN = "known"
+    UNDELIVERABLE = "undeliverable"
     """It waits where its addressee does not look."""
     OVERDUE = "overdue"
     """It was claimed, and its addressee has not said in time that it still runs it."""
-    DOUBTFUL = "doubtful"
+    UNKNOWN = "unknown"
     """The store has lost a part of its memory since: whether it was claimed cannot be known."""
 
 
-class LetterStatus(NamedTuple):
-    """A letter as its sender sees it. A reply is a reply, whatever the store has lost."""
+class RelayStatus(NamedTuple):
+    """A relayed request as its sender sees it. A reply is a reply, whatever the store has lost."""
 
-    state: LetterState
+    state: RelayState
     worker: str
     """Who may claim it, or has."""
     reply: bytes
     """Empty before it is answered."""
-    standing: Standing = Standing.SOUND
+    certainty: Certainty = Certainty.KNOWN

@@ -10,12 +10,12 @@ from mcp_persist_middleware import admission, telemetry
 from mcp_persist_middleware.asgi import path_of
 from mcp_persist_middleware.attempt import Attempt
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, PersistError, StoreError
-from mcp_persist_middleware.exchange import body as bodies
-from mcp_persist_middleware.exchange.fence import refuse
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.protocol import classify, headers, sse
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.streams import body as bodies
+from mcp_persist_middleware.streams.lease_guard import refuse
 from mcp_persist_middleware.supervision import frames, said
 from mcp_persist_middleware.worker import Parts
 
@@ -29,7 +29,7 @@ class Passing:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     async def go_on(
         self,
@@ -70,8 +70,8 @@ class Passing:
 
     def _say(self, error: Exception) -> None:
         text = said(error)
-        if text not in self._said and len(self._said) < _MOST_SAID:
-            self._said.add(text)
+        if text not in self._warned and len(self._warned) < _MOST_SAID:
+            self._warned.add(text)
             where = "" if isinstance(error, PersistError) else f"\n{frames(error)}"
             logger.error("%s Requests are served without what needs the store.%s", text, where)
 

@@ -7,11 +7,11 @@ from typing import Any, Self
 
 from mcp_persist_middleware import runtime
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError
-from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.exchange.memory import Memory
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.runtime import Runtime
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.streams.context import Context
+from mcp_persist_middleware.streams.memory import Memory
 from mcp_persist_middleware.worker import Parts
 
 # Where nothing is open nothing was learned.

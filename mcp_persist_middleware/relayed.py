@@ -3,10 +3,14 @@
 from starlette.types import Message, Scope
 
 from mcp_persist_middleware.asgi import EXTENSION
-from mcp_persist_middleware.exchange import remote
 from mcp_persist_middleware.protocol import headers
-from mcp_persist_middleware.sessions.parcel import Parcel, Streamed, Whole
+from mcp_persist_middleware.sessions.envelope import (
+    BufferedResponse,
+    RequestEnvelope,
+    StreamResponse,
+)
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.streams import remote
 from mcp_persist_middleware.worker import Parts
 
 
@@ -27,30 +31,30 @@ class Collected:
             self._body += message.get("body", b"")
 
     @property
-    def reply(self) -> Whole:
+    def reply(self) -> BufferedResponse:
         """All of it; of one that is too large, the word that it is."""
         if len(self._body) > self._limit:
-            return Whole(502, [(b"content-length", b"0")], b"")
-        return Whole(self._status, self._head, bytes(self._body))
+            return BufferedResponse(502, [(b"content-length", b"0")], b"")
+        return BufferedResponse(self._status, self._head, bytes(self._body))
 
 
-def streamed(found: remote.Remote) -> Streamed:
+def streamed(found: remote.Remote) -> StreamResponse:
     """The reply to a request that is answered with a stream."""
-    place = (found.after, found.joined, found.no_requests_until)
-    return Streamed(
+    place = (found.after, found.joined, found.suppress_requests_through)
+    return StreamResponse(
         found.stream, found.kind, found.request_id, found.head, *place, events=found.events
     )
 
 
-def scope_of(parts: Parts, parcel: Parcel, ground: Scope) -> Scope:
+def scope_of(parts: Parts, envelope: RequestEnvelope, ground: Scope) -> Scope:
     """The scope of a request that came from another worker, on the ground of this application."""
     state = dict(ground.get("state", {}))
-    scope = {"asgi": {"version": "3.0"}, **ground, **parcel.scope, "state": state}
-    scope["extensions"] = {EXTENSION: {"namespace": parcel.namespace}}
+    scope = {"asgi": {"version": "3.0"}, **ground, **envelope.scope, "state": state}
+    scope["extensions"] = {EXTENSION: {"namespace": envelope.namespace}}
     scope.setdefault("raw_path", scope["path"].encode())
     load = parts.exchanges.settings.relay_scope
-    if load is not None and parcel.outer is not None:
-        load[1](scope, parcel.outer)
+    if load is not None and envelope.outer is not None:
+        load[1](scope, envelope.outer)
     return scope
 
 

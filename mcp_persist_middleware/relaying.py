@@ -13,16 +13,22 @@ from starlette.types import Receive, Scope, Send
 from mcp_persist_middleware import asgi, attempt, telemetry
 from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
-from mcp_persist_middleware.exchange import body as bodies
-from mcp_persist_middleware.exchange import remote, resume
-from mcp_persist_middleware.exchange.body import Body
-from mcp_persist_middleware.exchange.client import Client
 from mcp_persist_middleware.model import SessionRecord
 from mcp_persist_middleware.protocol import callers, classify, headers, jsonrpc, sse
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.sessions import sealing
-from mcp_persist_middleware.sessions.courier import Undelivered
-from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Reply, Streamed, Whole
+from mcp_persist_middleware.sessions.envelope import (
+    BufferedResponse,
+    NotExecuted,
+    Reply,
+    RequestEnvelope,
+    StreamResponse,
+)
+from mcp_persist_middleware.sessions.relay_client import RelayFailure
+from mcp_persist_middleware.streams import body as bodies
+from mcp_persist_middleware.streams import remote, resume
+from mcp_persist_middleware.streams.body import Body
+from mcp_persist_middleware.streams.client import Client
 from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)
@@ -68,9 +74,9 @@ class Request:
             for moves in range(_MOVES):
                 outcome = None if takes_over else await self._try_relay(moved=moves > 0)
                 match outcome:
-                    case None | NotRun(forsaken=True):
+                    case None | NotExecuted(home_vacant=True):
                         takes_over = outcome is not None
-                    case NotRun():
+                    case NotExecuted():
                         continue
                     case _:
                         await self._deliver(outcome)
@@ -92,7 +98,7 @@ class Request:
         """What there is to hear behind the body: some servers tell of a disconnect only once."""
         return self.receive if self._client is None else self._client.receive
 
-    async def _try_relay(self, *, moved: bool) -> Reply | Undelivered | None:
+    async def _try_relay(self, *, moved: bool) -> Reply | RelayFailure | None:
         """What has become of it on another worker; None when it is to be served here. Where the
         store fails nothing has been posted, so one that stumbles is asked again; one that is known
         to be away is not.
@@ -105,10 +111,10 @@ class Request:
             except StoreError as error:
                 if context.writer.is_down or time.monotonic() + _ASK_AGAIN >= until:
                     logger.warning("The worker of a session cannot be found or reached: %s", error)
-                    return Undelivered.LATE
+                    return RelayFailure.TIMEOUT
             await asyncio.sleep(_ASK_AGAIN)
 
-    async def _relayed(self, *, moved: bool) -> Reply | Undelivered | None:
+    async def _relayed(self, *, moved: bool) -> Reply | RelayFailure | None:
         record = await self._elsewhere(moved=moved)
         if record is None:
             return None
@@ -116,7 +122,7 @@ class Request:
             return await self._relay(record)
         # To a session that was taken over it would say nothing.
         is_lost = self.body.complete and jsonrpc.is_to_a_call(self.body.content)
-        return Undelivered.UNSEALED if is_lost else NotRun(forsaken=True)
+        return RelayFailure.UNSEALED if is_lost else NotExecuted(home_vacant=True)
 
     async def _elsewhere(self, *, moved: bool) -> SessionRecord | None:
         """The session, if it is to be looked for on another worker."""
@@ -153,7 +159,7 @@ class Request:
         """Whether this request may lie in the store until it is fetched."""
         if not self._is_secret:
             return True
-        if await self.parts.courier.can_seal(record.home):
+        if await self.parts.relay_client.can_seal(record.home):
             return True
         self._say(
             "seal",
@@ -163,35 +169,37 @@ class Request:
         )
         return False
 
-    async def _relay(self, record: SessionRecord) -> Reply | Undelivered:
+    async def _relay(self, record: SessionRecord) -> Reply | RelayFailure:
         if not self.body.complete and (refusal := await self._read_on(record)) is not None:
             return refusal
         if self._client is None:
             self._client = Client(self.receive)
         client = self._client
         attempt.spend()
-        return await self.parts.courier.carry(record, self._parcel(), client.watch())
+        return await self.parts.relay_client.carry(record, self._parcel(), client.watch())
 
-    async def _read_on(self, record: SessionRecord) -> Undelivered | None:
+    async def _read_on(self, record: SessionRecord) -> RelayFailure | None:
         """Have all of a body that is larger than most, if it may be so large on its way."""
-        rooms, seconds = self.parts.courier.rooms, self.parts.exchanges.settings.send_timeout
+        rooms, seconds = self.parts.relay_client.rooms, self.parts.exchanges.settings.send_timeout
         told = headers.get(self.scope["headers"], b"content-length") or "0"
         if self.body.is_broken_off:
-            return Undelivered.LEFT
+            return RelayFailure.CLIENT_GONE
         if told.isdecimal() and int(told) > rooms.of_one:
-            return Undelivered.LARGE
+            return RelayFailure.LARGE
         # It is not kept a second time meanwhile.
         attempt.spend()
         owner = asgi.account_of(self.scope, record.principal)
         room = self._opened.enter_context(rooms.of(owner))
         try:
             if not await bodies.read_on(self.body, self.receive, room.take, seconds):
-                return Undelivered.LARGE if self.body.size > rooms.of_one else Undelivered.FULL
+                return (
+                    RelayFailure.LARGE if self.body.size > rooms.of_one else RelayFailure.QUEUE_FULL
+                )
         except TimeoutError:
-            return Undelivered.LEFT
-        return None if self.body.complete else Undelivered.LEFT
+            return RelayFailure.CLIENT_GONE
+        return None if self.body.complete else RelayFailure.CLIENT_GONE
 
-    def _parcel(self) -> Parcel:
+    def _parcel(self) -> RequestEnvelope:
         scope, context = self.scope, self.parts.exchanges
         if trace := telemetry.traceparent():
             kept = headers.without(scope["headers"], *headers.TRACE)
@@ -206,7 +214,7 @@ class Request:
                 "worker; they stay behind. Pass relay_scope=(dump, load) to carry them",
             )
         namespace = place_of(self.scope).namespace
-        return Parcel(scope, self.body.content, namespace, outer, self.again)
+        return RequestEnvelope(scope, self.body.content, namespace, outer, self.again)
 
     def _say(self, name: str, text: str) -> None:
         warned = self.parts.exchanges.warned
@@ -216,9 +224,9 @@ class Request:
 
     # Back from there.
 
-    async def _deliver(self, outcome: Reply | Undelivered) -> None:
+    async def _deliver(self, outcome: Reply | RelayFailure) -> None:
         match outcome:
-            case Streamed():
+            case StreamResponse():
                 found = remote.Remote(
                     outcome.stream,
                     outcome.kind,
@@ -226,36 +234,36 @@ class Request:
                     outcome.head,
                     outcome.after,
                     outcome.joined,
-                    outcome.no_requests_until,
+                    outcome.suppress_requests_through,
                     outcome.events,
                 )
                 assert self._client is not None
                 era, context = self.request.era, self.parts.exchanges
                 receive = self._client.receive
                 await remote.deliver(context, found, era, self.scope, receive, self.send)
-            case Whole():
+            case BufferedResponse():
                 head = {"status": outcome.status, "headers": list(outcome.head)}
                 await self.send({"type": "http.response.start", **head})
                 await self.send({"type": "http.response.body", "body": outcome.body})
-            case Undelivered.LEFT:
+            case RelayFailure.CLIENT_GONE:
                 return
-            case Undelivered.LOST if self.request.kind is Kind.EXCHANGE:
+            case RelayFailure.UNKNOWN_OUTCOME if self.request.kind is Kind.EXCHANGE:
                 await self._end_calls()
-            case Undelivered.LOST:
+            case RelayFailure.UNKNOWN_OUTCOME:
                 text = "the worker of this session is gone or cannot answer"
                 await self._refuse(text, run="Perhaps not run")
-            case Undelivered.UNSEALED:
+            case RelayFailure.UNSEALED:
                 await asgi.refuse(self.send, 409, _UNSEALED)
-            case Undelivered.LARGE:
+            case RelayFailure.LARGE:
                 await asgi.refuse(self.send, 413, self._too_large)
-            case Undelivered.FULL:
+            case RelayFailure.QUEUE_FULL:
                 await self._refuse("too much waits for the worker of this session, or runs there")
             case _:
                 await self._refuse("the worker of this session cannot be reached")
 
     @property
     def _too_large(self) -> str:
-        most = self.parts.courier.rooms.of_one
+        most = self.parts.relay_client.rooms.of_one
         return (
             f"Not run: this session is on another worker, and no more than {most} bytes travel "
             "there (max_event_bytes, max_body_bytes)"

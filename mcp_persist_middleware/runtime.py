@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import ClosedError, NoEventLoopError, StoreError
-from mcp_persist_middleware.exchange.memory import Memory
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
-from mcp_persist_middleware.signals.local import Signal
+from mcp_persist_middleware.streams.memory import Memory
 from mcp_persist_middleware.supervision import said, say
+from mcp_persist_middleware.wakeups.local import Signal
 from mcp_persist_middleware.worker import Parts, Worker
 
 logger = logging.getLogger(__name__)

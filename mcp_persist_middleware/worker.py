@@ -8,28 +8,28 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
 
-from mcp_persist_middleware.exchange import shield
-from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.exchange.drain import Drain
-from mcp_persist_middleware.exchange.memory import Memory
-from mcp_persist_middleware.exchange.turns import Listeners
-from mcp_persist_middleware.keeper import Keeper
-from mcp_persist_middleware.log.attendance import Attendance
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.connect import make_log
-from mcp_persist_middleware.log.heart import Heart
-from mcp_persist_middleware.log.lease import Lease
 from mcp_persist_middleware.log.live import Limits
-from mcp_persist_middleware.log.liveness import Liveness
+from mcp_persist_middleware.log.membership.heartbeat import Heartbeat
+from mcp_persist_middleware.log.membership.lease import Lease
+from mcp_persist_middleware.log.membership.peers import Peers
+from mcp_persist_middleware.log.membership.readers import ReaderLeases
 from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.maintenance.reaper import OrphanReaper
+from mcp_persist_middleware.maintenance.retention import RetentionLoop
 from mcp_persist_middleware.model import WorkerState
-from mcp_persist_middleware.sessions.courier import Courier
-from mcp_persist_middleware.sessions.desk import Desk
 from mcp_persist_middleware.sessions.registry import Registry
+from mcp_persist_middleware.sessions.relay_client import RelayClient
+from mcp_persist_middleware.sessions.relay_server import RelayServer
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.shutdown import ShutdownWatch
+from mcp_persist_middleware.stores.connect import make_log
+from mcp_persist_middleware.streams import exit_guard
+from mcp_persist_middleware.streams.context import Context
+from mcp_persist_middleware.streams.drain import Drain
+from mcp_persist_middleware.streams.memory import Memory
+from mcp_persist_middleware.streams.subscribers import SessionSubscribers
 from mcp_persist_middleware.supervision import Supervisor, said
-from mcp_persist_middleware.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 _STOP_SECONDS = 5.0
 # A lost lease is to cost a moment: who does not hear a cancellation is not waited for.
 _GIVE_UP_SECONDS = 1.0
-# A step of closing has so many times the store's time-out, and a lease for the heart.
+# A step of closing has so many times the store's time-out, and a lease for the heartbeat.
 _PATIENCE = 5.0
 
 Step = Callable[[], Awaitable[object]]
@@ -49,7 +49,7 @@ class Parts:
 
     exchanges: Context
     sessions: Registry
-    courier: Courier
+    relay_client: RelayClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,54 +147,56 @@ async def _open(
     lease = Lease(settings.lease_seconds)
     closing.add("The store", log.aclose)
     await log.open(name)
-    heart = Heart(log, name, lease)
-    closing.add("The heartbeat", heart.aclose)
+    heartbeat = Heartbeat(log, name, lease)
+    closing.add("The heartbeat", heartbeat.aclose)
     closing.add("What runs around the store", tasks.aclose)
     writer = Writer(log, settings.store_timeout, lambda: lease.is_held, tasks)
     closing.add("The writer", lambda: writer.aclose(_STOP_SECONDS))
-    liveness = Liveness(log, heart.observer)
-    drain = Drain(settings.drain_seconds, heart.drain)
-    sweeper = Sweeper(log, liveness, settings, name, drain.send_back)
-    registry = Registry(log.sessions, settings, name, liveness, lambda: writer.is_down, before)
-    desk = Desk(log.inbox, log.wakeups, liveness, lease, registry, settings, name, tasks)
-    listeners = Listeners(log.sessions, liveness, name, lambda: writer.is_down, tasks)
-    closing.add("Readers", listeners.aclose)
+    peers = Peers(log, heartbeat.failure_detector)
+    drain = Drain(settings.drain_seconds, heartbeat.drain)
+    reaper = OrphanReaper(log, peers, settings, name, drain.send_back)
+    registry = Registry(log.sessions, settings, name, peers, lambda: writer.is_down, before)
+    relay_server = RelayServer(
+        log.inbox, log.wakeups, peers, lease, registry, settings, name, tasks
+    )
+    subscribers = SessionSubscribers(log.sessions, peers, name, lambda: writer.is_down, tasks)
+    closing.add("Readers", subscribers.aclose)
     context = Context(
         settings,
         log,
         writer,
         name,
         _limits(settings),
-        Attendance(log, tasks),
+        ReaderLeases(log, tasks),
         lease,
-        liveness,
+        peers,
         drain,
-        listeners,
+        subscribers,
         tasks,
         memory,
     )
     closing.add("Sessions", registry.keep)
     closing.add("Calls", lambda: _end_calls(context))
-    await desk.open()
+    await relay_server.open()
     writer.start()
 
     def on_change() -> None:
-        sweeper.wake()
-        desk.wake()
+        reaper.wake()
+        relay_server.wake()
 
-    heart.start(on_change=on_change, on_lost=on_lost)
-    keeper = Keeper(log, settings, registry.keep, desk.purge)
-    tasks.keep(keeper.run, "mcp-persist-keeper")
-    tasks.keep(sweeper.run, "mcp-persist-sweeper")
-    tasks.keep(desk.run, "mcp-persist-desk")
-    tasks.keep(desk.renew, "mcp-persist-desk-renewals")
-    shield.install()
+    heartbeat.start(on_change=on_change, on_lost=on_lost)
+    retention = RetentionLoop(log, settings, registry.keep, relay_server.purge)
+    tasks.keep(retention.run, "mcp-persist-retention")
+    tasks.keep(reaper.run, "mcp-persist-reaper")
+    tasks.keep(relay_server.run, "mcp-persist-relay-server")
+    tasks.keep(relay_server.renew, "mcp-persist-relay-server-renewals")
+    exit_guard.install()
     watch = ShutdownWatch(drain.begin, tasks)
     closing.add("The watch for a shutdown", watch.aclose)
     await watch.open()
     largest = max(settings.max_event_bytes, settings.max_body_bytes)
-    courier = Courier(log.inbox, log.wakeups, liveness, settings.lease_seconds, largest)
-    return Parts(context, registry, courier)
+    relay_client = RelayClient(log.inbox, log.wakeups, peers, settings.lease_seconds, largest)
+    return Parts(context, registry, relay_client)
 
 
 async def _end_calls(context: Context) -> None:

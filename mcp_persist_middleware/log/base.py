@@ -7,16 +7,9 @@ from typing import NamedTuple, Self
 
 from mcp_persist_middleware.log.clock import Timed
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
-from mcp_persist_middleware.model import (
-    Beat,
-    Event,
-    EventKind,
-    Outcome,
-    StreamRecord,
-    StreamWrite,
-)
+from mcp_persist_middleware.model import Beat, Event, EventKind, Outcome, StreamRecord, StreamWrite
 from mcp_persist_middleware.settings import Settings
-from mcp_persist_middleware.signals.base import Polling, Wakeups
+from mcp_persist_middleware.wakeups.base import Polling, Wakeups
 
 MakeLog = Callable[[Settings], "EventLog"]
 """Makes a log that is not open, one for each worker on each event loop."""
@@ -103,10 +96,10 @@ class EventLog(Timed, ABC):
     @property
     @abstractmethod
     def inbox(self) -> Inbox:
-        """The letters between the workers, in the same store."""
+        """The relayed requests between the workers, in the same store."""
 
     @property
-    def lanes(self) -> int:
+    def max_in_flight(self) -> int:
         """How many calls of `append`, each for other streams, are under way at the same time: more
         than one where the store works while the next batch is made."""
         return 1
@@ -170,12 +163,12 @@ class EventLog(Timed, ABC):
         return Answers(last, found)
 
     @abstractmethod
-    async def attend(self, streams: Collection[bytes], seconds: float) -> None:
+    async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:
         """Note on open streams that somebody reads them for the next so many seconds at least.
         A note never shortens an earlier one."""
 
     @abstractmethod
-    async def attended(self, stream: bytes) -> float | None:
+    async def reader_ttl(self, stream: bytes) -> float | None:
         """For how many seconds somebody is still known to read a stream; negative when that is
         over since; None when nobody ever was."""
 
@@ -199,19 +192,21 @@ class EventLog(Timed, ABC):
         whether it is dead. Of its heartbeat and this, one comes first."""
 
     @abstractmethod
-    async def dismiss(self, worker: str) -> None:
+    async def deregister(self, worker: str) -> None:
         """Remove a worker's row: it is gone, and owns no open stream any more."""
 
     @abstractmethod
-    async def owners(self) -> list[str]:
+    async def active_writers(self) -> list[str]:
         """The workers of all open streams."""
 
     @abstractmethod
-    async def left_by(self, worker: str, limit: int, after: bytes = b"") -> list[StreamRecord]:
+    async def open_streams_of(
+        self, worker: str, limit: int, after: bytes = b""
+    ) -> list[StreamRecord]:
         """Open streams of a worker, the oldest first, from behind one on."""
 
     @abstractmethod
-    async def forget_session(self, namespace: str, path: str, session: str) -> None:
+    async def expire_session(self, namespace: str, path: str, session: str) -> None:
         """Make every stream of a session unreadable; `purge` removes the rows."""
 
     @abstractmethod

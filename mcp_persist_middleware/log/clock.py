@@ -12,7 +12,7 @@ class StoreClock:
     """What the store says the time is, as this worker knows it. Until it has said anything, this
     process's own time at the beginning, counted on: a clock that is set meanwhile changes nothing.
 
-    Read and set by the event loop and the heart's thread; the one field is one assignment.
+    Read and set by the event loop and the heartbeat's thread; the one field is one assignment.
     """
 
     def __init__(self) -> None:

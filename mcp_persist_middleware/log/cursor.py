@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.reads import Events, Reads
 from mcp_persist_middleware.model import Event, EventKind, StreamState
-from mcp_persist_middleware.signals.base import Subscription
+from mcp_persist_middleware.wakeups.base import Subscription
 
 # With every wake-up lost a reader still gets on at this pace, where the writer is in this process.
 _LOCAL_POLL = 15.0

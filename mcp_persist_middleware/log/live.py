@@ -6,16 +6,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mcp_persist_middleware.model import (
-    Ending,
-    Event,
-    EventKind,
-    StreamRecord,
-    StreamWrite,
-)
+from mcp_persist_middleware.model import Ending, Event, EventKind, StreamRecord, StreamWrite
 from mcp_persist_middleware.protocol.event_id import EventIds
 from mcp_persist_middleware.protocol.sse import CRLF
-from mcp_persist_middleware.signals.local import Signal
+from mcp_persist_middleware.wakeups.local import Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +52,9 @@ class LiveStream:
         "on_readers",
         "readers",
         "record",
-        "room",
         "said",
         "signal",
+        "space_available",
     )
 
     def __init__(self, record: StreamRecord, ids: EventIds, limits: Limits) -> None:
@@ -82,7 +76,7 @@ class LiveStream:
         """The newest comment and the number of the last event before it: for whoever listens
         now, never for the store."""
         self.signal = Signal()
-        self.room = Signal()
+        self.space_available = Signal()
         # The first reader is on its way, and need not read in the store what was just here.
         self._expects_reader = True
         self._limits = limits
@@ -186,7 +180,7 @@ class LiveStream:
         if write.ending is not None:
             self.ended = True
         self.signal.notify()
-        self.room.notify()
+        self.space_available.notify()
 
     def _account(self, write: StreamWrite) -> None:
         self._kept_events += len(write.events)
@@ -206,7 +200,7 @@ class LiveStream:
         self._show(tuple(waiting))
         self.ended = self.ended or self.ending is not None
         self.signal.notify()
-        self.room.notify()
+        self.space_available.notify()
 
     def _show(self, events: tuple[Event, ...]) -> None:
         if not (self.readers or self.degraded or self._expects_reader):

@@ -20,10 +20,10 @@ class WriteQueue:
         lanes: how many batches may be on their way at once; they share what one may hold.
     """
 
-    def __init__(self, lanes: int) -> None:
-        self._most = BATCH_EVENTS // lanes
+    def __init__(self, max_in_flight: int) -> None:
+        self._most = BATCH_EVENTS // max_in_flight
         self._streams: dict[LiveStream, None] = {}
-        self._flying: set[LiveStream] = set()
+        self._in_flight: set[LiveStream] = set()
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -41,14 +41,14 @@ class WriteQueue:
     @property
     def has_more(self) -> bool:
         """Whether a stream waits that is not on its way."""
-        return len(self._streams) > len(self._flying)
+        return len(self._streams) > len(self._in_flight)
 
     @property
     def fills_a_batch(self) -> bool:
         """Whether what is not on its way is enough for a whole batch."""
         events = 0
         for stream in self._streams:
-            if stream not in self._flying:
+            if stream not in self._in_flight:
                 events += stream.waiting
                 if events >= self._most:
                     return True
@@ -73,19 +73,19 @@ class WriteQueue:
         for stream in self._streams:
             if events >= self._most or size >= _BATCH_BYTES:
                 break
-            if stream in self._flying:
+            if stream in self._in_flight:
                 continue
             write = stream.next_write(self._most - events)
             events += len(write.events)
             size += write.size
             batch.append((stream, write))
-        self._flying.update(stream for stream, _ in batch)
+        self._in_flight.update(stream for stream, _ in batch)
         return batch
 
-    def land(self, batch: Batch) -> None:
+    def complete(self, batch: Batch) -> None:
         """A batch is not on its way any more. What its streams have now goes behind the others'."""
         for stream, _ in batch:
-            self._flying.discard(stream)
+            self._in_flight.discard(stream)
             if stream in self._streams:
                 del self._streams[stream]
                 if stream.has_work:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.debts import Debts
+from mcp_persist_middleware.log.breaker import StoreBreaker
 from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.log.outage import Outage
+from mcp_persist_middleware.log.pending_answers import PendingAnswers
 from mcp_persist_middleware.log.queue import Batch, WriteQueue
 from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamWrite
-from mcp_persist_middleware.signals.local import Signal
 from mcp_persist_middleware.supervision import Supervisor, end
+from mcp_persist_middleware.wakeups.local import Signal
 
 logger = logging.getLogger(__name__)
 
@@ -52,16 +52,16 @@ class Writer:
         self._tasks = tasks or Supervisor()
         self._timeout = timeout
         self._may_write = may_write
-        self._queue = WriteQueue(log.lanes)
-        self._debts = Debts(log)
+        self._queue = WriteQueue(log.max_in_flight)
+        self._pending_answers = PendingAnswers(log)
         self._wake = asyncio.Event()
         self._pressure = Signal()
         self._window, self._count = 0.0, 0
         self._idle = asyncio.Event()
-        self._lanes: list[asyncio.Task[None]] = []
+        self._committers: list[asyncio.Task[None]] = []
         self._soon: asyncio.TimerHandle | None = None
-        self._outage = Outage(log, self._wake.set, self._tasks)
-        self._crowd = asyncio.Event()
+        self._breaker = StoreBreaker(log, self._wake.set, self._tasks)
+        self._second_committer = asyncio.Event()
         self._is_flying = self._is_slow = False
         self.live: dict[bytes, LiveStream] = {}
         """The streams that are written here, by id."""
@@ -69,34 +69,34 @@ class Writer:
     @property
     def is_down(self) -> bool:
         """Whether the store has failed for longer than `timeout`."""
-        return self._outage.is_on
+        return self._breaker.is_open
 
     def start(self) -> None:
         """Begin to commit."""
-        runs = [self._run, *[self._assist] * (self._log.lanes - 1)]
-        self._lanes = [self._tasks.keep(run, "mcp-persist-writer") for run in runs]
+        runs = [self._run, *[self._assist] * (self._log.max_in_flight - 1)]
+        self._committers = [self._tasks.keep(run, "mcp-persist-writer") for run in runs]
 
     async def abandon(self) -> None:
         """Drop what waits and stop: the streams are not this worker's any more. Whoever still
         writes to them writes to nobody."""
-        for task in self._lanes:
+        for task in self._committers:
             task.cancel()
         for stream in self.live.values():
             stream.degrade()
         telemetry.streams.add(-len(self.live))
         self.live.clear()
         self._queue.clear()
-        self._debts.clear()
+        self._pending_answers.clear()
         await self.aclose(0)
 
     async def aclose(self, timeout: float) -> None:
         """Commit what waits, for at most `timeout` seconds, and stop."""
-        if not self._lanes:
+        if not self._committers:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self._queue and not self.is_down:
-                    if all(lane.done() for lane in self._lanes):
+                    if all(committer.done() for committer in self._committers):
                         # The event loop is about to end, and has ended them first.
                         await self._step()
                         continue
@@ -105,10 +105,10 @@ class Writer:
                     await self._idle.wait()
         if self._soon is not None:
             self._soon.cancel()
-        lanes, self._lanes = self._lanes, []
-        await end(*lanes)
+        committers, self._committers = self._committers, []
+        await end(*committers)
         # A lane may have begun one while it ended.
-        await self._outage.aclose()
+        await self._breaker.aclose()
 
     def open(self, stream: LiveStream) -> None:
         """Queue the beginning of a stream. It waits a moment for the first event, so that an
@@ -136,13 +136,13 @@ class Writer:
             self._queue.add(stream)
         self._wake.set()
         if self._is_slow:
-            self._crowd.set()
+            self._second_committer.set()
 
-    def _press(self) -> None:
+    def _flush_hint(self) -> None:
         """A stream is full, or ends: nothing more is to be gathered for it."""
         self._pressure.notify()
         if self._is_flying:
-            self._crowd.set()
+            self._second_committer.set()
 
     async def append(self, stream: LiveStream, events: list[tuple[EventKind, bytes]]) -> None:
         """Queue events; return when the stream may be given more."""
@@ -150,15 +150,15 @@ class Writer:
             stream.add(kind, frame)
         self._touch(stream)
         while stream.is_full(self._queue.share):
-            self._press()
+            self._flush_hint()
             # Woken by every commit and by the end of the store's patience.
-            await stream.room.wait(self._timeout)
+            await stream.space_available.wait(self._timeout)
 
     def end(self, stream: LiveStream, ending: Ending) -> None:
         """Queue the end of a stream, behind all its events."""
         if stream.ending is None:
             stream.ending = ending
-            self._press()
+            self._flush_hint()
             self._touch(stream)
 
     async def _run(self) -> None:
@@ -179,8 +179,8 @@ class Writer:
         batch of its own, and all that waits where that batch is slow."""
         while True:
             # What pressed meanwhile may have gone with the first lane: the next one counts.
-            self._crowd.clear()
-            await self._crowd.wait()
+            self._second_committer.clear()
+            await self._second_committer.wait()
             if not self._may_write():
                 return
             while self._is_flying and not self.is_down and (batch := self._queue.gather()):
@@ -195,7 +195,7 @@ class Writer:
         """Commit a batch on the first lane."""
         self._is_flying = True
         if self._queue.fills_a_batch:
-            self._crowd.set()
+            self._second_committer.set()
         slow = asyncio.get_running_loop().call_later(_SLOW, self._slow_down)
         try:
             await self._commit(batch)
@@ -206,7 +206,7 @@ class Writer:
     def _slow_down(self) -> None:
         self._is_slow = True
         if self._queue.has_more:
-            self._crowd.set()
+            self._second_committer.set()
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -223,12 +223,12 @@ class Writer:
         while self._may_write() and (batch := self._queue.gather()):
             began = time.monotonic()
             await self._fly(batch)
-            await self._pace(began, sum(len(write.events) for _, write in batch))
+            await self._linger(began, sum(len(write.events) for _, write in batch))
         if not self.is_down:
             await self._pay()
-        self._outage.tell_end()
+        self._breaker.tell_end()
 
-    async def _pace(self, began: float, events: int) -> None:
+    async def _linger(self, began: float, events: int) -> None:
         """Where events come fast, commit less often: fewer, larger batches cost less in all. A
         stream that is full or ends does not wait, and neither does a whole batch.
         """
@@ -243,21 +243,21 @@ class Writer:
         try:
             await self._send(batch)
         finally:
-            self._queue.land(batch)
+            self._queue.complete(batch)
 
     async def _send(self, batch: Batch) -> None:
-        began, outages = time.monotonic(), self._outage.number
+        began, outages = time.monotonic(), self._breaker.number
         outcomes = await self._try([write for _, write in batch], began)
         # The other lane may have found the store away since, and given up these streams as well:
         # what is heard here then says nothing of the store as it is now.
-        is_stale = outages != self._outage.number
+        is_stale = outages != self._breaker.number
         if outcomes is None:
             if not is_stale:
-                self._outage.begin()
+                self._breaker.begin()
                 self._give_up("the store does not answer")
             return
         if not is_stale:
-            self._outage.is_over = True
+            self._breaker.is_half_open = True
         telemetry.commit_seconds.record(time.monotonic() - began)
         telemetry.batches.record(sum(len(write.events) for _, write in batch))
         for (stream, write), outcome in zip(batch, outcomes, strict=True):
@@ -277,17 +277,17 @@ class Writer:
 
     async def _try(self, writes: list[StreamWrite], began: float) -> list[Outcome] | None:
         """Append with retries; None when the store's time is over."""
-        pause, outages = _FIRST_RETRY, self._outage.number
+        pause, outages = _FIRST_RETRY, self._breaker.number
         while True:
             try:
                 return await self._log.append(writes)
             except StoreError as error:
                 telemetry.store_failures.add(1)
-                if outages != self._outage.number:
+                if outages != self._breaker.number:
                     return None
                 late = time.monotonic() - began + pause > self._timeout
-                if late or not self._outage.is_over:
-                    self._outage.tell(error)
+                if late or not self._breaker.is_half_open:
+                    self._breaker.tell(error)
                     return None
                 logger.warning("%s It is tried again.", error)
             await asyncio.sleep(pause)
@@ -296,11 +296,11 @@ class Writer:
     async def _pay(self) -> None:
         """Log the answers of streams that ended while the store was away."""
         try:
-            async for stream in self._debts.pay():
-                self._outage.is_over = True
+            async for stream in self._pending_answers.pay():
+                self._breaker.is_half_open = True
                 self._forget(stream)
         except StoreError:
-            self._outage.begin()
+            self._breaker.begin()
 
     def _give_up(self, why: str) -> None:
         for stream in self._queue.streams:
@@ -320,7 +320,7 @@ class Writer:
         """A degraded stream asks nothing more of the store but to keep its answer."""
         self._queue.discard(stream)
         stream.degrade()
-        if stream.ended and (forgiven := self._debts.add(stream)) is not None:
+        if stream.ended and (forgiven := self._pending_answers.add(stream)) is not None:
             self._forget(forgiven)
 
     def _forget(self, stream: LiveStream) -> None:

@@ -4,8 +4,8 @@ from starlette.types import Message, Scope, Send
 
 from mcp_persist_middleware import asgi
 from mcp_persist_middleware.protocol import headers, jsonrpc
-from mcp_persist_middleware.sessions.greeting import MAX_GREETING, Greeting
-from mcp_persist_middleware.sessions.held import Held, Site
+from mcp_persist_middleware.sessions.initialize import MAX_GREETING, InitializeResult
+from mcp_persist_middleware.sessions.local import LocalSession, Site
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.repeatable import Repeatable
 from mcp_persist_middleware.sessions.revive import Callers
@@ -36,7 +36,7 @@ class Beginning:
         self._scope = scope
         self._request = request
         self._send = send
-        self._held: Held | None = None
+        self._held: LocalSession | None = None
         self._head: headers.RawHeaders = ()
         self._body = bytearray()
 
@@ -52,13 +52,13 @@ class Beginning:
                 message = {**message, "headers": public}
         elif held is not None and not held.record.fingerprint and len(self._body) < MAX_GREETING:
             self._body.extend(message.get("body", b""))
-            greeting = Greeting.parse(self._head, bytes(self._body))
+            greeting = InitializeResult.parse(self._head, bytes(self._body))
             if greeting is not None:
                 promised = {"fingerprint": greeting.fingerprint, "version": greeting.version}
                 await self._registry.note(held, **promised)
         await self._send(message)
 
-    async def _begun(self, message: Message) -> Held | None:
+    async def _begun(self, message: Message) -> LocalSession | None:
         """The session that this head of an answer gives to a client, committed."""
         inner = headers.get(message.get("headers", ()), _ID)
         if inner is None or not 200 <= message["status"] < 300:

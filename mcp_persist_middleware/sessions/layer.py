@@ -13,15 +13,11 @@ from mcp_persist_middleware.model import SessionKey, SessionRecord
 from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.sessions.beginning import Beginning
 from mcp_persist_middleware.sessions.forgotten import Said, asked, made_up, unknown
-from mcp_persist_middleware.sessions.held import Held, Site
+from mcp_persist_middleware.sessions.local import LocalSession, Site
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.repeatable import Repeatable
-from mcp_persist_middleware.sessions.revive import (
-    Callers,
-    count_refused,
-    revive,
-)
-from mcp_persist_middleware.sessions.turn import Turn
+from mcp_persist_middleware.sessions.revive import Callers, count_refused, revive
+from mcp_persist_middleware.sessions.rewrite import RequestRewriter
 
 logger = logging.getLogger(__name__)
 
@@ -94,12 +90,16 @@ class SessionLayer:
             await refusal.pass_on(send)
 
     async def _turn(
-        self, held: Held, scope: Scope, request: Repeatable, send: Send
+        self, held: LocalSession, scope: Scope, request: Repeatable, send: Send
     ) -> asgi.Answer | None:
         begins = self._beginning(scope, request, send)
-        return await Turn(self.app, self.registry, held, scope, request, begins).run(send)
+        return await RequestRewriter(self.app, self.registry, held, scope, request, begins).run(
+            send
+        )
 
-    async def _renewed(self, held: Held, scope: Scope) -> tuple[Held | None, Said | None]:
+    async def _renewed(
+        self, held: LocalSession, scope: Scope
+    ) -> tuple[LocalSession | None, Said | None]:
         """The session, made anew because the application has forgotten it: it was idle for too
         long. And what the application says of one that it does not know.
 
@@ -126,22 +126,22 @@ class SessionLayer:
             except StoreError as error:
                 logger.warning("A session that was forgotten cannot be looked up: %s", error)
                 return nothing
-        if not isinstance(found, Held):
+        if not isinstance(found, LocalSession):
             return nothing
         await self._came_back(found, scope)
         return found, said
 
-    async def _came_back(self, held: Held, scope: Scope) -> None:
+    async def _came_back(self, held: LocalSession, scope: Scope) -> None:
         held.site = self.site
         if scope["method"] != "GET":
             await self.revived(held.record.key, scope)
 
     async def _bring_back(
         self, key: SessionKey, scope: Scope, request: Repeatable, send: Send
-    ) -> Held | None:
+    ) -> LocalSession | None:
         """The session, held here from now on. Without one the client has been answered: with
         what the application says to a session that it does not know, or to this caller."""
-        found: Held | asgi.Answer | None
+        found: LocalSession | asgi.Answer | None
         try:
             if scope["method"] == "DELETE":
                 await self.registry.settle(key)
@@ -151,7 +151,7 @@ class SessionLayer:
             await asgi.unavailable(send, "The session store is unavailable")
             return None
         match found:
-            case Held():
+            case LocalSession():
                 return found
             case asgi.Answer():
                 await found.pass_on(send)
@@ -159,7 +159,7 @@ class SessionLayer:
                 await self._refuse(scope, request, send)
         return None
 
-    async def _revived(self, key: SessionKey, scope: Scope) -> Held | asgi.Answer | None:
+    async def _revived(self, key: SessionKey, scope: Scope) -> LocalSession | asgi.Answer | None:
         """The session, if whoever asks for it owns it. A stranger costs one question, however many
         ask alike, and the owner does not wait behind that."""
         is_elsewheres = self.registry.is_local and not self.registry.was_left(key)
@@ -187,16 +187,18 @@ class SessionLayer:
             raise SessionElsewhereError
         return self.registry.may_revive(scope)
 
-    async def _of_its_owner(self, record: SessionRecord, scope: Scope) -> Held | asgi.Answer | None:
+    async def _of_its_owner(
+        self, record: SessionRecord, scope: Scope
+    ) -> LocalSession | asgi.Answer | None:
         key = record.key
         async with self.registry.lock(key):
             if (held := self.registry.held(key)) is not None:
                 return held
             if self.registry.is_left(record):
-                found: Held | asgi.Answer | None = await self.registry.take_back(record)
+                found: LocalSession | asgi.Answer | None = await self.registry.take_back(record)
             else:
                 found = await revive(self.registry, self.app, scope, record, self.callers)
-        if isinstance(found, Held):
+        if isinstance(found, LocalSession):
             await self._came_back(found, scope)
         elif found is None:
             now = await self.registry.find(key)

@@ -14,10 +14,10 @@ from starlette.types import Scope
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.liveness import Liveness
+from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.model import Place, SessionKey, SessionRecord
-from mcp_persist_middleware.sessions.held import Held
+from mcp_persist_middleware.sessions.local import LocalSession
 from mcp_persist_middleware.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -46,23 +46,23 @@ class Registry:
         sessions: Sessions,
         settings: Settings,
         worker: str,
-        liveness: Liveness,
+        peers: Peers,
         is_down: Callable[[], bool] = lambda: False,
         before: "Registry | None" = None,
     ) -> None:
         self._sessions = sessions
-        self._liveness = liveness
+        self._peers = peers
         self._settings = settings
         self._worker = worker
         self._is_down = is_down
-        self._held: OrderedDict[SessionKey, Held] = OrderedDict()
-        self._by_inner: weakref.WeakValueDictionary[tuple[str, str], Held] = (
+        self._held: OrderedDict[SessionKey, LocalSession] = OrderedDict()
+        self._by_inner: weakref.WeakValueDictionary[tuple[str, str], LocalSession] = (
             weakref.WeakValueDictionary()
         )
         self._deleted: set[SessionKey] = set()
         """What the store has yet to be told."""
         self._touched: set[SessionKey] = set()
-        self._owned: dict[str, OrderedDict[SessionKey, Held]] = {}
+        self._owned: dict[str, OrderedDict[SessionKey, LocalSession]] = {}
         """What the store keeps of each owner, the one that was used last at the end."""
         self._has_warned = False
         self._seen: dict[SessionKey, tuple[SessionRecord | None, float]] = {}
@@ -72,7 +72,7 @@ class Registry:
         )
         self._refused: dict[Hashable, float] = {}
         """Who was told of late that a session is unknown, and until when that holds."""
-        self._left: dict[SessionKey, Held] = {}
+        self._left: dict[SessionKey, LocalSession] = {}
         """What the worker before this one held and nobody has asked for since."""
         if before is not None:
             self._inherit(before)
@@ -105,7 +105,7 @@ class Registry:
         """The session that a request names."""
         return SessionKey(*place, public)
 
-    def held(self, key: SessionKey) -> Held | None:
+    def held(self, key: SessionKey) -> LocalSession | None:
         """The session, if it is held here; it counts as used now."""
         found = self._held.get(key)
         if found is not None:
@@ -152,7 +152,7 @@ class Registry:
         version: str,
         initialize: bytes,
         owner: str = "",
-    ) -> Held:
+    ) -> LocalSession:
         """Commit a new session, under the application's id or, when that one is taken, under one
         of ours. A store that fails costs the session its life after this process. Of too many of
         one `owner` the store forgets the one that was idle for longest; here it lives on.
@@ -166,7 +166,7 @@ class Registry:
             home=self._worker,
             expires_at=self._expiry(brief=True),
         )
-        held = Held(record, inner, owner=owner)
+        held = LocalSession(record, inner, owner=owner)
         held.is_kept = len(initialize) <= _MAX_INITIALIZE and not self._is_down()
         try:
             while held.is_kept and not await self._sessions.create(held.record):
@@ -182,7 +182,7 @@ class Registry:
             await self._make_room(owner, held)
         return held
 
-    async def _make_room(self, owner: str, held: Held) -> None:
+    async def _make_room(self, owner: str, held: LocalSession) -> None:
         owned = self._owned.setdefault(owner, OrderedDict())
         owned[held.record.key] = held
         if len(owned) <= self._settings.max_sessions:
@@ -212,7 +212,7 @@ class Registry:
 
     async def seen(self, key: SessionKey, *, anew: bool) -> SessionRecord | None:
         """The same, as it was within the last second unless it is looked at `anew`. That is enough
-        to post a letter, for one to where the session is not any more is refused.
+        to post a relayed request, for one to where the session is not any more is refused.
 
         Raises:
             StoreError: the store does not answer.
@@ -243,12 +243,12 @@ class Registry:
         is_ours = home == self._worker or self.is_left(record)
         if is_ours or (asks and self._settings.session_routing == "revive"):
             return True
-        if not self._liveness.is_in_doubt(home):
+        if not self._peers.is_suspect(home):
             return False
-        verdict = await self._liveness.ask(home)
+        verdict = await self._peers.verify(home)
         return verdict.gone or (verdict.draining and asks)
 
-    async def check(self, held: Held) -> Held | None:
+    async def check(self, held: LocalSession) -> LocalSession | None:
         """The session, if this worker is still its home; where any worker may take any session
         over at once, only the store can tell.
 
@@ -274,15 +274,15 @@ class Registry:
         revive = self._settings.revive
         return revive if isinstance(revive, bool) else bool(revive(HTTPConnection(scope)))
 
-    async def take(self, record: SessionRecord, inner: str) -> Held | None:
+    async def take(self, record: SessionRecord, inner: str) -> LocalSession | None:
         """Become the home of a session that was brought back; None when another was faster.
 
         Raises:
             StoreError: the store does not answer.
         """
-        return await self._moved(record, Held(record, inner, is_revived=True), "revived")
+        return await self._moved(record, LocalSession(record, inner, is_revived=True), "revived")
 
-    async def take_back(self, record: SessionRecord) -> Held | None:
+    async def take_back(self, record: SessionRecord) -> LocalSession | None:
         """Become the home of a session that was left; None when another was faster.
 
         Raises:
@@ -290,7 +290,9 @@ class Registry:
         """
         return await self._moved(record, self._left[record.key], "taken back")
 
-    async def _moved(self, record: SessionRecord, held: Held, how: str) -> Held | None:
+    async def _moved(
+        self, record: SessionRecord, held: LocalSession, how: str
+    ) -> LocalSession | None:
         if not await self._sessions.move(record.key, record.generation, self._worker):
             return None
         generation = record.generation + 1
@@ -305,7 +307,7 @@ class Registry:
             self._owned.setdefault(held.owner, OrderedDict())[record.key] = held
         return held
 
-    async def note(self, held: Held, **changes: object) -> None:
+    async def note(self, held: LocalSession, **changes: object) -> None:
         """Keep a change of what revival has to repeat."""
         record = dataclasses.replace(held.record, **changes)  # type: ignore[arg-type]
         if sum(map(len, (record.level, *record.subscriptions))) > _MOST_NOTED:
@@ -322,7 +324,7 @@ class Registry:
                 except StoreError as error:
                     logger.warning("What revival has to repeat is not kept: %s", error)
 
-    async def end(self, held: Held) -> None:
+    async def end(self, held: LocalSession) -> None:
         """The client has deleted its session: it never comes back, anywhere.
 
         Raises:
@@ -359,7 +361,7 @@ class Registry:
         """Whether that was a moment ago."""
         return self._refused.get(alike, 0.0) > time.monotonic()
 
-    def drop(self, held: Held) -> None:
+    def drop(self, held: LocalSession) -> None:
         """The application has forgotten this one."""
         key, owned = held.record.key, self._owned.get(held.owner or "")
         if self._held.get(key) is held:
@@ -412,7 +414,7 @@ class Registry:
             await self._sessions.touch(part, expires_at)
             touched.difference_update(part)
 
-    def _hold(self, held: Held) -> None:
+    def _hold(self, held: LocalSession) -> None:
         self._by_inner[held.record.key.path, held.inner] = held
         self._held[held.record.key] = held
         self._held.move_to_end(held.record.key)

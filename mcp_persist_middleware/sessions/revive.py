@@ -13,8 +13,8 @@ from mcp_persist_middleware import asgi, telemetry
 from mcp_persist_middleware.model import SessionRecord
 from mcp_persist_middleware.protocol import headers, jsonrpc, sse
 from mcp_persist_middleware.sessions.forgotten import Said
-from mcp_persist_middleware.sessions.greeting import Greeting
-from mcp_persist_middleware.sessions.held import Held
+from mcp_persist_middleware.sessions.initialize import InitializeResult
+from mcp_persist_middleware.sessions.local import LocalSession
 from mcp_persist_middleware.sessions.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ async def revive(
     record: SessionRecord,
     callers: Callers,
     unknown: Said | None = None,
-) -> Held | asgi.Answer | None:
+) -> LocalSession | asgi.Answer | None:
     """Make the application's session anew; with the credentials of `scope`. With `unknown`, what
     it says of a session that it does not know, only if it says something else of the new one.
 
@@ -55,7 +55,7 @@ async def revive(
         count_refused(record)
         return greeted
     inner = headers.get(greeted.headers, headers.SESSION_ID)
-    greeting = Greeting.parse(greeted.headers, greeted.body)
+    greeting = InitializeResult.parse(greeted.headers, greeted.body)
     if not 200 <= greeted.status < 300 or inner is None or greeting is None:
         logger.warning("A session cannot be brought back: its initialize is refused now")
         return None

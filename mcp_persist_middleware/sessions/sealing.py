@@ -1,5 +1,5 @@
-"""Letters that only their addressee can read: anonymous boxes for an X25519 key that lives and
-dies with a worker's process. Needs the package `cryptography` (extra "relay")."""
+"""Relayed requests that only their addressee can read: anonymous boxes for an X25519 key that lives
+and dies with a worker's process. Needs the package `cryptography` (extra "relay")."""
 
 try:
     from cryptography.exceptions import InvalidTag
@@ -18,12 +18,12 @@ _NONCE = bytes(12)
 
 
 def is_available() -> bool:
-    """Whether letters can be sealed and opened here."""
+    """Whether relayed requests can be sealed and opened here."""
     return _found
 
 
 class UnreadableError(Exception):
-    """A letter that was sealed for another worker, or changed on its way."""
+    """A relayed request that was sealed for another worker, or changed on its way."""
 
 
 class Seal:
@@ -34,8 +34,8 @@ class Seal:
         self.public = self._private.public_key().public_bytes_raw()
         """What the others seal to."""
 
-    def open(self, box: bytes, letter: bytes) -> bytes:
-        """The content of a box that was made for this key and this letter.
+    def open(self, box: bytes, request: bytes) -> bytes:
+        """The content of a box that was made for this key and this relayed request.
 
         Raises:
             UnreadableError: it was not.
@@ -43,17 +43,17 @@ class Seal:
         theirs, rest = box[:_KEY], box[_KEY:]
         try:
             shared = self._private.exchange(X25519PublicKey.from_public_bytes(theirs))
-            return _cipher(shared, theirs + self.public).decrypt(_NONCE, rest, letter)
+            return _cipher(shared, theirs + self.public).decrypt(_NONCE, rest, request)
         except (InvalidTag, ValueError) as error:
             raise UnreadableError from error
 
 
-def seal(content: bytes, public: bytes, letter: bytes) -> bytes:
-    """A box around the content of one letter that only the holder of the key can open."""
+def seal(content: bytes, public: bytes, request: bytes) -> bytes:
+    """A box around the content of one relayed request that only the holder of the key can open."""
     mine = X25519PrivateKey.generate()
     shared = mine.exchange(X25519PublicKey.from_public_bytes(public))
     own = mine.public_key().public_bytes_raw()
-    return own + _cipher(shared, own + public).encrypt(_NONCE, content, letter)
+    return own + _cipher(shared, own + public).encrypt(_NONCE, content, request)
 
 
 def _cipher(shared: bytes, keys: bytes) -> "ChaCha20Poly1305":

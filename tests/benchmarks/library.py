@@ -10,7 +10,6 @@ from sqlalchemy import make_url
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import Limits, LiveStream
-from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import (
     Ending,
@@ -25,6 +24,7 @@ from mcp_persist_middleware.model import (
 )
 from mcp_persist_middleware.protocol.event_id import EventIds, new_stream_id
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 
 PREFIX = "mcp_"
 PAGE = (256, 1024 * 1024)

@@ -35,7 +35,7 @@ async def waits_for_a_lock(connection: Any, count: int = 1) -> None:
             await connection.execute("SELECT pg_stat_clear_snapshot()")
 
 
-async def listeners(connection: Any) -> list[int]:
+async def subscribers(connection: Any) -> list[int]:
     """The backends that listen for wake-ups."""
     rows = await connection.fetch(
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"

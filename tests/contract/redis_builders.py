@@ -12,10 +12,10 @@ from typing import Any
 
 import redis
 
-from mcp_persist_middleware.log import connect
-from mcp_persist_middleware.log.redis.log import RedisLog
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores import connect
+from mcp_persist_middleware.stores.redis.log import RedisLog
 from tests.contract.builders import direct
 from tests.support.scripted import until
 from tests.support.stores import RedisServer

@@ -8,9 +8,9 @@ from sqlalchemy import text
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.redis.log import RedisLog
-from mcp_persist_middleware.log.sql.log import SqlLog
 from mcp_persist_middleware.model import Event, EventKind, StreamState, StreamWrite
+from mcp_persist_middleware.stores.redis.log import RedisLog
+from mcp_persist_middleware.stores.sql.log import SqlLog
 from tests.contract.builders import (
     ALL,
     COMMITTED,
@@ -148,7 +148,7 @@ async def test_a_stream_that_goes_on_after_a_takeover_is_one_workers(
     assert await winner.append([write]) == [COMMITTED], "a retry after a lost answer"
     found = await log.find(stream.id)
     assert found == dataclasses.replace(stream, epoch=2, worker=write.worker)
-    assert await log.left_by("dead", 10) == []
+    assert await log.open_streams_of("dead", 10) == []
     assert await log.append([add(stream, *events(3, 1))]) == [FENCED]
     assert await log.append([add(stream, *events(3, 1, epoch=2), epoch=2, ending=ending(3))]) == [
         COMMITTED
@@ -273,7 +273,7 @@ async def test_text_of_any_kind_is_one_streams_own_and_comes_back(log: EventLog)
     assert await log.append(batch) == [COMMITTED] * len(batch)
     for stream in strange:
         assert await log.find(stream.id) == stream
-        await log.forget_session("default", stream.owner.path, stream.owner.session)
+        await log.expire_session("default", stream.owner.path, stream.owner.session)
     assert (await log.purge(1.0, 100)).streams == 5
     assert await log.find(good.id) == good
 

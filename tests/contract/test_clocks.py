@@ -11,7 +11,13 @@ import pytest
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.clock import StoreClock
-from mcp_persist_middleware.model import Letter, LetterName, Posted, SessionKey, SessionRecord
+from mcp_persist_middleware.model import (
+    EnqueueResult,
+    RelayRequest,
+    RelayRequestId,
+    SessionKey,
+    SessionRecord,
+)
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from tests.contract.builders import ALL, ending, events, new, numbers, record
 from tests.contract.conftest import Factory
@@ -44,20 +50,20 @@ async def meet(one: EventLog, two: EventLog) -> None:
     assert abs(one.now() - two.now()) < 1
     read = record()
     await one.append([new(read, *events(1, 1))])
-    await two.attend([read.id], 4.0)
-    left = await one.attended(read.id)
+    await two.renew_readers([read.id], 4.0)
+    left = await one.reader_ttl(read.id)
     assert left is not None
     assert 3 < left <= 4.1
 
     key = SessionKey("default", "/mcp", new_stream_id().hex())
     session = SessionRecord(key, "ann", "v", b"{}", 1, "one", one.now() + 20)
     assert await one.sessions.create(session)
-    name = LetterName(new_stream_id(two.now()), "one")
-    letter = Letter(name.id, key, "one", 1, two.inbox.now() + 10, b"?", sealed=False)
-    assert await two.inbox.put(letter, 10) is Posted.WAITING
+    name = RelayRequestId(new_stream_id(two.now()), "one")
+    relayed = RelayRequest(name.id, key, "one", 1, two.inbox.now() + 10, b"?", sealed=False)
+    assert await two.inbox.put(relayed, 10) is EnqueueResult.ENQUEUED
     (claimed,) = await one.inbox.claim("one", 10, one.inbox.now(), one.inbox.now() + 10)
-    assert claimed.id == letter.id
-    assert await one.inbox.answer(letter.id, "one", b"!", one.inbox.now() + 10)
+    assert claimed.id == relayed.id
+    assert await one.inbox.answer(relayed.id, "one", b"!", one.inbox.now() + 10)
     await two.inbox.purge(two.inbox.now(), 10)
     status = await two.inbox.look(name)
     assert status is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PLUGIN = """
 from sqlalchemy import make_url
-from mcp_persist_middleware.log.sqlite.log import SqliteLog
+from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from tests.support.stores import STORES, Store
 
 class MyLog(SqliteLog):

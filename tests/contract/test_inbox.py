@@ -1,4 +1,4 @@
-"""The letters between workers: what every store promises of them."""
+"""The relayed requests between workers: what every store promises of them."""
 
 import asyncio
 import contextlib
@@ -17,27 +17,27 @@ from hypothesis import strategies as st
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.lease import Lease
-from mcp_persist_middleware.log.redis.log import RedisLog
-from mcp_persist_middleware.log.sql.inbox import SqlInbox
-from mcp_persist_middleware.log.sql.log import SqlLog
-from mcp_persist_middleware.log.sql.sessions import SqlSessions
+from mcp_persist_middleware.log.membership.lease import Lease
 from mcp_persist_middleware.model import (
-    Letter,
-    LetterName,
-    LetterState,
-    LetterStatus,
-    Posted,
+    Certainty,
+    EnqueueResult,
+    RelayRequest,
+    RelayRequestId,
+    RelayState,
+    RelayStatus,
     SessionKey,
     SessionRecord,
-    Standing,
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
-from mcp_persist_middleware.sessions.courier import Courier, Undelivered
-from mcp_persist_middleware.sessions.desk import Desk, _Run
-from mcp_persist_middleware.sessions.parcel import NotRun, Parcel, Whole
-from mcp_persist_middleware.sessions.registry import Held, Registry
+from mcp_persist_middleware.sessions.envelope import BufferedResponse, NotExecuted, RequestEnvelope
+from mcp_persist_middleware.sessions.registry import LocalSession, Registry
+from mcp_persist_middleware.sessions.relay_client import RelayClient, RelayFailure
+from mcp_persist_middleware.sessions.relay_server import RelayServer, _Run
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores.redis.log import RedisLog
+from mcp_persist_middleware.stores.sql.inbox import SqlInbox
+from mcp_persist_middleware.stores.sql.log import SqlLog
+from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from mcp_persist_middleware.supervision import end
 from tests.support.scripted import until
 from tests.support.stores import Store
@@ -47,7 +47,7 @@ KEY = SessionKey("default", "/mcp", "s")
 
 
 async def session(log: EventLog, key: SessionKey = KEY, home: str = "one") -> None:
-    """A session at home on a worker, and workers who look for letters."""
+    """A session at home on a worker, and workers who look for relayed requests."""
     record = SessionRecord(
         key=key,
         principal="",
@@ -63,42 +63,42 @@ async def session(log: EventLog, key: SessionKey = KEY, home: str = "one") -> No
 
 
 def may_forget(log: EventLog) -> bool:
-    """Whether letters lie where a session's move does not take them along."""
+    """Whether relayed requests lie where a session's move does not take them along."""
     return isinstance(log, RedisLog)
 
 
-def letter(*, worker: str = "one", generation: int = 1, **more: Any) -> Letter:
+def relayed(*, worker: str = "one", generation: int = 1, **more: Any) -> RelayRequest:
     """A request for the session."""
-    made = Letter(new_stream_id(), KEY, worker, generation, NOW + 10, b"please", sealed=False)
+    made = RelayRequest(new_stream_id(), KEY, worker, generation, NOW + 10, b"please", sealed=False)
     return dataclasses.replace(made, **more)
 
 
-async def claim(log: EventLog, worker: str, now: float = NOW) -> list[Letter]:
+async def claim(log: EventLog, worker: str, now: float = NOW) -> list[RelayRequest]:
     """Everything that waits for a worker."""
     return await log.inbox.claim(worker, 100, now, time.time() + 60)
 
 
-async def test_a_letter_is_claimed_with_its_content_and_answered_once(
+async def test_a_request_is_claimed_with_its_content_and_answered_once(
     log: EventLog, other: EventLog
 ) -> None:
     await session(log)
-    sent = letter()
-    assert await other.inbox.put(sent, 10) is Posted.WAITING
-    assert await other.inbox.look(sent.name) == LetterStatus(LetterState.WAITING, "one", b"")
+    sent = relayed()
+    assert await other.inbox.put(sent, 10) is EnqueueResult.ENQUEUED
+    assert await other.inbox.look(sent.name) == RelayStatus(RelayState.PENDING, "one", b"")
     (got,) = await claim(log, "one")
     assert (got.id, got.key, got.content, got.generation) == (sent.id, KEY, b"please", 1)
     assert await log.inbox.claimed("one") == [sent.id]
     assert await claim(log, "one") == []
     assert await log.inbox.answer(sent.id, "one", b"done", NOW + 60)
     assert not await log.inbox.answer(sent.id, "one", b"twice", NOW + 60)
-    assert await other.inbox.look(sent.name) == LetterStatus(LetterState.ANSWERED, "one", b"done")
+    assert await other.inbox.look(sent.name) == RelayStatus(RelayState.REPLIED, "one", b"done")
     assert await log.inbox.claimed("one") == []
     await other.inbox.remove([sent.name])
     assert await other.inbox.look(sent.name) is None
 
 
 async def contents(store: Store) -> list[bytes]:
-    """All that the store has of letters."""
+    """All that the store has of relayed requests."""
     found = [row[0] for row in await store.rows("SELECT content FROM mcp_inbox")]
     if "redis" in store.settings:
         with contextlib.closing(redis.Redis.from_url(store.settings["redis"])) as client:
@@ -110,7 +110,7 @@ async def contents(store: Store) -> list[bytes]:
 async def test_what_was_claimed_is_nowhere_any_more(log: EventLog, store: Store) -> None:
     await session(log)
     secret = secrets.token_bytes(16)
-    await log.inbox.put(letter(content=secret), 10)
+    await log.inbox.put(relayed(content=secret), 10)
     assert secret in await contents(store)
     await claim(log, "one")
     assert secret not in await contents(store)
@@ -118,56 +118,56 @@ async def test_what_was_claimed_is_nowhere_any_more(log: EventLog, store: Store)
 
 async def test_what_was_withdrawn_is_nowhere_any_more(log: EventLog, store: Store) -> None:
     await session(log)
-    sent = letter(content=secrets.token_bytes(16))
+    sent = relayed(content=secrets.token_bytes(16))
     await log.inbox.put(sent, 10)
     assert await log.inbox.withdraw(sent.name)
     assert sent.content not in await contents(store)
 
 
-async def test_a_worker_claims_only_letters_for_itself_the_oldest_first(log: EventLog) -> None:
+async def test_a_worker_claims_only_requests_for_itself_the_oldest_first(log: EventLog) -> None:
     await session(log)
     elsewhere = SessionKey("default", "/mcp", "t")
     await session(log, elsewhere, "two")
-    mine = [letter() for _ in range(3)]
-    for each in [*mine, letter(key=elsewhere, worker="two")]:
-        assert await log.inbox.put(each, 10) is Posted.WAITING
+    mine = [relayed() for _ in range(3)]
+    for each in [*mine, relayed(key=elsewhere, worker="two")]:
+        assert await log.inbox.put(each, 10) is EnqueueResult.ENQUEUED
     (first,) = await log.inbox.claim("one", 1, NOW, NOW + 60)
     rest = await claim(log, "one")
     assert [first.id, *(each.id for each in rest)] == sorted(each.id for each in mine)
 
 
-async def test_no_more_letters_wait_for_one_worker_than_may(log: EventLog) -> None:
+async def test_no_more_requests_wait_for_one_worker_than_may(log: EventLog) -> None:
     await session(log)
-    put = [await log.inbox.put(letter(), 3) for _ in range(5)]
-    assert put == [Posted.WAITING] * 3 + [Posted.FULL] * 2
+    put = [await log.inbox.put(relayed(), 3) for _ in range(5)]
+    assert put == [EnqueueResult.ENQUEUED] * 3 + [EnqueueResult.FULL] * 2
     await log.inbox.claim("one", 1, NOW, NOW + 60)
-    assert await log.inbox.put(letter(), 3) is Posted.WAITING
+    assert await log.inbox.put(relayed(), 3) is EnqueueResult.ENQUEUED
 
 
-async def test_a_letter_to_where_the_session_is_not_is_not_posted(log: EventLog) -> None:
+async def test_a_request_to_where_the_session_is_not_is_not_posted(log: EventLog) -> None:
     if may_forget(log):
         pytest.skip("its addressee sees that")
-    assert await log.inbox.put(letter(), 10) is Posted.MOVED
+    assert await log.inbox.put(relayed(), 10) is EnqueueResult.MOVED
     await session(log)
-    assert await log.inbox.put(letter(worker="two"), 10) is Posted.MOVED
+    assert await log.inbox.put(relayed(worker="two"), 10) is EnqueueResult.MOVED
     assert await log.sessions.move(KEY, 1, "two")
-    assert await log.inbox.put(letter(), 10) is Posted.MOVED
-    assert await log.inbox.put(letter(worker="two", generation=2), 10) is Posted.WAITING
+    assert await log.inbox.put(relayed(), 10) is EnqueueResult.MOVED
+    assert await log.inbox.put(relayed(worker="two", generation=2), 10) is EnqueueResult.ENQUEUED
     await log.sessions.delete(KEY, time.time() + 60)
-    assert await log.inbox.put(letter(worker="two", generation=2), 10) is Posted.MOVED
+    assert await log.inbox.put(relayed(worker="two", generation=2), 10) is EnqueueResult.MOVED
 
 
-async def test_a_letter_is_claimed_where_it_is_addressed_to_with_its_generation(
+async def test_a_request_is_claimed_where_it_is_addressed_to_with_its_generation(
     log: EventLog, other: EventLog
 ) -> None:
     """Where a move does not take it along: whoever claims it can tell that it is too late."""
     if not may_forget(log):
         pytest.skip("it is refused, or addressed anew")
     await session(log)
-    before, after = letter(), letter()
+    before, after = relayed(), relayed()
     await other.inbox.put(before, 10)
     assert await log.sessions.move(KEY, 1, "two")
-    assert await other.inbox.put(after, 10) is Posted.WAITING
+    assert await other.inbox.put(after, 10) is EnqueueResult.ENQUEUED
     assert await claim(other, "two") == []
     assert {(each.id, each.generation) for each in await claim(log, "one")} == {
         (before.id, 1),
@@ -181,7 +181,7 @@ async def test_a_session_that_moves_takes_along_what_waits_for_it(
     if may_forget(log):
         pytest.skip("it stays, and its addressee says so")
     await session(log)
-    claimed, waiting = letter(), letter()
+    claimed, waiting = relayed(), relayed()
     await log.inbox.put(claimed, 10)
     await claim(log, "one")
     await log.inbox.put(waiting, 10)
@@ -191,12 +191,12 @@ async def test_a_session_that_moves_takes_along_what_waits_for_it(
     assert await claim(log, "one") == []
     (got,) = await claim(other, "two")
     assert (got.id, got.worker, got.generation) == (waiting.id, "two", 2)
-    assert await log.inbox.look(claimed.name) == LetterStatus(LetterState.CLAIMED, "one", b"")
+    assert await log.inbox.look(claimed.name) == RelayStatus(RelayState.CLAIMED, "one", b"")
 
 
-async def test_a_letter_that_was_withdrawn_is_not_claimed_nor_the_reverse(log: EventLog) -> None:
+async def test_a_request_that_was_withdrawn_is_not_claimed_nor_the_reverse(log: EventLog) -> None:
     await session(log)
-    one, two = letter(), letter()
+    one, two = relayed(), relayed()
     await log.inbox.put(one, 10)
     assert await log.inbox.withdraw(one.name)
     assert await claim(log, "one") == []
@@ -205,9 +205,9 @@ async def test_a_letter_that_was_withdrawn_is_not_claimed_nor_the_reverse(log: E
     assert not await log.inbox.withdraw(two.name)
 
 
-async def test_a_late_letter_is_not_claimed_and_is_purged(log: EventLog) -> None:
+async def test_a_late_request_is_not_claimed_and_is_purged(log: EventLog) -> None:
     await session(log)
-    sent = letter()
+    sent = relayed()
     await log.inbox.put(sent, 10)
     assert await claim(log, "one", NOW + 11) == []
     assert await log.inbox.purge(NOW + 9, 10) == 0
@@ -217,66 +217,68 @@ async def test_a_late_letter_is_not_claimed_and_is_purged(log: EventLog) -> None
     assert await log.inbox.look(sent.name) is None
 
 
-async def test_a_claimed_letter_is_overdue_when_its_addressee_does_not_say_that_it_runs_it(
+async def test_a_claimed_request_is_overdue_when_its_addressee_does_not_say_that_it_runs_it(
     log: EventLog, other: EventLog
 ) -> None:
     await session(log)
-    kept, left, gone = (letter() for _ in range(3))
+    kept, left, gone = (relayed() for _ in range(3))
     for each in (kept, left, gone):
-        assert await other.inbox.put(each, 10) is Posted.WAITING
+        assert await other.inbox.put(each, 10) is EnqueueResult.ENQUEUED
     now = log.inbox.now()
     assert len(await log.inbox.claim("one", 3, NOW, now - 1)) == 3
     for each in (kept, left):
         status = await other.inbox.look(each.name)
         assert status is not None
-        assert (status.state, status.standing) == (LetterState.CLAIMED, Standing.OVERDUE)
+        assert (status.state, status.certainty) == (RelayState.CLAIMED, Certainty.OVERDUE)
     await other.inbox.remove([gone.name])
     ids = [kept.id, gone.id, secrets.token_bytes(16)]
     assert list(await log.inbox.renew("one", ids, now + 60)) == [kept.id]
-    for each, standing in ((kept, Standing.SOUND), (left, Standing.OVERDUE)):
+    for each, certainty in ((kept, Certainty.KNOWN), (left, Certainty.OVERDUE)):
         status = await other.inbox.look(each.name)
         assert status is not None
-        assert status.standing is standing
+        assert status.certainty is certainty
     assert await log.inbox.answer(left.id, "one", b"late", now + 60)
     last = await other.inbox.look(left.name)
-    assert last == LetterStatus(LetterState.ANSWERED, "one", b"late")
+    assert last == RelayStatus(RelayState.REPLIED, "one", b"late")
 
 
-async def test_a_letter_that_was_barred_is_never_posted(log: EventLog, other: EventLog) -> None:
+async def test_a_request_that_was_tombstoned_is_never_posted(
+    log: EventLog, other: EventLog
+) -> None:
     await session(log)
-    sent = letter()
-    assert await log.inbox.bar(sent.name, NOW + 10)
-    assert not await other.inbox.bar(sent.name, NOW + 10)
+    sent = relayed()
+    assert await log.inbox.tombstone(sent.name, NOW + 10)
+    assert not await other.inbox.tombstone(sent.name, NOW + 10)
     with pytest.raises(StoreError):
         await other.inbox.put(sent, 10)
     assert await claim(log, "one") == []
     assert await log.inbox.purge(NOW + 5, 100) == 0
     assert await log.inbox.purge(NOW + 11, 100) == 1
-    posted = letter()
-    assert await log.inbox.put(posted, 10) is Posted.WAITING
-    assert not await other.inbox.bar(posted.name, NOW + 10)
-    assert [each.id for each in await claim(log, "one")] == [posted.id]
+    enqueued = relayed()
+    assert await log.inbox.put(enqueued, 10) is EnqueueResult.ENQUEUED
+    assert not await other.inbox.tombstone(enqueued.name, NOW + 10)
+    assert [each.id for each in await claim(log, "one")] == [enqueued.id]
 
 
-@pytest.mark.parametrize("first", ["put", "bar"])
+@pytest.mark.parametrize("first", ["put", "tombstone"])
 async def test_of_a_post_and_its_bar_one_holds(log: EventLog, other: EventLog, first: str) -> None:
     await session(log)
     for _ in range(20):
-        sent = letter()
-        both = [log.inbox.put(sent, 100), other.inbox.bar(sent.name, NOW + 10)]
+        sent = relayed()
+        both = [log.inbox.put(sent, 100), other.inbox.tombstone(sent.name, NOW + 10)]
         done = await asyncio.gather(*both[:: 1 if first == "put" else -1], return_exceptions=True)
         put, barred = done if first == "put" else done[::-1]
-        assert (put is Posted.WAITING) == (barred is False)
+        assert (put is EnqueueResult.ENQUEUED) == (barred is False)
         assert isinstance(put, StoreError) == (barred is True)
     await claim(log, "one")
 
 
-async def test_of_all_who_claim_or_withdraw_at_once_one_gets_the_letter(
+async def test_of_all_who_claim_or_withdraw_at_once_one_gets_the_request(
     log: EventLog, other: EventLog
 ) -> None:
     await session(log)
     for _ in range(20):
-        sent = letter()
+        sent = relayed()
         await log.inbox.put(sent, 10)
         *claims, withdrawn = await asyncio.gather(
             claim(log, "one"), claim(other, "one"), claim(log, "one"), log.inbox.withdraw(sent.name)
@@ -303,7 +305,7 @@ STEPS = st.lists(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(STEPS)
-async def test_no_letter_is_run_twice_nor_after_it_was_withdrawn(
+async def test_no_request_is_run_twice_nor_after_it_was_withdrawn(
     log: EventLog, steps: list[str]
 ) -> None:
     key = SessionKey("default", "/mcp", new_stream_id().hex())
@@ -316,8 +318,8 @@ async def test_no_letter_is_run_twice_nor_after_it_was_withdrawn(
     for step in steps:
         match step:
             case "put":
-                new = letter(key=key, worker=home, generation=generation)
-                assert await log.inbox.put(new, 1000) is Posted.WAITING
+                new = relayed(key=key, worker=home, generation=generation)
+                assert await log.inbox.put(new, 1000) is EnqueueResult.ENQUEUED
                 sent.append(new.id)
                 addressed[new.id] = home
             case "claim one" | "claim two":
@@ -325,7 +327,7 @@ async def test_no_letter_is_run_twice_nor_after_it_was_withdrawn(
                 served = [
                     each
                     for each in claimed
-                    if (step[6:], each.generation) == (home, generation) and not each.void
+                    if (step[6:], each.generation) == (home, generation) and not each.not_executable
                 ]
                 assert served == claimed or may_forget(log)
                 run += [each.id for each in served]
@@ -333,7 +335,7 @@ async def test_no_letter_is_run_twice_nor_after_it_was_withdrawn(
                 withdrawn += [
                     each
                     for each in sent
-                    if await log.inbox.withdraw(LetterName(each, addressed[each]))
+                    if await log.inbox.withdraw(RelayRequestId(each, addressed[each]))
                 ]
             case "move":
                 home = "two" if home == "one" else "one"
@@ -359,9 +361,9 @@ async def test_the_short_ways_and_the_general_ones_are_the_same(log: EventLog) -
     await session(log)
     general = SqlInbox(log)
     for putting, claiming in ((general, log.inbox), (log.inbox, general)):
-        sent = letter(sealed=True)
-        assert await putting.put(sent, 1) is Posted.WAITING
-        assert await claiming.put(letter(), 1) is Posted.FULL
+        sent = relayed(sealed=True)
+        assert await putting.put(sent, 1) is EnqueueResult.ENQUEUED
+        assert await claiming.put(relayed(), 1) is EnqueueResult.FULL
         assert await claiming.look(sent.name) == await putting.look(sent.name)
         (got,) = await claiming.claim("one", 9, NOW, NOW + 60)
         assert got == sent
@@ -377,10 +379,10 @@ class Home:
 
     def __init__(self, log: EventLog) -> None:
         given = Settings.load({"url": "events.db", "lease_seconds": 1, "store_timeout": 0.5})
-        alone: Any = SimpleNamespace(has_company=lambda _: True, is_in_doubt=lambda _: False)
+        alone: Any = SimpleNamespace(has_peers=lambda _: True, is_suspect=lambda _: False)
         lease = Lease(60)
         self._registry = Registry(log.sessions, given, "one", alone)
-        self._desk = Desk(log.inbox, log.wakeups, alone, lease, self._registry, given, "one")
+        self._desk = RelayServer(log.inbox, log.wakeups, alone, lease, self._registry, given, "one")
         self.let: dict[str, asyncio.Event] = {}
         self.left: list[str] = []
         self.running: list[str] = []
@@ -399,13 +401,13 @@ class Home:
         """A session of somebody's."""
         record = SessionRecord(key, owner, "2025-11-25", b"{}", 1, "one", time.time() + 60)
         assert await self._registry._sessions.create(record)
-        held = Held(record, key.id, owner=owner)
+        held = LocalSession(record, key.id, owner=owner)
         held.site = partial(self._site, key.id)
         self.let[key.id] = asyncio.Event()
         self._registry._hold(held)
         return record
 
-    async def _site(self, session: str, _: Parcel, receive: Any) -> Whole:
+    async def _site(self, session: str, _: RequestEnvelope, receive: Any) -> BufferedResponse:
         self.running.append(session)
         wait = [asyncio.ensure_future(each) for each in (self.let[session].wait(), receive())]
         await asyncio.wait(wait, return_when=asyncio.FIRST_COMPLETED)
@@ -413,15 +415,15 @@ class Home:
             self.left.append(session)
             await wait[0]
         await end(*wait)
-        return Whole(200, [], b"done")
+        return BufferedResponse(200, [], b"done")
 
 
 def client_of(log: EventLog, record: SessionRecord) -> tuple[asyncio.Task[Any], asyncio.Event]:
     """A call through another worker; set when its client leaves."""
-    left, alive = asyncio.Event(), cast("Any", SimpleNamespace(is_in_doubt=lambda _: False))
-    courier = Courier(log.inbox, log.wakeups, alive, 1.0, 1024)
+    left, alive = asyncio.Event(), cast("Any", SimpleNamespace(is_suspect=lambda _: False))
+    relay_client = RelayClient(log.inbox, log.wakeups, alive, 1.0, 1024)
     scope = {"method": "POST", "path": "/mcp", "headers": []}
-    call = courier.carry(record, Parcel(scope, b"{}", "default"), left.wait())
+    call = relay_client.carry(record, RequestEnvelope(scope, b"{}", "default"), left.wait())
     return asyncio.create_task(call), left
 
 
@@ -429,8 +431,8 @@ def client_of(log: EventLog, record: SessionRecord) -> tuple[asyncio.Task[Any], 
 async def test_no_client_keeps_the_others_out_and_what_nobody_waits_for_makes_room(
     log: EventLog, other: EventLog, monkeypatch: pytest.MonkeyPatch, of: str
 ) -> None:
-    monkeypatch.setattr("mcp_persist_middleware.sessions.desk._OF_ONE_SESSION", 3)
-    monkeypatch.setattr("mcp_persist_middleware.sessions.desk._OF_ONE_PRINCIPAL", 3)
+    monkeypatch.setattr("mcp_persist_middleware.sessions.relay_server._OF_ONE_SESSION", 3)
+    monkeypatch.setattr("mcp_persist_middleware.sessions.relay_server._OF_ONE_PRINCIPAL", 3)
     home = Home(log)
     async with home.open():
         greedy = [await home.hold(SessionKey("d", "/mcp", f"g{n}"), "eve") for n in range(3)]
@@ -439,20 +441,20 @@ async def test_no_client_keeps_the_others_out_and_what_nobody_waits_for_makes_ro
         calls = [client_of(other, record) for record in mine]
         await until(lambda: len(home.running) == 3)
         one_more, _ = client_of(other, mine[0])
-        assert await asyncio.wait_for(one_more, 10) is Undelivered.FULL
+        assert await asyncio.wait_for(one_more, 10) is RelayFailure.QUEUE_FULL
         home.let["honest"].set()
         fine, _ = client_of(other, honest)
-        assert await asyncio.wait_for(fine, 10) == Whole(200, [], b"done")
+        assert await asyncio.wait_for(fine, 10) == BufferedResponse(200, [], b"done")
         # A disconnect is no cancellation: the calls go on, and are nobody's.
         for task, left in calls:
             left.set()
-            assert await asyncio.wait_for(task, 10) is Undelivered.LEFT
+            assert await asyncio.wait_for(task, 10) is RelayFailure.CLIENT_GONE
         await until(lambda: len(home.left) == 3)
         again, _ = client_of(other, mine[0])
         await until(lambda: len(home.running) == 5)
         for each in home.let.values():
             each.set()
-        assert await asyncio.wait_for(again, 10) == Whole(200, [], b"done")
+        assert await asyncio.wait_for(again, 10) == BufferedResponse(200, [], b"done")
 
 
 async def test_a_request_whose_client_left_before_it_was_taken_is_run_all_the_same(
@@ -464,23 +466,27 @@ async def test_a_request_whose_client_left_before_it_was_taken_is_run_all_the_sa
     left.set()
     await asyncio.sleep(0)
     async with home.open():
-        assert await asyncio.wait_for(call, 10) is Undelivered.LEFT
+        assert await asyncio.wait_for(call, 10) is RelayFailure.CLIENT_GONE
         await until(lambda: home.running == ["half"])
         # One that has closed only its half may read what is there in a moment.
         home.let["half"].set()
         call, left = client_of(other, record)
         left.set()
-        assert await asyncio.wait_for(call, 10) == Whole(200, [], b"done")
+        assert await asyncio.wait_for(call, 10) == BufferedResponse(200, [], b"done")
 
 
 async def test_only_the_home_of_a_session_gives_it_up_to_whoever_asks(log: EventLog) -> None:
-    """A letter may reach a worker that the session has left: that one has nothing to give up."""
+    """A relayed request may reach a worker that the session has left: that one has nothing to give
+    up."""
     given, nobody = Settings.load({"url": "events.db"}), cast("Any", None)
     registry = Registry(log.sessions, given, "one", nobody)
-    desk = Desk(log.inbox, log.wakeups, nobody, nobody, registry, given, "one")
+    relay_server = RelayServer(log.inbox, log.wakeups, nobody, nobody, registry, given, "one")
     await session(log)
-    late = letter()
-    assert await desk._reply(_Run(late, ""), []) == NotRun(forsaken=True)
-    assert await desk._reply(_Run(dataclasses.replace(late, void=True), ""), []) == NotRun()
+    late = relayed()
+    assert await relay_server._reply(_Run(late, ""), []) == NotExecuted(home_vacant=True)
+    assert (
+        await relay_server._reply(_Run(dataclasses.replace(late, not_executable=True), ""), [])
+        == NotExecuted()
+    )
     assert await log.sessions.move(KEY, 1, "two")
-    assert await desk._reply(_Run(late, ""), []) == NotRun()
+    assert await relay_server._reply(_Run(late, ""), []) == NotExecuted()

@@ -74,7 +74,9 @@ async def test_no_log_tells_a_payload_a_credential_or_a_session_at_any_level(
         left = await session.call("endless")
         await left.take(1)
         context = await one.context()
-        assert await context.log.left_by(context.worker, 10), "as whoever ends them reads them"
+        assert await context.log.open_streams_of(context.worker, 10), (
+            "as whoever ends them reads them"
+        )
         left.close()
         assert await session.delete() == 200
     names = {record.name for record in caplog.records}

@@ -8,9 +8,9 @@ import pytest
 
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog, Written
-from mcp_persist_middleware.log.sql.log import SqlLog
 from mcp_persist_middleware.model import Event, EventKind, StreamState
 from mcp_persist_middleware.protocol import sse
+from mcp_persist_middleware.stores.sql.log import SqlLog
 from tests.contract.builders import ALL, events, new, record
 
 

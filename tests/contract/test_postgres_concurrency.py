@@ -10,15 +10,15 @@ import pytest
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.postgres import batch as postgres_batch
-from mcp_persist_middleware.log.postgres.log import PostgresLog
 from mcp_persist_middleware.model import (
-    LetterState,
-    LetterStatus,
-    Posted,
+    EnqueueResult,
+    RelayState,
+    RelayStatus,
     StreamState,
     StreamWrite,
 )
+from mcp_persist_middleware.stores.postgres import batch as postgres_batch
+from mcp_persist_middleware.stores.postgres.log import PostgresLog
 from tests.contract.builders import (
     COMMITTED,
     FENCED,
@@ -31,7 +31,7 @@ from tests.contract.builders import (
     record,
 )
 from tests.contract.postgres import somebody, waits_for_a_lock
-from tests.contract.test_inbox import KEY, claim, letter, session
+from tests.contract.test_inbox import KEY, claim, relayed, session
 from tests.support.packaged import PACKAGED, marked
 from tests.support.stores import STORES, Store
 
@@ -46,7 +46,7 @@ def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
 
 async def appended(connection: object, log: PostgresLog, *entries: StreamWrite) -> None:
     """What an append of another worker does, in a transaction that is already open."""
-    batch = postgres_batch.Batch(log._statements, connection)
+    batch = postgres_batch.PostgresBatch(log._statements, connection)
     assert len(await batch._together(entries)) == len(entries)
 
 
@@ -127,26 +127,26 @@ async def test_a_takeover_with_an_error_of_its_own_does_not_count_an_event_twice
     assert await numbers(log, stream) == [1, 2, 3]
 
 
-async def test_a_letter_that_meets_a_move_is_not_left_with_the_old_home(
+async def test_a_request_that_meets_a_move_is_not_left_with_the_old_home(
     log: PostgresLog, store: Store
 ) -> None:
     await session(log)
     async with somebody(store) as them:
         await them.execute("BEGIN")
         await them.execute("UPDATE mcp_session SET generation = 2, home = 'two'")
-        sent = letter()
+        sent = relayed()
         put = asyncio.create_task(log.inbox.put(sent, 10))
         await waits_for_a_lock(them)
         await them.execute("COMMIT")
-    assert await put is Posted.MOVED
+    assert await put is EnqueueResult.MOVED
     assert await log.inbox.look(sent.name) is None
 
 
-async def test_a_move_that_meets_a_letter_takes_it_along(
+async def test_a_move_that_meets_a_request_takes_it_along(
     log: PostgresLog, other: PostgresLog, store: Store
 ) -> None:
     await session(log)
-    sent = letter()
+    sent = relayed()
     async with somebody(store) as them:
         await them.execute("BEGIN")
 
@@ -154,7 +154,7 @@ async def test_a_move_that_meets_a_letter_takes_it_along(
             return await work(them)
 
         inbox = type(log.inbox)(log, here, lambda _: None)
-        assert await inbox.put(sent, 10) is Posted.WAITING
+        assert await inbox.put(sent, 10) is EnqueueResult.ENQUEUED
         move = asyncio.create_task(other.sessions.move(KEY, 1, "two"))
         await waits_for_a_lock(them)
         await them.execute("COMMIT")
@@ -162,14 +162,14 @@ async def test_a_move_that_meets_a_letter_takes_it_along(
     assert await claim(log, "one") == []
     (got,) = await claim(other, "two")
     assert (got.id, got.generation) == (sent.id, 2)
-    assert await log.inbox.look(sent.name) == LetterStatus(LetterState.CLAIMED, "two", b"")
+    assert await log.inbox.look(sent.name) == RelayStatus(RelayState.CLAIMED, "two", b"")
 
 
-async def test_a_letter_that_somebody_is_taking_is_not_waited_for(
+async def test_a_request_that_somebody_is_taking_is_not_waited_for(
     log: PostgresLog, store: Store
 ) -> None:
     await session(log)
-    one, two = sorted((letter(), letter()), key=lambda each: each.id)
+    one, two = sorted((relayed(), relayed()), key=lambda each: each.id)
     for each in (one, two):
         await log.inbox.put(each, 10)
     async with somebody(store) as them:
@@ -186,7 +186,7 @@ async def test_retention_leaves_a_stream_alone_that_is_just_written_to(
 ) -> None:
     stream, done = record(session="gone"), record(session="gone")
     await log.append([new(stream, *events(1, 2)), new(done, *events(1, 2), ending=ending(2))])
-    await log.forget_session("default", "/mcp", "gone")
+    await log.expire_session("default", "/mcp", "gone")
     async with somebody(store) as them:
         await them.execute("BEGIN")
         await appended(them, log, add(stream, *events(3, 1)))
@@ -198,7 +198,7 @@ async def test_retention_leaves_a_stream_alone_that_is_just_written_to(
     assert await store.rows("SELECT count(*) FROM mcp_event") == [(0,)]
 
 
-@pytest.mark.parametrize("how", ["attend", "forget"])
+@pytest.mark.parametrize("how", ["renew_readers", "forget"])
 async def test_two_who_change_the_same_rows_do_not_wait_for_each_other(
     log: EventLog, other: EventLog, store: Store, how: str
 ) -> None:
@@ -208,10 +208,10 @@ async def test_two_who_change_the_same_rows_do_not_wait_for_each_other(
     async with somebody(store) as them:
         await them.execute("BEGIN")
         await them.execute("UPDATE mcp_stream SET reader_until = 1 WHERE id = $1", high.id)
-        if how == "attend":
-            change = asyncio.create_task(other.attend([high.id, low.id], 60))
+        if how == "renew_readers":
+            change = asyncio.create_task(other.renew_readers([high.id, low.id], 60))
         else:
-            change = asyncio.create_task(other.forget_session("default", "/mcp", "s"))
+            change = asyncio.create_task(other.expire_session("default", "/mcp", "s"))
         await waits_for_a_lock(them)
         append = asyncio.create_task(log.append([add(s, *events(1, 1)) for s in (high, low)]))
         await waits_for_a_lock(them, 2)
@@ -250,7 +250,7 @@ async def test_cancelled_reads_leave_no_connection_in_use(log: PostgresLog) -> N
         tasks = [
             asyncio.create_task(log.read(stream.id, 0, 200, 1 << 20)),
             asyncio.create_task(log.sessions.find(KEY)),
-            asyncio.create_task(log.attend([stream.id], 60)),
+            asyncio.create_task(log.renew_readers([stream.id], 60)),
         ]
         for _ in range(turns):
             await asyncio.sleep(0)

@@ -23,12 +23,12 @@ from mcp_persist_middleware.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from mcp_persist_middleware.log import connect
-from mcp_persist_middleware.log.postgres import engine as postgres_engine
-from mcp_persist_middleware.log.postgres.log import PostgresLog
-from mcp_persist_middleware.log.sql.sessions import SqlSessions
 from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores import connect
+from mcp_persist_middleware.stores.postgres import engine as postgres_engine
+from mcp_persist_middleware.stores.postgres.log import PostgresLog
+from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from tests.contract.builders import COMMITTED, add, events, new, numbers, record
 from tests.contract.postgres import somebody
 from tests.support import stores
@@ -269,7 +269,7 @@ def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_without_the_driver_sqlite_works_all_the_same() -> None:
     script = (
         "import sys; sys.modules['asyncpg'] = None; import mcp_persist_middleware.middleware;"
-        " from mcp_persist_middleware.log import connect;"
+        " from mcp_persist_middleware.stores import connect;"
         " from mcp_persist_middleware.settings import Settings;"
         " print(connect.make_log(Settings.load({'url': 'x.db'})).name)"
     )

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.postgres import read
-from mcp_persist_middleware.log.postgres.log import PostgresLog
+from mcp_persist_middleware.stores.postgres import read
+from mcp_persist_middleware.stores.postgres.log import PostgresLog
 from tests.contract.builders import COMMITTED, add, ending, events, new, record
 from tests.contract.conftest import Factory
 from tests.contract.postgres import somebody
-from tests.contract.test_inbox import KEY, NOW, letter, session
+from tests.contract.test_inbox import KEY, NOW, relayed, session
 from tests.contract.test_sessions import session as new_session
 from tests.support.packaged import PACKAGED, marked
 from tests.support.stores import STORES, Store
@@ -100,20 +100,20 @@ async def test_no_step_of_a_stream_walks_a_table(log: PostgresLog) -> None:
     await log.append([add(stream, ending=ending(11, expires_at=1.0)) for stream in rest])
     await log.find(one.id)
     await log.read(one.id, 3, 100, 10_000)
-    await log.attend([stream.id for stream in rest[:200]], 60)
-    await log.attended(three.id)
-    await log.owners()
-    await log.left_by("one", 10)
-    await log.forget_session("default", "/mcp", "s")
+    await log.renew_readers([stream.id for stream in rest[:200]], 60)
+    await log.reader_ttl(three.id)
+    await log.active_writers()
+    await log.open_streams_of("one", 10)
+    await log.expire_session("default", "/mcp", "s")
     while (await log.purge(2.0, 500)).more:
         pass
     await log.ping()
 
 
-async def test_no_step_of_a_session_or_a_letter_walks_a_table(log: PostgresLog) -> None:
+async def test_no_step_of_a_session_or_a_request_walks_a_table(log: PostgresLog) -> None:
     await session(log)
     for _ in range(3):
-        await log.inbox.put(letter(), 100)
+        await log.inbox.put(relayed(), 100)
     (sent, *_) = await log.inbox.claim("one", 2, NOW, NOW + 60)
     await log.inbox.look(sent.name)
     await log.inbox.claimed("one")
@@ -127,10 +127,10 @@ async def test_no_step_of_a_session_or_a_letter_walks_a_table(log: PostgresLog) 
     made = new_session("s7")
     await log.sessions.create(made)
     await log.sessions.note(made)
-    await log.sessions.listening(made.key)
+    await log.sessions.stream_state(made.key)
     await log.sessions.add_segment(made.key, bytes(16))
-    await log.sessions.take_turn(made.key, 0, "w")
-    await log.sessions.hold_turn(made.key, 0, "w", bytes(16), 3)
+    await log.sessions.activate(made.key, 0, "w")
+    await log.sessions.checkpoint(made.key, 0, "w", bytes(16), 3)
     await log.sessions.touch([new_session(f"old-{n}").key for n in range(50)], time.time() + 3000)
     await log.sessions.delete(made.key, 3000.0)
     await log.sessions.purge(3500.0, 100)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.postgres import read
 from mcp_persist_middleware.model import StreamRecord
+from mcp_persist_middleware.stores.postgres import read
 from tests.contract.builders import ending, events, new, record
 from tests.contract.postgres import somebody
 from tests.support.packaged import PACKAGED, marked
@@ -35,7 +35,7 @@ async def deleted(log: EventLog) -> StreamRecord:
     """A stream of a session that was deleted just now."""
     stream = record(session="deleted")
     await log.append([new(stream, *events(1, 3), ending=ending(3, expires_at=2 * _NOW))])
-    await log.forget_session("default", "/mcp", "deleted")
+    await log.expire_session("default", "/mcp", "deleted")
     return stream
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
-from mcp_persist_middleware.log.postgres.log import PostgresLog
 from mcp_persist_middleware.log.reads import Reads
-from mcp_persist_middleware.signals import postgres
+from mcp_persist_middleware.stores.postgres.log import PostgresLog
+from mcp_persist_middleware.wakeups import postgres
 from tests.contract.builders import add, events, new, record
-from tests.contract.postgres import listeners, somebody
+from tests.contract.postgres import somebody, subscribers
 from tests.contract.test_wakeups import settle, subscribed
 from tests.support.packaged import PACKAGED, marked
 from tests.support.scripted import until
@@ -141,14 +141,14 @@ async def test_a_listener_that_is_killed_comes_back_and_its_readers_miss_nothing
         async with somebody(store) as them:
             for number in range(1, 40):
                 if number % 10 == 0:
-                    for pid in await listeners(them):
+                    for pid in await subscribers(them):
                         await them.execute("SELECT pg_terminate_backend($1)", pid)
                 await log.append([add(stream, *events(number, 1))])
                 async with asyncio.timeout(5):
                     page = await cursor.next()
                 assert [event.sequence for event in page.events] == [number]
             async with asyncio.timeout(10):
-                while len(await listeners(them)) < 2:
+                while len(await subscribers(them)) < 2:
                     await asyncio.sleep(0.02)
     finally:
         cursor.close()

@@ -7,20 +7,20 @@ from tests.contract.builders import add, ending, events, new, record
 async def test_a_note_of_a_reader_is_seen_by_every_worker(log: EventLog, other: EventLog) -> None:
     stream, silent = record(), record()
     await log.append([new(stream), new(silent, *events(1, 1))])
-    assert await log.attended(stream.id) is None
-    await other.attend([stream.id], 60)
+    assert await log.reader_ttl(stream.id) is None
+    await other.renew_readers([stream.id], 60)
     for worker in (log, other):
-        left = await worker.attended(stream.id)
+        left = await worker.reader_ttl(stream.id)
         assert left is not None
         assert 50 < left <= 60
-        assert await worker.attended(silent.id) is None
+        assert await worker.reader_ttl(silent.id) is None
 
 
 async def test_a_note_runs_out_and_says_since_when(log: EventLog) -> None:
     stream = record()
     await log.append([new(stream)])
-    await log.attend([stream.id], -7)
-    left = await log.attended(stream.id)
+    await log.renew_readers([stream.id], -7)
+    left = await log.reader_ttl(stream.id)
     assert left is not None
     assert -10 < left <= -7
 
@@ -30,9 +30,9 @@ async def test_a_shorter_note_does_not_take_away_a_longer_one(
 ) -> None:
     stream = record()
     await log.append([new(stream)])
-    await log.attend([stream.id], 60)
-    await other.attend([stream.id], 1)
-    left = await log.attended(stream.id)
+    await log.renew_readers([stream.id], 60)
+    await other.renew_readers([stream.id], 1)
+    left = await log.reader_ttl(stream.id)
     assert left is not None
     assert left > 50
 
@@ -40,10 +40,10 @@ async def test_a_shorter_note_does_not_take_away_a_longer_one(
 async def test_a_note_changes_nothing_else_of_a_stream(log: EventLog, other: EventLog) -> None:
     stream = record()
     await log.append([new(stream, *events(1, 2))])
-    await other.attend([stream.id], 60)
+    await other.renew_readers([stream.id], 60)
     assert await log.find(stream.id) == stream
     await log.append([add(stream, *events(3, 1))])
-    left = await log.attended(stream.id)
+    left = await log.reader_ttl(stream.id)
     assert left is not None
     assert left > 50
 
@@ -51,24 +51,24 @@ async def test_a_note_changes_nothing_else_of_a_stream(log: EventLog, other: Eve
 async def test_ended_and_unknown_streams_are_passed_over(log: EventLog) -> None:
     done, unknown = record(), record()
     await log.append([new(done, *events(1, 1), ending=ending(1))])
-    await log.attend([done.id, unknown.id], 60)
-    assert await log.attended(done.id) is None
-    assert await log.attended(unknown.id) is None
+    await log.renew_readers([done.id, unknown.id], 60)
+    assert await log.reader_ttl(done.id) is None
+    assert await log.reader_ttl(unknown.id) is None
 
 
 async def test_more_streams_than_one_statement_takes_are_noted(log: EventLog) -> None:
     streams = [record() for _ in range(300)]
     await log.append([new(stream) for stream in streams])
-    await log.attend([stream.id for stream in streams], 60)
+    await log.renew_readers([stream.id for stream in streams], 60)
     for stream in (streams[0], streams[-1]):
-        assert (await log.attended(stream.id) or 0) > 50
-    await log.attend([], 60)
+        assert (await log.reader_ttl(stream.id) or 0) > 50
+    await log.renew_readers([], 60)
 
 
 async def test_a_note_goes_with_its_stream(log: EventLog) -> None:
     stream = record()
     await log.append([new(stream)])
-    await log.attend([stream.id], 60)
+    await log.renew_readers([stream.id], 60)
     await log.append([add(stream, ending=ending(0, expires_at=1.0))])
     assert (await log.purge(2.0, 100)).streams == 1
-    assert await log.attended(stream.id) is None
+    assert await log.reader_ttl(stream.id) is None

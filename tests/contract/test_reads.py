@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware.log.base import EventLog, Removed
-from mcp_persist_middleware.log.sql.log import SqlLog
 from mcp_persist_middleware.model import Event, EventKind
+from mcp_persist_middleware.stores.sql.log import SqlLog
 from tests.contract.builders import ALL, add, ending, events, new, numbers, record
 from tests.support.stores import Store
 
@@ -77,7 +77,7 @@ async def test_a_forgotten_session_is_gone_at_once_and_no_other(log: EventLog) -
     )
     await log.append([new(mine, *events(1, 1), ending=ending(1)), new(open_one, *events(1, 1))])
     await log.append([new(s, *events(1, 1), ending=ending(1)) for s in (other, elsewhere)])
-    await log.forget_session("default", "/mcp", "a")
+    await log.expire_session("default", "/mcp", "a")
     for stream in (mine, open_one):
         found = await log.find(stream.id)
         assert found is not None
@@ -152,13 +152,13 @@ async def test_the_open_streams_of_each_worker_are_found_the_oldest_first(log: E
     mine, left, ended = record(), record(worker="two"), record(worker="two")
     more = [record(worker="two") for _ in range(3)]
     await log.append([new(mine), new(ended, ending=ending(0)), *map(new, (left, *more))])
-    assert sorted(await log.owners()) == ["one", "two"]
-    found = await log.left_by("two", 10)
+    assert sorted(await log.active_writers()) == ["one", "two"]
+    found = await log.open_streams_of("two", 10)
     assert {stream.id for stream in found} == {left.id, *(stream.id for stream in more)}
     assert found == sorted(found, key=lambda stream: stream.id)
-    assert await log.left_by("two", 2) == found[:2]
-    assert await log.left_by("two", 10, found[0].id) == found[1:]
-    assert await log.left_by("three", 10) == []
+    assert await log.open_streams_of("two", 2) == found[:2]
+    assert await log.open_streams_of("two", 10, found[0].id) == found[1:]
+    assert await log.open_streams_of("three", 10) == []
 
 
 async def test_how_much_there_is_of_a_stream_is_told_without_its_events(

@@ -1,5 +1,5 @@
-"""Letters in a Redis that forgets, fails over, comes back with an older file, or is away: none is
-run twice, and none that its sender was told was not run."""
+"""Relayed requests in a Redis that forgets, fails over, comes back with an older file, or is away:
+none is run twice, and none that its sender was told was not run."""
 
 import asyncio
 import contextlib
@@ -16,20 +16,20 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.redis import letters
-from mcp_persist_middleware.log.redis.client import RedisAwayError
-from mcp_persist_middleware.log.redis.inbox import RedisInbox
-from mcp_persist_middleware.log.redis.log import RedisLog
 from mcp_persist_middleware.model import (
-    Letter,
-    LetterState,
-    LetterStatus,
-    Posted,
+    Certainty,
+    EnqueueResult,
+    RelayRequest,
+    RelayState,
+    RelayStatus,
     SessionKey,
-    Standing,
 )
+from mcp_persist_middleware.stores.redis import requests
+from mcp_persist_middleware.stores.redis.client import RedisAwayError
+from mcp_persist_middleware.stores.redis.inbox import RedisInbox
+from mcp_persist_middleware.stores.redis.log import RedisLog
 from tests.contract.redis_builders import Place, is_up
-from tests.contract.test_inbox import KEY, letter, session
+from tests.contract.test_inbox import KEY, relayed, session
 from tests.contract.test_redis_cluster import cluster
 from tests.support.scripted import until
 from tests.support.stores import RedisServer
@@ -37,7 +37,7 @@ from tests.support.stores import RedisServer
 pytestmark = pytest.mark.timeout(60)
 __all__ = ["cluster"]
 
-ANSWERED = LetterStatus(LetterState.ANSWERED, "one", b"done")
+ANSWERED = RelayStatus(RelayState.REPLIED, "one", b"done")
 
 
 class Pair:
@@ -51,22 +51,22 @@ class Pair:
         assert isinstance(self.home, RedisInbox)
         assert isinstance(self.sender, RedisInbox)
 
-    async def claim(self, limit: int = 100) -> list[Letter]:
+    async def claim(self, limit: int = 100) -> list[RelayRequest]:
         """What the addressee gets."""
         now = time.time()
         return await self.home.claim("one", limit, now, now + 60)
 
     async def served(self) -> list[bytes]:
         """The same: the ids of those it runs."""
-        return [each.id for each in await self.claim() if not each.void]
+        return [each.id for each in await self.claim() if not each.not_executable]
 
-    async def put(self, **more: Any) -> Letter:
-        """A letter that waits, in Redis."""
+    async def put(self, **more: Any) -> RelayRequest:
+        """A relayed request that waits, in Redis."""
         sent = fresh(**more)
-        assert await self.sender.put(sent, 100) is Posted.WAITING
+        assert await self.sender.put(sent, 100) is EnqueueResult.ENQUEUED
         return sent
 
-    async def answer(self, sent: Letter, reply: bytes = b"done") -> bool:
+    async def answer(self, sent: RelayRequest, reply: bytes = b"done") -> bool:
         """Answer it."""
         return await self.home.answer(sent.id, "one", reply, time.time() + 60)
 
@@ -76,13 +76,13 @@ class Pair:
         await is_up(self.two)
 
     def keys(self) -> list[bytes]:
-        """All that lies in Redis for letters."""
+        """All that lies in Redis for relayed requests."""
         with contextlib.closing(self.place.client) as client:
             return list(client.scan_iter("*{w:*"))
 
 
-def fresh(**more: Any) -> Letter:
-    return letter(deadline=time.time() + 20, **more)
+def fresh(**more: Any) -> RelayRequest:
+    return relayed(deadline=time.time() + 20, **more)
 
 
 @pytest.fixture
@@ -109,15 +109,15 @@ async def pair(place: Place) -> AsyncIterator[Pair]:
 
 
 async def in_sql(pair: Pair) -> list[bytes]:
-    """The ids of the letters that lie in SQL."""
+    """The ids of the relayed requests that lie in SQL."""
     inner = pair.one._inner.inbox
     return [each.id for each in await inner.claim("one", 100, time.time(), time.time() + 60)]
 
 
-# Where letters lie.
+# Where relayed requests lie.
 
 
-async def test_letters_lie_in_redis_and_every_key_has_an_end(pair: Pair) -> None:
+async def test_requests_lie_in_redis_and_every_key_has_an_end(pair: Pair) -> None:
     waiting, claimed, answered, withdrawn = [await pair.put() for _ in range(4)]
     assert await pair.sender.withdraw(withdrawn.name)
     got = await pair.claim(2)
@@ -136,7 +136,7 @@ async def test_what_is_large_lies_in_sql_and_its_addressee_is_told(pair: Pair) -
     sent = await pair.put(content=b"x" * 65_537)
     assert pair.keys() == keys
     pair.home._sql_due = time.monotonic() + 60  # type: ignore[attr-defined]
-    got: list[Letter] = []
+    got: list[RelayRequest] = []
     async with asyncio.timeout(5):
         while not got:
             got = await pair.claim()
@@ -154,13 +154,13 @@ async def test_a_large_reply_lies_in_sql(pair: Pair) -> None:
     with contextlib.closing(pair.place.client) as client:
         assert max(map(client.memory_usage, pair.keys())) < 4096
     found = await pair.sender.look(sent.name)
-    assert found == LetterStatus(LetterState.ANSWERED, "one", reply)
+    assert found == RelayStatus(RelayState.REPLIED, "one", reply)
     await pair.sender.remove([sent.name])
     assert await pair.sender.look(sent.name) is None
     assert await pair.one._inner.inbox.look(sent.name) is None
 
 
-async def test_with_durability_sql_nothing_of_a_letter_lies_in_redis(place: Place) -> None:
+async def test_with_durability_sql_nothing_of_a_request_lies_in_redis(place: Place) -> None:
     async with workers(place, redis_durability="sql") as pair:
         sent = await pair.put()
         assert pair.keys() == []
@@ -169,7 +169,7 @@ async def test_with_durability_sql_nothing_of_a_letter_lies_in_redis(place: Plac
         assert await pair.sender.look(sent.name) == ANSWERED
 
 
-async def test_where_redis_does_not_say_which_server_it_is_letters_lie_in_sql(
+async def test_where_redis_does_not_say_which_server_it_is_requests_lie_in_sql(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     with contextlib.closing(place.client) as client:
@@ -178,10 +178,10 @@ async def test_where_redis_does_not_say_which_server_it_is_letters_lie_in_sql(
     async with workers(place, redis=url) as pair:
         sent = await pair.put()
         assert await in_sql(pair) == [sent.id]
-    assert any("letters between workers lie in SQL" in text for text in caplog.messages)
+    assert any("relayed requests between workers lie in SQL" in text for text in caplog.messages)
 
 
-async def test_letters_of_many_workers_lie_in_the_slots_of_a_cluster(
+async def test_requests_of_many_workers_lie_in_the_slots_of_a_cluster(
     cluster: list[RedisServer], tmp_path: Path
 ) -> None:
     place = Place(tmp_path, cluster[0])
@@ -191,7 +191,7 @@ async def test_letters_of_many_workers_lie_in_the_slots_of_a_cluster(
             name, now = f"worker{n}", time.time()
             assert await pair.home.claim(name, 9, now, now + 60) == []
             sent = fresh(worker=name)
-            assert await pair.sender.put(sent, 9) is Posted.WAITING
+            assert await pair.sender.put(sent, 9) is EnqueueResult.ENQUEUED
             (got,) = await pair.home.claim(name, 9, now, now + 60)
             assert got.content == sent.content
             assert await pair.home.answer(sent.id, name, b"done", now + 60)
@@ -199,7 +199,7 @@ async def test_letters_of_many_workers_lie_in_the_slots_of_a_cluster(
             assert found is not None
             assert found.reply == b"done"
             back = fresh(worker=name)
-            assert await pair.sender.put(back, 9) is Posted.WAITING
+            assert await pair.sender.put(back, 9) is EnqueueResult.ENQUEUED
             assert await pair.sender.withdraw(back.name)
             await pair.sender.remove([sent.name])
         held = []
@@ -223,7 +223,7 @@ async def test_the_first_reply_stands(pair: Pair) -> None:
 # Redis loses its memory.
 
 
-async def test_a_letter_that_was_flushed_is_not_run_and_its_sender_is_not_told_so(
+async def test_a_request_that_was_flushed_is_not_run_and_its_sender_is_not_told_so(
     pair: Pair,
 ) -> None:
     sent = await pair.put()
@@ -238,7 +238,7 @@ async def test_a_letter_that_was_flushed_is_not_run_and_its_sender_is_not_told_s
     assert await pair.served() == [after.id]
 
 
-async def test_a_letter_is_posted_as_soon_as_its_addressee_has_looked_into_a_flushed_redis(
+async def test_a_request_is_posted_as_soon_as_its_addressee_has_looked_into_a_flushed_redis(
     pair: Pair,
 ) -> None:
     await pair.put()
@@ -248,11 +248,11 @@ async def test_a_letter_is_posted_as_soon_as_its_addressee_has_looked_into_a_flu
     putting = asyncio.create_task(pair.sender.put(sent, 9))
     await asyncio.sleep(0.2)
     assert await pair.served() == []
-    assert await putting is Posted.WAITING
+    assert await putting is EnqueueResult.ENQUEUED
     assert await pair.served() == [sent.id]
 
 
-async def test_the_reply_to_a_letter_that_was_flushed_arrives(pair: Pair) -> None:
+async def test_the_reply_to_a_request_that_was_flushed_arrives(pair: Pair) -> None:
     sent = await pair.put()
     assert await pair.served() == [sent.id]
     with contextlib.closing(pair.place.client) as client:
@@ -291,10 +291,10 @@ async def test_what_an_older_file_brings_back_is_not_run(tmp_path: Path, kind: s
             for each in (claimed, withdrawn, waiting):
                 found = await pair.sender.look(each.name)
                 assert found is not None
-                assert found.standing is Standing.DOUBTFUL
+                assert found.certainty is Certainty.UNKNOWN
                 assert not await pair.sender.withdraw(each.name)
             back = await pair.claim()
-            assert all(each.void for each in back)
+            assert all(each.not_executable for each in back)
             # Of the one that it had it says nothing, for it runs.
             assert {each.id for each in back} == {
                 each.id for each in (claimed, withdrawn, waiting) if each.id not in got
@@ -342,7 +342,7 @@ async def test_what_a_replica_that_was_behind_brings_back_is_not_run(
     assert await pair.served() == [claimed.id]
     pair.home._client, pair.sender._client = home, sender  # type: ignore[attr-defined]
     assert not await pair.sender.withdraw(claimed.name)
-    assert [(each.id, each.void) for each in await pair.claim()] == [(withdrawn.id, True)]
+    assert [(each.id, each.not_executable) for each in await pair.claim()] == [(withdrawn.id, True)]
     # Its reply reaches the sender all the same.
     assert await pair.answer(claimed)
     assert await pair.sender.look(claimed.name) == ANSWERED
@@ -359,7 +359,7 @@ async def test_of_two_halves_that_both_think_they_are_primary_neither_runs_what_
     assert not await pair.sender.withdraw(first.name)
     found = await pair.sender.look(first.name)
     assert found is not None
-    assert found.standing is Standing.DOUBTFUL
+    assert found.certainty is Certainty.UNKNOWN
     # The addressee is.
     pair.sender._client = before  # type: ignore[attr-defined]
     assert await pair.sender.withdraw(second.name)
@@ -392,7 +392,7 @@ async def test_a_posting_whose_answer_was_lost_is_there(
     sent = fresh()
     with pytest.raises(StoreError):
         await pair.sender.put(sent, 9)
-    assert not await pair.sender.bar(sent.name, sent.deadline)
+    assert not await pair.sender.tombstone(sent.name, sent.deadline)
     assert await pair.sender.withdraw(sent.name)
     # A late attempt posts it no more.
     with pytest.raises(StoreError):
@@ -400,7 +400,7 @@ async def test_a_posting_whose_answer_was_lost_is_there(
     assert sent.id not in await pair.served()
 
 
-async def test_a_posting_that_may_have_been_lost_with_a_memory_is_not_said_to_be_barred(
+async def test_a_posting_that_may_have_been_lost_with_a_memory_is_not_said_to_be_tombstoned(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await pair.put()
@@ -412,7 +412,7 @@ async def test_a_posting_that_may_have_been_lost_with_a_memory_is_not_said_to_be
     with contextlib.closing(pair.place.client) as client:
         client.flushall()
     await pair.served()
-    assert not await pair.sender.bar(sent.name, sent.deadline)
+    assert not await pair.sender.tombstone(sent.name, sent.deadline)
 
 
 async def test_a_claim_whose_answer_was_lost_is_given_back(
@@ -422,7 +422,7 @@ async def test_a_claim_whose_answer_was_lost_is_given_back(
     losing(pair, pair.one, monkeypatch, "'ZRANGE'")
     assert await pair.claim() == []
     (got,) = await pair.claim()
-    assert (got.id, got.void) == (sent.id, True)
+    assert (got.id, got.not_executable) == (sent.id, True)
     assert await pair.answer(got, b"not run")
     assert await pair.claim() == []
 
@@ -441,12 +441,12 @@ async def test_a_question_that_is_late_claims_nothing(pair: Pair) -> None:
 # Redis is away, and comes back.
 
 
-async def test_letters_go_to_sql_while_redis_is_away_and_none_is_lost_or_run_twice(
+async def test_requests_go_to_sql_while_redis_is_away_and_none_is_lost_or_run_twice(
     pair: Pair,
 ) -> None:
     ran: list[bytes] = []
-    sent: list[Letter] = []
-    lost: list[Letter] = []
+    sent: list[RelayRequest] = []
+    lost: list[RelayRequest] = []
     for phase in range(3):
         if phase == 1:
             pair.place.server.stop(signal.SIGKILL)
@@ -461,7 +461,7 @@ async def test_letters_go_to_sql_while_redis_is_away_and_none_is_lost_or_run_twi
                     while not putting.done():
                         ran += await pair.served()
                         await asyncio.sleep(0.01)
-                    assert await putting is Posted.WAITING
+                    assert await putting is EnqueueResult.ENQUEUED
             except StoreError:
                 lost.append(new)
             else:
@@ -491,10 +491,10 @@ async def test_a_reply_while_redis_is_away_stands_in_sql(pair: Pair) -> None:
     assert await pair.sender.look(sent.name) == ANSWERED
 
 
-async def test_a_letter_whose_addressee_looks_into_redis_no_more_is_taken_back(
+async def test_a_request_whose_addressee_looks_into_redis_no_more_is_taken_back(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(letters, "OPEN", 200)
+    monkeypatch.setattr(requests, "OPEN", 200)
     await pair.claim()
     sent = await pair.put()
     pair.one._client.leave("a test")
@@ -504,7 +504,7 @@ async def test_a_letter_whose_addressee_looks_into_redis_no_more_is_taken_back(
 
     async def stranded() -> bool:
         found = await pair.sender.look(sent.name)
-        return found is not None and found.standing is Standing.STRANDED
+        return found is not None and found.certainty is Certainty.UNDELIVERABLE
 
     async with asyncio.timeout(5):
         while not await stranded():
@@ -523,7 +523,7 @@ class Model:
     def __init__(self, pair: Pair, client: redis.Redis) -> None:
         self.pair = pair
         self.client = client
-        self.sent: list[Letter] = []
+        self.sent: list[RelayRequest] = []
         self.ran: list[bytes] = []
         self.told: set[bytes] = set()
         self.older: dict[bytes, tuple[int, bytes]] = {}
@@ -531,12 +531,12 @@ class Model:
     async def put(self) -> None:
         new = fresh(key=SessionKey("default", "/mcp", KEY.id))
         with contextlib.suppress(StoreError):
-            if await self.pair.sender.put(new, 1000) is Posted.WAITING:
+            if await self.pair.sender.put(new, 1000) is EnqueueResult.ENQUEUED:
                 self.sent.append(new)
 
     async def claim(self, limit: int = 2) -> None:
         for each in await self.pair.claim(limit):
-            if each.void:
+            if each.not_executable:
                 self.told.add(each.id)
                 await self.pair.answer(each, b"not run")
             else:
@@ -547,11 +547,11 @@ class Model:
             if await self.pair.sender.withdraw(each.name):
                 self.told.add(each.id)
 
-    async def bar(self) -> None:
+    async def tombstone(self) -> None:
         new = fresh()
         assert isinstance(self.pair.sender, RedisInbox)
         self.pair.sender._doubts[new.id] = self.pair.sender._tokens.get("one", b"")
-        if await self.pair.sender.bar(new.name, new.deadline):
+        if await self.pair.sender.tombstone(new.name, new.deadline):
             self.told.add(new.id)
         with contextlib.suppress(StoreError):
             await self.pair.sender.put(new, 1000)
@@ -582,7 +582,7 @@ class Model:
         await self.claim()
 
 
-STEPS = ("put", "put", "claim", "withdraw", "bar", "answer", "save", "flush", "restore")
+STEPS = ("put", "put", "claim", "withdraw", "tombstone", "answer", "save", "flush", "restore")
 
 
 @settings(
@@ -592,8 +592,8 @@ STEPS = ("put", "put", "claim", "withdraw", "bar", "answer", "save", "flush", "r
 @example(["put", "put", "save", "withdraw", "restore", "claim"])
 @example(["put", "put", "save", "claim", "restore", "claim", "withdraw"])
 @example(["put", "save", "claim", "answer", "restore", "claim", "put", "claim"])
-@example(["bar", "put", "save", "bar", "restore", "claim"])
-async def test_whatever_redis_forgets_no_letter_is_run_twice_nor_after_its_sender_was_told(
+@example(["tombstone", "put", "save", "tombstone", "restore", "claim"])
+async def test_whatever_redis_forgets_no_request_is_run_twice_nor_after_its_sender_was_told(
     pair: Pair, steps: list[str]
 ) -> None:
     with contextlib.closing(pair.place.client) as client:

@@ -11,8 +11,8 @@ import pytest
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log import orphans
-from mcp_persist_middleware.log.redis import scripts
 from mcp_persist_middleware.model import Event, EventKind, StreamState
+from mcp_persist_middleware.stores.redis import scripts
 from tests.contract.builders import (
     ALL,
     COMMITTED,
@@ -223,7 +223,7 @@ async def test_what_a_dead_worker_left_in_redis_is_drained_before_its_stream_end
         await one.append([add(stream, *events(303, 1))])
         await die(one)
         assert place.in_sql(stream) == [1, 2]
-        (left,) = await two.left_by("one", 10)
+        (left,) = await two.open_streams_of("one", 10)
         ended = await orphans.end(two, left, 60.0, None)
         assert ended is not None
         assert (ended.state, ended.last_sequence) == (StreamState.FAILED, 304)
@@ -374,7 +374,7 @@ async def test_sql_that_is_away_stops_the_acknowledging_before_the_worker_may_be
 async def test_the_backlog_is_bounded_and_waits_for_sql(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcp_persist_middleware.log.redis.tail._MAX_EVENTS", 100)
+    monkeypatch.setattr("mcp_persist_middleware.stores.redis.write_behind._MAX_EVENTS", 100)
     stream = record()
     async with place.worker("one") as one:
         await one.append([new(stream)])

@@ -13,12 +13,12 @@ import pytest
 import redis
 
 from mcp_persist_middleware.errors import StoreUnavailableError
-from mcp_persist_middleware.log.redis import rights, scripts
-from mcp_persist_middleware.log.redis.letters import Box
-from mcp_persist_middleware.log.redis.log import RedisLog
-from mcp_persist_middleware.log.redis.scripts import Call
-from mcp_persist_middleware.log.redis.takeover import Index
-from mcp_persist_middleware.model import Letter, SessionKey, StreamRecord
+from mcp_persist_middleware.model import RelayRequest, SessionKey, StreamRecord
+from mcp_persist_middleware.stores.redis import rights, scripts
+from mcp_persist_middleware.stores.redis.log import RedisLog
+from mcp_persist_middleware.stores.redis.recovery import KeyIndex
+from mcp_persist_middleware.stores.redis.requests import Box
+from mcp_persist_middleware.stores.redis.scripts import ScriptCall
 from tests.contract.builders import COMMITTED, add, events, new, numbers, record
 from tests.contract.redis_builders import Place, is_up, read_all
 from tests.support.scripted import until
@@ -160,11 +160,11 @@ async def test_what_cannot_be_taken_out_of_the_index_is_not_looked_for_again_at_
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allow(place, *_ALL)
-    monkeypatch.setattr(Index, "_PAGE", 2)
+    monkeypatch.setattr(KeyIndex, "_PAGE", 2)
     async with place.worker("one") as one:
         run = one._client.run
 
-        async def refuse(calls: Sequence[Call]) -> list[Any]:
+        async def refuse(calls: Sequence[ScriptCall]) -> list[Any]:
             await asyncio.sleep(0)
             kept = [call for call in calls if call.command[0] != "ZREM"]
             return await run(kept) + [redis.ResponseError("no")] * (len(calls) - len(kept))
@@ -183,17 +183,17 @@ def test_a_function_whose_message_is_refused_has_changed_nothing(place: Place) -
     allow(place, "~*", "+@all")
     box = Box("mcp_a:{w:one}", "mcp_a:w:00")
     key = SessionKey("n", "p", "s")
-    letter = Letter(b"L" * 16, key, "one", 1, time.time() + 60, b"c", sealed=False)
+    relayed = RelayRequest(b"L" * 16, key, "one", 1, time.time() + 60, b"c", sealed=False)
     append = scripts.APPEND(("mcp_a:{s}:h", "mcp_a:{s}:c"), 1, 1, 1, b"chunk", "1", "0", "mcp_a:w")
     calls = {
         "append": append,
-        "answer": box.answer(letter.id, b"reply", 60_000, "mcp_a:w", "A"),
+        "answer": box.answer(relayed.id, b"reply", 60_000, "mcp_a:w", "A"),
         "hint": box.hint(),
     }
     with contextlib.closing(redis.Redis(port=place.server.port, decode_responses=False)) as admin:
         # The box is open.
         admin.execute_command(*box.claim(b"n", "w", 1, 9, time.time(), 9, time.time() + 60).whole)
-        calls["put"] = box.put(letter, admin.hget(box.box, "t"), 10, 60_000)
+        calls["put"] = box.put(relayed, admin.hget(box.box, "t"), 10, 60_000)
         before = {key: admin.dump(key) for key in admin.scan_iter()}
         user = redis.Redis(port=place.server.port, username="u", password="hunter2")
         with contextlib.closing(user):

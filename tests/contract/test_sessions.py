@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.model import Listening, SessionKey, SessionRecord
+from mcp_persist_middleware.model import SessionKey, SessionRecord, SessionStreamState
 
 
 def session(name: str = "s", *, path: str = "/mcp", expires_at: float = 2000.0) -> SessionRecord:
@@ -95,18 +95,20 @@ async def test_a_turn_is_taken_once_and_held_until_another_takes_the_next(
     log: EventLog, other: EventLog
 ) -> None:
     made, stream = session(), bytes(range(16))
-    assert await log.sessions.listening(made.key) is None
+    assert await log.sessions.stream_state(made.key) is None
     await log.sessions.create(made)
-    tries = [worker.sessions.take_turn(made.key, 0, "one") for worker in [log, other] * 5]
+    tries = [worker.sessions.activate(made.key, 0, "one") for worker in [log, other] * 5]
     assert sorted(await asyncio.gather(*tries)) == [False] * 9 + [True]
-    assert await log.sessions.hold_turn(made.key, 1, "", stream, 7)
-    assert await other.sessions.listening(made.key) == Listening((), 1, "", stream, 7)
-    assert await other.sessions.take_turn(made.key, 1, "two")
+    assert await log.sessions.checkpoint(made.key, 1, "", stream, 7)
+    assert await other.sessions.stream_state(made.key) == SessionStreamState((), 1, "", stream, 7)
+    assert await other.sessions.activate(made.key, 1, "two")
     # Its last word on what was read still counts, and nothing else of it.
-    assert not await log.sessions.hold_turn(made.key, 1, "one", stream, 9)
-    assert not await log.sessions.hold_turn(made.key, 1, "one", stream, 8)
-    assert not await log.sessions.hold_turn(made.key, 1, "one", bytes(16), 99)
-    assert await other.sessions.listening(made.key) == Listening((), 2, "two", stream, 9)
+    assert not await log.sessions.checkpoint(made.key, 1, "one", stream, 9)
+    assert not await log.sessions.checkpoint(made.key, 1, "one", stream, 8)
+    assert not await log.sessions.checkpoint(made.key, 1, "one", bytes(16), 99)
+    assert await other.sessions.stream_state(made.key) == SessionStreamState(
+        (), 2, "two", stream, 9
+    )
 
 
 async def test_the_segments_of_a_sessions_stream_are_known_in_their_order(
@@ -116,11 +118,11 @@ async def test_the_segments_of_a_sessions_stream_are_known_in_their_order(
     await log.sessions.create(made)
     for stream in [*streams[:3], streams[2]]:
         await log.sessions.add_segment(made.key, stream)
-    found = await other.sessions.listening(made.key)
+    found = await other.sessions.stream_state(made.key)
     assert found is not None
     assert found.segments == tuple(streams[:3])
     for stream in streams[3:]:
         await log.sessions.add_segment(made.key, stream)
-    found = await other.sessions.listening(made.key)
+    found = await other.sessions.stream_state(made.key)
     assert found is not None
     assert found.segments == tuple(streams[-16:])

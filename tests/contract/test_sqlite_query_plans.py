@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from mcp_persist_middleware.log.sql.inbox import SqlInbox
-from mcp_persist_middleware.log.sql.schema import tables
-from mcp_persist_middleware.log.sqlite.batch import Statements
-from mcp_persist_middleware.log.sqlite.inbox import SqliteInbox
-from mcp_persist_middleware.log.sqlite.log import SqliteLog
-from mcp_persist_middleware.log.sqlite.read import Reads
 from mcp_persist_middleware.model import SessionKey
+from mcp_persist_middleware.stores.sql.inbox import SqlInbox
+from mcp_persist_middleware.stores.sql.schema import tables
+from mcp_persist_middleware.stores.sqlite.batch import BatchStatements
+from mcp_persist_middleware.stores.sqlite.inbox import SqliteInbox
+from mcp_persist_middleware.stores.sqlite.log import SqliteLog
+from mcp_persist_middleware.stores.sqlite.read import ReadStatements
 from tests.contract.builders import add, direct, ending, events, new, record
-from tests.contract.test_inbox import KEY, NOW, letter, session
+from tests.contract.test_inbox import KEY, NOW, relayed, session
 from tests.contract.test_sessions import session as new_session
 from tests.support import stores
 from tests.support.stores import Store
@@ -49,13 +49,13 @@ async def _filled(log: SqliteLog) -> None:
 
 async def test_every_statement_of_a_batch_finds_its_rows_by_an_index(log: SqliteLog) -> None:
     await _filled(log)
-    sql, reads = Statements(tables("mcp_")), Reads(tables("mcp_"))
+    sql, reads = BatchStatements(tables("mcp_")), ReadStatements(tables("mcp_"))
     for statement in (
         reads.stream,
         reads.events,
         reads.expired,
         reads.forget,
-        reads.bury,
+        reads.tombstone_key,
         sql.insert(1),
         sql.insert(8),
         sql.create,
@@ -83,15 +83,15 @@ async def test_every_other_statement_and_every_step_of_retention_does_too(log: S
     event.listen(log._made.sync_engine, "before_cursor_execute", note)
     stream = record()
     await log.append([new(stream, *events(1, 3))])
-    await log.attend([stream.id, record().id], 60)
+    await log.renew_readers([stream.id, record().id], 60)
     await log.append([add(stream, ending=ending(3, expires_at=1.0))])
     await log.purge(2.0, 100)
-    await log.forget_session("default", "/mcp", "s7")
+    await log.expire_session("default", "/mcp", "s7")
     await log.append([new(record(worker="gone"))])
     await log.declare_dead("gone", 1)
-    await log.dismiss("gone")
-    assert sorted(await log.owners()) == ["gone", "one"]
-    assert len(await log.left_by("gone", 10)) == 1
+    await log.deregister("gone")
+    assert sorted(await log.active_writers()) == ["gone", "one"]
+    assert len(await log.open_streams_of("gone", 10)) == 1
     event.remove(log._made.sync_engine, "before_cursor_execute", note)
     assert len(seen) >= 6
     for statement, parameters in seen:
@@ -100,12 +100,12 @@ async def test_every_other_statement_and_every_step_of_retention_does_too(log: S
         assert not _scans(plan), (statement, plan)
 
 
-async def test_every_step_of_a_letter_finds_its_rows_by_an_index(log: SqliteLog) -> None:
+async def test_every_step_of_a_request_finds_its_rows_by_an_index(log: SqliteLog) -> None:
     await session(log)
     for n in range(50):
         key = SessionKey("default", "/mcp", f"s{n}")
         await session(log, key, f"worker{n}")
-        await log.inbox.put(letter(key=key, worker=f"worker{n}"), 100)
+        await log.inbox.put(relayed(key=key, worker=f"worker{n}"), 100)
     with direct(log._path) as outside:
         outside.execute("ANALYZE")
     inbox = log.inbox
@@ -121,7 +121,7 @@ async def test_every_step_of_a_letter_finds_its_rows_by_an_index(log: SqliteLog)
     event.listen(log._made.sync_engine, "before_cursor_execute", note)
     # What every store in SQL does, and what this one does in a shorter way.
     general = SqlInbox(log)
-    sent = letter()
+    sent = relayed()
     await general.put(sent, 100)
     await general.look(sent.name)
     await general.claim("one", 100, NOW, NOW + 60)
@@ -161,10 +161,10 @@ async def test_every_statement_about_sessions_finds_its_rows_by_an_index(log: Sq
     await log.sessions.find(made.key)
     await log.sessions.move(made.key, 1, "two")
     await log.sessions.note(made)
-    await log.sessions.listening(made.key)
+    await log.sessions.stream_state(made.key)
     await log.sessions.add_segment(made.key, bytes(16))
-    await log.sessions.take_turn(made.key, 0, "w")
-    await log.sessions.hold_turn(made.key, 0, "w", bytes(16), 3)
+    await log.sessions.activate(made.key, 0, "w")
+    await log.sessions.checkpoint(made.key, 0, "w", bytes(16), 3)
     await log.sessions.touch([new_session(f"s{n}").key for n in range(50)], 3000.0)
     await log.sessions.delete(made.key, 3000.0)
     await log.sessions.purge(2500.0, 10)

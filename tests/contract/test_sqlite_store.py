@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError, UnreadableRowError
-from mcp_persist_middleware.log.sqlite import log as sqlite_log
-from mcp_persist_middleware.log.sqlite.log import SqliteLog
-from mcp_persist_middleware.log.sqlite.workers import WorkerLocks
-from mcp_persist_middleware.model import Event, EventKind, Letter, Posted, StreamRecord
+from mcp_persist_middleware.model import EnqueueResult, Event, EventKind, RelayRequest, StreamRecord
+from mcp_persist_middleware.stores.sqlite import log as sqlite_log
+from mcp_persist_middleware.stores.sqlite.log import SqliteLog
+from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
 from tests.contract.builders import (
     COMMITTED,
     REJECTED,
@@ -234,15 +234,15 @@ async def test_nothing_that_was_deleted_is_left_in_the_file(log: SqliteLog) -> N
     uris = (secrets[1].decode(), "a://" + "x" * 9000)
     await log.sessions.note(dataclasses.replace(made, subscriptions=uris))
     until = time.time() + 60
-    letter = Letter(b"l" * 16, made.key, "one", 1, until, secrets[2] * 1000, sealed=False)
-    assert await log.inbox.put(letter, 10) is Posted.WAITING
+    relayed = RelayRequest(b"l" * 16, made.key, "one", 1, until, secrets[2] * 1000, sealed=False)
+    assert await log.inbox.put(relayed, 10) is EnqueueResult.ENQUEUED
     await log.inbox.claim("one", 10, 0.0, until)
-    assert await log.inbox.answer(letter.id, "one", secrets[3] * 1000, until)
+    assert await log.inbox.answer(relayed.id, "one", secrets[3] * 1000, until)
     with direct(log._path) as outside:
         outside.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     content = log._path.read_bytes()
     assert [secret for secret in secrets if secret not in content] == [secrets[2]]
-    await log.inbox.remove([letter.name])
+    await log.inbox.remove([relayed.name])
     await log.sessions.delete(made.key, until)
     with direct(log._path) as outside:
         outside.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_persist_middleware.log.sqlite.log import SqliteLog
+from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from tests.contract.builders import add, direct, ending, events, new, record
 from tests.contract.test_wakeups import settle, subscribed
 from tests.support import stores

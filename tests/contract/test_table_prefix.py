@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.model import Letter, LetterName, LetterState, Posted
+from mcp_persist_middleware.model import EnqueueResult, RelayRequest, RelayRequestId, RelayState
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from tests.contract.builders import ALL, COMMITTED, FENCED, add, ending, events, new, record
 from tests.contract.test_sessions import session
@@ -41,20 +41,20 @@ async def test_streams_are_written_taken_over_trimmed_read_and_removed(
     )
     assert await log.append([add(stream, *events(3, 2))]) == [COMMITTED], "it is a retry"
     assert await log.append([add(stream, *events(5, 1), trim=1)]) == [COMMITTED]
-    assert set(await log.owners()) == {"gone", "one"}
-    assert [each.id for each in await log.left_by("gone", 10)] == [stream.id]
-    await log.attend([stream.id], 60.0)
-    assert (await other.attended(stream.id) or 0.0) > 50.0
+    assert set(await log.active_writers()) == {"gone", "one"}
+    assert [each.id for each in await log.open_streams_of("gone", 10)] == [stream.id]
+    await log.renew_readers([stream.id], 60.0)
+    assert (await other.reader_ttl(stream.id) or 0.0) > 50.0
     takes = add(stream, *events(6, 1, epoch=2), epoch=2, takes_over=1, ending=ending(6))
     assert await other.append([takes]) == [COMMITTED]
     assert await log.append([add(stream, *events(6, 1))]) == [FENCED]
     assert [event.sequence for event in await log.read(stream.id, 0, *ALL)] == [2, 3, 4, 5, 6]
-    await log.forget_session("default", "/mcp", "s")
+    await log.expire_session("default", "/mcp", "s")
     assert (await log.purge(time.time(), 100)).streams == 2
     assert await log.find(stream.id) is None
 
 
-async def test_sessions_letters_and_workers_find_their_tables(
+async def test_sessions_requests_and_workers_find_their_tables(
     log: EventLog, other: EventLog
 ) -> None:
     made = session(expires_at=time.time() + 60)
@@ -62,17 +62,17 @@ async def test_sessions_letters_and_workers_find_their_tables(
     assert await other.sessions.find(made.key) == made
     await log.sessions.touch([made.key], time.time() + 90)
     await log.sessions.add_segment(made.key, new_stream_id())
-    assert await log.sessions.take_turn(made.key, 0, "one")
+    assert await log.sessions.activate(made.key, 0, "one")
     until = time.time() + 60
-    letter = Letter(new_stream_id(), made.key, "one", 1, until, b"?", sealed=False)
-    assert await other.inbox.put(letter, 10) is Posted.WAITING
-    assert [each.id for each in await log.inbox.claim("one", 10, 0.0, until)] == [letter.id]
-    assert await log.inbox.claimed("one") == [letter.id]
-    assert await log.inbox.answer(letter.id, "one", b"!", until)
-    found = await other.inbox.look(LetterName(letter.id, "one"))
+    relayed = RelayRequest(new_stream_id(), made.key, "one", 1, until, b"?", sealed=False)
+    assert await other.inbox.put(relayed, 10) is EnqueueResult.ENQUEUED
+    assert [each.id for each in await log.inbox.claim("one", 10, 0.0, until)] == [relayed.id]
+    assert await log.inbox.claimed("one") == [relayed.id]
+    assert await log.inbox.answer(relayed.id, "one", b"!", until)
+    found = await other.inbox.look(RelayRequestId(relayed.id, "one"))
     assert found is not None
-    assert (found.state, found.reply) == (LetterState.ANSWERED, b"!")
-    await other.inbox.remove([letter.name])
+    assert (found.state, found.reply) == (RelayState.REPLIED, b"!")
+    await other.inbox.remove([relayed.name])
     assert await other.sessions.move(made.key, 1, "two")
     await log.sessions.delete(made.key, 1.0)
     assert await log.sessions.purge(time.time(), 10) == 1

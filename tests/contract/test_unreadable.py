@@ -1,5 +1,5 @@
 """A row that a newer version wrote, or that is damaged, is trouble of its own stream, session,
-letter or worker, and of nobody else."""
+relayed request or worker, and of nobody else."""
 
 import json
 import time
@@ -11,21 +11,21 @@ from sqlalchemy import text
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
-from mcp_persist_middleware.log.liveness import Liveness
-from mcp_persist_middleware.log.observer import Observer
+from mcp_persist_middleware.log.membership.failure_detector import FailureDetector
+from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.reads import Reads
+from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.model import (
+    EnqueueResult,
     EventKind,
-    Letter,
-    LetterName,
-    Posted,
+    RelayRequest,
+    RelayRequestId,
     StreamRecord,
     StreamState,
     WorkerState,
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.settings import Settings
-from mcp_persist_middleware.sweeper import Sweeper
 from tests.contract.builders import add, ending, events, new, record
 from tests.contract.test_orphans import answer
 from tests.contract.test_sessions import session
@@ -93,8 +93,8 @@ async def test_a_stream_that_cannot_be_read_is_an_error_of_the_store_and_no_othe
     with pytest.raises(StoreError, match="cannot read"):
         await log.find(bad.id)
     assert await log.find(good.id) == good
-    assert await log.left_by("gone", 10) == [good]
-    assert await log.left_by("gone", 1) == [good]
+    assert await log.open_streams_of("gone", 10) == [good]
+    assert await log.open_streams_of("gone", 1) == [good]
 
 
 async def test_the_streams_of_the_dead_are_ended_whatever_is_wrong_with_one_of_them(
@@ -106,8 +106,8 @@ async def test_the_streams_of_the_dead_are_ended_whatever_is_wrong_with_one_of_t
     await change(store, "event", codec=9)
     await change(store, "stream", request_ids="[", of=streams[0])
     settings = Settings.load({"url": "unused.db"}, {})
-    liveness = Liveness(log, Observer(10.0))
-    await Sweeper(log, liveness, settings, "one", lambda *_: None)._sweep()
+    peers = Peers(log, FailureDetector(10.0))
+    await OrphanReaper(log, peers, settings, "one", lambda *_: None)._sweep()
     found = [await log.find(stream.id) for stream in streams]
     assert [each.state for each in found if each is not None] == [
         StreamState.OPEN,
@@ -129,19 +129,21 @@ async def test_a_session_that_cannot_be_read_is_an_error_and_no_other_is(
     assert await log.sessions.find(good.key) == good
 
 
-async def test_a_letter_in_a_state_that_nobody_knows_is_an_error_of_its_own(
+async def test_a_request_in_a_state_that_nobody_knows_is_an_error_of_its_own(
     log: EventLog, store: Store
 ) -> None:
     made = session(expires_at=time.time() + 60)
     await log.sessions.create(made)
-    letter = Letter(new_stream_id(), made.key, "one", 1, time.time() + 60, b"?", sealed=False)
-    if await log.inbox.put(letter, 10) is not Posted.WAITING or not await store.rows(
+    relayed = RelayRequest(
+        new_stream_id(), made.key, "one", 1, time.time() + 60, b"?", sealed=False
+    )
+    if await log.inbox.put(relayed, 10) is not EnqueueResult.ENQUEUED or not await store.rows(
         "SELECT 1 FROM mcp_inbox"
     ):
-        pytest.skip("its letters are not in SQL")
+        pytest.skip("its relayed requests are not in SQL")
     await change(store, "inbox", state=9)
     with pytest.raises(StoreError, match="cannot read"):
-        await log.inbox.look(LetterName(letter.id, "one"))
+        await log.inbox.look(RelayRequestId(relayed.id, "one"))
     assert await log.inbox.claim("one", 10, 0.0, time.time() + 60) == []
 
 
@@ -155,5 +157,5 @@ async def test_a_worker_in_a_state_that_nobody_knows_is_not_taken_for_dead(
     }
     stream = record(worker="two")
     await log.append([new(stream)])
-    assert not (await Liveness(log, Observer(10.0)).ask("two")).gone
+    assert not (await Peers(log, FailureDetector(10.0)).verify("two")).gone
     assert await other.append([add(stream, *events(1, 1))])

@@ -10,7 +10,7 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.model import StreamRecord
-from mcp_persist_middleware.signals.base import Polling, Subscription
+from mcp_persist_middleware.wakeups.base import Polling, Subscription
 from tests.contract.builders import add, ending, events, new, record
 from tests.contract.conftest import Factory
 from tests.support.scripted import until

@@ -13,7 +13,7 @@ from tests.contract.conftest import Factory
 
 @pytest.fixture
 async def table(log: EventLog) -> AsyncIterator[WorkerTable]:
-    """The table as the heart of worker "one" has it."""
+    """The table as the heartbeat of worker "one" has it."""
     made = log.worker_table()
     yield made
     await made.aclose()
@@ -60,8 +60,8 @@ async def test_of_a_heartbeat_and_a_verdict_the_first_counts(
 async def test_a_row_that_was_removed_takes_no_heartbeat_until_it_is_made_again(
     log: EventLog, other: EventLog, table: WorkerTable
 ) -> None:
-    await other.dismiss("one")
-    await other.dismiss("one")
+    await other.deregister("one")
+    await other.deregister("one")
     assert not await table.beat("one", WorkerState.LIVE)
     assert not await other.declare_dead("one", 1)
     await table.enrol("one")
@@ -75,7 +75,7 @@ async def test_a_verdict_on_a_worker_leaves_its_streams_to_their_epoch(
     stream = record(worker="one")
     await log.append([new(stream)])
     assert await other.declare_dead("one", (await other.workers())["one"].counter)
-    assert await other.left_by("one", 10) == [stream]
+    assert await other.open_streams_of("one", 10) == [stream]
     assert await log.append([new(record(worker="one"))]) == [COMMITTED]
 
 

@@ -10,9 +10,9 @@ from sqlalchemy import make_url
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamState, StreamWrite
+from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from tests.contract.builders import numbers
 from tests.contract.lanes import FRAME, FULL, begun
 from tests.support.scripted import until
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(60)
 class GatedLog(SqliteLog):
     """A file whose commits wait, from a moment on, until the test lets them go or fail."""
 
-    lanes = 2
+    max_in_flight = 2
 
     def __init__(self, path: Path) -> None:
         super().__init__(
@@ -190,7 +190,7 @@ async def test_a_batch_that_fails_while_the_writer_is_closed_leaves_nothing_runn
     log: GatedLog, writer: Writer
 ) -> None:
     _, two = await two_on_their_way(log, writer)
-    first = writer._lanes[0]
+    first = writer._committers[0]
     closing = asyncio.create_task(writer.aclose(0.0))
     async with asyncio.timeout(5):
         while not first.cancelling():

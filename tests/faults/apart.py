@@ -78,13 +78,13 @@ class Ended:
     fault: str
     after: float = 0.0
     events: int = 0
-    letter: float = 0.0
+    relayed: float = 0.0
     back: float = 0.0
 
     def __str__(self) -> str:
         return (
             f"A {self.fault}: B's reader had {self.events} events without a gap and the error "
-            f"after {self.after:.1f} s, a letter to A was run by B after {self.letter:.1f} s; A "
+            f"after {self.after:.1f} s, a relayed request to A was run by B after {self.relayed:.1f} s; A "
             f"wrote nothing more, ran nothing, and was a new worker {self.back:.1f} s later"
         )
 
@@ -190,10 +190,10 @@ async def fail(both: Pair, fault: str, away: float) -> Ended:
         began = time.monotonic()
         async with _hurt(both, fault):
             queued = await _queued(both, session, fault) if fault == "stopped" else None
-            letter = asyncio.create_task(_letter(both, other, f"letter {fault}"))
+            relayed = asyncio.create_task(_relay_request(both, other, f"relayed request {fault}"))
             seen += [frame async for frame in reader.frames(both.lease + 10) if frame.data]
             told.after, told.events = time.monotonic() - began, len(seen) - 1
-            told.letter = await letter - began
+            told.relayed = await relayed - began
             rows = await both.rows(position.stream)
             await asyncio.sleep(max(0.0, away - (time.monotonic() - began)))
         healed = time.monotonic()
@@ -212,7 +212,7 @@ async def _queued(both: Pair, session: RawSession, fault: str) -> asyncio.Task[R
     return asyncio.create_task(session.post("tools/call", patient, timeout=3600))
 
 
-async def _letter(both: Pair, session: RawSession, name: str) -> float:
+async def _relay_request(both: Pair, session: RawSession, name: str) -> float:
     """A call asked of B for a session of A; when it had its result."""
     params = {"name": "tick", "arguments": {"name": name, "n": 3, "rate": 50}}
     call = await elsewhere(session, both.b).post("tools/call", params, timeout=both.lease + 15)
@@ -226,7 +226,7 @@ async def _letter(both: Pair, session: RawSession, name: str) -> float:
 
 def _honest(both: Pair, told: Ended, seen: list[Frame]) -> None:
     assert told.after < both.lease + _SLACK + _BUSY, told.after
-    assert told.letter < both.lease + _SLACK + _BUSY + 1, told.letter
+    assert told.relayed < both.lease + _SLACK + _BUSY + 1, told.relayed
     assert numbers(seen) == list(range(1, len(seen) + 1))
     assert error_of(seen)["data"]["events"] == len(seen) - 1
     assert [frame.progress for frame in seen] == [*range(1, len(seen)), None]
@@ -270,10 +270,12 @@ async def _apart(
         replay = [frame async for frame in again.frames() if frame.data]
         assert [frame.data for frame in replay] == [frame.data for frame in seen[1:]]
     ran = both.a.log + both.b.log
-    assert ran.count(f"tick letter {fault} started") == 1, "a letter ran twice, or never"
+    assert ran.count(f"tick relayed request {fault} started") == 1, (
+        "a relayed request ran twice, or never"
+    )
     if fault != "cut off from SQL":
-        # Then Redis carries letters to A while its lease is young.
-        assert f"tick letter {fault} started" in both.b.log
+        # Then Redis carries relayed requests to A while its lease is young.
+        assert f"tick relayed request {fault} started" in both.b.log
     assert f"tick queued {fault} started" not in ran
     assert f"tick {fault} finished" not in ran
     assert "Traceback" not in ran

@@ -2,8 +2,8 @@
 
 `python -m tests.faults.frozen [--lease 10] [--stop 60]`; ends with exit code 1 when the worker ran
 or wrote anything after it went on, or when a client that could have its answer had to wait for
-that. With event streams and in JSON mode, with calls of its own clients and of other workers',
-with requests in its socket and letters in its inbox. Then the store is away for longer than the
+that. With event streams and in JSON mode, with calls of its own clients and of other workers', with
+requests in its socket and relayed requests in its inbox. Then the store is away for longer than the
 lease, and nobody is declared dead.
 """
 
@@ -24,8 +24,8 @@ from tests.support.processes import ServerProcess, stand_still
 from tests.support.session import RawSession
 from tests.support.sse_client import Response
 
-_QUEUED, _LETTERS = 20, 5
-# Who waits for a letter looks once a second, and a slow machine takes a moment.
+_QUEUED, _REQUESTS = 20, 5
+# Who waits for a relayed request looks once a second, and a slow machine takes a moment.
 _SLACK = 3.0
 _LONG = 3600.0
 
@@ -132,9 +132,9 @@ async def _meanwhile(
     lengths = [_seconds(0.01, number) for number in range(_QUEUED)]
     queued = [asyncio.create_task(_slow(sessions[0], s)) for s in lengths]
     # And these in its inbox.
-    posted = [_seconds(0.02, number) for number in range(_LETTERS)]
-    letters = [_slow(elsewhere(sessions[3], two), s) for s in posted]
-    waiting = [clock(f"letter {n}", first(call)) for n, call in enumerate(letters)]
+    enqueued = [_seconds(0.02, number) for number in range(_REQUESTS)]
+    all_relayed = [_slow(elsewhere(sessions[3], two), s) for s in enqueued]
+    waiting = [clock(f"relayed request {n}", first(call)) for n, call in enumerate(all_relayed)]
     waiting.append(clock("a call that it ran for the other worker", first(relayed)))
     if reader is not None:
         waiting.append(clock("a reader on the other worker", _answer(reader)))
@@ -156,8 +156,8 @@ async def _meanwhile(
     for length in lengths:
         assert f"slow {length} started" not in one.log, "it ran what had waited in its socket"
     ran = one.log + two.log
-    for length in posted:
-        assert ran.count(f"slow {length} started") == 1, "a letter ran twice, or never"
+    for length in enqueued:
+        assert ran.count(f"slow {length} started") == 1, "a relayed request ran twice, or never"
         assert f"slow {length} started" not in one.log
     after = _rows(workers)
     assert left.items() <= after.items(), "it wrote on streams that were not its own any more"

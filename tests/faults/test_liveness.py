@@ -61,7 +61,7 @@ async def test_a_call_whose_worker_is_killed_ends_at_once_for_whoever_reads_else
         assert seen[0].id.startswith(data["stream"])
         last_seen = dt.datetime.fromisoformat(data["lastSeen"])
         assert 0 <= time.time() - last_seen.timestamp() < 20
-        # Nobody was reading that one: the sweeper ended it as well, and the row is gone.
+        # Nobody was reading that one: the orphan reaper ended it as well, and the row is gone.
         again = await elsewhere(session, two).get(seen[0].id)
         assert numbers(await rest(again)) == numbers(seen)[1:]
         await until(lambda: len(workers.store.workers()) == 1)

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from mcp_persist_middleware import Persistence
-from mcp_persist_middleware.log.postgres import engine
+from mcp_persist_middleware.stores.postgres import engine
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession, last_id
 from tests.support.sse_client import Frame

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mcp_persist_middleware.exchange import absence
+from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol.event_id import EventIds
-from mcp_persist_middleware.sweeper import Sweeper
+from mcp_persist_middleware.streams import disconnect
 from tests.contract.builders import events, new, record
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
@@ -107,7 +107,7 @@ async def test_streams_of_nobody_are_readable_for_minutes_only(store: str) -> No
         assert error.message["error"]["message"].startswith("The stream of this request is unknown")
 
 
-@pytest.mark.parametrize("by", ["its client", "the sweeper"])
+@pytest.mark.parametrize("by", ["its client", "the orphan reaper"])
 async def test_a_stream_of_nobody_whose_worker_died_is_readable_for_minutes_only(
     store: str, tmp_path: Path, by: str
 ) -> None:
@@ -123,7 +123,7 @@ async def test_a_stream_of_nobody_whose_worker_died_is_readable_for_minutes_only
             frames = await (await session.get(cursor)).take(2)
             assert "error" in frames[-1].message
         else:
-            await Sweeper(context.log, context.liveness, context.settings, "me", print)._sweep()
+            await OrphanReaper(context.log, context.peers, context.settings, "me", print)._sweep()
             found = await context.log.find(known.id)
             assert found is not None
             assert (found.expires_at or 0) - (found.ended_at or 0) == 86_400
@@ -179,7 +179,7 @@ async def test_who_leaves_many_calls_alone_crowds_out_no_call_of_another(
 async def test_who_comes_back_before_the_application_has_ended_is_not_cancelled(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(absence, "_LAST_WORD_SECONDS", 0.5)
+    monkeypatch.setattr(disconnect, "_LAST_WORD_SECONDS", 0.5)
     go_on = asyncio.Event()
 
     async def stubborn(call: Call) -> None:

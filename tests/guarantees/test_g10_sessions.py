@@ -1,4 +1,5 @@
-"""G10: what sessions and the letters between workers leave behind has a limit and an end."""
+"""G10: what sessions and the relayed requests between workers leave behind has a limit and an
+end."""
 
 import asyncio
 import json
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from mcp_persist_middleware import Persistence, keeper
-from mcp_persist_middleware.model import Letter, LetterState, SessionKey
-from mcp_persist_middleware.sessions import courier, desk, registry, turn
+from mcp_persist_middleware import Persistence
+from mcp_persist_middleware.maintenance import retention
+from mcp_persist_middleware.model import RelayRequest, RelayState, SessionKey
+from mcp_persist_middleware.sessions import registry, relay_client, relay_server, rewrite
 from tests.faults.workers import Store
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
@@ -163,7 +165,7 @@ async def test_an_initialize_of_any_size_is_served_and_a_long_one_is_not_kept(
 async def test_no_more_subscriptions_are_kept_than_may(
     store: str, file: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turn, "_MAX_SUBSCRIPTIONS", 3)
+    monkeypatch.setattr(rewrite, "_MAX_SUBSCRIPTIONS", 3)
     async with persisted(Stateful(), store) as (port, _):
         session = await RawSession.open(port)
         for number in range(5):
@@ -241,7 +243,7 @@ async def test_a_sessions_row_has_a_size(store: str, file: Store) -> None:
         assert [uri[:5] for uri in json.loads(kept)] == ["a://0", "a://1", "a://2", "a://s"]
 
 
-async def test_letters_that_nobody_fetched_and_answers_that_nobody_read_are_purged(
+async def test_requests_that_nobody_fetched_and_answers_that_nobody_read_are_purged(
     store: str, file: Store
 ) -> None:
     async with persisted(Stateful(), store, purge_interval=0.1) as (port, persistence):
@@ -252,8 +254,8 @@ async def test_letters_that_nobody_fetched_and_answers_that_nobody_read_are_purg
 
         async def put(name: bytes, seconds: float) -> None:
             until_then = time.time() + seconds
-            letter = Letter(name * 16, key, home, 1, until_then, b"{}", sealed=False)
-            await log.inbox.put(letter, 10)
+            relayed = RelayRequest(name * 16, key, home, 1, until_then, b"{}", sealed=False)
+            await log.inbox.put(relayed, 10)
 
         for name in (b"a", b"b"):
             await put(name, 3600)
@@ -261,14 +263,14 @@ async def test_letters_that_nobody_fetched_and_answers_that_nobody_read_are_purg
         await log.inbox.answer(b"a" * 16, home, b"an answer", time.time() + 0.3)
         await put(b"c", 0.3)
         states = [row[0] for row in file.rows("SELECT state FROM mcp_inbox ORDER BY id")]
-        assert states == [int(LetterState.ANSWERED), int(LetterState.CLAIMED), 0]
+        assert states == [int(RelayState.REPLIED), int(RelayState.CLAIMED), 0]
         await until(lambda: count(file, "inbox") == 0)
 
 
-async def test_letters_that_were_read_do_not_pile_up(
+async def test_requests_that_were_read_do_not_pile_up(
     store: str, file: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier, "_READ_AT_ONCE", 5)
+    monkeypatch.setattr(relay_client, "_READ_AT_ONCE", 5)
     async with two_workers(store, Stateful()) as (ports, _):
         session = await RawSession.open(ports[0])
         session.port = ports[1]
@@ -293,10 +295,10 @@ async def test_a_cookie_that_crossed_from_worker_to_worker_does_not_stay_in_the_
         await until(lambda: count(file, "inbox") == 0)
 
 
-async def test_no_more_letters_run_at_once_than_may_and_the_others_wait_their_turn(
+async def test_no_more_requests_run_at_once_than_may_and_the_others_wait_their_turn(
     store: str, file: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(desk, "_MOST_RUNNING", 3)
+    monkeypatch.setattr(relay_server, "_MOST_RUNNING", 3)
     go_on, running = asyncio.Event(), 0
 
     async def hold(call: Call) -> None:
@@ -321,12 +323,12 @@ async def test_no_more_letters_run_at_once_than_may_and_the_others_wait_their_tu
 async def test_no_more_keys_of_other_workers_are_kept_than_may(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier, "_KEYS", 3)
+    monkeypatch.setattr(relay_client, "_KEYS", 3)
     async with persisted(Stateful(), store) as (_, persistence):
         parts = await persistence.parts()
         for number in range(10):
-            await parts.courier.can_seal(f"worker-{number}")
-        assert len(parts.courier._keys) <= 3
+            await parts.relay_client.can_seal(f"worker-{number}")
+        assert len(parts.relay_client._keys) <= 3
 
 
 async def test_retention_goes_on_until_nothing_is_left_of_what_has_expired(
@@ -337,7 +339,7 @@ async def test_retention_goes_on_until_nothing_is_left_of_what_has_expired(
             assert await value(await RawSession.open(port)) == 1
         assert count(file, "stream") >= 10
     # It looks once at the start, and then not for an hour.
-    monkeypatch.setattr(keeper, "_FIRST", 3)
+    monkeypatch.setattr(retention, "_FIRST", 3)
     monkeypatch.setattr(registry, "_PURGED", 3)
     with sqlite3.connect(file.path) as writable:
         writable.execute("UPDATE mcp_session SET expires_at = 0")

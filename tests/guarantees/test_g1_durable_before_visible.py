@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware import worker
-from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.protocol import event_id
+from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from tests.support.processes import mcp_server
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession

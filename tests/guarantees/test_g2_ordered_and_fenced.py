@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_persist_middleware.log.connect import make_log
 from mcp_persist_middleware.log.live import Limits, LiveStream
-from mcp_persist_middleware.log.sqlite.log import SqliteLog
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import (
     Event,
@@ -24,6 +22,8 @@ from mcp_persist_middleware.model import (
 )
 from mcp_persist_middleware.protocol import event_id
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores.connect import make_log
+from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from tests.support.scripted import until
 
 

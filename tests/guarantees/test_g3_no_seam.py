@@ -136,7 +136,7 @@ async def test_a_wake_up_that_is_lost_costs_time_and_no_event(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mcp_persist_middleware.log import cursor
-    from mcp_persist_middleware.signals.local import Signal
+    from mcp_persist_middleware.wakeups.local import Signal
 
     monkeypatch.setattr(cursor, "_LOCAL_POLL", 0.05)
     monkeypatch.setattr(Signal, "notify", lambda _: None)

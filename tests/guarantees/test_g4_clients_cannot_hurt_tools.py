@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware import PersistMiddleware
-from mcp_persist_middleware.exchange import absence
+from mcp_persist_middleware.streams import disconnect
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import MODERN, RawSession
 from tests.support.sse_client import parse_frame
@@ -74,7 +74,7 @@ async def test_the_application_hears_of_no_disconnect_and_its_result_is_kept(sto
 async def test_a_tool_that_outstays_its_client_is_cancelled_and_the_request_ends_in_order(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(absence, "_LAST_WORD_SECONDS", 0.1)
+    monkeypatch.setattr(disconnect, "_LAST_WORD_SECONDS", 0.1)
     cancelled = asyncio.Event()
 
     async def deaf(call: Call) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mcp_persist_middleware.exchange import resume
+from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.protocol import event_id
-from mcp_persist_middleware.sweeper import Sweeper
+from mcp_persist_middleware.streams import resume
 from tests.faults.workers import Store
 from tests.guarantees.ending_app import TOOLS, Batches
 from tests.support.processes import ServerProcess, running
@@ -94,16 +94,16 @@ async def test_a_call_that_the_application_leaves_unanswered_is_answered_with_an
 
 
 @ID
-async def test_a_call_whose_process_was_killed_ends_for_a_reader_without_any_sweeper(
+async def test_a_call_whose_process_was_killed_ends_for_a_reader_without_any_reaper(
     tmp_path: Path, store: str, request_id: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def sleep(_: Sweeper) -> None:
+    async def sleep(_: OrphanReaper) -> None:
         await asyncio.Event().wait()
 
     async with process(tmp_path) as server:
         session = await RawSession.open(server.port)
         frames = await (await call(session, "hang", request_id)).take(1)
-    monkeypatch.setattr(Sweeper, "run", sleep)
+    monkeypatch.setattr(OrphanReaper, "run", sleep)
     async with persisted(Batches(**TOOLS), store) as (port, _):
         session.port = port
         began = time.monotonic()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_persist_middleware.log.sql.sessions import SqlSessions
+from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from tests.guarantees.test_g6_sessions_live_on import value
 from tests.support.scripted import persisted
 from tests.support.session import RawSession

@@ -9,7 +9,7 @@ import pytest
 from mcp.server.mcpserver import MCPServer
 from starlette.middleware.authentication import AuthenticationMiddleware
 
-from mcp_persist_middleware.log.sql.sessions import SqlSessions
+from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from tests.guarantees.test_g7_no_leaks import Tokens
 from tests.support.processes import mcp_server, running
 from tests.support.scripted import persisted, until

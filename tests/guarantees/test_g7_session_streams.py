@@ -17,7 +17,7 @@ from tests.support.sse_client import Response
 SECRET = "for ann alone"
 
 
-class Desk(Scripted):
+class RelayServer(Scripted):
     """One event stream for each session, which says a secret when it is told to; every other GET
     of a session is answered with 409, as the SDK does. Refuses whom it is told to refuse."""
 
@@ -44,17 +44,17 @@ class Desk(Scripted):
 
 
 @asynccontextmanager
-async def two_workers(store: str) -> AsyncIterator[tuple[list[Desk], list[int]]]:
+async def two_workers(store: str) -> AsyncIterator[tuple[list[RelayServer], list[int]]]:
     """Two workers on one store: settings that differ in one value make a worker of its own."""
-    desks = [Desk(), Desk()]
+    desks = [RelayServer(), RelayServer()]
     apps: list[Any] = [
         PersistMiddleware(
-            AuthenticationMiddleware(desk, backend=Tokens()),
+            AuthenticationMiddleware(relay_server, backend=Tokens()),
             url=store,
             retry_ms=1000 + number,
             drain_seconds=0.1,
         )
-        for number, desk in enumerate(desks)
+        for number, relay_server in enumerate(desks)
     ]
     async with serving(apps[0]) as one, serving(apps[1]) as two:
         yield desks, [one, two]
@@ -103,8 +103,8 @@ async def test_an_owner_whom_the_application_refuses_now_does_not_join_it_either
     async with two_workers(store) as (desks, ports):
         ann = await RawSession.open(ports[0], extra={"authorization": "Bearer app.ann.1"})
         mine = await ann.get()
-        for desk in desks:
-            desk.refused = "ann.2"
+        for relay_server in desks:
+            relay_server.refused = "ann.2"
         ann.port = ports[worker]
         ann.extra = {"authorization": "Bearer app.ann.2"}
         refused = await ann.get()

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware import Persistence
-from mcp_persist_middleware.exchange import body
-from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.log.connect import make_log
 from mcp_persist_middleware.model import SessionKey, StreamState, WorkerState
 from mcp_persist_middleware.sessions import registry
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores.connect import make_log
+from mcp_persist_middleware.streams import body
+from mcp_persist_middleware.streams.context import Context
 from tests.faults.workers import Store
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
@@ -327,7 +327,7 @@ async def test_a_worker_that_drains_is_seen_to(tmp_store: str) -> None:
         async with asyncio.timeout(5):
             while (await context.log.workers())[context.worker].state is not WorkerState.DRAINING:
                 await asyncio.sleep(0.01)
-        verdict = await context.liveness.ask(context.worker)
+        verdict = await context.peers.verify(context.worker)
         assert (verdict.gone, verdict.draining) == (False, True)
 
 
@@ -344,10 +344,10 @@ async def test_two_workers_on_one_store_leave_each_other_alone(tmp_store: str) -
                     for worker, beat in (await first.log.workers()).items()
                 ):
                     await asyncio.sleep(0.05)
-            assert not (await first.liveness.ask(second.worker)).gone
-            assert not (await second.liveness.ask(first.worker)).gone
+            assert not (await first.peers.verify(second.worker)).gone
+            assert not (await second.peers.verify(first.worker)).gone
         async with asyncio.timeout(5):
-            while not (await first.liveness.ask(second.worker)).gone:
+            while not (await first.peers.verify(second.worker)).gone:
                 await asyncio.sleep(0.01)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from mcp_persist_middleware.exchange.kept import Kept
 from mcp_persist_middleware.model import (
     Event,
     EventKind,
@@ -21,6 +20,7 @@ from mcp_persist_middleware.model import (
 )
 from mcp_persist_middleware.protocol import sse
 from mcp_persist_middleware.protocol.event_id import EventIds, new_stream_id
+from mcp_persist_middleware.streams.stored_request import StoredRequest
 from tests.support.scripted import Call, Scripted, persisted
 from tests.support.session import MODERN, RawSession
 from tests.support.sse_client import Frame
@@ -49,7 +49,7 @@ def left_behind() -> tuple[StreamWrite, str]:
         expires_at=None,
         request_ids="[7]",
         trace="",
-        request=Kept(HEADERS, body.encode()).pack(),
+        request=StoredRequest(HEADERS, body.encode()).pack(),
     )
     event = Event(1, 1, EventKind.MESSAGE, sse.event(b'{"first":"run"}'))
     cursor = EventIds.of(record.id, record.kind, 7).at(1, 1).decode()

@@ -10,25 +10,25 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware import Persistence
-from mcp_persist_middleware.exchange.context import Context
-from mcp_persist_middleware.exchange.turns import Listeners
-from mcp_persist_middleware.keeper import Keeper
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.heart import Heart
+from mcp_persist_middleware.log.membership.heartbeat import Heartbeat
 from mcp_persist_middleware.log.writer import Writer
-from mcp_persist_middleware.sessions.desk import Desk
+from mcp_persist_middleware.maintenance.reaper import OrphanReaper
+from mcp_persist_middleware.maintenance.retention import RetentionLoop
 from mcp_persist_middleware.sessions.registry import Registry
+from mcp_persist_middleware.sessions.relay_server import RelayServer
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.shutdown import ShutdownWatch
+from mcp_persist_middleware.streams.context import Context
+from mcp_persist_middleware.streams.subscribers import SessionSubscribers
 from mcp_persist_middleware.supervision import Supervisor, end
-from mcp_persist_middleware.sweeper import Sweeper
 from tests.support.memory_log import MemoryLog
 from tests.support.memory_parts import Shelf
 from tests.support.scripted import Call, Scripted, serving, until
 from tests.support.session import RawSession
 from tests.support.stores import BESIDE, STORES, Store
 
-CHILDREN = {"keeper", "sweeper", "desk", "writer", "shutdown", "notifications"}
+CHILDREN = {"retention", "reaper", "relay-server", "writer", "shutdown", "notifications"}
 
 
 async def two(call: Call) -> None:
@@ -86,10 +86,10 @@ async def test_a_part_of_redis_that_dies_lives_again(
     redis_part: str,
 ) -> None:
     from mcp_persist_middleware import PersistMiddleware
-    from mcp_persist_middleware.log.redis.client import RedisClient
-    from mcp_persist_middleware.log.redis.flush import Flusher
-    from mcp_persist_middleware.log.redis.log import RedisLog
-    from mcp_persist_middleware.signals.redis import RedisWakeups
+    from mcp_persist_middleware.stores.redis.client import RedisClient
+    from mcp_persist_middleware.stores.redis.flush import Flusher
+    from mcp_persist_middleware.stores.redis.log import RedisLog
+    from mcp_persist_middleware.wakeups.redis import RedisWakeups
 
     kind, method = {
         "flush": (Flusher, "run"),
@@ -129,9 +129,9 @@ def dying_once(monkeypatch: pytest.MonkeyPatch, kind: Any, method: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "method"),
     [
-        (Keeper, "_by_itself"),
-        (Sweeper, "run"),
-        (Desk, "run"),
+        (RetentionLoop, "_by_itself"),
+        (OrphanReaper, "run"),
+        (RelayServer, "run"),
         (Writer, "_run"),
         (ShutdownWatch, "_listen"),
     ],
@@ -163,10 +163,10 @@ STEPS = {
     "the watch": (ShutdownWatch, "aclose"),
     "calls": (Context, "cancel_exchanges"),
     "sessions": (Registry, "keep"),
-    "readers": (Listeners, "aclose"),
+    "readers": (SessionSubscribers, "aclose"),
     "the writer": (Writer, "aclose"),
     "tasks": (Supervisor, "aclose"),
-    "the heart": (Heart, "aclose"),
+    "the heartbeat": (Heartbeat, "aclose"),
     "the store": (MemoryLog, "aclose"),
 }
 
@@ -196,7 +196,7 @@ async def test_whichever_step_of_closing_fails_all_others_are_done(
     for name, (kind, method) in STEPS.items():
         monkeypatch.setattr(kind, method, watched(name, getattr(kind, method)))
     await persistence.start()
-    hearts = [t for t in threading.enumerate() if t.name == "mcp-persist-heart"]
+    heartbeats = [t for t in threading.enumerate() if t.name == "mcp-persist-heartbeat"]
     # Retention does one of the steps as well.
     await until(lambda: done == ["sessions"])
     done.clear()
@@ -204,7 +204,7 @@ async def test_whichever_step_of_closing_fails_all_others_are_done(
         await persistence.aclose()
     assert set(done) >= STEPS.keys()
     assert not shelf.workers
-    assert not any(heart.is_alive() for heart in hearts)
+    assert not any(heartbeat.is_alive() for heartbeat in heartbeats)
     await until(lambda: not children())
     if how == "raises":
         assert "not left in order: ZeroDivisionError" in caplog.text

@@ -13,12 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from mcp_persist_middleware import (
-    ConfigurationError,
-    Persistence,
-    PersistMiddleware,
-    StoreError,
-)
+from mcp_persist_middleware import ConfigurationError, Persistence, PersistMiddleware, StoreError
 from mcp_persist_middleware import telemetry as instruments
 from tests.multiworker.stateful_app import tenant
 from tests.support.scripted import Call, Scripted, persisted, serving, until

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from mcp_persist_middleware.exchange.deliver import Delivery
-from mcp_persist_middleware.exchange.turns import Turn
+from mcp_persist_middleware.streams.deliver import Delivery
+from mcp_persist_middleware.streams.subscribers import Subscriber
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession, last_id
 from tests.support.sse_client import Frame, Response
@@ -116,7 +116,7 @@ async def test_a_connection_that_waits_for_the_stream_to_open_is_gone_with_its_c
         first = asyncio.create_task(session.get())
         await until(lambda: app.calls)
         key = next(iter((await opened.parts()).sessions._held))
-        turns = (await opened.context()).listeners.of(key)
+        turns = (await opened.context()).subscribers.of(key)
         lines = [f"{name}: {text}" for name, text in session.headers().items()]
         head = "GET /mcp HTTP/1.1\r\nhost: here\r\n" + "\r\n".join(lines) + "\r\n\r\n"
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -131,15 +131,15 @@ async def test_a_connection_that_waits_for_the_stream_to_open_is_gone_with_its_c
 async def test_a_connection_that_waits_for_its_turn_ends_when_it_is_told_to(
     tmp_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waiting, regain, looks = asyncio.Event(), Turn.regain, 0
+    waiting, regain, looks = asyncio.Event(), Subscriber.regain, 0
 
-    async def noticed(turn: Turn) -> bool:
+    async def noticed(turn: Subscriber) -> bool:
         nonlocal looks
         looks += 1
         asyncio.get_running_loop().call_soon(waiting.set)  # once it waits
         return await regain(turn)
 
-    monkeypatch.setattr(Turn, "regain", noticed)
+    monkeypatch.setattr(Subscriber, "regain", noticed)
 
     async def one_event(call: Call) -> None:
         await call.head()
@@ -157,8 +157,8 @@ async def test_a_connection_that_waits_for_its_turn_ends_when_it_is_told_to(
         (waits,) = [
             reader
             for reader in (await opened.context()).drain.readers
-            if isinstance(reader, Delivery) and reader.turn is not None
-            if not reader.turn._is_newest
+            if isinstance(reader, Delivery) and reader.subscriber is not None
+            if not reader.subscriber._is_newest
         ]
         before = looks
         waits.stop()

@@ -1,4 +1,4 @@
-"""Which letters a worker may run: two workers on one event loop."""
+"""Which relayed requests a worker may run: two workers on one event loop."""
 
 import asyncio
 import secrets
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mcp_persist_middleware.log.lease import Lease
-from mcp_persist_middleware.sessions import parcel as parcels
-from mcp_persist_middleware.sessions.parcel import Parcel, Streamed
+from mcp_persist_middleware.log.membership.lease import Lease
+from mcp_persist_middleware.sessions import envelope as envelopes
+from mcp_persist_middleware.sessions.envelope import RequestEnvelope, StreamResponse
 from tests.guarantees.test_g10_sessions import two_workers
 from tests.multiworker.test_relay import value, waiting
 from tests.support.scripted import persisted, until
@@ -19,7 +19,7 @@ from tests.support.stateful import Stateful
 from tests.support.stores import Store
 
 
-async def test_a_worker_that_was_not_seen_alive_of_late_takes_no_letter(
+async def test_a_worker_that_was_not_seen_alive_of_late_takes_no_request(
     tmp_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its heartbeats do not reach the store: others may have taken its sessions over."""
@@ -39,7 +39,7 @@ async def test_a_worker_that_was_not_seen_alive_of_late_takes_no_letter(
         assert await value(await call) == 2
 
 
-async def test_a_letter_to_another_generation_of_the_session_is_not_run(
+async def test_a_request_to_another_generation_of_the_session_is_not_run(
     tmp_store: str, tmp_path: Path
 ) -> None:
     app = Stateful()
@@ -50,7 +50,9 @@ async def test_a_letter_to_another_generation_of_the_session_is_not_run(
         body = b'{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"count"}}'
         headers = [(k.encode(), v.encode()) for k, v in session.headers().items()]
         scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": headers}
-        content = Parcel(scope | {"query_string": b"", "root_path": ""}, body, "default").pack()
+        content = RequestEnvelope(
+            scope | {"query_string": b"", "root_path": ""}, body, "default"
+        ).pack()
         worker, now = (await home.context()).worker, time.time()
         with sqlite3.connect(tmp_path / "events.db") as store:
 
@@ -65,17 +67,17 @@ async def test_a_letter_to_another_generation_of_the_session_is_not_run(
 
             def answer(name: bytes) -> object:
                 (found,) = store.execute("SELECT state, reply FROM mcp_inbox WHERE id = ?", (name,))
-                return parcels.unpack_reply(found[1]) if found[0] == 2 else None
+                return envelopes.unpack_reply(found[1]) if found[0] == 2 else None
 
             other, mine = post(7), post(1)
             await until(lambda: answer(other) is not None and answer(mine) is not None)
-            assert isinstance(answer(other), parcels.NotRun)
-            assert isinstance(answer(mine), Streamed), "or this test proves nothing"
+            assert isinstance(answer(other), envelopes.NotExecuted)
+            assert isinstance(answer(mine), StreamResponse), "or this test proves nothing"
         store.close()
         assert await value(await session.call("count")) == 3
 
 
-async def test_a_letter_that_the_next_home_cannot_read_is_sealed_anew_and_moves_nothing(
+async def test_a_request_that_the_next_home_cannot_read_is_sealed_anew_and_moves_nothing(
     tmp_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was sealed for the home before: its sender has it still, and it was not run."""
@@ -90,11 +92,11 @@ async def test_a_letter_that_the_next_home_cannot_read_is_sealed_anew_and_moves_
         lease = (await one.context()).lease
         monkeypatch.setattr(Lease, "is_young", property(lambda self: self is not lease))
         session.port = third
-        letter = asyncio.create_task(session.call("count"))
+        relayed = asyncio.create_task(session.call("count"))
         await waiting(Store("sqlite", {"url": tmp_store}), 1)
         # Any worker may be configured to take sessions over at once.
         session.port = second
         own = await value(await session.call("count"))
         # Which of them it runs first is nobody's promise.
-        assert sorted((own, await value(await letter))) == [1, 2]
+        assert sorted((own, await value(await relayed))) == [1, 2]
         assert [len(app.sessions) for app in apps] == [1, 1, 0]

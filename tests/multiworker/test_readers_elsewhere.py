@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import pytest
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log import attendance
-from mcp_persist_middleware.log.sqlite.log import SqliteLog
-from mcp_persist_middleware.signals import base, postgres
-from mcp_persist_middleware.signals import sqlite as wakeups
+from mcp_persist_middleware.log.membership import readers
+from mcp_persist_middleware.stores.sqlite.log import SqliteLog
+from mcp_persist_middleware.wakeups import base, postgres
+from mcp_persist_middleware.wakeups import sqlite as wakeups
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
 from tests.support.sse_client import Response
@@ -35,11 +35,11 @@ ERAS = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attendance, "_LEASE", LEASE)
-    monkeypatch.setattr(attendance, "_RENEW", RENEW)
+    monkeypatch.setattr(readers, "_LEASE", LEASE)
+    monkeypatch.setattr(readers, "_RENEW", RENEW)
 
 
-class Desk(Scripted):
+class RelayServer(Scripted):
     """Its tool `hold` sends one event and runs until it hears that its client has left."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Desk(Scripted):
 class Two:
     """Two workers on one store; calls run on `one`."""
 
-    app: Desk
+    app: RelayServer
     one: int
     two: int
 
@@ -94,12 +94,12 @@ class Two:
 @asynccontextmanager
 async def two_workers(store: Store | str, **settings: object) -> AsyncIterator[Two]:
     """Both on this event loop: settings that differ in one value make a worker of its own."""
-    app = Desk()
+    app = RelayServer()
     given = {"disconnect_grace": GRACE, "detach_seconds": GRACE, "resume_rotate": None} | settings
     given |= store.settings if isinstance(store, Store) else {"url": store}
     async with (
         persisted(app, **given) as (one, _),
-        persisted(Desk(), **given | {"retry_ms": 2999}) as (two, _),
+        persisted(RelayServer(), **given | {"retry_ms": 2999}) as (two, _),
     ):
         yield Two(app, one, two)
 
@@ -150,7 +150,7 @@ async def test_the_clock_of_an_absence_starts_when_the_last_reader_elsewhere_lef
         asked.append(time.monotonic())
         return -0.1 if len(asked) == 1 else -10.0
 
-    monkeypatch.setattr(SqliteLog, "attended", left_a_moment_ago)
+    monkeypatch.setattr(SqliteLog, "reader_ttl", left_a_moment_ago)
     async with two_workers(tmp_store, disconnect_grace=0.5) as workers:
         _, response, _ = await workers.start(MODERN)
         response.reset()
@@ -175,16 +175,16 @@ async def test_a_store_that_cannot_say_is_asked_again(
     tmp_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = 0
-    attended = SqliteLog.attended
+    reader_ttl = SqliteLog.reader_ttl
 
     async def failing(self: SqliteLog, stream: bytes) -> float | None:
         nonlocal asked
         asked += 1
         if asked == 1:
             raise StoreError(url=self.name, reason="a test")
-        return await attended(self, stream)
+        return await reader_ttl(self, stream)
 
-    monkeypatch.setattr(SqliteLog, "attended", failing)
+    monkeypatch.setattr(SqliteLog, "reader_ttl", failing)
     async with two_workers(tmp_store) as workers:
         response = await workers.move(MODERN)
         await until(lambda: asked >= 3)
@@ -196,19 +196,19 @@ async def test_notes_of_many_readers_are_few_writes(
     tmp_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes: list[int] = []
-    attend = SqliteLog.attend
+    renew_readers = SqliteLog.renew_readers
 
     async def counting(self: SqliteLog, streams: Collection[bytes], seconds: float) -> None:
         writes.append(len(streams))
-        await attend(self, streams, seconds)
+        await renew_readers(self, streams, seconds)
 
-    monkeypatch.setattr(SqliteLog, "attend", counting)
+    monkeypatch.setattr(SqliteLog, "renew_readers", counting)
     async with two_workers(tmp_store, detach_seconds=3600) as workers:
         began = time.monotonic()
         moved = [await workers.move(HANDSHAKE) for _ in range(30)]
         await until(lambda: writes and writes[-1] == 30)
         took = time.monotonic() - began
-        assert len(writes) <= took / attendance._PAUSE + 1
+        assert len(writes) <= took / readers._PAUSE + 1
         for response in moved:
             response.reset()
 
@@ -217,16 +217,16 @@ async def test_a_note_that_fails_is_made_again_and_said(
     tmp_store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tries = 0
-    attend = SqliteLog.attend
+    renew_readers = SqliteLog.renew_readers
 
     async def failing(self: SqliteLog, streams: Collection[bytes], seconds: float) -> None:
         nonlocal tries
         tries += 1
         if tries <= 2:
             raise StoreError(url=self.name, reason="a test")
-        await attend(self, streams, seconds)
+        await renew_readers(self, streams, seconds)
 
-    monkeypatch.setattr(SqliteLog, "attend", failing)
+    monkeypatch.setattr(SqliteLog, "renew_readers", failing)
     async with two_workers(tmp_store, disconnect_grace=5) as workers:
         response = await workers.move(MODERN)
         await until(lambda: tries >= 4)
@@ -236,10 +236,11 @@ async def test_a_note_that_fails_is_made_again_and_said(
 
 
 def _pollers() -> list[set[bytes]]:
-    """The streams that each poller asks for; each asks for its worker's letters as well."""
+    """The streams that each poller asks for; each asks for its worker's relayed requests as
+    well."""
     found = [t for t in threading.enumerate() if isinstance(t, wakeups._Poller)]
-    letters = re.compile(rb"[0-9a-f]{16}")
-    asked = [{topic for topic in t.streams if not letters.fullmatch(topic)} for t in found]
+    all_relayed = re.compile(rb"[0-9a-f]{16}")
+    asked = [{topic for topic in t.streams if not all_relayed.fullmatch(topic)} for t in found]
     return [streams for streams in asked if streams]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from mcp_persist_middleware.log.redis.scripts import Keys
+from mcp_persist_middleware.stores.redis.scripts import Keys
 from tests.multiworker.stateful_app import workers
 from tests.support.processes import ServerProcess, stand_still
 from tests.support.session import RawSession
@@ -324,21 +324,21 @@ async def test_a_session_that_is_taken_over_is_nowhere_else(tmp_path: Path, stor
 
 
 async def posted(store: Store) -> list[tuple[bytes, bool]]:
-    """Content of the letters that wait, and whether it is sealed."""
+    """Content of the relayed requests that wait, and whether it is sealed."""
     rows = await store.rows("SELECT content, sealed FROM mcp_inbox WHERE state = 0")
     found = [(row[0], bool(row[1])) for row in rows]
     if "redis" in store.settings:
         ((secret,),) = await store.rows("SELECT value FROM mcp_meta WHERE name = 'secret'")
         with contextlib.closing(redis.Redis.from_url(store.settings["redis"])) as client:
             for key in client.scan_iter(f"{Keys('mcp_', secret).base}:*:l:*", count=10_000):
-                letter = client.hgetall(key)
-                if letter.get(b"s") == b"W":
-                    found.append((letter[b"c"], json.loads(letter[b"h"])[-1]))
+                relayed = client.hgetall(key)
+                if relayed.get(b"s") == b"W":
+                    found.append((relayed[b"c"], json.loads(relayed[b"h"])[-1]))
     return found
 
 
 async def waiting(store: Store, count: int) -> None:
-    """Wait until so many letters wait."""
+    """Wait until so many relayed requests wait."""
     async with asyncio.timeout(20):
         while len(await posted(store)) != count:
             await asyncio.sleep(0.01)

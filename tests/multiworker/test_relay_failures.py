@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import select
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.sqlite.inbox import SqliteInbox, SqliteSessions
-from mcp_persist_middleware.log.sqlite.log import SqliteLog
-from mcp_persist_middleware.model import Letter, Posted
+from mcp_persist_middleware.model import EnqueueResult, RelayRequest
+from mcp_persist_middleware.stores.sqlite.inbox import SqliteInbox, SqliteSessions
+from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from tests.guarantees.test_g10_sessions import two_workers
 from tests.multiworker.test_relay import value
 from tests.multiworker.test_relay_settings import two
@@ -77,12 +77,12 @@ async def test_a_claim_whose_outcome_was_never_heard_is_given_back_and_run_once(
         session.port = other
         real, deaf = SqliteInbox.claim, [True]
 
-        async def claim(inbox: SqliteInbox, *arguments: Any) -> list[Letter]:
-            letters = await real(inbox, *arguments)
-            if letters and deaf:
+        async def claim(inbox: SqliteInbox, *arguments: Any) -> list[RelayRequest]:
+            all_relayed = await real(inbox, *arguments)
+            if all_relayed and deaf:
                 deaf.pop()
                 raise StoreError(url="events.db", reason="it stumbled")
-            return letters
+            return all_relayed
 
         monkeypatch.setattr(SqliteInbox, "claim", claim)
         assert (await value(await session.call("count")))["calls"] == 1
@@ -95,7 +95,7 @@ async def test_a_claim_that_is_committed_long_after_it_was_given_up_is_given_bac
     """A disk that stands still commits when it goes on, whoever waits."""
     real, still, late = SqliteInbox.claim, asyncio.Event(), asyncio.Event()
 
-    async def claim(inbox: SqliteInbox, *arguments: Any) -> list[Letter]:
+    async def claim(inbox: SqliteInbox, *arguments: Any) -> list[RelayRequest]:
         if still.is_set() and not late.is_set():
             raise StoreError(url="events.db", reason="the disk stands still")
         return await real(inbox, *arguments)
@@ -203,7 +203,7 @@ async def test_a_request_that_was_not_run_is_not_run_by_a_store_that_is_late(
     late: list[Any] = []
     real = SqliteInbox.put
 
-    async def put(inbox: SqliteInbox, *arguments: Any) -> Posted:
+    async def put(inbox: SqliteInbox, *arguments: Any) -> EnqueueResult:
         late.append((inbox, arguments))
         raise StoreError(url="events.db", reason="it says nothing, and goes on")
 
@@ -223,7 +223,7 @@ async def test_a_request_that_was_not_run_is_not_run_by_a_store_that_is_late(
 async def test_a_full_inbox_refuses_and_says_when_to_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(_: SqliteInbox, __: Letter, ___: int) -> Posted:
+    async def full(_: SqliteInbox, __: RelayRequest, ___: int) -> EnqueueResult:
         return await real(_, __, 0)
 
     async with two(tmp_path) as (one, other):
@@ -261,9 +261,9 @@ async def test_a_session_is_looked_up_again_when_it_is_not_where_it_was_seen(
             looks[0] += 1
             return await find(sessions, key)
 
-        async def refusing(inbox: SqliteInbox, *arguments: Any) -> Posted:
+        async def refusing(inbox: SqliteInbox, *arguments: Any) -> EnqueueResult:
             refuses, moved[0] = moved[0], False
-            return Posted.MOVED if refuses else await put(inbox, *arguments)
+            return EnqueueResult.MOVED if refuses else await put(inbox, *arguments)
 
         monkeypatch.setattr(SqliteSessions, "find", counted)
         monkeypatch.setattr(SqliteInbox, "put", refusing)
@@ -276,25 +276,25 @@ async def test_a_session_is_looked_up_again_when_it_is_not_where_it_was_seen(
         assert looks == [2]
 
 
-async def test_an_answer_that_is_there_before_its_letter_is_known_to_be_posted_is_heard_at_once(
+async def test_an_answer_that_is_there_before_its_request_is_known_to_be_posted_is_heard_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = SqliteInbox.put
 
-    async def slow(inbox: SqliteInbox, *arguments: Any) -> Posted:
-        posted = await put(inbox, *arguments)
+    async def slow(inbox: SqliteInbox, *arguments: Any) -> EnqueueResult:
+        enqueued = await put(inbox, *arguments)
         answered = select(inbox._table).where(inbox._table.c.state == 2)
         async with asyncio.timeout(5):
             while len(await inbox._store.all(answered)) < 2:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)  # and its wake-up has come
-        return posted
+        return enqueued
 
     async with two(tmp_path) as (one, other):
         session = await RawSession.open(one)
         session.port = other
         assert (await value(await session.call("count")))["calls"] == 1
-        monkeypatch.setattr("mcp_persist_middleware.sessions.courier._LOOK_SECONDS", 60.0)
+        monkeypatch.setattr("mcp_persist_middleware.sessions.relay_client._LOOK_SECONDS", 60.0)
         monkeypatch.setattr(SqliteInbox, "remove", _nothing)
         monkeypatch.setattr(SqliteInbox, "put", slow)
         began = time.monotonic()
@@ -319,10 +319,10 @@ async def test_a_short_answer_comes_with_its_reply_and_is_not_read_again(
         session = await RawSession.open(one)
         session.port = other
         monkeypatch.setattr(SqliteLog, "read", counted)
-        monkeypatch.setattr("mcp_persist_middleware.exchange.remote._SOON", 5.0)
+        monkeypatch.setattr("mcp_persist_middleware.streams.remote._SOON", 5.0)
         assert (await value(await session.call("count")))["calls"] == 1
         assert reads == [0]
         # A larger one is read where it lies.
-        monkeypatch.setattr("mcp_persist_middleware.exchange.remote._SMALL", 1)
+        monkeypatch.setattr("mcp_persist_middleware.streams.remote._SMALL", 1)
         assert (await value(await session.call("count")))["calls"] == 2
         assert reads[0] > 0

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(90)
 
 
 @asynccontextmanager
-async def listeners(
+async def subscribers(
     directory: Path, store: Store, count: int = 2
 ) -> AsyncIterator[list[ServerProcess]]:
     """Workers on one store; they have nothing to complain of."""
@@ -66,7 +66,7 @@ class Client:
             await asyncio.sleep(0.05)
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator["Client"]:
+    async def stream_state(self) -> AsyncIterator["Client"]:
         """It runs meanwhile, and is connected."""
         task = asyncio.create_task(self.run())
         try:
@@ -110,13 +110,13 @@ async def test_the_newest_of_two_clients_on_two_workers_receives_and_nobody_figh
     tmp_path: Path,
     store: Store,
 ) -> None:
-    async with listeners(tmp_path, store) as (one, two):
+    async with subscribers(tmp_path, store) as (one, two):
         for first, second in ((one, two), (two, one)):
             session = await RawSession.open(one.port)
-            async with Client(session, first).listening() as old:
+            async with Client(session, first).stream_state() as old:
                 await say(session, "a")
                 await until(lambda: old.heard == ["a"])
-                async with Client(session, second).listening() as new:
+                async with Client(session, second).stream_state() as new:
                     for text in "bcdef":
                         await say(session, text)
                         await asyncio.sleep(0.1)
@@ -136,9 +136,9 @@ async def test_a_client_that_waits_goes_on_when_the_worker_of_the_other_is_kille
     tmp_path: Path,
     store: Store,
 ) -> None:
-    async with listeners(tmp_path, store, 3) as (one, two, three):
+    async with subscribers(tmp_path, store, 3) as (one, two, three):
         session = await RawSession.open(one.port)
-        async with Client(session, two).listening() as old:
+        async with Client(session, two).stream_state() as old:
             reader = await on(session, three).get()
             await say(on(session, one), "a")
             assert said(await reader.take(1)) == ["a"]
@@ -152,7 +152,7 @@ async def test_a_client_that_waits_goes_on_when_the_worker_of_the_other_is_kille
 async def test_a_client_without_a_cursor_goes_on_where_the_last_one_was(
     tmp_path: Path, store: Store
 ) -> None:
-    async with listeners(tmp_path, store, 3) as (one, two, three):
+    async with subscribers(tmp_path, store, 3) as (one, two, three):
         session = await RawSession.open(one.port)
         reader = await on(session, two).get()
         await say(session, "a", "b")
@@ -171,7 +171,7 @@ async def test_a_client_without_a_cursor_goes_on_where_the_last_one_was(
 async def test_a_killed_home_loses_nothing_whatever_its_clients_had_read(
     tmp_path: Path, store: Store
 ) -> None:
-    async with listeners(tmp_path, store) as (one, two):
+    async with subscribers(tmp_path, store) as (one, two):
         read, killed = asyncio.Barrier(3), asyncio.Event()
 
         async def kill() -> None:
@@ -192,7 +192,7 @@ async def test_a_killed_home_loses_nothing_whatever_its_clients_had_read(
                 again = await session.get(frame.id)
                 assert said(await again.take(2)) == ["b", "c"]
                 again.reset()
-            async with Client(session, two).listening() as client:
+            async with Client(session, two).stream_state() as client:
                 client.cursor = frame.id
                 await say(session, "d")
                 await until(lambda: client.heard == ["d"])
@@ -207,7 +207,7 @@ async def test_a_killed_home_loses_nothing_whatever_its_clients_had_read(
             await say(on(session, two), "d")
             client = Client(session, two)
             client.cursor = seen[0].id
-            async with client.listening():
+            async with client.stream_state():
                 await until(lambda: client.heard == ["b", "c", "d"], 15)
                 await say(session, "e")
                 await until(lambda: client.heard == ["b", "c", "d", "e"])
@@ -222,7 +222,7 @@ async def test_a_killed_home_loses_nothing_whatever_its_clients_had_read(
 async def test_a_client_that_was_away_misses_nothing_of_two_generations(
     tmp_path: Path, store: Store
 ) -> None:
-    async with listeners(tmp_path, store) as (one, two):
+    async with subscribers(tmp_path, store) as (one, two):
         session = await RawSession.open(one.port)
         reader = await session.get()
         await say(session, "a")
@@ -236,7 +236,7 @@ async def test_a_client_that_was_away_misses_nothing_of_two_generations(
         await one.kill()
         await say(on(session, two), "c")
         await one.start()
-        async with Client(session, one).listening() as client:
+        async with Client(session, one).stream_state() as client:
             await until(lambda: client.heard == ["b", "c"], 15)
             await say(session, "d")
             await until(lambda: client.heard == ["b", "c", "d"])

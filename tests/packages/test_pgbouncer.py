@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from mcp_persist_middleware.errors import PersistError
-from mcp_persist_middleware.log import connect
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores import connect
 from tests.faults.test_postgres import all_have_ids, load
 from tests.support.packaged import Pgbouncer, Postgres15
 from tests.support.stores import drop_database, new_database

@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from mcp_persist_middleware.errors import ConfigurationError, StoreUnavailableError
-from mcp_persist_middleware.log import connect
-from mcp_persist_middleware.log.redis.log import RedisLog
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores import connect
+from mcp_persist_middleware.stores.redis.log import RedisLog
 from tests.contract.builders import COMMITTED, add, events, new, numbers, record
 from tests.contract.test_redis_cluster import port_with_bus
 from tests.faults.test_postgres import all_have_ids, load

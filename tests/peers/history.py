@@ -25,9 +25,9 @@ import asyncpg
 from sqlalchemy import make_url
 
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.postgres.batch import Batch
-from mcp_persist_middleware.log.postgres.log import PostgresLog
 from mcp_persist_middleware.model import Event, EventKind, StreamWrite
+from mcp_persist_middleware.stores.postgres.batch import PostgresBatch
+from mcp_persist_middleware.stores.postgres.log import PostgresLog
 from tests.benchmarks import library
 from tests.benchmarks.floor import PAYLOAD
 from tests.support import stores
@@ -153,10 +153,12 @@ async def _explain(log: PostgresLog, step: str, streams: list[bytes], number: in
     event = (Event(number, 1, EventKind.NOISE, PAYLOAD),)
     match step:
         case "append, 1 event":
-            await Batch(log._statements, explained)([StreamWrite(streams[0], 1, events=event)])
+            await PostgresBatch(log._statements, explained)(
+                [StreamWrite(streams[0], 1, events=event)]
+            )
         case "append, 256 streams":
             writes = [StreamWrite(stream, 1, events=event) for stream in streams[1:]]
-            await Batch(log._statements, explained)(writes)
+            await PostgresBatch(log._statements, explained)(writes)
         case "replay, 1000 events":
             await log._reads.page(explained, streams[-1], 0, *library.PAGE)
         case _:

@@ -236,7 +236,7 @@ _LEFT = {
     "streams are open": "SELECT count(*) FROM mcp_stream WHERE ended_at IS NULL",
     "streams have gaps": "SELECT count(*) FROM (SELECT stream FROM mcp_event GROUP BY stream"
     " HAVING min(sequence) <> 1 OR max(sequence) <> count(*)) gaps",
-    "letters wait": "SELECT count(*) FROM mcp_inbox WHERE state = 0",
+    "relayed requests wait": "SELECT count(*) FROM mcp_inbox WHERE state = 0",
 }
 _ANSWERS = (
     "SELECT count(e.stream) FROM mcp_stream s LEFT JOIN mcp_event e"

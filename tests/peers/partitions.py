@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 from sqlalchemy import make_url
 
-from mcp_persist_middleware.log.postgres.log import PostgresLog
+from mcp_persist_middleware.stores.postgres.log import PostgresLog
 from tests.benchmarks import library
 from tests.benchmarks.floor import PAYLOAD
 from tests.peers import history

@@ -22,8 +22,8 @@ import asyncpg
 import redis.asyncio
 from sqlalchemy import make_url
 
-from mcp_persist_middleware.log import connect
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores import connect
 from tests.benchmarks import library
 from tests.benchmarks.floor import PAYLOAD
 from tests.support.started import fixtures

@@ -30,13 +30,13 @@ from typing import Any
 import asyncpg
 from sqlalchemy import make_url
 
-from mcp_persist_middleware.keeper import Keeper
 from mcp_persist_middleware.log.live import Limits, LiveStream
-from mcp_persist_middleware.log.postgres.log import PostgresLog
 from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.maintenance.retention import RetentionLoop
 from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamState, StreamWrite
 from mcp_persist_middleware.protocol.event_id import EventIds
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores.postgres.log import PostgresLog
 from tests.benchmarks import library
 from tests.benchmarks.floor import PAYLOAD
 from tests.peers import history
@@ -122,9 +122,9 @@ async def _work(url: str, rate: float, events: int, size: int, interval: float) 
     await log.open(secrets.token_hex(8))
     writer, schedule = Writer(log, settings.store_timeout), _Schedule(rate)
     writer.start()
-    keeper = asyncio.create_task(Keeper(log, settings).run())
+    retention = asyncio.create_task(RetentionLoop(log, settings).run())
     writers = [asyncio.create_task(_write(writer, schedule, events, size)) for _ in range(_STREAMS)]
-    while not any(task.done() for task in (keeper, *writers)):
+    while not any(task.done() for task in (retention, *writers)):
         await asyncio.sleep(_EVERY / 2)
         taken, log.taken = log.taken, []
         print(json.dumps([round(ms, 2) for ms in taken]), flush=True)

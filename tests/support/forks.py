@@ -116,17 +116,17 @@ class Forks:
 
     def _start(self) -> None:
         with (
-            socket.socket(socket.AF_UNIX) as listening,
+            socket.socket(socket.AF_UNIX) as stream_state,
             (Path(self._directory.name) / "log").open("ab") as log,
         ):
-            listening.bind(self._address)
+            stream_state.bind(self._address)
             # Whoever asks while it imports is heard when it has.
-            listening.listen(64)
+            stream_state.listen(64)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.forks", str(listening.fileno())],
+                [sys.executable, "-m", "tests.support.forks", str(stream_state.fileno())],
                 cwd=ROOT,
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
-                pass_fds=[listening.fileno()],
+                pass_fds=[stream_state.fileno()],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -136,10 +136,10 @@ class Forks:
 class _Serving:
     """In the process that the others come from."""
 
-    def __init__(self, listening: socket.socket) -> None:
-        self._listening = listening
+    def __init__(self, stream_state: socket.socket) -> None:
+        self._listening = stream_state
         self._waiting = selectors.DefaultSelector()
-        self._waiting.register(listening, selectors.EVENT_READ)
+        self._waiting.register(stream_state, selectors.EVENT_READ)
         self._waiting.register(sys.stdin, selectors.EVENT_READ)
         self._pids: dict[socket.socket, int] = {}
 

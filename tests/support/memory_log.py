@@ -60,7 +60,7 @@ class MemoryLog(EventLog):
     async def aclose(self) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
-            await self.dismiss(worker)
+            await self.deregister(worker)
 
     async def ping(self) -> None:
         if self._worker is None:
@@ -159,7 +159,7 @@ class MemoryLog(EventLog):
                 total = 0
         return found
 
-    async def attend(self, streams: Collection[bytes], seconds: float) -> None:
+    async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:
         until = self.now() + seconds
         for stream in streams:
             record = self._shelf.streams.get(stream)
@@ -167,7 +167,7 @@ class MemoryLog(EventLog):
                 known = self._shelf.read_until.get(stream, until)
                 self._shelf.read_until[stream] = max(known, until)
 
-    async def attended(self, stream: bytes) -> float | None:
+    async def reader_ttl(self, stream: bytes) -> float | None:
         until = self._shelf.read_until.get(stream)
         return None if until is None else until - self.now()
 
@@ -185,7 +185,7 @@ class MemoryLog(EventLog):
             self._shelf.workers[worker] = beat._replace(state=WorkerState.DEAD)
             return True
 
-    async def dismiss(self, worker: str) -> None:
+    async def deregister(self, worker: str) -> None:
         self._shelf.workers.pop(worker, None)
         self._shelf.keys.pop(worker, None)
 
@@ -193,14 +193,16 @@ class MemoryLog(EventLog):
         with self._shelf.lock:
             return [r for r in self._shelf.streams.values() if r.ended_at is None]
 
-    async def owners(self) -> list[str]:
+    async def active_writers(self) -> list[str]:
         return sorted({record.worker for record in self._open()})
 
-    async def left_by(self, worker: str, limit: int, after: bytes = b"") -> list[StreamRecord]:
+    async def open_streams_of(
+        self, worker: str, limit: int, after: bytes = b""
+    ) -> list[StreamRecord]:
         left = [r for r in self._open() if r.worker == worker and r.id > after]
         return sorted(left, key=lambda record: record.id)[:limit]
 
-    async def forget_session(self, namespace: str, path: str, session: str) -> None:
+    async def expire_session(self, namespace: str, path: str, session: str) -> None:
         with self._shelf.lock:
             for record in list(self._shelf.streams.values()):
                 owner = record.owner

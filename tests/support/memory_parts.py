@@ -1,5 +1,5 @@
-"""What a `MemoryLog` consists of beside its streams: sessions, letters and workers, and the `Shelf`
-that has them all for as long as the process lives."""
+"""What a `MemoryLog` consists of beside its streams: sessions, relayed requests and workers, and
+the `Shelf` that has them all for as long as the process lives."""
 
 import secrets
 import threading
@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 
 from mcp_persist_middleware.store import (
     Beat,
+    Certainty,
+    EnqueueResult,
     Event,
     Inbox,
-    Letter,
-    LetterName,
-    LetterState,
-    LetterStatus,
-    Listening,
-    Posted,
+    RelayRequest,
+    RelayRequestId,
+    RelayState,
+    RelayStatus,
     SessionKey,
     SessionRecord,
     Sessions,
-    Standing,
+    SessionStreamState,
     StoreError,
     StreamRecord,
     WorkerState,
@@ -31,10 +31,10 @@ _MOST_SEGMENTS = 16
 
 @dataclass
 class Post:
-    """A letter and where it is."""
+    """A relayed request and where it is."""
 
-    letter: Letter
-    state: LetterState
+    relayed: RelayRequest
+    state: RelayState
     deadline: float
     reply: bytes = b""
 
@@ -49,10 +49,10 @@ class Shelf:
     events: dict[bytes, dict[int, Event]] = field(default_factory=dict)
     read_until: dict[bytes, float] = field(default_factory=dict)
     sessions: dict[SessionKey, SessionRecord] = field(default_factory=dict)
-    listening: dict[SessionKey, Listening] = field(default_factory=dict)
+    stream_state: dict[SessionKey, SessionStreamState] = field(default_factory=dict)
     workers: dict[str, Beat] = field(default_factory=dict)
     keys: dict[str, bytes] = field(default_factory=dict)
-    letters: dict[bytes, Post] = field(default_factory=dict)
+    all_relayed: dict[bytes, Post] = field(default_factory=dict)
 
 
 class MemoryWorkers(WorkerTable):
@@ -91,7 +91,7 @@ class MemorySessions(Sessions):
             if record.key in self._shelf.sessions:
                 return False
             self._shelf.sessions[record.key] = record
-            self._shelf.listening[record.key] = Listening()
+            self._shelf.stream_state[record.key] = SessionStreamState()
             return True
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
@@ -104,9 +104,9 @@ class MemorySessions(Sessions):
                 return False
             after = generation + 1
             self._shelf.sessions[key] = replace(record, generation=after, home=home)
-            for post in self._shelf.letters.values():
-                if post.letter.key == key and post.state is LetterState.WAITING:
-                    post.letter = replace(post.letter, worker=home, generation=after)
+            for post in self._shelf.all_relayed.values():
+                if post.relayed.key == key and post.state is RelayState.PENDING:
+                    post.relayed = replace(post.relayed, worker=home, generation=after)
             return True
 
     async def note(self, record: SessionRecord) -> None:
@@ -138,32 +138,32 @@ class MemorySessions(Sessions):
             late = [r for r in self._shelf.sessions.values() if r.expires_at <= now]
             late = sorted(late, key=lambda record: record.expires_at)[:limit]
             for record in late:
-                del self._shelf.sessions[record.key], self._shelf.listening[record.key]
+                del self._shelf.sessions[record.key], self._shelf.stream_state[record.key]
             return len(late)
 
-    async def listening(self, key: SessionKey) -> Listening | None:
-        return self._shelf.listening.get(key)
+    async def stream_state(self, key: SessionKey) -> SessionStreamState | None:
+        return self._shelf.stream_state.get(key)
 
     async def add_segment(self, key: SessionKey, stream: bytes) -> None:
         with self._shelf.lock:
-            now = self._shelf.listening.get(key)
+            now = self._shelf.stream_state.get(key)
             if now is not None and stream not in now.segments:
                 segments = (*now.segments, stream)[-_MOST_SEGMENTS:]
-                self._shelf.listening[key] = now._replace(segments=segments)
+                self._shelf.stream_state[key] = now._replace(segments=segments)
 
-    async def take_turn(self, key: SessionKey, turn: int, worker: str) -> bool:
+    async def activate(self, key: SessionKey, turn: int, worker: str) -> bool:
         with self._shelf.lock:
-            now = self._shelf.listening.get(key)
+            now = self._shelf.stream_state.get(key)
             if now is None or now.turn != turn:
                 return False
-            self._shelf.listening[key] = now._replace(turn=turn + 1, worker=worker)
+            self._shelf.stream_state[key] = now._replace(turn=turn + 1, worker=worker)
             return True
 
-    async def hold_turn(
+    async def checkpoint(
         self, key: SessionKey, turn: int, worker: str, stream: bytes, sequence: int
     ) -> bool:
         with self._shelf.lock:
-            now = self._shelf.listening.get(key)
+            now = self._shelf.stream_state.get(key)
             if now is None:
                 return False
             read = {"stream": stream, "sequence": sequence} if stream else {}
@@ -171,12 +171,12 @@ class MemorySessions(Sessions):
                 now = now._replace(worker=worker, **read)
             elif stream == now.stream and now.sequence < sequence:
                 now = now._replace(sequence=sequence)
-            self._shelf.listening[key] = now
+            self._shelf.stream_state[key] = now
             return held
 
 
 class MemoryInbox(Inbox):
-    """The letters on a shelf."""
+    """The relayed requests on a shelf."""
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
@@ -187,87 +187,93 @@ class MemoryInbox(Inbox):
     async def public_key(self, worker: str) -> bytes | None:
         return self._shelf.keys.get(worker)
 
-    def _of(self, worker: str, state: LetterState) -> list[Post]:
-        mine = [p for p in self._shelf.letters.values() if p.letter.worker == worker]
+    def _of(self, worker: str, state: RelayState) -> list[Post]:
+        mine = [p for p in self._shelf.all_relayed.values() if p.relayed.worker == worker]
         found = [post for post in mine if post.state is state]
-        return sorted(found, key=lambda post: post.letter.id)
+        return sorted(found, key=lambda post: post.relayed.id)
 
-    async def put(self, letter: Letter, most: int) -> Posted:
+    async def put(self, relayed: RelayRequest, most: int) -> EnqueueResult:
         with self._shelf.lock:
-            if letter.id in self._shelf.letters:
-                raise StoreError(url="memory", reason="the letter was barred")
-            session = self._shelf.sessions.get(letter.key)
-            where = (letter.worker, letter.generation)
+            if relayed.id in self._shelf.all_relayed:
+                raise StoreError(url="memory", reason="the relayed request was tombstoned")
+            session = self._shelf.sessions.get(relayed.key)
+            where = (relayed.worker, relayed.generation)
             if session is None or session.deleted or (session.home, session.generation) != where:
-                return Posted.MOVED
-            if len(self._of(letter.worker, LetterState.WAITING)) >= most:
-                return Posted.FULL
-            self._shelf.letters[letter.id] = Post(letter, LetterState.WAITING, letter.deadline)
-            return Posted.WAITING
+                return EnqueueResult.MOVED
+            if len(self._of(relayed.worker, RelayState.PENDING)) >= most:
+                return EnqueueResult.FULL
+            self._shelf.all_relayed[relayed.id] = Post(
+                relayed, RelayState.PENDING, relayed.deadline
+            )
+            return EnqueueResult.ENQUEUED
 
-    async def claim(self, worker: str, limit: int, now: float, deadline: float) -> list[Letter]:
+    async def claim(
+        self, worker: str, limit: int, now: float, deadline: float
+    ) -> list[RelayRequest]:
         with self._shelf.lock:
-            waiting = [p for p in self._of(worker, LetterState.WAITING) if p.deadline > now]
-            taken = [post.letter for post in waiting[:limit]]
+            waiting = [p for p in self._of(worker, RelayState.PENDING) if p.deadline > now]
+            taken = [post.relayed for post in waiting[:limit]]
             for post in waiting[:limit]:
-                post.letter = replace(post.letter, content=b"")
-                post.state, post.deadline = LetterState.CLAIMED, deadline
+                post.relayed = replace(post.relayed, content=b"")
+                post.state, post.deadline = RelayState.CLAIMED, deadline
             return taken
 
     async def claimed(self, worker: str) -> list[bytes]:
-        return [post.letter.id for post in self._of(worker, LetterState.CLAIMED)]
+        return [post.relayed.id for post in self._of(worker, RelayState.CLAIMED)]
 
     async def renew(
-        self, worker: str, letters: Collection[bytes], deadline: float
+        self, worker: str, all_relayed: Collection[bytes], deadline: float
     ) -> Collection[bytes]:
         with self._shelf.lock:
-            mine = [p for p in self._of(worker, LetterState.CLAIMED) if p.letter.id in letters]
+            mine = [p for p in self._of(worker, RelayState.CLAIMED) if p.relayed.id in all_relayed]
             for post in mine:
                 post.deadline = deadline
-            return [post.letter.id for post in mine]
+            return [post.relayed.id for post in mine]
 
-    async def withdraw(self, letter: LetterName) -> bool:
+    async def withdraw(self, relayed: RelayRequestId) -> bool:
         with self._shelf.lock:
-            post = self._shelf.letters.get(letter.id)
-            if post is None or post.state is not LetterState.WAITING:
+            post = self._shelf.all_relayed.get(relayed.id)
+            if post is None or post.state is not RelayState.PENDING:
                 return False
-            del self._shelf.letters[letter.id]
+            del self._shelf.all_relayed[relayed.id]
             return True
 
-    async def bar(self, letter: LetterName, deadline: float, reply: bytes = b"") -> bool:
+    async def tombstone(self, relayed: RelayRequestId, deadline: float, reply: bytes = b"") -> bool:
         with self._shelf.lock:
-            if letter.id in self._shelf.letters:
+            if relayed.id in self._shelf.all_relayed:
                 return False
-            nobody = Letter(letter.id, SessionKey("", "", ""), "", 0, deadline, b"", sealed=False)
-            self._shelf.letters[letter.id] = Post(nobody, LetterState.ANSWERED, deadline, reply)
+            nobody = RelayRequest(
+                relayed.id, SessionKey("", "", ""), "", 0, deadline, b"", sealed=False
+            )
+            self._shelf.all_relayed[relayed.id] = Post(nobody, RelayState.REPLIED, deadline, reply)
             return True
 
-    async def answer(self, letter: bytes, worker: str, reply: bytes, deadline: float) -> bool:
+    async def answer(self, relayed: bytes, worker: str, reply: bytes, deadline: float) -> bool:
         with self._shelf.lock:
-            post = self._shelf.letters.get(letter)
-            if post is None or post.state is not LetterState.CLAIMED:
+            post = self._shelf.all_relayed.get(relayed)
+            if post is None or post.state is not RelayState.CLAIMED:
                 return False
-            if post.letter.worker != worker:
+            if post.relayed.worker != worker:
                 return False
-            post.state, post.reply, post.deadline = LetterState.ANSWERED, reply, deadline
+            post.state, post.reply, post.deadline = RelayState.REPLIED, reply, deadline
             return True
 
-    async def look(self, letter: LetterName) -> LetterStatus | None:
-        post = self._shelf.letters.get(letter.id)
+    async def look(self, relayed: RelayRequestId) -> RelayStatus | None:
+        post = self._shelf.all_relayed.get(relayed.id)
         if post is None:
             return None
-        is_overdue = post.state is LetterState.CLAIMED and post.deadline < self.now()
-        standing = Standing.OVERDUE if is_overdue else Standing.SOUND
-        return LetterStatus(post.state, post.letter.worker, post.reply, standing)
+        is_overdue = post.state is RelayState.CLAIMED and post.deadline < self.now()
+        certainty = Certainty.OVERDUE if is_overdue else Certainty.KNOWN
+        return RelayStatus(post.state, post.relayed.worker, post.reply, certainty)
 
-    async def remove(self, letters: Collection[LetterName]) -> None:
-        for letter in letters:
-            self._shelf.letters.pop(letter.id, None)
+    async def remove(self, all_relayed: Collection[RelayRequestId]) -> None:
+        for relayed in all_relayed:
+            self._shelf.all_relayed.pop(relayed.id, None)
 
     async def purge(self, now: float, limit: int) -> int:
         with self._shelf.lock:
-            late = [p for p in self._shelf.letters.values() if p.deadline <= now]
+            late = [p for p in self._shelf.all_relayed.values() if p.deadline <= now]
             late = sorted(late, key=lambda post: post.deadline)[:limit]
             for post in late:
-                del self._shelf.letters[post.letter.id]
+                del self._shelf.all_relayed[post.relayed.id]
             return len(late)

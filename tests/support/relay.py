@@ -4,15 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mcp_persist_middleware.ops.relay import (
-    Cut,
-    Ending,
-    Exchange,
-    Plan,
-    Policy,
-    Relay,
-    Request,
-)
+from mcp_persist_middleware.ops.relay import Cut, Ending, Exchange, Plan, Policy, Relay, Request
 
 __all__ = [
     "Cut",

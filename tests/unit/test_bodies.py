@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware.attempt import Attempt
-from mcp_persist_middleware.exchange import body as bodies
-from mcp_persist_middleware.exchange.client import nowhere
 from mcp_persist_middleware.sessions.repeatable import Repeatable
+from mcp_persist_middleware.streams import body as bodies
+from mcp_persist_middleware.streams.client import nowhere
 
 
 def sent(parts: Iterable[bytes]) -> Any:

@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_persist_middleware.exchange.late import LateAnswer
+from mcp_persist_middleware.streams.buffered_answer import BufferedAnswer
 
 JSON = [(b"Content-Type", b"application/json; charset=utf-8")]
 HTML = [(b"content-type", b"text/html")]
 
 
 def _message(status: int, headers: Any, body: bytes, request_id: Any = 1) -> Any:
-    late = LateAnswer(status, headers, 1000)
+    late = BufferedAnswer(status, headers, 1000)
     late.add(body)
     return json.loads(late.as_message(request_id))
 
 
 def test_an_answer_to_the_request_goes_through_as_it_is() -> None:
     body = b' {"id": 1, "result": {}, "jsonrpc": "2.0"}\n'
-    late = LateAnswer(200, JSON, 1000)
+    late = BufferedAnswer(200, JSON, 1000)
     late.add(body[:5])
     late.add(body[5:])
     assert late.as_message(1) == body
@@ -50,7 +50,7 @@ def test_anything_else_becomes_an_error_with_its_status(
 
 @given(st.lists(st.binary(max_size=400), max_size=8))
 def test_no_body_is_kept_beyond_the_limit(parts: list[bytes]) -> None:
-    late = LateAnswer(200, JSON, 1000)
+    late = BufferedAnswer(200, JSON, 1000)
     for part in parts:
         late.add(part)
         assert len(late._body) <= 1001

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mcp_persist_middleware.log import heart
-from mcp_persist_middleware.log.lease import Lease
-from mcp_persist_middleware.log.observer import Observer
+from mcp_persist_middleware.log.membership import heartbeat
+from mcp_persist_middleware.log.membership.failure_detector import FailureDetector
+from mcp_persist_middleware.log.membership.lease import Lease
 from mcp_persist_middleware.model import Beat, WorkerState
 from tests.support.scripted import late
 
@@ -36,15 +36,15 @@ class Watching:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.observer = Observer(LEASE, clock)
+        self.failure_detector = FailureDetector(LEASE, clock)
 
     def look(self, counter: int, state: WorkerState = LIVE, *, took: float = 0.0) -> bool:
         """Look at worker "w" and then wait for a second; whether it is dead."""
         began = self.clock.now
         self.clock.now += took
-        self.observer.look(began, {"w": Beat(counter, state, 0.0)})
+        self.failure_detector.look(began, {"w": Beat(counter, state, 0.0)})
         self.clock.now += 1.0
-        return self.observer.is_dead("w")
+        return self.failure_detector.is_dead("w")
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_the_time_that_a_look_takes_counts_for_the_worker(watching: Watching) ->
 def test_an_outage_of_the_store_begins_every_observation_anew(watching: Watching) -> None:
     for _ in range(10):
         assert not watching.look(1)
-    watching.observer.restart()
+    watching.failure_detector.restart()
     watching.clock.now += 3 * LEASE
     assert [watching.look(1) for _ in range(11)] == [False] * 10 + [True]
 
@@ -87,20 +87,20 @@ def test_an_observer_that_stood_still_itself_begins_anew(watching: Watching) -> 
 def test_a_verdict_in_the_store_holds_at_once_and_an_unknown_worker_is_not_dead(
     watching: Watching,
 ) -> None:
-    assert not watching.observer.is_dead("w")
+    assert not watching.failure_detector.is_dead("w")
     assert not watching.look(1, DRAINING)
     assert watching.look(2, DEAD)
-    watching.observer.look(watching.clock.now, {})
-    assert not watching.observer.is_dead("w")
+    watching.failure_detector.look(watching.clock.now, {})
+    assert not watching.failure_detector.is_dead("w")
 
 
 def test_the_observer_knows_when_the_next_death_is_due(watching: Watching, clock: Clock) -> None:
-    assert watching.observer.due() == LEASE
+    assert watching.failure_detector.due() == LEASE
     watching.look(1)
     watching.look(1)
-    assert watching.observer.due() == LEASE - 2
+    assert watching.failure_detector.due() == LEASE - 2
     clock.now += 20
-    assert watching.observer.due() == LEASE, "a death that was seen is not waited for"
+    assert watching.failure_detector.due() == LEASE, "a death that was seen is not waited for"
 
 
 def test_a_lease_runs_out_by_its_own_clock_and_never_comes_back(clock: Clock) -> None:
@@ -145,8 +145,8 @@ def test_a_lease_that_was_taken_away_is_lost(clock: Clock) -> None:
 async def test_nobody_waits_for_the_end_of_a_heartbeats_thread_with_the_event_loop_held(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(heart, "_JOIN_SECONDS", 0.5)
-    beating = heart.Heart(None, "w", Lease(LEASE))  # type: ignore[arg-type]
+    monkeypatch.setattr(heartbeat, "_JOIN_SECONDS", 0.5)
+    beating = heartbeat.Heartbeat(None, "w", Lease(LEASE))  # type: ignore[arg-type]
     slow = SimpleNamespace(is_alive=lambda: True, join=time.sleep)
     monkeypatch.setattr(beating, "_thread", slow)
     beating._ended.set()

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from sqlalchemy import make_url
 
 from mcp_persist_middleware.errors import ConfigurationError
-from mcp_persist_middleware.log import connect
-from mcp_persist_middleware.log.postgres import engine, hosts
+from mcp_persist_middleware.stores import connect
+from mcp_persist_middleware.stores.postgres import engine, hosts
 
 
 @pytest.mark.parametrize(

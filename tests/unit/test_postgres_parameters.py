@@ -9,10 +9,10 @@ from urllib.parse import parse_qsl
 import pytest
 
 from mcp_persist_middleware.errors import ConfigurationError
-from mcp_persist_middleware.log import connect
-from mcp_persist_middleware.log.postgres import engine, hosts, libpq
-from mcp_persist_middleware.log.postgres.log import PostgresLog
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores import connect
+from mcp_persist_middleware.stores.postgres import engine, hosts, libpq
+from mcp_persist_middleware.stores.postgres.log import PostgresLog
 
 _SAID = "Of the URL of"
 

@@ -85,9 +85,9 @@ class MemoryLog(EventLog):
         await asyncio.sleep(0)
         return [event for event in self.events if event.sequence > after][: min(max_events, 3)]
 
-    async def attend(self, streams: Collection[bytes], seconds: float) -> None: ...
+    async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None: ...
 
-    async def attended(self, stream: bytes) -> float | None:
+    async def reader_ttl(self, stream: bytes) -> float | None:
         return None
 
     def worker_table(self) -> WorkerTable:
@@ -99,15 +99,17 @@ class MemoryLog(EventLog):
     async def declare_dead(self, worker: str, counter: int) -> bool:
         return False
 
-    async def dismiss(self, worker: str) -> None: ...
+    async def deregister(self, worker: str) -> None: ...
 
-    async def owners(self) -> list[str]:
+    async def active_writers(self) -> list[str]:
         return []
 
-    async def left_by(self, worker: str, limit: int, after: bytes = b"") -> list[StreamRecord]:
+    async def open_streams_of(
+        self, worker: str, limit: int, after: bytes = b""
+    ) -> list[StreamRecord]:
         return []
 
-    async def forget_session(self, namespace: str, path: str, session: str) -> None: ...
+    async def expire_session(self, namespace: str, path: str, session: str) -> None: ...
 
     async def purge(self, now: float, max_events: int) -> Purged:
         return Purged({}, more=False)

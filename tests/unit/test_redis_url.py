@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mcp_persist_middleware import Settings
 from mcp_persist_middleware.errors import ConfigurationError, MissingDriverError, PersistError
-from mcp_persist_middleware.log import connect
-from mcp_persist_middleware.log.redis import url as redis_url
+from mcp_persist_middleware.stores import connect
+from mcp_persist_middleware.stores.redis import url as redis_url
 
 
 @pytest.mark.parametrize(

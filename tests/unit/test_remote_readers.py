@@ -19,7 +19,7 @@ from mcp_persist_middleware.model import (
     StreamWrite,
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
-from mcp_persist_middleware.signals.base import Polling
+from mcp_persist_middleware.wakeups.base import Polling
 from tests.unit.test_readers import MemoryLog
 
 ENDING = Ending(StreamState.COMPLETE, 4, 1.0, 2.0)

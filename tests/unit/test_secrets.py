@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from mcp_persist_middleware import Settings
 from mcp_persist_middleware.errors import ConfigurationError
-from mcp_persist_middleware.log import connect
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.log.postgres import engine
+from mcp_persist_middleware.stores import connect
+from mcp_persist_middleware.stores.postgres import engine
 
 # Each part stands out, and what is between them is what a parser may stumble over.
 _PARTS = ("hunter2", "Sw0rdfish", "c0rrect")

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_persist_middleware.errors import ConfigurationError, PersistError, UnknownSettingError
-from mcp_persist_middleware.log import connect
 from mcp_persist_middleware.settings import Settings, source_of
+from mcp_persist_middleware.stores import connect
 
 
 @pytest.mark.parametrize(

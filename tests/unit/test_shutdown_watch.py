@@ -13,8 +13,8 @@ import anyio
 import pytest
 from sse_starlette import EventSourceResponse
 
-from mcp_persist_middleware.exchange import shield
 from mcp_persist_middleware.shutdown import ShutdownWatch
+from mcp_persist_middleware.streams import exit_guard
 from tests.support.scripted import until
 
 
@@ -110,13 +110,13 @@ async def test_only_a_covered_stream_is_shielded_from_the_exit_switch(
         """The server is already shutting down."""
 
     monkeypatch.setattr(EventSourceResponse, "_listen_for_exit_signal", staticmethod(exits))
-    assert shield.install()
+    assert exit_guard.install()
     installed = EventSourceResponse._listen_for_exit_signal
-    assert shield.install()
+    assert exit_guard.install()
     assert EventSourceResponse._listen_for_exit_signal is installed
 
     async def covered() -> None:
-        shield.cover()
+        exit_guard.protect()
         await EventSourceResponse._listen_for_exit_signal()
 
     with anyio.fail_after(5):
@@ -132,7 +132,7 @@ async def test_an_unknown_sse_starlette_is_left_alone_and_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, found: Any
 ) -> None:
     monkeypatch.setattr(EventSourceResponse, "_listen_for_exit_signal", found)
-    assert not shield.install()
+    assert not exit_guard.install()
     assert vars(EventSourceResponse)["_listen_for_exit_signal"] is found
     assert "not known" in caplog.text
 

@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_persist_middleware.signals.local import Signal
+from mcp_persist_middleware.wakeups.local import Signal
 
 
 @settings(max_examples=50, deadline=None)

@@ -36,7 +36,7 @@ STREAMS = st.tuples(
 
 
 def reference(stream: bytes) -> list[bytes]:
-    """The data of each event, by the letter of the specification."""
+    """The data of each event, by the relayed request of the specification."""
     found: list[bytes] = []
     data: list[bytes] = []
     *lines, _unterminated = re.split(rb"\r\n|\r|\n", stream.removeprefix(b"\xef\xbb\xbf"))

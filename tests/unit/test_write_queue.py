@@ -38,7 +38,7 @@ class Written:
             assert {one for one, _ in batch}.isdisjoint(one for b in self.flights for one, _ in b)
             self.flights.append(batch)
 
-    def land(self, *, committed: bool) -> None:
+    def complete(self, *, committed: bool) -> None:
         """The oldest has come about, or is to go again."""
         batch = self.flights.pop(0)
         for one, write in batch if committed else ():
@@ -46,14 +46,14 @@ class Written:
                 range(one.committed + 1, one.committed + 1 + len(write.events))
             )
             one.commit(write)
-        self.queue.land(batch)
+        self.queue.complete(batch)
 
 
 @given(STEPS)
 def test_a_stream_is_in_one_batch_at_a_time_and_nothing_is_left_behind(
     steps: list[tuple[str, int, int]],
 ) -> None:
-    queue = WriteQueue(lanes=2)
+    queue = WriteQueue(max_in_flight=2)
     written = Written(queue)
     streams = [fresh() for _ in range(6)]
     for step, which, count in steps:
@@ -63,15 +63,15 @@ def test_a_stream_is_in_one_batch_at_a_time_and_nothing_is_left_behind(
             case "leave" if len(written.flights) < 2:
                 written.leave()
             case "land" | "lose" if written.flights:
-                written.land(committed=step == "land")
+                written.complete(committed=step == "land")
     while queue:
         written.leave()
-        written.land(committed=True)
+        written.complete(committed=True)
     assert all(one.committed == one.last for one in streams)
 
 
 def test_streams_that_always_have_something_do_not_keep_the_others_waiting() -> None:
-    queue = WriteQueue(lanes=1)
+    queue = WriteQueue(max_in_flight=1)
     busy, late = [fresh() for _ in range(BATCH_EVENTS)], fresh()
     for one in (*busy, late):
         fill(queue, one, 1)
@@ -80,5 +80,5 @@ def test_streams_that_always_have_something_do_not_keep_the_others_waiting() -> 
     for one, write in batch:
         one.add(EventKind.NOISE, FRAME)
         one.commit(write)
-    queue.land(batch)
+    queue.complete(batch)
     assert queue.gather()[0][0] is late

@@ -1,0 +1,1 @@
+"""Who lives: heartbeats, leases, the failure detector, and who reads where."""

@@ -1,0 +1,1 @@
+"""What runs beside the requests: retention, and the end of orphans."""

@@ -1,0 +1,1 @@
+"""What differs from store to store: connections, statements, locks."""

@@ -1,0 +1,159 @@
+"""The log in PostgreSQL: two connections that write, a few that read, one for wake-ups."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, ColumnElement, Double, Table, cast, extract, func, select, text, tuple_
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mcp_persist_middleware.errors import ConfigurationError, StoreError, StoreUnavailableError
+from mcp_persist_middleware.log.base import Purged
+from mcp_persist_middleware.model import Outcome, StreamWrite
+from mcp_persist_middleware.stores.postgres import engine as postgres_engine
+from mcp_persist_middleware.stores.postgres import hosts
+from mcp_persist_middleware.stores.postgres.batch import BatchStatements, PostgresBatch
+from mcp_persist_middleware.stores.postgres.inbox import PostgresInbox, PostgresSessions
+from mcp_persist_middleware.stores.postgres.read import ReadStatements
+from mcp_persist_middleware.stores.postgres.writers import WRITERS, WriteConnections
+from mcp_persist_middleware.stores.sql.log import SqlLog
+from mcp_persist_middleware.stores.sql.rows import RowPage
+from mcp_persist_middleware.stores.sql.workers import reason
+from mcp_persist_middleware.wakeups.base import Wakeups
+from mcp_persist_middleware.wakeups.postgres import Notifications
+
+T = TypeVar("T")
+
+# Of the store's time-out: an attempt that a dead connection has swallowed leaves time for another.
+_ATTEMPT = 0.4
+
+
+class PostgresLog(SqlLog):
+    """`EventLog` in a PostgreSQL database, shared by the workers of many hosts.
+
+    What is committed survives what the server's `synchronous_commit` and `fsync` let it survive.
+    """
+
+    _exclusive = "BEGIN"
+    _time_there = cast(extract("epoch", func.clock_timestamp()), Double)
+
+    def __init__(
+        self, url: URL, *, prefix: str, timeout: float, engine: AsyncEngine | None = None
+    ) -> None:
+        if engine is not None:
+            postgres_engine.check_pool(engine)
+        super().__init__(hosts.shown(url), prefix=prefix, timeout=timeout * _ATTEMPT, engine=engine)
+        self._url = url
+        self._plan = None if engine is not None else postgres_engine.plan(url, self._timeout)
+        self._writers = WriteConnections(self._connect_raw)
+        self._statements = BatchStatements(self.tables)
+        self._reads = ReadStatements(self.tables)
+        self._wakeups = Notifications(prefix + "wake", self._connect_raw, self._timeout)
+        self._sessions = PostgresSessions(self, self.raw, self._wakeups.tell)
+        self._inbox = PostgresInbox(self, self.raw, self._wakeups.tell)
+
+    @property
+    def max_in_flight(self) -> int:
+        return WRITERS
+
+    @property
+    def wakeups(self) -> Wakeups:
+        return self._wakeups
+
+    def rows(self, table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+        key = list(table.primary_key.columns)
+        locked = select(*key).where(*conditions).order_by(*key).with_for_update(key_share=True)
+        return tuple_(*key).in_(locked) if len(key) > 1 else key[0].in_(locked)
+
+    async def open(self, worker: str) -> None:
+        try:
+            if self._plan is not None and self._made is None:
+                self._own(postgres_engine.make(self._plan, self._timeout))
+            await self._prepare_schema()
+            async with self._writers.one() as writer:
+                driver = await writer.driver()
+                await postgres_engine.check_session(driver, self._connect_raw, self._timeout)
+            await self._workers.enrol(worker)
+            self._worker = worker
+            await self._wakeups.open()
+        except ConfigurationError:
+            await self.aclose()
+            raise
+        except (OSError, SQLAlchemyError, StoreError, *postgres_engine.DRIVER_ERRORS) as error:
+            await self.aclose()
+            cause = error.__cause__ or error
+            if isinstance(error, StoreError) and error.__cause__ is None:
+                raise
+            fix = postgres_engine.remedy(getattr(cause, "orig", None) or cause, self._url)
+            raise StoreUnavailableError(url=self.name, reason=reason(cause), fix=fix) from error
+
+    async def _make_room(self, connection: AsyncConnection) -> None:
+        key = text("SELECT pg_advisory_xact_lock(hashtext(:name))")
+        await connection.execute(key, {"name": self.tables.meta.name})
+
+    async def _connect_raw(self) -> tuple[AsyncConnection, Any]:
+        """A connection to keep, as SQLAlchemy has it and as the driver has it."""
+        connection = await self._engine.connect()
+        raw = await connection.get_raw_connection()
+        return connection, raw.driver_connection
+
+    async def _drop_writer(self) -> None:
+        await self._writers.aclose()
+
+    async def ping(self) -> None:
+        await self.append([])
+
+    async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
+        # Cancelled or not, the batch runs to its end, and the next one after it.
+        return await self._whole(self._append(batch))
+
+    async def _append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
+        async with (
+            postgres_engine.answering(self.name, self._timeout),
+            self._writers.one() as writer,
+        ):
+            outcomes = await PostgresBatch(self._statements, await writer.driver())(batch)
+        self._wakeups.tell(
+            write.id
+            for write, outcome in zip(batch, outcomes, strict=True)
+            if outcome is Outcome.COMMITTED
+        )
+        return outcomes
+
+    async def raw(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Run a short piece of work on the driver's connection, to its end.
+
+        Raises:
+            StoreError: the store does not do it.
+        """
+        return await self._whole(self._raw(work))
+
+    async def _raw(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        async with self._raw_connection() as driver:
+            return await work(driver)
+
+    @contextlib.asynccontextmanager
+    async def _raw_connection(self) -> AsyncIterator[Any]:
+        engine = self._engine
+        async with (
+            postgres_engine.answering(self.name, self._timeout),
+            engine.connect() as connection,
+        ):
+            raw = await connection.get_raw_connection()
+            try:
+                yield raw.driver_connection
+            except BaseException:
+                # It may not go back into the pool in the middle of something.
+                await postgres_engine.drop(connection)
+                raise
+
+    async def _row(self, stream: bytes) -> Any | None:
+        return await self._raw(lambda driver: self._reads.row(driver, stream))
+
+    async def _read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> RowPage:
+        span = (stream, min(after, (1 << 63) - 1), max_events, max_bytes)
+        return await self._raw(lambda driver: self._reads.page(driver, *span))
+
+    async def _purge(self, now: float, max_events: int) -> Purged:
+        return await self._raw(lambda driver: self._reads.purge(driver, now, max_events))

@@ -1,0 +1,313 @@
+"""One batch on its way: which of its entries Redis takes, which SQL, and what follows from that."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.model import Outcome, StreamWrite
+from mcp_persist_middleware.stores.redis import scripts
+from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.stores.redis.flush import Flusher
+from mcp_persist_middleware.stores.redis.recovery import Recovery
+from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
+from mcp_persist_middleware.stores.redis.write_behind import WriteBehindBuffer, WriteBehindBuffers
+
+logger = logging.getLogger(__name__)
+
+# Of what SQL has, so many events stay in Redis for readers that are a little behind.
+_KEPT = 256
+_LARGE = 1024 * 1024
+# How long a replica is waited for, and how long it is not after it did not answer (seconds).
+_REPLICA, _NO_REPLICA = 0.25, 5.0
+_FENCE_MS = 3_600_000
+
+Entries = list[tuple[int, StreamWrite]]
+
+
+class Appender:
+    """Commits batches.
+
+    The life of a stream is in SQL: beginnings, ends, takeovers and trims are committed there,
+    each with all that came before it on its stream. What Redis takes is the next events of a
+    stream that is open and ours.
+
+    Args:
+        later: sends commands to Redis soon after; nothing depends on them.
+        confirmed: a stream begins in Redis within so many seconds after SQL has taken something
+            of it in this epoch, so that a worker which was replaced meanwhile learns of it.
+    """
+
+    def __init__(
+        self,
+        inner: EventLog,
+        client: RedisClient,
+        tails: WriteBehindBuffers,
+        flusher: Flusher,
+        drain: Recovery,
+        later: Callable[..., None],
+        durability: str,
+        confirmed: float,
+    ) -> None:
+        self._inner = inner
+        self._client = client
+        self._tails = tails
+        self._flusher = flusher
+        self._drain = drain
+        self._later = later
+        self._durability = durability
+        self._confirmed = confirmed
+        self._no_replica_until = 0.0
+        self._takes_in_redis = durability != "sql"
+
+    async def append(self, keys: Keys, batch: Sequence[StreamWrite]) -> list[Outcome]:
+        """The outcome of each entry, in order; see `EventLog.append`."""
+        outcomes: dict[int, Outcome] = {}
+        fast, direct, again = self._sort(batch)
+        if fast:
+            await self._tails.room()
+        done = await asyncio.gather(
+            self._in_sql(keys, direct, outcomes),
+            self._in_redis(keys, fast, outcomes),
+            return_exceptions=True,
+        )
+        for failure in done:
+            if failure is not None:
+                raise failure
+        for entry in again:
+            await self._in_sql(keys, [entry], outcomes)
+        for n, write in enumerate(batch):
+            tail = self._tails.get(write.id)
+            if tail is not None and write.events and outcomes[n] is Outcome.COMMITTED:
+                tail.acknowledged = max(
+                    tail.acknowledged, min(tail.last, write.events[-1].sequence)
+                )
+        self._tails.came.notify()
+        return [outcomes[n] for n in range(len(batch))]
+
+    def _sort(self, batch: Sequence[StreamWrite]) -> tuple[Entries, Entries, Entries]:
+        """Those for Redis, those for SQL, and those of streams that are there more than once."""
+        fast: Entries = []
+        direct: Entries = []
+        again: Entries = []
+        times = Counter(write.id for write in batch)
+        for n, write in enumerate(batch):
+            tail = self._tails.get(write.id)
+            if times[write.id] > 1:
+                again.append((n, write))
+            elif tail is None or not write.only_adds:
+                direct.append((n, write))
+            elif self._is_fast(tail, write):
+                fast.append((n, write))
+            else:
+                direct.append((n, write))
+        return fast, direct, again
+
+    def _is_fast(self, tail: WriteBehindBuffer, write: StreamWrite) -> bool:
+        return (
+            self._takes_in_redis
+            and self._client.is_up
+            and tail.follows(write)
+            and (tail.begun or time.monotonic() - tail.confirmed < self._confirmed)
+            and sum(len(event.frame) for event in write.events) <= _LARGE
+            and not (self._durability == "replica" and self._has_no_replica)
+        )
+
+    @property
+    def _has_no_replica(self) -> bool:
+        return time.monotonic() < self._no_replica_until
+
+    # Redis.
+
+    async def _in_redis(self, keys: Keys, entries: Entries, outcomes: dict[int, Outcome]) -> None:
+        if not entries:
+            return
+        # Before anything is sent: what is not answered may have been done.
+        calls = [call for _, write in entries for call in self._calls(keys, write)]
+        if self._durability == "replica":
+            calls.append(ScriptCall(("WAIT", 1, int(_REPLICA * 1000))))
+        try:
+            replies = await self._client.run(calls)
+        except RedisAwayError:
+            await self._back_to_sql(keys, entries, outcomes)
+            return
+        if self._durability == "replica" and not _is_replicated(replies.pop()):
+            if not self._no_replica_until:
+                logger.warning("No replica of Redis answers; events wait for SQL while that is so.")
+            self._no_replica_until = time.monotonic() + _NO_REPLICA
+            await self._back_to_sql(keys, entries, outcomes)
+            return
+        if any(isinstance(reply, Exception) for reply in replies):
+            self._index_again(entries)
+        lost: Entries = []
+        answers = [r for call, r in zip(calls, replies, strict=False) if call.whole]
+        for entry, reply in zip(entries, answers, strict=True):
+            if not await self._answered(entry, reply, outcomes):
+                lost.append(entry)
+        await self._back_to_sql(keys, lost, outcomes)
+
+    def _index_again(self, entries: Entries) -> None:
+        """Something was refused, and it may have been a name for the index."""
+        for _, write in entries:
+            if (tail := self._tails.get(write.id)) is not None:
+                tail.indexed = False
+
+    def _calls(self, keys: Keys, write: StreamWrite) -> list[ScriptCall]:
+        tail = self._tails.get(write.id)
+        assert tail is not None
+        calls = []
+        if not tail.indexed:
+            calls.append(ScriptCall(("ZADD", keys.index, self._inner.now(), write.id)))
+            tail.indexed = True
+        if not tail.begun and tail.switched:
+            telemetry.redis_switches.add(1, {"to": "redis"})
+        calls.append(_append(keys, tail, write, begins=not tail.begun))
+        tail.begun = tail.resident = True
+        return calls
+
+    async def _answered(
+        self, entry: tuple[int, StreamWrite], reply: Any, outcomes: dict[int, Outcome]
+    ) -> bool:
+        n, write = entry
+        tail = self._tails.get(write.id)
+        if tail is None or reply not in (scripts.DONE, scripts.FENCED):
+            return False
+        if reply == scripts.DONE:
+            self._tails.acknowledge(tail, write.events)
+            outcomes[n] = Outcome.COMMITTED
+            return True
+        # Somebody takes it over, and may not have got far: what was acknowledged is kept.
+        with contextlib.suppress(StoreError):
+            async with self._flusher.lock:
+                await self._flusher.only(tail)
+        self._tails.drop(tail)
+        outcomes[n] = Outcome.FENCED
+        return True
+
+    async def _back_to_sql(
+        self, keys: Keys, entries: Entries, outcomes: dict[int, Outcome]
+    ) -> None:
+        for _, write in entries:
+            tail = self._tails.get(write.id)
+            if tail is not None:
+                tail.switched = True
+                telemetry.redis_switches.add(1, {"to": "sql"})
+        await self._in_sql(keys, entries, outcomes)
+
+    # SQL.
+
+    async def _in_sql(self, keys: Keys, entries: Entries, outcomes: dict[int, Outcome]) -> None:
+        ready: list[tuple[int, StreamWrite]] = []
+        for n, write in entries:
+            if write.takes_over is None or await self._may_take(keys, write):
+                ready.append((n, write))
+            else:
+                outcomes[n] = Outcome.FENCED
+        if not ready:
+            return
+        async with self._flusher.lock:
+            whole = [await self._prepared(keys, write) for _, write in ready]
+            results = await self._inner.append(whole)
+            for (n, write), sent, result in zip(ready, whole, results, strict=True):
+                if result is not Outcome.COMMITTED and sent is not write:
+                    result = await self._apart(write)  # noqa: PLW2901
+                outcomes[n] = result
+                self._note(keys, write, result)
+
+    async def _may_take(self, keys: Keys, write: StreamWrite) -> bool:
+        tail = self._tails.get(write.id)
+        if tail is None:
+            return await self._drain.take(keys, write)
+        # Ours: what counts is what has been claimed here, not what Redis was given.
+        async with self._flusher.lock:
+            await self._flusher.only(tail)
+        try:
+            return await self._drain.fence(keys, write)
+        except RedisAwayError:
+            return True
+
+    async def _prepared(self, keys: Keys, write: StreamWrite) -> StreamWrite:
+        """An entry with all that SQL lacks before it."""
+        tail = self._tails.get(write.id)
+        if write.takes_over is not None or write.create is not None:
+            return write
+        if tail is None:
+            with contextlib.suppress(RedisAwayError):
+                await self._drain.drain(keys, write.id)
+            return write
+        self._tails.disown(tail)
+        if not tail.backlog or write.epoch != tail.epoch:
+            return write
+        if write.events and not tail.follows(write):
+            await self._flusher.only(tail)
+            return write
+        return dataclasses.replace(write, events=(*tail.backlog, *write.events))
+
+    async def _apart(self, write: StreamWrite) -> Outcome:
+        """SQL refuses the entry with what came before it: which of the two?"""
+        tail = self._tails.get(write.id)
+        if tail is not None:
+            await self._flusher.only(tail)
+        (outcome,) = await self._inner.append([write])
+        return outcome
+
+    def _note(self, keys: Keys, write: StreamWrite, result: Outcome) -> None:
+        tail = self._tails.get(write.id)
+        if result is not Outcome.COMMITTED:
+            ours = tail is not None and write.takes_over is None and write.epoch == tail.epoch
+            if tail is not None and ours and result is Outcome.FENCED:
+                self._tails.drop(tail)
+            return
+        calls = [ScriptCall(("PUBLISH", keys.channel(write.id), b""))]
+        if write.takes_over is not None:
+            calls.insert(0, scripts.BURY(keys.of(write.id), write.epoch, _FENCE_MS))
+        elif write.ending is not None and tail is not None and tail.indexed:
+            calls += _gone(keys, write.id)
+        if tail is not None and (write.ending is not None or write.takes_over is not None):
+            self._tails.drop(tail)
+        elif tail is not None:
+            self._follow(keys, tail, write, calls)
+        if write.ending is None and write.events and self._tails.get(write.id) is None:
+            # Begun here, taken over, or gone on with: the one writer of this epoch is ours.
+            self._tails.begin(write.id, write.epoch, write.events[-1].sequence)
+        elif write.ending is None and write.create is not None:
+            self._tails.begin(write.id, write.epoch, 0)
+        self._later(*calls)
+
+    def _follow(
+        self, keys: Keys, tail: WriteBehindBuffer, write: StreamWrite, calls: list[ScriptCall]
+    ) -> None:
+        contiguous = tail.follows(write)
+        self._tails.flushed(tail, write.events[-1].sequence if write.events else tail.last)
+        tail.begun = False
+        if not self._takes_in_redis and contiguous and write.only_adds and self._client.is_up:
+            if not tail.indexed:
+                tail.indexed = True
+                calls.insert(0, ScriptCall(("ZADD", keys.index, self._inner.now(), write.id)))
+            calls[-1] = _append(keys, tail, write, begins=True)
+            tail.resident = True
+
+
+def _is_replicated(reply: Any) -> bool:
+    return isinstance(reply, int) and reply >= 1
+
+
+def _append(keys: Keys, tail: WriteBehindBuffer, write: StreamWrite, *, begins: bool) -> ScriptCall:
+    first, last = write.events[0].sequence, write.events[-1].sequence
+    drop = max(0, tail.flushed - _KEPT)
+    chunk = scripts.encode(write.events)
+    rest = (first, last, chunk, int(begins), drop, keys.channel(write.id))
+    return scripts.APPEND(keys.of(write.id), write.epoch, *rest)
+
+
+def _gone(keys: Keys, stream: bytes) -> list[ScriptCall]:
+    return [ScriptCall(("UNLINK", key)) for key in keys.of(stream)] + [
+        ScriptCall(("ZREM", keys.index, stream))
+    ]

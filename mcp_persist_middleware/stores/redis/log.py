@@ -1,0 +1,308 @@
+"""The log with Redis in front of SQL: the fast path of open streams.
+
+SQL is where everything ends. A stream begins and ends there, and there it is decided who may write
+it; sessions, workers and retention are there alone; a relayed request between workers is in one of
+the two (`inbox`). In between, the events of a stream are acknowledged by Redis, and a flush moves
+them to SQL some 50 ms later. Until SQL has them the worker that wrote them keeps them in its memory
+too. So whatever happens to Redis costs nothing while that worker lives, and whatever happens to the
+worker costs nothing while Redis lives: another worker drains what it left (`takeover`).
+
+The invariant that everything rests on: what Redis has of a stream is a run of consecutive events,
+and SQL has all before that run. Where the run is not what its writer has left there (Redis was
+flushed, restarted empty, failed over to a replica that was behind) the writer goes on in SQL, and
+begins a new run when SQL has everything. A reader needs no record of that: where Redis cannot
+continue exactly at its cursor, SQL can.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.base import Answers, EventLog, Purged, Written
+from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
+from mcp_persist_middleware.model import Beat, Event, Outcome, StreamRecord, StreamWrite
+from mcp_persist_middleware.stores.redis import scripts
+from mcp_persist_middleware.stores.redis.append import Appender
+from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.stores.redis.flush import Flusher
+from mcp_persist_middleware.stores.redis.inbox import RedisInbox
+from mcp_persist_middleware.stores.redis.read import RedisReads
+from mcp_persist_middleware.stores.redis.recovery import KeyIndex, Recovery
+from mcp_persist_middleware.stores.redis.rights import Rights
+from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
+from mcp_persist_middleware.stores.redis.url import Target
+from mcp_persist_middleware.stores.redis.write_behind import (
+    WriteBehindBuffer,
+    WriteBehindBuffers,
+    page,
+)
+from mcp_persist_middleware.supervision import Supervisor, end
+from mcp_persist_middleware.wakeups.base import Wakeups
+from mcp_persist_middleware.wakeups.redis import RedisWakeups
+
+T = TypeVar("T")
+
+# A Redis that takes longer than this, or than this share of the store's time-out, is away.
+_SLOWEST, _SHARE = 1.0, 0.2
+_IDLE, _LOOK = 5.0, 1.0
+_MOST_LATER = 8192
+
+
+class RedisLog(EventLog):
+    """`EventLog` in front of another one.
+
+    Args:
+        inner: the SQL log; closed with this one.
+        durability: when an event counts as committed, see the setting `redis_durability`.
+    """
+
+    def __init__(
+        self, inner: EventLog, target: Target, *, prefix: str, timeout: float, durability: str
+    ) -> None:
+        self._inner = inner
+        self._prefix = prefix
+        self._timeout = timeout
+        patience = min(_SLOWEST, timeout * _SHARE)
+        rights = Rights(
+            lambda: self._keys,
+            prefix,
+            target.username or "default",
+            replicated=durability == "replica",
+        )
+        self._client = RedisClient(target, rights, timeout=patience)
+        self._tails = WriteBehindBuffers(self.name, timeout)
+        self._flusher = Flusher(inner, self._tails, self._settle)
+        self._drain = Recovery(inner, self._client, timeout)
+        self._reader = RedisReads(inner, self._client)
+        self._index = KeyIndex(inner, self._client)
+        self._appender = Appender(
+            inner,
+            self._client,
+            self._tails,
+            self._flusher,
+            self._drain,
+            self._later,
+            durability,
+            timeout,
+        )
+        self._wakeups = RedisWakeups(inner.wakeups, self._client.pubsub, self._channel)
+        self._inbox = RedisInbox(
+            inner.inbox,
+            self._client,
+            lambda: self._keys,
+            self._later,
+            takes=durability != "sql",
+        )
+        self._known: Keys | None = None
+        self._secret = b""
+        self._waiting: deque[ScriptCall] = deque(maxlen=_MOST_LATER)
+        self._sends = asyncio.Event()
+        self._looked = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._running: set[asyncio.Task[Any]] = set()
+
+    @property
+    def name(self) -> str:
+        return f"{self._inner.name} behind {self._client.name}"
+
+    @property
+    def secret(self) -> bytes:
+        return self._inner.secret
+
+    @property
+    def sessions(self) -> Sessions:
+        return self._inner.sessions
+
+    @property
+    def inbox(self) -> Inbox:
+        return self._inbox
+
+    @property
+    def wakeups(self) -> Wakeups:
+        return self._wakeups
+
+    @property
+    def _keys(self) -> Keys:
+        secret = self._inner.secret
+        if self._known is None or secret != self._secret:
+            # Another store took the place of the one that was there: nothing of it is ours.
+            self._tails.clear()
+            self._secret, self._known = secret, Keys(self._prefix, secret)
+        return self._known
+
+    def _channel(self, topic: bytes) -> str:
+        return self._keys.channel(topic)
+
+    def now(self) -> float:
+        return self._inner.now()
+
+    async def open(self, worker: str) -> None:
+        await self._inner.open(worker)
+        try:
+            await self._client.open()
+        except BaseException:
+            await self.aclose()
+            raise
+        self._wakeups.open()
+        tasks = Supervisor()
+        self._tasks = [
+            tasks.keep(self._flusher.run, "mcp-persist-redis-flush"),
+            tasks.keep(self._send, "mcp-persist-redis-send"),
+        ]
+
+    async def aclose(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        # Each step, whatever another raises; the last one that is named here comes first.
+        async with contextlib.AsyncExitStack() as left:
+            left.push_async_callback(self._inner.aclose)
+            left.callback(self._tails.clear)
+            left.push_async_callback(self._client.aclose)
+            left.push_async_callback(self._wakeups.aclose)
+            if tasks:
+                left.push_async_callback(self._leave)
+                left.push_async_callback(end, *tasks)
+                if self._running:
+                    await asyncio.wait(self._running, timeout=self._timeout)
+
+    async def _leave(self) -> None:
+        """What Redis has goes to SQL before anybody can think that this worker is gone."""
+        await self._flusher.finish(self._timeout)
+        for tail in self._tails:
+            if tail.resident and not tail.backlog:
+                self._later(self._settled(tail))
+        with contextlib.suppress(RedisAwayError):
+            if self._waiting:
+                await self._client.run(list(self._waiting))
+
+    async def ping(self) -> None:
+        await self._inner.ping()
+
+    async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
+        if not batch or not self._tasks:
+            return await self._inner.append(batch)
+        return await self._whole(self._appender.append(self._keys, batch))
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Finish even when the caller is cancelled: a batch is whole or nothing."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(_retrieve)
+        return await asyncio.shield(task)
+
+    async def find(self, stream: bytes) -> StreamRecord | None:
+        return await self._inner.find(stream)
+
+    async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
+        if self._tails.get(stream) is not None:
+            events = await self._read_ours(stream, after, max_events, max_bytes)
+            # None: whoever took the stream over may have written more.
+            return events or await self._inner.read(stream, after, max_events, max_bytes)
+        return await self._reader.read(self._keys, stream, after, max_events, max_bytes)
+
+    async def written(self, stream: bytes, after: int = 0) -> Written:
+        below = await self._inner.written(stream, after)
+        # What only Redis has, or this memory.
+        above = await super().written(stream, below.last)
+        return Written(above.last, below.events + above.events, below.size + above.size)
+
+    async def answers(self, stream: bytes, after: int = 0) -> Answers:
+        below = await self._inner.answers(stream, after)
+        above = await super().answers(stream, below.last)
+        return Answers(above.last, [*below.events, *above.events])
+
+    async def _read_ours(
+        self, stream: bytes, after: int, max_events: int, max_bytes: int
+    ) -> list[Event]:
+        """What we write is in this memory or in SQL, whatever becomes of Redis."""
+        found: list[Event] = []
+        while (tail := self._tails.get(stream)) is not None and after < tail.flushed:
+            flushed = tail.flushed
+            more = await self._inner.read(stream, after, max_events, max_bytes)
+            # Where SQL has nothing more, retention took it.
+            after = more[-1].sequence if more else flushed
+            found += more
+            if len(found) >= max_events or len(page(found, max_events, max_bytes)) < len(found):
+                break
+        else:
+            if tail is not None:
+                found += tail.page(after, max_events, max_bytes)
+        return page(found, max_events, max_bytes)
+
+    async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:
+        await self._inner.renew_readers(streams, seconds)
+
+    async def reader_ttl(self, stream: bytes) -> float | None:
+        return await self._inner.reader_ttl(stream)
+
+    def worker_table(self) -> WorkerTable:
+        return self._inner.worker_table()
+
+    def is_gone(self, worker: str) -> bool:
+        return self._inner.is_gone(worker)
+
+    async def workers(self) -> Mapping[str, Beat]:
+        return await self._inner.workers()
+
+    async def declare_dead(self, worker: str, counter: int) -> bool:
+        return await self._inner.declare_dead(worker, counter)
+
+    async def deregister(self, worker: str) -> None:
+        await self._inner.deregister(worker)
+
+    async def active_writers(self) -> list[str]:
+        return await self._inner.active_writers()
+
+    async def open_streams_of(
+        self, worker: str, limit: int, after: bytes = b""
+    ) -> list[StreamRecord]:
+        return await self._inner.open_streams_of(worker, limit, after)
+
+    async def expire_session(self, namespace: str, path: str, session: str) -> None:
+        await self._inner.expire_session(namespace, path, session)
+
+    async def purge(self, now: float, max_events: int) -> Purged:
+        purged = await self._inner.purge(now, max_events)
+        if not purged.more:
+            await self._index.clean(self._keys)
+        return purged
+
+    # What goes to Redis soon, and may be lost.
+
+    def _later(self, *calls: ScriptCall) -> None:
+        if self._client.is_up:
+            self._waiting.extend(calls)
+            self._sends.set()
+
+    async def _send(self) -> None:
+        while True:
+            await self._sends.wait()
+            self._sends.clear()
+            calls = list(self._waiting)
+            self._waiting.clear()
+            if calls:
+                with contextlib.suppress(RedisAwayError, StoreError):
+                    await self._client.run(calls)
+
+    def _settle(self) -> None:
+        """Take streams out of Redis that have been quiet for a while: it is for what moves."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK or not self._client.is_up:
+            return
+        self._looked = now
+        for tail in self._tails:
+            if tail.resident and not tail.backlog and now - tail.touched > _IDLE:
+                self._later(self._settled(tail))
+
+    def _settled(self, tail: WriteBehindBuffer) -> ScriptCall:
+        tail.begun = tail.resident = False
+        return scripts.SETTLE(self._keys.of(tail.id), tail.epoch, tail.last)
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,77 @@
+"""Reading streams that another worker writes: the newest events in Redis, else in SQL."""
+
+import time
+
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.model import Event, StreamState
+from mcp_persist_middleware.stores.redis import scripts
+from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.stores.redis.recovery import checked
+from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
+from mcp_persist_middleware.stores.redis.write_behind import page
+
+_CHUNKS = 8
+# SQL says whether a stream is open, and in which epoch; so often (seconds) it is asked anew.
+_FRESH, _MOST = 0.5, 4096
+
+
+class RedisReads:
+    """Events move from Redis to SQL and never back, so whoever looks there in this order misses
+    none. SQL decides what counts: of a stream that has ended, or is in another epoch, everything
+    is in SQL, and what an old Redis still has of it is not looked at.
+    """
+
+    def __init__(self, inner: EventLog, client: RedisClient) -> None:
+        self._inner = inner
+        self._client = client
+        self._epochs: dict[bytes, tuple[int, float]] = {}
+
+    async def read(
+        self, keys: Keys, stream: bytes, after: int, max_events: int, max_bytes: int
+    ) -> list[Event]:
+        """See `EventLog.read`."""
+        found: list[Event] = []
+        while len(found) < max_events and len(page(found, max_events, max_bytes)) == len(found):
+            newest, more = await self._newest(keys, stream, after)
+            if not (newest and newest[0].sequence == after + 1):
+                older = await self._inner.read(stream, after, max_events, max_bytes)
+                found += older
+                after = older[-1].sequence if older else after
+                newest = [event for event in newest if event.sequence > after]
+                if older and newest and newest[0].sequence != after + 1:
+                    continue
+            # Where SQL has nothing between, retention took it.
+            found += newest
+            after = newest[-1].sequence if newest else after
+            if not more:
+                break
+        return page(found, max_events, max_bytes)
+
+    async def _newest(self, keys: Keys, stream: bytes, after: int) -> tuple[list[Event], bool]:
+        """What Redis has of an open stream after a number, and whether that is not all."""
+        if not self._client.is_up or not (epoch := await self._epoch(stream)):
+            return [], False
+        _, key = keys.of(stream)
+        query = ("XRANGE", key, str(after + 1), "+", "COUNT", _CHUNKS)
+        try:
+            (entries,) = await self._client.run([ScriptCall(query)])
+            chunks = [scripts.decode(entry, fields[b"c"]) for entry, fields in checked(entries)]
+        except RedisAwayError:
+            return [], False
+        events = [e for chunk in chunks for e in chunk if e.epoch == epoch and e.sequence > after]
+        return events, bool(events) and len(chunks) == _CHUNKS
+
+    async def _epoch(self, stream: bytes) -> int:
+        """The epoch of an open stream; 0 when Redis has nothing to say about it."""
+        epoch, until = self._epochs.get(stream, (0, 0.0))
+        if time.monotonic() < until:
+            return epoch
+        record = await self._inner.find(stream)
+        if len(self._epochs) >= _MOST:
+            self._epochs.clear()
+        if record is None or record.state is not StreamState.OPEN:
+            if record is not None:
+                self._epochs[stream] = (0, float("inf"))
+            return 0
+        self._epochs[stream] = (record.epoch, time.monotonic() + _FRESH)
+        return record.epoch

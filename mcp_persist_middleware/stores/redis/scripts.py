@@ -1,0 +1,144 @@
+"""What runs in Redis, one atomic function per stream, and the shape of what lies there.
+
+Of a stream there are two keys in one slot: a hash with its epoch and its last number, and a Redis
+stream of chunks. A chunk is all the events of one append; its entry id is the number of its last
+event, so that the first chunk above a cursor is found by XRANGE.
+"""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mcp_persist_middleware.model import Event, EventKind
+
+_KINDS = {int(kind): kind for kind in EventKind}
+DONE, FENCED, LOST = 1, 0, -1
+
+# KEYS: hash, chunks. ARGV: epoch, first, last, chunk, whether it may begin here (SQL has all
+# before `first`), number up to which chunks may go, channel.
+# What it begins anew it begins further on: a command that was late in the network cannot take
+# the place of what came after it.
+# Here and everywhere: what may be refused by itself, a channel above all, comes before what changes
+# anything that counts, and that comes last. A message wakes nobody before the function is over.
+_APPEND = """
+local known = redis.call('HMGET', KEYS[1], 'epoch', 'last')
+local epoch, first, last = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local anew = true
+if known[1] then
+  local held, at = tonumber(known[1]), tonumber(known[2])
+  if held > epoch then return 0 end
+  if held == epoch then
+    if at == tonumber(last) then
+      local there = redis.call('XRANGE', KEYS[2], last, last)
+      if there[1] and there[1][2][2] == ARGV[4] then return 1 end
+    end
+    anew = at ~= first - 1
+    if anew and at >= first then return -1 end
+  end
+end
+if anew and ARGV[5] == '0' then return -1 end
+redis.call('PUBLISH', ARGV[7], '')
+if anew then
+  redis.call('PERSIST', KEYS[1])
+  redis.call('DEL', KEYS[2])
+elseif ARGV[6] ~= '0' then
+  redis.call('XTRIM', KEYS[2], 'MINID', ARGV[6])
+end
+redis.call('XADD', KEYS[2], last .. '-0', 'c', ARGV[4])
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'last', last)
+return 1
+"""
+# KEYS: hash. ARGV: the epoch that begins. Whoever holds an older one appends nothing more.
+_FENCE = """
+local held = redis.call('HGET', KEYS[1], 'epoch')
+if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
+redis.call('HSETNX', KEYS[1], 'last', '0')
+redis.call('PERSIST', KEYS[1])
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
+return 1
+"""
+# KEYS: hash, chunks. ARGV: epoch, milliseconds. SQL has it all; the fence stays for a while.
+_BURY = """
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[1], 'last', '0')
+return 1
+"""
+# KEYS: hash, chunks. ARGV: epoch, last. SQL has it all, and nothing has come for a while.
+_SETTLE = """
+local known = redis.call('HMGET', KEYS[1], 'epoch', 'last')
+if known[1] ~= ARGV[1] or known[2] ~= ARGV[2] then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2])
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptCall:
+    """A command of a pipeline; `whole` is for a server that does not know its script yet."""
+
+    command: tuple[Any, ...]
+    whole: tuple[Any, ...] = ()
+
+
+class Script:
+    """A function that runs in Redis."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._sha = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 (Redis names it so)
+
+    def __call__(self, keys: Sequence[str | bytes], *arguments: Any) -> ScriptCall:
+        rest = (len(keys), *keys, *arguments)
+        return ScriptCall(("EVALSHA", self._sha, *rest), ("EVAL", self._text, *rest))
+
+
+APPEND, FENCE, BURY, SETTLE = Script(_APPEND), Script(_FENCE), Script(_BURY), Script(_SETTLE)
+
+
+class Keys:
+    """The names of all that belongs to one SQL store. Another store's are other names, so two
+    stores on one Redis never meet, and a Redis that knows another store is as good as empty."""
+
+    def __init__(self, prefix: str, secret: bytes) -> None:
+        store = hashlib.blake2b(b"redis", key=secret[:64], digest_size=12).hexdigest()
+        self.base = f"{prefix}{store}"
+        self.index = f"{self.base}:tails"
+        """The streams that have keys, each with the time when that was last known."""
+
+    def of(self, stream: bytes) -> tuple[str, str]:
+        """The hash and the chunks of a stream, in one slot of a cluster."""
+        tagged = f"{self.base}:{{{stream.hex()}}}"
+        return f"{tagged}:h", f"{tagged}:c"
+
+    def channel(self, topic: bytes) -> str:
+        """Where wake-ups for a topic are published."""
+        return f"{self.base}:w:{topic.hex()}"
+
+
+def encode(events: Sequence[Event]) -> bytes:
+    """A chunk of consecutive events of one epoch."""
+    count = len(events)
+    sizes = [len(event.frame) for event in events]
+    head = struct.pack(f">II{count}I", events[0].epoch, count, *sizes)
+    return b"".join((head, bytes([event.kind for event in events]), *[e.frame for e in events]))
+
+
+def decode(entry: bytes, chunk: bytes) -> list[Event]:
+    """The events of a chunk; `entry` is its id."""
+    last = int(entry.partition(b"-")[0])
+    epoch, count = struct.unpack_from(">II", chunk)
+    sizes = struct.unpack_from(f">{count}I", chunk, 8)
+    kinds = 8 + 4 * count
+    at = kinds + count
+    events = []
+    for n, size in enumerate(sizes):
+        frame = chunk[at : at + size]
+        # Of a kind that this version does not know: as in SQL, a gap.
+        if (kind := _KINDS.get(chunk[kinds + n])) is not None:
+            events.append(Event(last - count + 1 + n, epoch, kind, frame))
+        at += size
+    return events

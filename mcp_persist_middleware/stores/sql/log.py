@@ -1,0 +1,353 @@
+"""The log in SQL: what every dialect shares. Hot writes are in the dialect's own file."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import time
+from abc import abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, ColumnElement, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.errors import SchemaVersionError, StoreError, UnreadableRowError
+from mcp_persist_middleware.log.base import Answers, EventLog, Purged, Written
+from mcp_persist_middleware.log.parts import WorkerTable
+from mcp_persist_middleware.model import Beat, Event, EventKind, StreamRecord, StreamState
+from mcp_persist_middleware.protocol import jsonrpc, sse
+from mcp_persist_middleware.stores.sql import schema
+from mcp_persist_middleware.stores.sql.inbox import SqlInbox
+from mcp_persist_middleware.stores.sql.lent import Lent
+from mcp_persist_middleware.stores.sql.rows import RowPage, page_of, reading, record_of
+from mcp_persist_middleware.stores.sql.sessions import SqlSessions
+from mcp_persist_middleware.stores.sql.store import SqlStore
+from mcp_persist_middleware.stores.sql.workers import (
+    Connect,
+    OwnConnection,
+    SqlWorkers,
+    engine_of_its_own,
+)
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_ATTEND_STREAMS = 256
+_LOST = "The answer to this request is in the store, and this version cannot read it"
+# Making the tables may take longer than a stream may wait.
+_SCHEMA_SECONDS = 30.0
+
+
+class SqlLog(SqlStore, EventLog):
+    """Reads, retention and schema, and the life of the engine.
+
+    Args:
+        engine: somebody else's; never closed. Without one the dialect makes its own.
+    """
+
+    _time_there: ColumnElement[float] | None = None
+    """What the store says the time is."""
+
+    def __init__(
+        self, url: URL, *, prefix: str, timeout: float, engine: AsyncEngine | None = None
+    ) -> None:
+        super().__init__(url, prefix=prefix, timeout=timeout)
+        self._given = engine
+        self._made: AsyncEngine | None = None
+        self._lent: Lent | None = None
+        self._lock = asyncio.Lock()
+        """Held by whoever uses the writer's connection."""
+        self._worker = ""
+        self._sessions: SqlSessions = SqlSessions(self)
+        self._inbox: SqlInbox = SqlInbox(self)
+        self._secret = b""
+
+    @property
+    def _engine(self) -> AsyncEngine:
+        # Ours is made in autocommit mode: to set it at each checkout costs SQLite a hop to the
+        # driver's thread, and one to set it back.
+        if self._made is not None:
+            return self._made
+        if self._given is None:
+            raise StoreError(url=self.name, reason="it is not open")
+        return self._given.execution_options(isolation_level="AUTOCOMMIT")
+
+    @abstractmethod
+    async def _drop_writer(self) -> None:
+        """Close the connection that writes, if there is one; the next batch makes another."""
+
+    async def aclose(self) -> None:
+        await self.wakeups.aclose()
+        if self._running:
+            await asyncio.wait(self._running, timeout=self._timeout)
+        worker, self._worker = self._worker, ""
+        if worker:
+            # Where this fails a lock tells the others, or the lease.
+            with contextlib.suppress(StoreError):
+                await self.deregister(worker)
+        async with self._lock:
+            await self._drop_writer()
+            made, self._made = self._made, None
+        if self._lent is not None:
+            await self._lent.take_back(self._timeout)
+        if made is not None:
+            await made.dispose()
+
+    def _own(self, engine: AsyncEngine) -> None:
+        """An engine of ours, which is closed with the log."""
+        self._made, self._lent = engine, Lent(engine)
+
+    @property
+    def secret(self) -> bytes:
+        return self._secret
+
+    @property
+    def sessions(self) -> SqlSessions:
+        return self._sessions
+
+    @property
+    def inbox(self) -> SqlInbox:
+        return self._inbox
+
+    async def _prepare_schema(self) -> None:
+        """Make the tables, or check that the ones that are there are ours.
+
+        Raises:
+            SchemaVersionError: a newer library has been here.
+        """
+        async with self._connection(max(self._timeout, _SCHEMA_SECONDS)) as connection:
+            # Several workers start at once; one makes the tables, the others find them.
+            await connection.execute(text(self._exclusive))
+            try:
+                await self._make_room(connection)
+                await connection.run_sync(self.tables.metadata.create_all)
+                rows = await self._meta(connection)
+                await self._set_clock(connection, rows)
+                await connection.execute(text("COMMIT"))
+            except BaseException:
+                # It may not go back into the pool with its transaction open.
+                await connection.invalidate()
+                raise
+        found = int(rows["version"])
+        if found > schema.VERSION:
+            raise SchemaVersionError(url=self.name, found=found, known=schema.VERSION)
+        self._secret = rows["secret"]
+
+    async def _make_room(self, connection: AsyncConnection) -> None:
+        """In the transaction that makes the tables: be alone in it."""
+
+    async def _set_clock(self, connection: AsyncConnection, meta: Mapping[str, bytes]) -> None:
+        """In that transaction: see what the time is in the store."""
+        del meta
+        if self._time_there is not None:
+            began = time.monotonic()
+            (told,) = (await connection.execute(select(self._time_there))).one()
+            self._clock.learn(float(told), began)
+
+    async def _meta(self, connection: AsyncConnection) -> dict[str, bytes]:
+        meta = self.tables.meta
+        rows = {row.name: row.value for row in await connection.execute(select(meta))}
+        for name, value in (
+            ("version", str(schema.VERSION).encode()),
+            ("secret", secrets.token_bytes(32)),
+            ("store", secrets.token_bytes(16)),
+        ):
+            if name not in rows:
+                await connection.execute(insert(meta).values(name=name, value=value))
+                rows[name] = value
+        return rows
+
+    async def find(self, stream: bytes) -> StreamRecord | None:
+        row = await self._whole(self._row(stream))
+        if row is None:
+            return None
+        with reading(self.name, "stream"):
+            return record_of(row)
+
+    async def _row(self, stream: bytes) -> Any | None:
+        """The row of a stream, its columns as attributes."""
+        table = self.tables.stream
+        async with self._connection() as connection:
+            return (await connection.execute(select(table).where(table.c.id == stream))).first()
+
+    async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
+        while True:
+            page = await self._whole(self._read(stream, after, max_events, max_bytes))
+            if not page.lost:
+                return page.events
+            if events := await self._readable(stream, page):
+                return events
+            after = page.lost[-1][0]
+
+    async def _readable(self, stream: bytes, page: RowPage) -> list[Event]:
+        """What can be read of a page: what cannot is a gap in it, and an error where it was the
+        answer."""
+        telemetry.unreadable.add(len(page.lost), {"what": "event"})
+        logger.warning("%d events of a stream in %s cannot be read", len(page.lost), self.name)
+        answers = [row for row in page.lost if row[2] == EventKind.RESPONSE]
+        record = await self.find(stream) if answers else None
+        with reading(self.name, "stream"):
+            request_ids = json.loads(record.request_ids) if record is not None else []
+        if len(request_ids) != 1:
+            return page.events
+        error = jsonrpc.error(request_ids[0], _LOST, {"resumable": False}, jsonrpc.INTERRUPTED)
+        frame = sse.event(error)
+        told = [Event(row[0], row[1], EventKind.RESPONSE, frame) for row in answers]
+        return sorted([*page.events, *told], key=lambda event: event.sequence)
+
+    async def written(self, stream: bytes, after: int = 0) -> Written:
+        c = self.tables.event.c
+        last, events, size = await self._whole(
+            self._one(
+                select(func.max(c.sequence), func.count(), func.sum(func.length(c.payload))).where(
+                    c.stream == stream, c.sequence > after
+                )
+            )
+        )
+        return Written(last or after, events, int(size or 0))
+
+    async def answers(self, stream: bytes, after: int = 0) -> Answers:
+        c = self.tables.event.c
+        of_stream = (c.stream == stream, c.sequence > after)
+        # First: what is written meanwhile is above this number, and looked for.
+        (last,) = await self._whole(self._one(select(func.max(c.sequence)).where(*of_stream)))
+        answers = (
+            select(c.sequence, c.epoch, c.kind, c.codec, c.payload)
+            .where(*of_stream, c.kind >= int(EventKind.RESPONSE))
+            .order_by(c.sequence)
+        )
+        page = page_of(tuple(row) for row in await self.all(answers))
+        found = await self._readable(stream, page) if page.lost else page.events
+        return Answers(last or after, found)
+
+    async def _one(self, statement: Any) -> Any:
+        async with self._connection() as connection:
+            return (await connection.execute(statement)).one()
+
+    async def _read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> RowPage:
+        table = self.tables.event
+        of_stream = (table.c.stream == stream, table.c.sequence > after)
+        sizes = (
+            select(table.c.sequence, func.length(table.c.payload))
+            .where(*of_stream)
+            .order_by(table.c.sequence)
+            .limit(max_events)
+        )
+        async with self._connection() as connection:
+            last, total = after, 0
+            for sequence, size in await connection.execute(sizes):
+                total += size
+                if total > max_bytes and last > after:
+                    break
+                last = sequence
+            if last == after:
+                return RowPage([], [])
+            c = table.c
+            found = await connection.execute(
+                select(c.sequence, c.epoch, c.kind, c.codec, c.payload)
+                .where(*of_stream, c.sequence <= last)
+                .order_by(c.sequence)
+            )
+            return page_of(tuple(row) for row in found)
+
+    async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:
+        table, until = self.tables.stream, self.now() + seconds
+        earlier = table.c.reader_until.is_(None) | (table.c.reader_until < until)
+        is_open = table.c.state == int(StreamState.OPEN)
+        statement = update(table).values(reader_until=until)
+        names = list(streams)
+        for start in range(0, len(names), _ATTEND_STREAMS):
+            of_part = table.c.id.in_(names[start : start + _ATTEND_STREAMS])
+            await self.execute(statement.where(self.rows(table, of_part, is_open, earlier)))
+
+    async def reader_ttl(self, stream: bytes) -> float | None:
+        row = await self._whole(self._row(stream))
+        if row is None or row.reader_until is None:
+            return None
+        return float(row.reader_until) - self.now()
+
+    def worker_table(self) -> WorkerTable:
+        engine = engine_of_its_own(self._engine)
+        self._tune(engine)
+        connection = OwnConnection(engine, self._timeout, self.name)
+        return self._workers_over(connection)
+
+    def _tune(self, engine: AsyncEngine) -> None:
+        """Make an engine ready for heartbeats."""
+
+    def _check_place(self) -> None:
+        """Raise `StoreError` when the store is not where it was."""
+
+    @property
+    def _workers(self) -> SqlWorkers:
+        return self._workers_over(self._connection)
+
+    def _workers_over(self, connect: Connect | OwnConnection) -> SqlWorkers:
+        table = self.tables.worker
+        return SqlWorkers(connect, table, self._check_place, self._clock, self._time_there)
+
+    async def workers(self) -> Mapping[str, Beat]:
+        return await self._whole(self._workers.look())
+
+    async def declare_dead(self, worker: str, counter: int) -> bool:
+        return await self._whole(self._workers.declare_dead(worker, counter))
+
+    async def deregister(self, worker: str) -> None:
+        await self._whole(self._workers.deregister(worker))
+
+    async def active_writers(self) -> list[str]:
+        return await self._whole(self._owners())
+
+    async def _owners(self) -> list[str]:
+        table = self.tables.stream
+        of_open = select(table.c.worker).where(table.c.ended_at.is_(None)).distinct()
+        async with self._connection() as connection:
+            return [row.worker for row in await connection.execute(of_open)]
+
+    async def open_streams_of(
+        self, worker: str, limit: int, after: bytes = b""
+    ) -> list[StreamRecord]:
+        return await self._whole(self._left_by(worker, limit, after))
+
+    async def _left_by(self, worker: str, limit: int, after: bytes) -> list[StreamRecord]:
+        table = self.tables.stream
+        left = (
+            select(table)
+            .where(table.c.ended_at.is_(None), table.c.worker == worker, table.c.id > after)
+            .order_by(table.c.id)
+            .limit(limit)
+        )
+        async with self._connection() as connection:
+            found = (await connection.execute(left)).all()
+        records = []
+        for row in found:
+            # One that cannot be read keeps none of the others open.
+            with contextlib.suppress(UnreadableRowError), reading(self.name, "stream"):
+                records.append(record_of(row))
+        if found and not records:
+            return await self._left_by(worker, limit, found[-1].id)
+        return records
+
+    async def expire_session(self, namespace: str, path: str, session: str) -> None:
+        table = self.tables.stream
+        of_session = (
+            # Said for the planner: the index holds no stream without a session.
+            table.c.session != "",
+            table.c.session == session,
+            table.c.namespace == namespace,
+            table.c.path == path,
+        )
+        await self.execute(
+            update(table).where(self.rows(table, *of_session)).values(expires_at=0.0)
+        )
+
+    async def purge(self, now: float, max_events: int) -> Purged:
+        return await self._whole(self._purge(now, max_events))
+
+    @abstractmethod
+    async def _purge(self, now: float, max_events: int) -> Purged:
+        """One step of retention."""

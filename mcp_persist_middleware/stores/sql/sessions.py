@@ -1,0 +1,198 @@
+"""The registry of sessions in SQL, one statement for each operation."""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sqlalchemy import and_, delete, exists, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from mcp_persist_middleware.log import codec
+from mcp_persist_middleware.log.parts import Sessions
+from mcp_persist_middleware.model import RelayState, SessionKey, SessionRecord, SessionStreamState
+from mcp_persist_middleware.stores.sql.rows import reading
+from mcp_persist_middleware.stores.sql.store import SqlStore
+
+# Of a segment's id; and how many segments a session is known by.
+_DIGITS, _MOST_SEGMENTS = 32, 16
+
+
+class SqlSessions(Sessions):
+    """`Sessions` in the tables of a `SqlStore`."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self._table = store.tables.session
+
+    def _is(self, key: SessionKey) -> Any:
+        c = self._table.c
+        return and_(c.namespace == key.namespace, c.path == key.path, c.id == key.id)
+
+    def now(self) -> float:
+        return self._store.now()
+
+    async def create(self, record: SessionRecord) -> bool:
+        key = record.key
+        row = insert(self._table).values(
+            namespace=key.namespace,
+            path=key.path,
+            id=key.id,
+            principal=record.principal,
+            version=record.version,
+            initialize=codec.pack(record.initialize),
+            generation=record.generation,
+            home=record.home,
+            deleted=record.deleted,
+            expires_at=record.expires_at,
+            segments="",
+            turn=0,
+            turn_worker="",
+            read_stream=b"",
+            read_sequence=0,
+            **_noted(record),
+        )
+        try:
+            await self._store.execute(row)
+        except IntegrityError:
+            return False
+        return True
+
+    async def find(self, key: SessionKey) -> SessionRecord | None:
+        row = await self._store.first(select(self._table).where(self._is(key)))
+        return None if row is None else self._of(row)
+
+    def _of(self, row: Any) -> SessionRecord:
+        with reading(self._store.name, "session"):
+            return session_of(row)
+
+    async def move(self, key: SessionKey, generation: int, home: str) -> bool:
+        c = self._table.c
+        moved = (
+            update(self._table)
+            .where(self._is(key), c.generation == generation, c.deleted.is_(False))
+            .values(generation=generation + 1, home=home)
+        )
+        inbox = self._store.tables.inbox
+        won = exists().where(self._is(key), c.generation == generation + 1, c.home == home)
+        # A relayed request is nobody else's until it is claimed: the winner runs what waited for
+        # the loser.
+        waiting = self._store.rows(
+            inbox,
+            inbox.c.namespace == key.namespace,
+            inbox.c.path == key.path,
+            inbox.c.session == key.id,
+            inbox.c.state == int(RelayState.PENDING),
+        )
+        readdressed = (
+            update(inbox).where(waiting, won).values(worker=home, generation=generation + 1)
+        )
+        return (await self._store.execute_together(moved, readdressed))[0] == 1
+
+    async def note(self, record: SessionRecord) -> None:
+        known = update(self._table).where(self._is(record.key)).values(**_noted(record))
+        await self._store.execute(known)
+
+    async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
+        living = self._table.c.deleted.is_(False)
+        for some in self._among(keys):
+            used = update(self._table).where(self._store.rows(self._table, some, living))
+            await self._store.execute(used.values(expires_at=expires_at))
+
+    async def delete(self, key: SessionKey, expires_at: float) -> None:
+        gone = update(self._table).where(self._is(key))
+        empty = {"initialize": b"", "level": "", "subscriptions": "[]"}
+        await self._store.execute(gone.values(deleted=True, expires_at=expires_at, **empty))
+
+    async def purge(self, now: float, limit: int) -> int:
+        c = self._table.c
+        expired = (
+            select(c.namespace, c.path, c.id)
+            .where(c.expires_at <= now)
+            .order_by(c.expires_at)
+            .limit(limit)
+        )
+        keys = [
+            SessionKey(row.namespace, row.path, row.id) for row in await self._store.all(expired)
+        ]
+        # One that was used meanwhile stays.
+        late = [
+            self._store.rows(self._table, some, c.expires_at <= now) for some in self._among(keys)
+        ]
+        return sum([await self._store.execute(delete(self._table).where(each)) for each in late])
+
+    async def stream_state(self, key: SessionKey) -> SessionStreamState | None:
+        c = self._table.c
+        columns = (c.segments, c.turn, c.turn_worker, c.read_stream, c.read_sequence)
+        row = await self._store.first(select(*columns).where(self._is(key)))
+        return None if row is None else SessionStreamState(_segments(row[0]), *row[1:])
+
+    async def add_segment(self, key: SessionKey, stream: bytes) -> None:
+        c = self._table.c
+        row = await self._store.first(select(c.segments).where(self._is(key)))
+        if row is not None and stream not in _segments(row.segments):
+            # Only the session's home adds one, one after the other.
+            kept = (row.segments + stream.hex())[-_DIGITS * _MOST_SEGMENTS :]
+            await self._store.execute(
+                update(self._table).where(self._is(key)).values(segments=kept)
+            )
+
+    async def activate(self, key: SessionKey, turn: int, worker: str) -> bool:
+        taken = update(self._table).where(self._is(key), self._table.c.turn == turn)
+        return await self._store.execute(taken.values(turn=turn + 1, turn_worker=worker)) == 1
+
+    async def checkpoint(
+        self, key: SessionKey, turn: int, worker: str, stream: bytes, sequence: int
+    ) -> bool:
+        c = self._table.c
+        read = {"read_stream": stream, "read_sequence": sequence} if stream else {}
+        held = update(self._table).where(self._is(key), c.turn == turn)
+        if await self._store.execute(held.values(turn_worker=worker, **read)) == 1:
+            return True
+        if stream:
+            behind = (c.read_stream == stream, c.read_sequence < sequence)
+            late = update(self._table).where(self._is(key), *behind)
+            await self._store.execute(late.values(read_sequence=sequence))
+        return False
+
+    def _among(self, keys: Iterable[SessionKey]) -> Iterator[Any]:
+        """Conditions that find these sessions by the primary key (SQLite walks the table for a
+        list of whole keys)."""
+        by_place: dict[tuple[str, str], list[str]] = {}
+        for key in keys:
+            by_place.setdefault((key.namespace, key.path), []).append(key.id)
+        c = self._table.c
+        for (namespace, path), ids in by_place.items():
+            yield and_(c.namespace == namespace, c.path == path, c.id.in_(ids))
+
+
+def _segments(text: str) -> tuple[bytes, ...]:
+    return tuple(bytes.fromhex(text[n : n + _DIGITS]) for n in range(0, len(text), _DIGITS))
+
+
+def _noted(record: SessionRecord) -> dict[str, Any]:
+    return {
+        "fingerprint": record.fingerprint,
+        "level": record.level,
+        "subscriptions": json.dumps(record.subscriptions),
+    }
+
+
+def session_of(row: Any) -> SessionRecord:
+    """The record in a row of the session table.
+
+    Raises:
+        ValueError: it is of another version, or damaged.
+    """
+    return SessionRecord(
+        key=SessionKey(row.namespace, row.path, row.id),
+        principal=row.principal,
+        version=row.version,
+        initialize=codec.unpack(row.initialize),
+        generation=row.generation,
+        home=row.home,
+        deleted=row.deleted,
+        expires_at=row.expires_at,
+        fingerprint=row.fingerprint,
+        level=row.level,
+        subscriptions=tuple(json.loads(row.subscriptions)),
+    )

@@ -1,0 +1,121 @@
+"""How everything in SQL reaches its store: connections, statements, and the one seam for what a
+driver raises."""
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, ColumnElement, Select, Table, UpdateBase, and_, text
+from sqlalchemy.engine import Row
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from mcp_persist_middleware.log.clock import StoreClock, Timed
+from mcp_persist_middleware.stores.sql import schema
+from mcp_persist_middleware.stores.sql.workers import connected
+
+T = TypeVar("T")
+
+
+class SqlStore(Timed, ABC):
+    """The tables of one store, and short statements over an `AsyncEngine` in autocommit mode."""
+
+    name: str = ""
+    _exclusive: str
+    """The statement that begins a transaction which is alone in writing."""
+
+    def __init__(self, url: URL, *, prefix: str, timeout: float) -> None:
+        self.name = url.render_as_string(hide_password=True)
+        self._clock = StoreClock()
+        self.tables = schema.tables(prefix)
+        self._timeout = timeout
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    def rows(self, table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+        """A condition for the same rows, for a statement that changes several of them. Where rows
+        are locked one by one, it has them locked in one order: statements that meet wait for each
+        other, and not for ever."""
+        del table
+        return and_(*conditions)
+
+    @property
+    @abstractmethod
+    def _engine(self) -> AsyncEngine:
+        """The engine; its connections are in autocommit mode."""
+
+    @contextlib.asynccontextmanager
+    async def _connection(self, timeout: float = 0.0) -> AsyncIterator[AsyncConnection]:
+        """A connection for a short read or one statement; the one seam for driver errors."""
+        async with connected(self._engine, timeout or self._timeout, self.name) as connection:
+            yield connection
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Finish an operation even when its caller is cancelled: a connection that is cancelled
+        on its way out of the pool, or back, is lost to it.
+        """
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(retrieve)
+        return await asyncio.shield(task)
+
+    async def execute(self, statement: UpdateBase) -> int:
+        """Run one statement that is a transaction of its own; the number of rows it changed.
+
+        Raises:
+            IntegrityError: a row with this key is there.
+            StoreError: the store does not do it.
+        """
+        return await self._whole(self._execute(statement))
+
+    async def _execute(self, statement: UpdateBase) -> int:
+        async with self._connection() as connection:
+            return (await connection.execute(statement)).rowcount
+
+    async def execute_together(self, *statements: UpdateBase) -> list[int]:
+        """Run statements in one transaction; the number of rows that each of them changed.
+
+        Raises:
+            StoreError: the store does not do it, and has done none of them.
+        """
+        return await self._whole(self._execute_together(statements))
+
+    async def _execute_together(self, statements: Sequence[UpdateBase]) -> list[int]:
+        async with self._connection() as connection:
+            await connection.execute(text(self._exclusive))
+            try:
+                counts = [(await connection.execute(each)).rowcount for each in statements]
+                await connection.execute(text("COMMIT"))
+            except BaseException:
+                # It may not go back into the pool with its transaction open.
+                await connection.invalidate()
+                raise
+        return counts
+
+    async def all(self, statement: Select[Any] | ReturningUpdate[Any]) -> Sequence[Row[Any]]:
+        """The rows of a short read, or those that one statement has changed.
+
+        Raises:
+            StoreError: the store does not do it.
+        """
+        return await self._whole(self._all(statement))
+
+    async def _all(self, statement: Select[Any] | ReturningUpdate[Any]) -> Sequence[Row[Any]]:
+        async with self._connection() as connection:
+            rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
+            return rows
+
+    async def first(self, statement: Select[Any]) -> Row[Any] | None:
+        """The one row of a read by key."""
+        return next(iter(await self.all(statement)), None)
+
+
+def retrieve(task: asyncio.Task[Any]) -> None:
+    """Let nobody say that what a task raised was never asked for."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,90 @@
+"""What every request of one event loop shares."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.live import Limits
+from mcp_persist_middleware.log.membership.lease import Lease
+from mcp_persist_middleware.log.membership.peers import Peers
+from mcp_persist_middleware.log.membership.readers import ReaderLeases
+from mcp_persist_middleware.log.reads import Reads
+from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.model import Place
+from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.streams.detached import Detached, Running
+from mcp_persist_middleware.streams.drain import Drain
+from mcp_persist_middleware.streams.memory import Memory
+from mcp_persist_middleware.streams.newborn import Newborn
+from mcp_persist_middleware.streams.subscribers import SessionSubscribers
+from mcp_persist_middleware.supervision import Supervisor
+
+
+@dataclass
+class Context:
+    """The open store and the running exchanges of one event loop, for the life of one worker: who
+    loses its lease goes on with another context, and this one never runs anything again."""
+
+    settings: Settings
+    log: EventLog
+    writer: Writer
+    worker: str
+    limits: Limits
+    reader_leases: ReaderLeases
+    lease: Lease
+    peers: Peers
+    drain: Drain
+    subscribers: SessionSubscribers
+    background: Supervisor = field(default_factory=Supervisor)
+    """Owns what runs beside the requests."""
+    memory: Memory = field(default_factory=Memory)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    """Strong references to the pumps: the event loop itself holds only weak ones."""
+    detached: Detached = field(init=False)
+    """Exchanges without a reader."""
+    newborn: Newborn = field(init=False)
+    """Requests that wait for streams to be committed."""
+    session_streams: dict[tuple[Place, str], Running] = field(default_factory=dict)
+    """The running GET exchange of each place and session."""
+    taking_over: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Streams of workers that are gone are taken over one at a time."""
+    warned: set[str] = field(default_factory=set)
+    """The warnings that are given once."""
+    reads: Reads = field(init=False)
+    """What readers have of the store, each page once."""
+
+    def __post_init__(self) -> None:
+        self.reads, is_down = Reads(self.log), self.subscribers.is_down
+        self.newborn = Newborn(self.log, self.background)
+        self.detached = Detached(self.settings.max_detached, is_down, self.background)
+
+    @property
+    def identity_headers(self) -> frozenset[bytes]:
+        """Headers that name the caller beside those that are known to, in lower case."""
+        return frozenset(name.lower().encode() for name in self.settings.identity_headers)
+
+    @property
+    def holds_lease(self) -> bool:
+        """Whether this worker may run anything: see `Lease`."""
+        return self.lease.is_held
+
+    async def give_up(self, timeout: float) -> None:
+        """The lease is lost: drop the queues, end the clients' connections, cancel the pumps."""
+        self.lease.lose()
+        for reader in list(self.drain.readers):
+            reader.stop()
+        await self.writer.abandon()
+        await self.cancel_exchanges(timeout)
+
+    async def cancel_exchanges(self, timeout: float) -> None:
+        """What the application still runs is over."""
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker is about to stop."""
+        return self.drain.began

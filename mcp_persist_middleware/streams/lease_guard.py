@@ -1,0 +1,41 @@
+"""Nothing reaches the application through a worker that may be dead."""
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_persist_middleware import attempt
+from mcp_persist_middleware.errors import LeaseLostError
+from mcp_persist_middleware.protocol import jsonrpc
+from mcp_persist_middleware.streams.context import Context
+from mcp_persist_middleware.streams.unpack import unpacked
+
+
+class LeaseGuard:
+    """The application as a worker may call it: with its lease, or not at all.
+
+    It is asked in the very moment of the call, and with the context that was current when the
+    request arrived: a request that waited in the socket of a stopped process, in a body that was
+    being read or behind a question to the store meets the lease that has been lost, never the
+    one that was taken afterwards. What has to be known first is whether it may still be run here.
+
+    Raises:
+        LeaseLostError: the application was not called.
+    """
+
+    def __init__(self, context: Context, app: ASGIApp) -> None:
+        self._context = context
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._context.holds_lease:
+            raise LeaseLostError
+        attempt.spend()
+        await self._app(scope, receive, unpacked(scope, send))
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer that nothing was run, and that another attempt is welcome."""
+    message = "Not run: this worker has lost its lease and begins anew"
+    error = {"code": jsonrpc.INTERRUPTED, "message": message}
+    body = {"jsonrpc": "2.0", "id": None, "error": error}
+    await JSONResponse(body, 503, headers={"Retry-After": "1"})(scope, receive, send)

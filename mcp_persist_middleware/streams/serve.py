@@ -1,0 +1,202 @@
+"""A request that asks the application for something: run it, and deliver its stream from the
+beginning, with the same loop that serves a resume."""
+
+import asyncio
+import time
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mcp_persist_middleware import asgi, telemetry
+from mcp_persist_middleware.log.cursor import Cursor
+from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.model import StreamKind
+from mcp_persist_middleware.protocol import classify, headers
+from mcp_persist_middleware.protocol.eras import Era
+from mcp_persist_middleware.streams.body import Body
+from mcp_persist_middleware.streams.client import Client
+from mcp_persist_middleware.streams.context import Context
+from mcp_persist_middleware.streams.deliver import Delivery
+from mcp_persist_middleware.streams.lease_guard import refuse
+from mcp_persist_middleware.streams.pump import Exchange
+from mcp_persist_middleware.streams.state import ExchangeState, Opened
+
+# Most answers begin within this time, and then nobody has to watch for the client's leaving.
+_UNWATCHED = 0.05
+
+
+async def exchange(
+    context: Context,
+    app: ASGIApp,
+    scope: Scope,
+    request: classify.Request,
+    body: Body,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Serve a POST that asks for something."""
+    running = Exchange(context, app, scope, request, send)
+    client = Client(receive)
+    try:
+        opened = await begin(context, running, body, scope, client, send)
+        if opened is not None:
+            await _deliver(context, running, opened, scope, client, send)
+    finally:
+        client.close()
+
+
+async def begin(
+    context: Context, running: Exchange, body: Body, scope: Scope, client: Client, send: Send
+) -> Opened | None:
+    """Run a request. The stream that answers it; None when its client has had the whole answer,
+    or has left."""
+    running.start(body)
+    try:
+        opened = await answer(context, running, client)
+        if opened is None and running.state is ExchangeState.PASSING:
+            await _pass(running, client)
+        elif opened is None and running.state is ExchangeState.HOLDING and not context.holds_lease:
+            await refuse(scope, client.receive, send)
+    except asyncio.CancelledError:
+        if running.state in (ExchangeState.HOLDING, ExchangeState.PASSING):
+            running.cancel()
+        raise
+    return opened
+
+
+async def _deliver(
+    context: Context, running: Exchange, opened: Opened, scope: Scope, client: Client, send: Send
+) -> None:
+    stream, era = opened.stream, running.request.era
+    record, reader = stream.record, _Reader(stream, client)
+    try:
+        delivery = Delivery(
+            context,
+            Cursor(
+                context.reads,
+                record.id,
+                0,
+                stream,
+                resumed=False,
+                epoch=record.epoch,
+            ),
+            record.id,
+            stream.ids,
+            record.epoch,
+            running.kind,
+            retry_ms=retry_of(context, era),
+            priming=era.priming,
+            resumed=False,
+            head=opened.head,
+        )
+        await delivery.run(scope, reader.receive, send)
+    finally:
+        reader.leave()
+
+
+class _Reader:
+    """The client as a reader of its stream, until it leaves; then it may still take something."""
+
+    def __init__(self, stream: LiveStream, client: Client) -> None:
+        self._stream = stream
+        self._client = client
+        self._is_here = True
+        stream.attach()
+
+    async def receive(self) -> Message:
+        """The disconnect, a moment after it came."""
+        message = await self._client.receive()
+        self.leave()
+        # What is sent without an id is sent once: it waits for the client that may come back.
+        if not self._stream.degraded:
+            await asyncio.sleep(asgi.HALF_CLOSED)
+        return message
+
+    def leave(self) -> None:
+        """Nobody is known to read from now on."""
+        if self._is_here:
+            self._is_here = False
+            self._stream.detach()
+
+
+def retry_of(context: Context, era: Era) -> int:
+    """How long clients of an era are asked to wait before they come back, in milliseconds."""
+    settings = context.settings
+    return settings.modern_retry_ms if era.disconnect_cancels else settings.retry_ms
+
+
+async def answer(context: Context, running: Exchange, client: Client) -> Opened | None:
+    """The stream that answers; None when the answer is not a stream or nobody waits for it."""
+    await running.begun.wait(_UNWATCHED)
+    while not running.opened.done():
+        watcher = client.watch()
+        timeout = _time_to_early_start(context, running)
+        waiting: set[asyncio.Future[Any]] = {running.opened, watcher}
+        await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if running.opened.done():
+            break
+        if watcher.done():
+            await _let_go(running)
+        elif _time_to_early_start(context, running) == 0:
+            telemetry.early_starts.add(1)
+            running.open([], early=True)
+            running.announce()
+    return await running.opened
+
+
+async def _let_go(running: Exchange) -> None:
+    """The client has left without an id; what is there in a moment, it may still take."""
+    running.alone()
+    if running.kind is StreamKind.POST:
+        await asyncio.wait({running.opened}, timeout=asgi.HALF_CLOSED)
+    running.abandon()
+
+
+def _time_to_early_start(context: Context, running: Exchange) -> float | None:
+    """Seconds to wait before the stream is opened without the application; None for never."""
+    after = context.settings.prime_after
+    if after is None or not _may_start_early(context, running):
+        return None
+    taken = running.body_taken_at
+    # The application has not taken the whole body yet: authentication may still be under way.
+    if taken is None:
+        return max(after, _UNWATCHED)
+    return max(0.0, taken + after - time.monotonic())
+
+
+def _may_start_early(context: Context, running: Exchange) -> bool:
+    """Whether opening the stream now can spoil nothing: no 401, no 404, no CORS header of the
+    application, no body that is too large for an event."""
+    call, memory = running.request.call, context.memory
+    if running.state is not ExchangeState.HOLDING:
+        return False
+    if call is None or call.method == "initialize" or len(call.request_ids) != 1:
+        return False
+    if headers.get(running.scope["headers"], b"origin") is not None:
+        return False
+    if memory.answers_json(running.place) and not context.settings.prime_json:
+        return False
+    is_small = memory.is_small(running.place, call)
+    if is_small is None:
+        # At 2026-07-28 a late answer comes as JSON of any size; it could not leave as an event.
+        is_small = not running.request.era.disconnect_cancels
+    return is_small and memory.accepts(running.place, running.credential)
+
+
+async def _pass(running: Exchange, client: Client) -> None:
+    """Wait for the application to finish an answer of its own, and tell it if the client goes."""
+    finished = asyncio.ensure_future(running.finished())
+    try:
+        done, _ = await asyncio.wait({finished}, timeout=_UNWATCHED)
+        if not done:
+            watcher = client.watch()
+            await asyncio.wait({finished, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            if not finished.done():
+                running.leave()
+                # The application may have to be cancelled; this request is not.
+                await asyncio.wait({finished})
+        # Cancelled with the worker's lease or at shutdown; the server sees an unfinished answer.
+        if not finished.cancelled():
+            await finished
+    finally:
+        finished.cancel()

@@ -1,0 +1,122 @@
+"""Wake-ups from other workers, as a reader sees them."""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+
+from mcp_persist_middleware.wakeups.local import Signal
+
+
+class Subscription:
+    """One reader's place among those who are woken for a stream.
+
+    It remembers that it was notified: a reader that looks into the store, finds nothing and then
+    waits misses no notification of the time in between. The first `wait` returns at once, so that
+    the reader looks for what was committed before it subscribed.
+    """
+
+    __slots__ = ("_close", "_closing", "_notified", "_signal", "patience")
+
+    def __init__(self, patience: float, close: "Callable[[Subscription], None]") -> None:
+        self.patience = patience
+        """After about this long a reader looks into the store by itself."""
+        self._close = close
+        self._closing: Callable[[], None] | None = None
+        self._notified = True
+        self._signal = Signal()
+
+    def notify(self) -> None:
+        """Something may have been committed to the stream."""
+        self._notified = True
+        self._signal.notify()
+
+    async def wait(self) -> None:
+        """Return when notified since the last `wait` returned, or when patience is over."""
+        if not self._notified:
+            # Readers that came together do not look together.
+            await self._signal.wait(self.patience * random.uniform(0.75, 1.25))  # noqa: S311
+        self._notified = False
+
+    def on_close(self, call: Callable[[], None]) -> None:
+        """Have something called at each `close`: who else wakes this subscription."""
+        self._closing = call
+
+    def close(self) -> None:
+        """Be woken no more. May be called twice."""
+        self._close(self)
+        if self._closing is not None:
+            self._closing()
+
+
+class Subscriptions:
+    """Who waits for which topic on one event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[bytes, list[Subscription]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The topics that anybody waits for."""
+        return iter(self._waiting)
+
+    def add(self, topic: bytes, subscription: Subscription) -> bool:
+        """Whether it is the first for its topic."""
+        mine = self._waiting.setdefault(topic, [])
+        mine.append(subscription)
+        return len(mine) == 1
+
+    def discard(self, topic: bytes, subscription: Subscription) -> bool:
+        """Whether nobody is left who waits for its topic."""
+        mine = self._waiting.get(topic, [])
+        if subscription not in mine:
+            return False
+        mine.remove(subscription)
+        if not mine:
+            del self._waiting[topic]
+        return not mine
+
+    def notify(self, topics: Iterable[bytes]) -> None:
+        """Wake whoever waits for one of them."""
+        for topic in topics:
+            for subscription in self._waiting.get(topic, ()):
+                subscription.notify()
+
+    def clear(self) -> None:
+        """Nobody waits."""
+        self._waiting.clear()
+
+
+class Wakeups(ABC):
+    """Tells the readers of one event loop that another worker may have committed something.
+
+    A wake-up carries no data, may be for nothing and may be lost: what counts is only what the
+    store says when the reader looks.
+    """
+
+    @abstractmethod
+    def subscribe(self, stream: bytes) -> Subscription:
+        """Be notified for a stream until the subscription is closed. Without subscriptions
+        nothing runs and nothing is asked."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End what runs. May be called at any time, twice too."""
+
+
+class Polling(Wakeups):
+    """For a store that cannot tell: every reader looks by itself, this often (seconds)."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+
+    def subscribe(self, stream: bytes) -> Subscription:  # noqa: ARG002
+        return Subscription(self._interval, _nothing)
+
+    async def aclose(self) -> None:
+        """Nothing runs."""
+
+
+def _nothing(_: Subscription) -> None:
+    """Nothing was opened."""

@@ -1,0 +1,245 @@
+"""Wake-ups between workers by LISTEN and NOTIFY, on one connection that nothing else uses.
+
+Whoever waits for a topic says so (`want`), at once and again and again; whoever commits to a topic
+that is wanted tells. So nothing is sent while nobody reads elsewhere, and never in a transaction
+that writes: a NOTIFY makes commits wait for each other.
+"""
+
+import asyncio
+import base64
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import asyncpg
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.supervision import Supervisor
+from mcp_persist_middleware.wakeups.base import Subscription, Subscriptions, Wakeups
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = 1.0
+# Where many wait, and nothing happens, they look less often each.
+_LOOKS_PER_SECOND = 200
+# A want holds for `_HOLD` seconds and is said again every `_RENEW`: two may be lost.
+_HOLD, _RENEW = 10.0, 3.0
+# Whoever asks for a topic that was committed to so long ago at most is told at once: his want and
+# the commit crossed.
+_RECENT = 3.0
+_MOST_WANTED, _MOST_RECENT = 50_000, 8192
+# PostgreSQL takes payloads below 8000 bytes.
+_PAYLOAD = 7900
+_FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
+_CLOSE_SECONDS = 1.0
+_WANT, _TELL, _HELLO = "w", "t", "h"
+_TROUBLE = (
+    OSError,
+    TimeoutError,
+    SQLAlchemyError,
+    StoreError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
+Connect = Callable[[], Awaitable[tuple[AsyncConnection, Any]]]
+
+
+class Notifications(Wakeups):
+    """Notifies the readers of one event loop, and tells those on others.
+
+    Args:
+        channel: that all workers on the store share.
+        connect: makes the connection.
+        timeout: how long an answer may take.
+    """
+
+    def __init__(self, channel: str, connect: Connect, timeout: float) -> None:
+        self._channel = channel
+        self._connect = connect
+        self._timeout = timeout
+        self._subscriptions = Subscriptions()
+        self._wanted: dict[bytes, float] = {}
+        self._recent: dict[bytes, float] = {}
+        self._asking: dict[bytes, None] = {}
+        self._telling: dict[bytes, None] = {}
+        self._work = asyncio.Event()
+        self._lost = False
+        self._failing = False
+        self._pid = 0
+        self._tasks: Supervisor | None = None
+
+    async def open(self) -> None:
+        """Begin to listen; readers look by themselves until that works."""
+        if self._tasks is None:
+            self._tasks = Supervisor(asyncio.current_task())
+            self._tasks.keep(self._run, "mcp-persist-notifications")
+
+    def subscribe(self, stream: bytes) -> Subscription:
+        patience = max(_PATIENCE, len(self._subscriptions) / _LOOKS_PER_SECOND)
+        subscription = Subscription(patience, lambda one: self._unsubscribe(stream, one))
+        if self._subscriptions.add(stream, subscription):
+            self._asking[stream] = None
+            self._work.set()
+        return subscription
+
+    def _unsubscribe(self, stream: bytes, subscription: Subscription) -> None:
+        if self._subscriptions.discard(stream, subscription):
+            self._asking.pop(stream, None)
+
+    def tell(self, topics: Iterable[bytes]) -> None:
+        """Something was committed to these topics: wake who waits here, tell those elsewhere."""
+        now = time.monotonic()
+        for topic in topics:
+            self._subscriptions.notify([topic])
+            self._recent.pop(topic, None)
+            self._recent[topic] = now
+            if self._wanted.get(topic, 0.0) > now:
+                self._telling[topic] = None
+        while len(self._recent) > _MOST_RECENT:
+            del self._recent[next(iter(self._recent))]
+        if self._telling:
+            self._work.set()
+
+    async def aclose(self) -> None:
+        tasks, self._tasks = self._tasks, None
+        self._subscriptions.clear()
+        if tasks is not None:
+            await tasks.aclose()
+
+    # What the task does.
+
+    async def _run(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                async with self._listening() as driver:
+                    pause, self._failing = _FIRST_PAUSE, False
+                    await self._serve(driver)
+            except _TROUBLE as error:
+                if not self._failing:
+                    silent = isinstance(error, TimeoutError)
+                    why = f"no answer in {self._timeout:g} s" if silent else error
+                    logger.warning("No wake-ups for now, readers look by themselves: %s", why)
+                self._failing = True
+            except Exception:
+                logger.exception("Wake-ups met an unexpected error and begin anew")
+            # Nothing that is kept for the sender may be kept for as long as it cannot send.
+            self._telling.clear()
+            self._wake_all()
+            # Workers that lost a server together do not all come back together.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+            pause = min(2 * pause, _LAST_PAUSE)
+
+    @contextlib.asynccontextmanager
+    async def _listening(self) -> AsyncIterator[Any]:
+        async with asyncio.timeout(self._timeout):
+            connection, driver = await self._connect()
+        try:
+            self._lost = False
+            driver.add_termination_listener(self._on_lost)
+            async with asyncio.timeout(self._timeout):
+                self._pid = await driver.fetchval("SELECT pg_backend_pid()")
+                await driver.add_listener(self._channel, self._on_payload)
+            yield driver
+        finally:
+            await _drop(connection)
+
+    def _on_lost(self, _: Any) -> None:
+        self._lost = True
+        self._work.set()
+
+    async def _serve(self, driver: Any) -> None:
+        """Send what there is to send, until the connection is lost. What is said again and again
+        keeps it alive, and finds out when it is not."""
+        self._asking.update(dict.fromkeys(self._subscriptions))
+        await self._send(driver, [_HELLO])
+        self._wake_all()
+        renewed = time.monotonic()
+        while not self._lost:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, renewed + _RENEW - time.monotonic())):
+                    await self._work.wait()
+            self._work.clear()
+            if (now := time.monotonic()) >= renewed + _RENEW:
+                renewed = now
+                self._asking.update(dict.fromkeys(self._subscriptions))
+                self._forget(now)
+            asking, self._asking = list(self._asking), {}
+            telling, self._telling = list(self._telling), {}
+            payloads = [*_payloads(_TELL, telling), *_payloads(_WANT, asking)]
+            if payloads or now == renewed:
+                await self._send(driver, payloads)
+        raise StoreError(url=self._channel, reason="the connection that listens was lost")
+
+    async def _send(self, driver: Any, payloads: Sequence[str]) -> None:
+        async with asyncio.timeout(self._timeout):
+            await driver.fetch(
+                "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS p (payload)",
+                self._channel,
+                payloads,
+            )
+
+    def _forget(self, now: float) -> None:
+        self._wanted = {topic: until for topic, until in self._wanted.items() if until > now}
+        old = now - _RECENT
+        while self._recent and next(iter(self._recent.values())) < old:
+            del self._recent[next(iter(self._recent))]
+
+    def _wake_all(self) -> None:
+        self._subscriptions.notify(self._subscriptions)
+
+    def _on_payload(self, _: Any, pid: int, __: str, payload: str) -> None:
+        if pid == self._pid:
+            return
+        kind, *names = payload.split(" ")
+        try:
+            topics = [base64.b64decode(name) for name in names]
+        except ValueError:
+            logger.debug("Somebody else uses the channel %s", self._channel)
+            return
+        if kind == _TELL:
+            self._subscriptions.notify(topics)
+        elif kind == _WANT:
+            self._want(topics)
+        elif kind == _HELLO:
+            self._asking.update(dict.fromkeys(self._subscriptions))
+            self._work.set()
+
+    def _want(self, topics: Iterable[bytes]) -> None:
+        now = time.monotonic()
+        for topic in topics:
+            self._wanted.pop(topic, None)
+            self._wanted[topic] = now + _HOLD
+            if now - self._recent.get(topic, -_RECENT) < _RECENT:
+                self._telling[topic] = None
+        while len(self._wanted) > _MOST_WANTED:
+            del self._wanted[next(iter(self._wanted))]
+        if self._telling:
+            self._work.set()
+
+
+def _payloads(kind: str, topics: Iterable[bytes]) -> Iterator[str]:
+    """As few payloads as these topics go into."""
+    payload = kind
+    for topic in topics:
+        name = base64.b64encode(topic).decode()
+        if len(payload) + 1 + len(name) > _PAYLOAD:
+            yield payload
+            payload = kind
+        payload += " " + name
+    if payload != kind:
+        yield payload
+
+
+async def _drop(connection: AsyncConnection) -> None:
+    with contextlib.suppress(*_TROUBLE):
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await connection.invalidate()
+            await connection.close()

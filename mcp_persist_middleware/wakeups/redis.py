@@ -1,0 +1,143 @@
+"""Wake-ups through Redis pub/sub: a channel for each topic that somebody here waits for, on one
+connection that is made anew when it breaks. The store's own wake-ups are listened to as well, and
+their patience is the readers': a Redis that is away, or loses a message, costs time and nothing
+else.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import RedisClusterException, RedisError
+
+from mcp_persist_middleware.supervision import Supervisor, end
+from mcp_persist_middleware.wakeups.base import Subscription, Subscriptions, Wakeups
+from mcp_persist_middleware.wakeups.local import Signal
+
+logger = logging.getLogger(__name__)
+
+_IDLE, _AFTER_FAILURE, _CLOSE = 5.0, 0.25, 1.0
+
+
+class RedisWakeups(Wakeups):
+    """Notifies the readers of one event loop.
+
+    Args:
+        inner: the wake-ups of the SQL log below.
+        connect: makes a client for one connection of its own.
+        channel: the channel of a topic.
+    """
+
+    def __init__(
+        self, inner: Wakeups, connect: Callable[[], Any], channel: Callable[[bytes], str]
+    ) -> None:
+        self._inner = inner
+        self._connect = connect
+        self._channel = channel
+        self._subscriptions = Subscriptions()
+        self._wanted: dict[bytes, bytes] = {}
+        self._changed = Signal()
+        self._tasks = Supervisor()
+        self._is_listening = False
+        self._closed = False
+        self._failing = False
+
+    def open(self) -> None:
+        """Subscribers are connected from now on."""
+        self._closed, self._tasks = False, Supervisor(asyncio.current_task())
+
+    def subscribe(self, stream: bytes) -> Subscription:
+        subscription = self._inner.subscribe(stream)
+        subscription.on_close(lambda: self._unsubscribe(stream, subscription))
+        self._subscriptions.add(stream, subscription)
+        self._wanted[self._channel(stream).encode()] = stream
+        if not (self._is_listening or self._closed):
+            self._is_listening = True
+            self._tasks.keep(self._run, "mcp-persist-redis-wakeups")
+        self._changed.notify()
+        return subscription
+
+    def _unsubscribe(self, stream: bytes, subscription: Subscription) -> None:
+        if self._subscriptions.discard(stream, subscription):
+            self._wanted.pop(self._channel(stream).encode(), None)
+            self._changed.notify()
+
+    def notify(self, topic: bytes) -> None:
+        """Wake whoever waits here for a topic."""
+        self._subscriptions.notify([topic])
+
+    async def aclose(self) -> None:
+        self._closed = True
+        await self._tasks.aclose()
+        self._is_listening = False
+        self._subscriptions.clear()
+        self._wanted.clear()
+
+    async def _run(self) -> None:
+        """Until nobody has waited for a while."""
+        while self._wanted:
+            try:
+                await self._listen()
+            except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+                if not self._failing:
+                    logger.warning("No wake-ups from Redis for now: %s", type(error).__name__)
+                self._failing = True
+                await asyncio.sleep(_AFTER_FAILURE)
+        self._is_listening = False
+
+    async def _listen(self) -> None:
+        client = self._connect()
+        pubsub = client.pubsub()
+        following: asyncio.Task[None] | None = None
+        try:
+            # Redis has no connection to listen on without a channel.
+            heard = set(self._wanted)
+            if not heard:
+                return
+            await pubsub.subscribe(*heard)
+            following = asyncio.create_task(
+                self._follow(pubsub, heard), name="mcp-persist-redis-subscribe"
+            )
+            await self._hear(pubsub, following)
+        finally:
+            await end(following)
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(_CLOSE):
+                    await pubsub.aclose()
+                    await client.aclose()
+
+    async def _hear(self, pubsub: Any, following: asyncio.Task[None]) -> None:
+        silent = 0
+        while not following.done():
+            message = await pubsub.get_message(timeout=_IDLE)
+            if message is None:
+                silent += 1
+                if not self._wanted:
+                    return
+                if silent > 1:
+                    raise TimeoutError
+                await pubsub.ping()
+                continue
+            silent = 0
+            self._failing = False
+            # What was published before the subscription held is looked for as well.
+            if message["type"] in ("message", "subscribe"):
+                stream = self._wanted.get(message["channel"])
+                if stream is not None:
+                    self.notify(stream)
+        await following
+
+    async def _follow(self, pubsub: Any, heard: set[bytes]) -> None:
+        """Keep the server's list of channels as it is wanted here."""
+        while True:
+            wanted = set(self._wanted)
+            if more := wanted - heard:
+                await pubsub.subscribe(*more)
+            # One stays, or the connection would have nothing to listen to.
+            if fewer := heard - wanted if wanted else set():
+                await pubsub.unsubscribe(*fewer)
+            heard = wanted or heard
+            if wanted == set(self._wanted):
+                await self._changed.wait(_IDLE)
