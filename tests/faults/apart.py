@@ -84,8 +84,9 @@ class Ended:
     def __str__(self) -> str:
         return (
             f"A {self.fault}: B's reader had {self.events} events without a gap and the error "
-            f"after {self.after:.1f} s, a relayed request to A was run by B after {self.relayed:.1f} s; A "
-            f"wrote nothing more, ran nothing, and was a new worker {self.back:.1f} s later"
+            f"after {self.after:.1f} s, a relayed request to A was run by B after "
+            f"{self.relayed:.1f} s; A wrote nothing more, ran nothing, "
+            f"and was a new worker {self.back:.1f} s later"
         )
 
 
