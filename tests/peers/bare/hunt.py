@@ -42,6 +42,7 @@ class Outcome:
 
     cases: int = 0
     requests: int = 0
+    """How many were answered twice, and compared."""
     named: Counter[str] = field(default_factory=Counter)
     found: list[Found] = field(default_factory=list)
     passing: list[Found] = field(default_factory=list)
@@ -123,7 +124,7 @@ class Hunt:
     ) -> list[Found]:
         found = []
         for number, (one, other) in enumerate(zip(bare, ours, strict=True)):
-            outcome.requests += 1
+            outcome.requests += one.is_reached and other.is_reached
             request = case.all_steps[number]
             before = list(zip(case.all_steps[:number], ours[:number], strict=True))
             seen = Seen(self.site.state, self.server, self.http, request, one, other, before)
