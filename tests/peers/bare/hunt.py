@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.peers.bare.differ import Difference, differences, frames
-from tests.peers.bare.named import Seen, name_of
+from tests.peers.bare.named import name_of
 from tests.peers.bare.requests import Case, Request
+from tests.peers.bare.seen import Seen
 from tests.peers.bare.sites import STORE_TIMEOUT, Site, lives
 from tests.peers.bare.wire import Answer, exchange
 
