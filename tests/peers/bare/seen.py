@@ -52,14 +52,25 @@ def is_stream_of_session(seen: Seen, it: Difference) -> bool:
 def is_whole_reply(seen: Seen, it: Difference) -> bool:
     failed = seen.ours.status == 500 and seen.state == "elsewhere"
     broken = seen.bare.status == 500 or seen.bare.end == "cut"
-    return failed and broken and it.what in ("status", "end")
+    return failed and broken and it.what.startswith(("status", "end", "header ", "body"))
 
 
-def is_closed_at_once(seen: Seen, it: Difference) -> bool:
-    """uvicorn closes a connection as soon as it reads its client's end."""
-    closes = seen.http == "uvicorn" and seen.request.framing in ("half close", "short")
-    gone = (seen.ours.status, seen.ours.end) == (0, "closed") or seen.ours.end == "cut"
-    return closes and gone and it.what in ("status", "end")
+def _half_closes(request: Request) -> bool:
+    return request.framing in ("half close", "short")
+
+
+def _is_gone(answer: Answer) -> bool:
+    return (answer.status, answer.end) == (0, "closed") or answer.end == "cut"
+
+
+def is_left(seen: Seen, it: Difference) -> bool:
+    """uvicorn and granian close a connection as soon as they read its client's end, and granian
+    drops its request then now and then."""
+    if _half_closes(seen.request):
+        is_ours = _is_gone(seen.ours) and seen.http != "hypercorn"
+        return (is_ours or _is_gone(seen.bare)) and it.what in ("status", "end", "payloads")
+    dropped = seen.http == "granian" and any(_half_closes(request) for request, _ in seen.before)
+    return dropped and it.what == "payloads" and "how many" in seen.request.id
 
 
 def is_read_first(seen: Seen, it: Difference) -> bool:
@@ -90,7 +101,7 @@ def without_question(answer: Answer) -> list[dict[str, object]]:
 
 def _does_not_cross(request: Request, ours: Answer) -> bool:
     """A body that is over the cap, or that breaks off; or its client is gone before it crosses."""
-    gone = request.framing in ("short", "half close") and ours.status == 0
+    gone = _half_closes(request) and ours.status in (0, 500)
     return ours.status == 413 or gone
 
 
@@ -99,6 +110,8 @@ def is_not_relayed(seen: Seen, it: Difference) -> bool:
         return False
     if seen.ours.status == 413 and len(seen.request.body()) > _CAP:
         return it.what in ("status", "end", "connection", "interim")
+    if _does_not_cross(seen.request, seen.ours):
+        return it.what in ("status", "end")
     missed = any(_does_not_cross(*step) for step in seen.before)
     return missed and it.what == "payloads" and "how many" in seen.request.id
 
