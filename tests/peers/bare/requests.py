@@ -47,7 +47,8 @@ class Request:
     modern: bool = False
     """With all that 2026-07-28 wants in header and body."""
     host: str = ""
-    listen: float = 0.4
+    listen: float = 1.2
+    """Seconds; no server is so slow to begin, however busy the machine is."""
     beside: bool = False
     """The next request is sent while this one is still answered."""
 

@@ -45,7 +45,7 @@ def is_foreign_cursor(seen: Seen, _: Difference) -> bool:
 def is_stream_of_session(seen: Seen, it: Difference) -> bool:
     if seen.request.method != "GET" or not seen.ours.is_stream:
         return False
-    told = it.what in ("payloads", "header mcp-session-id")
+    told = it.what in ("payloads", "header mcp-session-id") or "gap:" in it.ours
     return (streams(seen) and told) or (seen.bare.status == 409 and it.what in ("status", "end"))
 
 
@@ -111,7 +111,7 @@ def is_not_relayed(seen: Seen, it: Difference) -> bool:
     if seen.ours.status == 413 and len(seen.request.body()) > _CAP:
         return it.what in ("status", "end", "connection", "interim")
     if _does_not_cross(seen.request, seen.ours):
-        return it.what in ("status", "end")
+        return it.what.startswith(("status", "end", "header ", "body"))
     missed = any(_does_not_cross(*step) for step in seen.before)
     return missed and it.what == "payloads" and "how many" in seen.request.id
 
