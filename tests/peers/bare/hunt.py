@@ -115,8 +115,8 @@ class Hunt:
             running.append(asyncio.create_task(exchange(port, given, lives(port), heard[-1])))
             if step.beside:
                 await asyncio.sleep(_BESIDE)
-            elif (await running[-1]).end in ("closed", "cut"):
-                # Its connection is gone, but the application still has it.
+            elif (await running[-1]).end in ("closed", "cut") or step.half_closes:
+                # Its connection is gone, or answered by the server, but the application has it yet.
                 await asyncio.sleep(_BESIDE)
         return [_named(await task, port, sessions) for task in running]
 

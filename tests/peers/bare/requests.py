@@ -53,6 +53,11 @@ class Request:
     """The next request is sent while this one is still answered."""
 
     @property
+    def half_closes(self) -> bool:
+        """Whether its client says that it has nothing more to send."""
+        return self.framing in ("half close", "short")
+
+    @property
     def odd(self) -> tuple[str, ...]:
         """The fields that are not ordinary."""
         return tuple(

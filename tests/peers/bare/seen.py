@@ -55,10 +55,6 @@ def is_whole_reply(seen: Seen, it: Difference) -> bool:
     return failed and broken and it.what.startswith(("status", "end", "header ", "body"))
 
 
-def _half_closes(request: Request) -> bool:
-    return request.framing in ("half close", "short")
-
-
 def _is_gone(answer: Answer) -> bool:
     return (answer.status, answer.end) == (0, "closed") or answer.end == "cut"
 
@@ -66,10 +62,10 @@ def _is_gone(answer: Answer) -> bool:
 def is_left(seen: Seen, it: Difference) -> bool:
     """uvicorn and granian close a connection as soon as they read its client's end, and granian
     drops its request then now and then."""
-    if _half_closes(seen.request):
+    if seen.request.half_closes:
         is_ours = _is_gone(seen.ours) and seen.http != "hypercorn"
         return (is_ours or _is_gone(seen.bare)) and it.what in ("status", "end", "payloads")
-    dropped = seen.http == "granian" and any(_half_closes(request) for request, _ in seen.before)
+    dropped = seen.http == "granian" and any(request.half_closes for request, _ in seen.before)
     return dropped and it.what == "payloads" and "how many" in seen.request.id
 
 
@@ -101,7 +97,7 @@ def without_question(answer: Answer) -> list[dict[str, object]]:
 
 def _does_not_cross(request: Request, ours: Answer) -> bool:
     """A body that is over the cap, or that breaks off; or its client is gone before it crosses."""
-    gone = _half_closes(request) and ours.status in (0, 500)
+    gone = request.half_closes and ours.status in (0, 500)
     return ours.status == 413 or gone
 
 
