@@ -19,12 +19,12 @@ from mcp_persist_middleware.errors import (
 )
 from mcp_persist_middleware.lifespan import Lifespan
 from mcp_persist_middleware.log.base import MakeLog
-from mcp_persist_middleware.model import SessionKey, StreamRecord
+from mcp_persist_middleware.model import SessionRecord, StreamRecord
 from mcp_persist_middleware.passing import Passing
 from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.protocol import classify, event_id, headers
 from mcp_persist_middleware.protocol.classify import Kind
-from mcp_persist_middleware.protocol.eras import Era
+from mcp_persist_middleware.protocol.eras import Era, era_of_initialize
 from mcp_persist_middleware.sessions.envelope import Reply, RequestEnvelope
 from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.settings import Settings
@@ -180,8 +180,10 @@ class PersistMiddleware:
         app: ASGIApp = LeaseGuard(context, self.app)
         callers, site = ownership.Callers(context), partial(self._from_elsewhere, parts)
 
-        async def revived(key: SessionKey, scope: Scope) -> None:
-            await listen.open_unread(context, self._app(parts, era), scope, era, key)
+        async def revived(record: SessionRecord, scope: Scope) -> None:
+            spoken = era_of_initialize(record.version)
+            app = self._app(parts, spoken)
+            await listen.open_unread(context, app, scope, spoken, record.key)
 
         return SessionLayer(
             app, parts.sessions, callers, site, revived, takes_over, has_sessions=era.sessions

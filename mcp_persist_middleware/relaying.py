@@ -109,6 +109,9 @@ class Request:
             try:
                 return await self._relayed(moved=moved)
             except StoreError as error:
+                if not self.request.era.sessions:
+                    # Where a session may mean nothing it is not waited for.
+                    return None
                 if context.writer.is_down or time.monotonic() + _ASK_AGAIN >= until:
                     logger.warning("The worker of a session cannot be found or reached: %s", error)
                     return RelayFailure.TIMEOUT
@@ -127,7 +130,7 @@ class Request:
     async def _elsewhere(self, *, moved: bool) -> SessionRecord | None:
         """The session, if it is to be looked for on another worker."""
         registry, request = self.parts.sessions, self.request
-        if not (request.session and request.era.sessions) or registry.is_local:
+        if not request.session or registry.is_local:
             return None
         key = registry.key(place_of(self.scope), request.session)
         held = registry.held(key)

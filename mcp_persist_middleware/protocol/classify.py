@@ -58,14 +58,11 @@ def by_head(method: str, raw: headers.RawHeaders, *, known_path: bool, modern: b
         headers.get(raw, headers.SESSION_ID),
     )
     era = eras.era_of(version)
-    if era is None:
-        # Nobody knows this revision; whose the session is does not depend on it.
+    if era is None or (era.disconnect_cancels and not modern):
+        # Whose the session is does not depend on the revision: the application may not know it.
         return Request(Kind.SESSION, session=session) if session else PASS
-    if era.disconnect_cancels and not modern:
-        return PASS
     is_mcp = known_path or version is not None or session is not None
-    found = Request(Kind.PASS, era, session or "")
-    in_session = era.sessions and bool(session)
+    found, in_session = Request(Kind.PASS, era, session or ""), bool(session)
     match method:
         case "POST" if headers.media_type(raw) == b"application/json" or in_session:
             candidate = is_mcp or headers.accepts_event_stream(raw)
@@ -75,7 +72,7 @@ def by_head(method: str, raw: headers.RawHeaders, *, known_path: bool, modern: b
             if position is not None:
                 return Request(Kind.RESUME, era, session or "", cursor=position)
             return _as(found, Kind.FOREIGN_CURSOR) if is_mcp else PASS
-        case "GET" if in_session and headers.accepts_event_stream(raw):
+        case "GET" if in_session and era.sessions and headers.accepts_event_stream(raw):
             return _as(found, Kind.STREAM)
         case "DELETE" if in_session:
             return _as(found, Kind.DELETE)

@@ -35,7 +35,7 @@ _OF_ONE_REQUEST = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class SessionLayer:
-    """An ASGI application around the application, for requests of eras that have sessions.
+    """An ASGI application around the application: whoever names a session speaks in it.
 
     Routing decides by what this worker knows: a session that is held here is served; one that
     only the store knows is brought back first; any other is the application's to refuse.
@@ -49,19 +49,19 @@ class SessionLayer:
     callers: Callers
     site: Site
     """Runs requests of other workers for the sessions that begin or come back here."""
-    revived: Callable[[SessionKey, Scope], Awaitable[None]]
+    revived: Callable[[SessionRecord, Scope], Awaitable[None]]
     """Called when a request has brought its session back, before it is served itself."""
     takes_over: bool = False
     """Whether a session comes here even from a home that lives."""
     has_sessions: bool = True
-    """Whether the request's era has any. In one that has none an id means nothing, but it must
-    not be taken for the application's own name of another session."""
+    """Whether the request's era has any. In one that has none an id means nothing to an
+    application that knows the era; another goes by the session all the same."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Repeatable(receive, self.registry.max_body_bytes)
         public = headers.get(scope["headers"], _ID)
-        key = self.registry.key(asgi.place_of(scope), public or "")
-        if public is not None and (self.has_sessions or self.registry.concerns(key)):
+        if public is not None:
+            key = self.registry.key(asgi.place_of(scope), public)
             await self._go_on(key, scope, request, send)
         elif scope["method"] == "POST" and self.has_sessions:
             await self.app(scope, request.receive, self._beginning(scope, request, send))
@@ -134,7 +134,9 @@ class SessionLayer:
     async def _came_back(self, held: LocalSession, scope: Scope) -> None:
         held.site = self.site
         if scope["method"] != "GET":
-            await self.revived(held.record.key, scope)
+            version = headers.PROTOCOL_VERSION, held.record.version
+            asked = {**scope, "headers": headers.replaced(scope["headers"], *version)}
+            await self.revived(held.record, asked)
 
     async def _bring_back(
         self, key: SessionKey, scope: Scope, request: Repeatable, send: Send
@@ -148,7 +150,10 @@ class SessionLayer:
             found = await self._revived(key, scope)
         except StoreError as error:
             logger.warning("A session cannot be looked up: %s", error)
-            await asgi.unavailable(send, "The session store is unavailable")
+            if self.has_sessions:
+                await asgi.unavailable(send, "The session store is unavailable")
+            else:
+                await self._refuse(scope, request, send)
             return None
         match found:
             case LocalSession():

@@ -117,10 +117,6 @@ class Registry:
                 owned.move_to_end(key)
         return found
 
-    def concerns(self, key: SessionKey) -> bool:
-        """Whether this id names a session that is held here, on either side."""
-        return key in self._held or self.was_left(key) or self.is_inner(key)
-
     def was_left(self, key: SessionKey) -> bool:
         """Whether the worker before this one held it, and nobody has asked for it since."""
         return key in self._left

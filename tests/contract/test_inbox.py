@@ -475,6 +475,39 @@ async def test_a_request_whose_client_left_before_it_was_taken_is_run_all_the_sa
         assert await asyncio.wait_for(call, 10) == BufferedResponse(200, [], b"done")
 
 
+async def test_what_was_run_and_cannot_be_answered_is_never_said_not_to_have_run(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sender may hear that when the store is back, and would have it run a second time."""
+    monkeypatch.setattr("mcp_persist_middleware.sessions.relay_server._AFTER_FAILURE", 0.05)
+    home = Home(log)
+    record = await home.hold(SessionKey("d", "/mcp", "run"), "ann")
+    home.let["run"].set()
+    content = RequestEnvelope(
+        {"method": "POST", "path": "/mcp", "headers": []}, b"{}", "default"
+    ).pack()
+    lost, later = (relayed(key=record.key, content=content, deadline=NOW + 600) for _ in range(2))
+
+    async def fails(*_: Any) -> Any:
+        raise StoreError(url="events.db", reason="it stumbles")
+
+    async with home.open():
+        with monkeypatch.context() as away:
+            away.setattr(home._desk, "_patience", 0.2)
+            away.setattr(log.inbox, "answer", fails)
+            assert await log.inbox.put(lost, 10) is EnqueueResult.ENQUEUED
+            await until(lambda: home.running == ["run"] and not home._desk._running)
+            away.setattr(home._desk, "_patience", 60.0)
+            away.setattr(log.inbox, "claim", fails)
+            assert await log.inbox.put(later, 10) is EnqueueResult.ENQUEUED
+            # A claim of which nothing was heard: what nobody runs is given back.
+            await until(lambda: home._desk._is_in_doubt)
+        await until(lambda: home.running == ["run", "run"])
+    status = await log.inbox.look(lost.name)
+    assert status is not None
+    assert (status.state, status.reply) == (RelayState.CLAIMED, b"")
+
+
 async def test_only_the_home_of_a_session_gives_it_up_to_whoever_asks(log: EventLog) -> None:
     """A relayed request may reach a worker that the session has left: that one has nothing to give
     up."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.scripted import persisted
-from tests.support.session import RawSession
+from tests.support.session import MODERN, RawSession
 from tests.support.squeezed import Squeezed
 from tests.support.sse_client import Response, request
 from tests.support.stateful import Message, Receive, Send, State, Stateful, _json
@@ -231,26 +231,60 @@ async def test_every_request_with_a_session_id_reaches_that_session(
         assert await value(other) == 1
 
 
+PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+ODD: list[tuple[str, dict[str, str], bytes]] = [
+    ("GET", {"accept": "*/*"}, b""),
+    ("HEAD", {}, b""),
+    ("OPTIONS", {}, b""),
+    ("PUT", {}, b"x"),
+    ("POST", {"content-type": "application/json, application/json"}, PING),
+    ("POST", {"content-type": "application/vnd.mcp+json"}, PING),
+    ("POST", {"content-type": "text/plain"}, PING),
+    ("POST", {"accept": "*/*"}, PING),
+    # Versions that the application may know or not; it goes by the session.
+    ("POST", {"mcp-protocol-version": "2099-01-01"}, PING),
+    ("POST", {"mcp-protocol-version": MODERN}, PING),
+    ("POST", {"mcp-protocol-version": MODERN, "content-type": "text/plain"}, PING),
+    ("GET", {"mcp-protocol-version": MODERN}, b""),
+    ("PUT", {"mcp-protocol-version": MODERN}, b"x"),
+    ("DELETE", {"mcp-protocol-version": MODERN}, b""),
+]
+
+
 async def everything_reaches(session: RawSession, app: Picky) -> None:
-    ping = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
     assert await value(session) == 1
     mine = app.seen[-1][1]
-    for method, more, body in [
-        ("GET", {"accept": "*/*"}, b""),
-        ("HEAD", {}, b""),
-        ("OPTIONS", {}, b""),
-        ("PUT", {}, b"x"),
-        ("POST", {"content-type": "application/json, application/json"}, ping),
-        ("POST", {"content-type": "application/vnd.mcp+json"}, ping),
-        ("POST", {"content-type": "text/plain"}, ping),
-        ("POST", {"mcp-protocol-version": "2099-01-01"}, ping),
-        ("POST", {"accept": "*/*"}, ping),
-    ]:
-        headers = session.headers(**more)
-        response = await request(session.port, method, headers=headers, body=body)
-        assert response.status in (200, 405), (method, more, response.status)
-        assert app.seen[-1] == (method, mine), (method, more)
-        response.close()
+    for odd in ODD:
+        assert await reached(session, app, odd) == mine, odd
+
+
+async def reached(session: RawSession, app: Picky, odd: tuple[str, dict[str, str], bytes]) -> str:
+    method, more, body = odd
+    headers = session.headers(**more)
+    response = await request(session.port, method, headers=headers, body=body)
+    assert response.status in (200, 405), (odd, response.status)
+    asked, found = app.seen[-1]
+    assert asked == method, odd
+    response.close()
+    return found
+
+
+@pytest.mark.parametrize("modern", ["resume", "pass"])
+async def test_a_session_comes_back_for_whatever_is_asked_in_it_first(
+    tmp_store: str, modern: str
+) -> None:
+    async with persisted(Picky(), tmp_store) as (port, _):
+        sessions = [await RawSession.open(port) for _ in ODD]
+    app = Picky()
+    async with persisted(app, tmp_store, modern_streams=modern) as (port, _):
+        other = await RawSession.open(port)
+        taken = set(app.sessions)
+        for session, odd in zip(sessions, ODD, strict=True):
+            session.port = port
+            found = await reached(session, app, odd)
+            assert found not in taken, odd
+            taken.add(found)
+        assert await value(other) == 1
 
 
 @pytest.mark.parametrize("restarted", [False, True])

@@ -15,8 +15,8 @@ import redis
 from mcp_persist_middleware.stores.redis.scripts import Keys
 from tests.multiworker.stateful_app import workers
 from tests.support.processes import ServerProcess, stand_still
-from tests.support.session import RawSession
-from tests.support.sse_client import Frame, Response
+from tests.support.session import MODERN, RawSession
+from tests.support.sse_client import Frame, Response, request
 from tests.support.stores import Store
 
 pytestmark = pytest.mark.timeout(90)
@@ -168,6 +168,12 @@ async def test_plain_answers_and_refusals_cross_unchanged(tmp_path: Path, store:
             assert seen[0] == seen[1]
             assert seen[1][0] == status
             assert name in dict(seen[1][1])
+        # Whose the session is does not depend on a version that the application may not know.
+        session.extra, session.version = {}, MODERN
+        assert await value(await on(session, one).call("count")) == 3
+        assert await value(await on(session, two).call("count")) == 4
+        response = await request(two.port, "PUT", headers=session.headers(), body=b"x")
+        assert response.status == 405
 
 
 async def test_a_call_whose_home_is_killed_ends_with_an_error_and_the_next_one_works(

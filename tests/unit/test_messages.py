@@ -113,7 +113,9 @@ FOREIGN = (b"last-event-id", b"42")
         ("GET", [SESSION], b"", True, Kind.SESSION),
         ("PUT", [SESSION], b"{}", False, Kind.SESSION),
         ("GET", [SSE, SESSION], b"", False, Kind.STREAM),
-        ("GET", [SSE, version("2026-07-28"), SESSION], b"", False, Kind.PASS),
+        ("GET", [SSE, version("2026-07-28"), SESSION], b"", False, Kind.SESSION),
+        ("GET", [SSE, version("2026-07-28")], b"", False, Kind.PASS),
+        ("DELETE", [version("2026-07-28"), SESSION], b"", False, Kind.DELETE),
         ("GET", [SSE, CURSOR], b"", False, Kind.RESUME),
         ("GET", [SSE, CURSOR, version("2026-07-28")], b"", False, Kind.RESUME),
         ("GET", [SSE, FOREIGN], b"", False, Kind.PASS),
@@ -138,6 +140,8 @@ def test_2026_07_28_passes_where_it_is_to_be_left_alone() -> None:
     assert classify.by_head("POST", head, known_path=True, modern=False).kind is Kind.PASS
     head = [SSE, CURSOR, version("2026-07-28")]
     assert classify.by_head("GET", head, known_path=True, modern=False).kind is Kind.PASS
+    head = [JSON, SSE, version("2026-07-28"), SESSION]  # its session may be ours
+    assert classify.by_head("POST", head, known_path=True, modern=False).kind is Kind.SESSION
 
 
 def test_only_revisions_that_know_priming_get_it() -> None:

@@ -8,8 +8,9 @@ cannot be opened at all. Bare has a fresh session of a fresh server. Compared ar
 body, events and comments of a stream, how it ends, whether the connection lives on, and times.
 
 Run:     python -m tests.peers.bare --server raw --http uvicorn --state fresh
+         python -m tests.peers.bare --requests 60      (every server, HTTP server and state)
          (needs the test environment; SDK 1.x has one of its own, made on first use)
-Expect:  a table, no difference that has no name; exit code 0.
+Expect:  a table, with requests in each row and no difference without a name; exit code 0.
 """
 
 import argparse
@@ -17,13 +18,15 @@ import asyncio
 import os
 import sys
 import time
+import traceback
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 from tests.matrix.environments import prepare
 from tests.peers.bare.cases import CASES
 from tests.peers.bare.generate import generated
-from tests.peers.bare.hunt import Found, Hunt
+from tests.peers.bare.hunt import Found, Hunt, Outcome
 from tests.peers.bare.named import NAMED
 from tests.peers.bare.requests import Case
 from tests.peers.bare.sites import HTTP, PYTHON, STATES, site
@@ -31,7 +34,8 @@ from tests.peers.bare.sites import HTTP, PYTHON, STATES, site
 SERVERS = ("raw", "sdk2", "sdk1", "fastmcp")
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
 _ALSO = 400
-_COLUMN = "{:<8} {:<10} {:<10} {:>6} {:>9} {:>6} {:>8} {:>9} {:>6}"
+_ROW = "{:<8} {:<10} {:<10} {:>6} {:>9} {:>6} {:>8} {:>9} {:>6}"
+_COLUMNS = ("server", "http", "state", "cases", "requests", "named", "unnamed", "unstable", "s")
 
 
 def cases_for(server: str, count: int, seed: int, only: str = "") -> list[Case]:
@@ -52,35 +56,41 @@ def report(found: list[Found]) -> None:
 
 
 async def _all(given: argparse.Namespace) -> bool:
-    right, named = True, Counter[str]()
-    print(
-        _COLUMN.format(
-            *["server", "http", "state", "cases", "requests", "named", "unnamed", "unstable", "s"]
-        )
-    )
-    for server in given.server:
-        python = _python(given.envs, server)
-        cases = cases_for(server, given.requests, given.seed, given.only)
-        for http in given.http:
-            for state in given.state:
-                began = time.monotonic()
-                async with site(state, server, http, python, mode=given.mode) as made:
-                    hunt = Hunt(made, server, http, given.at_once)
-                    outcome = await hunt.run(cases, shrink=not given.whole)
-                named += outcome.named
-                counts = (outcome.cases, outcome.requests, sum(outcome.named.values()))
-                rest = (len(outcome.found), len(outcome.passing), f"{time.monotonic() - began:.0f}")
-                print(_COLUMN.format(server, http, state, *counts, *rest), flush=True)
-                report(outcome.found)
-                if given.passing:
-                    print("  and once only:")
-                    report(outcome.passing)
-                sys.stdout.flush()
-                right &= not outcome.found
+    rows, named = [_ROW.format(*_COLUMNS)], Counter[str]()
+    print(rows[0])
+    right = True
+    for server, http, state in product(given.server, given.http, given.state):
+        began = time.monotonic()
+        try:
+            outcome = await _one(given, server, http, state)
+        except Exception as error:
+            # One of them that cannot be asked keeps no other from being asked.
+            traceback.print_exception(error)
+            outcome = Outcome()
+        named += outcome.named
+        counts = (outcome.cases, outcome.requests, sum(outcome.named.values()))
+        rest = (len(outcome.found), len(outcome.passing), f"{time.monotonic() - began:.0f}")
+        rows.append(_ROW.format(server, http, state, *counts, *rest))
+        print(rows[-1])
+        report(outcome.found)
+        if given.passing and outcome.passing:
+            print("  and once only:")
+            report(outcome.passing)
+        sys.stdout.flush()
+        right &= outcome.requests > 0 and not outcome.found
     print("named exceptions:")
     for each in NAMED:
         print(f"  {named[each.name]:>7}  {each.name}: {each.reason}")
+    print(*rows, sep="\n")
     return right
+
+
+async def _one(given: argparse.Namespace, server: str, http: str, state: str) -> Outcome:
+    python = _python(given.envs, server)
+    async with site(state, server, http, python, mode=given.mode) as made:
+        hunt = Hunt(made, server, http, given.at_once)
+        cases = cases_for(server, given.requests, given.seed, given.only)
+        return await hunt.run(cases, shrink=not given.whole)
 
 
 def _python(envs: Path, server: str) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.peers.bare.differ import Difference, differences, frames
-from tests.peers.bare.named import Seen, name_of
+from tests.peers.bare.named import name_of
 from tests.peers.bare.requests import Case, Request
+from tests.peers.bare.seen import Seen
 from tests.peers.bare.sites import STORE_TIMEOUT, Site, lives
 from tests.peers.bare.wire import Answer, exchange
 
@@ -42,6 +43,7 @@ class Outcome:
 
     cases: int = 0
     requests: int = 0
+    """How many were answered twice, and compared."""
     named: Counter[str] = field(default_factory=Counter)
     found: list[Found] = field(default_factory=list)
     passing: list[Found] = field(default_factory=list)
@@ -113,8 +115,8 @@ class Hunt:
             running.append(asyncio.create_task(exchange(port, given, lives(port), heard[-1])))
             if step.beside:
                 await asyncio.sleep(_BESIDE)
-            elif (await running[-1]).end in ("closed", "cut"):
-                # Its connection is gone, but the application still has it.
+            elif (await running[-1]).end in ("closed", "cut") or step.half_closes:
+                # Its connection is gone, or answered by the server, but the application has it yet.
                 await asyncio.sleep(_BESIDE)
         return [_named(await task, port, sessions) for task in running]
 
@@ -123,7 +125,7 @@ class Hunt:
     ) -> list[Found]:
         found = []
         for number, (one, other) in enumerate(zip(bare, ours, strict=True)):
-            outcome.requests += 1
+            outcome.requests += one.is_reached and other.is_reached
             request = case.all_steps[number]
             before = list(zip(case.all_steps[:number], ours[:number], strict=True))
             seen = Seen(self.site.state, self.server, self.http, request, one, other, before)

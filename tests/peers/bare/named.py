@@ -1,27 +1,27 @@
 """Every difference that is meant, with its reason. What is not here is a fault."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.peers.bare.differ import SLACK, Difference, frames
-from tests.peers.bare.requests import Request
+from tests.peers.bare.differ import SLACK, Difference
+from tests.peers.bare.seen import (
+    Seen,
+    adds_an_error,
+    is_another_path,
+    is_comment_elsewhere,
+    is_early,
+    is_foreign_cursor,
+    is_left,
+    is_not_relayed,
+    is_read_first,
+    is_refused_first,
+    is_stale_reply,
+    is_stream_of_session,
+    is_whole_reply,
+    streams,
+    without_question,
+)
 from tests.peers.bare.sites import STORE_TIMEOUT
-from tests.peers.bare.wire import Answer
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Where a difference was seen."""
-
-    state: str
-    server: str
-    http: str
-    request: Request
-    bare: Answer
-    ours: Answer
-    before: Sequence[tuple[Request, Answer]] = ()
-    """The earlier steps of its case, and what ours answered to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,202 +33,94 @@ class Named:
     reason: str
 
 
-def _streams(seen: Seen) -> bool:
-    return seen.bare.is_stream and seen.ours.is_stream
-
-
-def _adds_an_error(seen: Seen, it: Difference) -> bool:
-    """Ours are bare's events and an error for the request behind them."""
-    if it.what != "payloads" or not _streams(seen):
-        return False
-    one, other = ([f.data for f in frames(side.body) if f.data] for side in (seen.bare, seen.ours))
-    answered = any(data and "result" in data for data in one)
-    more = other[len(one) :]
-    return not answered and other[: len(one)] == one and len(more) == 1 and '"error"' in more[0]
-
-
-def _is_foreign_cursor(seen: Seen, _: Difference) -> bool:
-    request = seen.request
-    return request.method == "GET" and bool(request.cursor) and b"Last-Event-ID" in seen.ours.body
-
-
-def _is_stream_of_session(seen: Seen, it: Difference) -> bool:
-    if seen.request.method != "GET" or not seen.ours.is_stream:
-        return False
-    told = it.what in ("payloads", "header mcp-session-id")
-    return (_streams(seen) and told) or (seen.bare.status == 409 and it.what in ("status", "end"))
-
-
-def _is_whole_reply(seen: Seen, it: Difference) -> bool:
-    failed = seen.ours.status == 500 and seen.state == "elsewhere"
-    broken = seen.bare.status == 500 or seen.bare.end == "cut"
-    return failed and broken and it.what in ("status", "end")
-
-
-def _is_closed_at_once(seen: Seen, it: Difference) -> bool:
-    """uvicorn closes a connection as soon as it reads its client's end."""
-    closes = seen.http == "uvicorn" and seen.request.framing in ("half close", "short")
-    gone = (seen.ours.status, seen.ours.end) == (0, "closed") or seen.ours.end == "cut"
-    return closes and gone and it.what in ("status", "end")
-
-
-def _is_read_first(seen: Seen, it: Difference) -> bool:
-    if it.what == "interim":
-        return it.ours == "[100]" and seen.bare.status >= 400
-    if it.what in ("status", "end") and seen.bare.end in ("reset", "closed"):
-        # A refusal on a connection that is closed upon unread bytes may be lost on its way.
-        return seen.ours.status == 413
-    if it.what in ("later head", "longer silence", "later end"):
-        return seen.bare.status == seen.ours.status and len(seen.request.body()) > _CAP
-    closing = it.what == "connection"
-    return closing and seen.ours.kept and not seen.bare.kept and bool(seen.request.body())
-
-
-def _is_early(seen: Seen, it: Difference) -> bool:
-    """JSON that came late is the one event of a stream that began before it."""
-    if not seen.ours.is_stream or seen.bare.is_stream or seen.bare.first < 1.0:
-        return False
-    told = [frame.data for frame in frames(seen.ours.body) if frame.data]
-    same = len(told) == 1 and told[0] == seen.bare.body.decode()
-    return same and len(seen.bare.body) < _LARGEST and it.what.startswith(("header ", "body"))
-
-
-def _without_question(answer: Answer) -> list[dict[str, object]]:
-    told = [json.loads(f.data) for f in frames(answer.body) if f.data and f.data[0] == "{"]
-    return [{k: v for k, v in it.items() if k != "id" or "method" not in it} for it in told]
-
-
-def _does_not_cross(request: Request, ours: Answer) -> bool:
-    """A body that is over the cap, or that breaks off; or its client is gone before it crosses."""
-    gone = request.framing in ("short", "half close") and ours.status == 0
-    return ours.status == 413 or gone
-
-
-def _is_not_relayed(seen: Seen, it: Difference) -> bool:
-    if seen.state != "elsewhere":
-        return False
-    if seen.ours.status == 413 and len(seen.request.body()) > _CAP:
-        return it.what in ("status", "end", "connection", "interim")
-    missed = any(_does_not_cross(*step) for step in seen.before)
-    return missed and it.what == "payloads" and "how many" in seen.request.id
-
-
-def _is_comment_elsewhere(seen: Seen, it: Difference) -> bool:
-    lost = seen.state == "elsewhere" and _streams(seen)
-    return lost and b"\n:" in b"\n" + seen.bare.body and it.what in ("comments", "longer silence")
-
-
-def _is_another_path(target: str) -> bool:
-    return target.partition("?")[0] not in ("/mcp", "/mcp/")
-
-
-def _is_stale_reply(seen: Seen, it: Difference) -> bool:
-    statuses = (seen.bare.status, seen.ours.status)
-    return it.what == "status" and statuses == (202, 409) and b"Not delivered" in seen.ours.body
-
-
-_OF_THE_CALLER = (401, 403, 421, 429)
-
-
-def _is_refused_first(seen: Seen, it: Difference) -> bool:
-    """Of two refusals, that of the caller and not that of the body."""
-    refused = seen.bare.status == 413 and seen.ours.status in _OF_THE_CALLER
-    asked = seen.state in ("back", "elsewhere")
-    return asked and refused and it.what in ("status", "end", "connection", "interim")
-
-
-# What clients take as one event.
-_LARGEST = 1 << 20
-# `max_body_bytes`
-_CAP = 4 << 20
-_OF_A_STREAM = ("header transfer-encoding", "header content-length", "connection")
 _NO_STORE = ("header cache-control", "header x-accel-buffering")
-
+_OF_A_STREAM = ("header transfer-encoding", "header content-length", "connection")
 NAMED: list[Named] = [
     Named(
         "ids",
-        lambda seen, it: _streams(seen) and it.what == "event ids",
+        lambda seen, it: streams(seen) and it.what == "event ids",
         "an event has an id that its client can come back with: the product; ours replace the "
         "application's own, which only it could resolve",
     ),
     Named(
         "priming",
-        lambda seen, it: _streams(seen) and it.what == "empty events",
+        lambda seen, it: streams(seen) and it.what == "empty events",
         "a stream of 2025-11-25 and later begins with an id and no data (SEP-1699)",
     ),
     Named(
         "retry",
-        lambda seen, it: _streams(seen) and it.what == "retry",
+        lambda seen, it: streams(seen) and it.what == "retry",
         "a stream says how soon to come back",
     ),
     Named(
         "framing of a stream",
-        lambda seen, it: _streams(seen) and it.what in _OF_A_STREAM,
+        lambda seen, it: streams(seen) and it.what in _OF_A_STREAM,
         "an event stream leaves in pieces of our own making, with or without a length",
     ),
     Named(
         "an end for every request",
-        _adds_an_error,
+        adds_an_error,
         "a stream that the application ended without an answer ends with an error: no client "
         "waits for what nobody computes",
     ),
     Named(
         "one stream for a session",
-        _is_stream_of_session,
+        is_stream_of_session,
         "a session's clients share one GET stream of the application, the newest reads, and none "
         "is refused because of an older one; what was said at its opening went to the first",
     ),
     Named(
         "a cursor that is none of ours",
-        _is_foreign_cursor,
+        is_foreign_cursor,
         "404 and a sentence: an application that knows no resumption would begin a new stream "
         "and pass over in silence what the client has missed",
     ),
     Named(
         "an early start",
-        _is_early,
+        is_early,
         "a client whose connection is lost before a late answer would hold no id: after "
         "`prime_after` a stream begins, and the answer is its event",
     ),
     Named(
         "a relayed answer is whole",
-        _is_whole_reply,
+        is_whole_reply,
         "an answer that is no stream crosses to another worker when it is whole; an application "
         "that raises in its middle is a 500 there and not a cut body",
     ),
     Named(
-        "a half-closed connection that the server closes",
-        _is_closed_at_once,
-        "uvicorn drops what is sent after it has read its client's end: only what an application "
-        "sends in that very instant is on its way; ours is committed first",
+        "a half-closed connection",
+        is_left,
+        "uvicorn and granian drop what is sent, and granian now and then the request, when they "
+        "have read their client's end: bare by chance too, and ours is committed first; under "
+        "hypercorn who has only nothing more to say is answered, where SDKs cut him off",
     ),
     Named(
         "a body that does not cross to another worker",
-        _is_not_relayed,
+        is_not_relayed,
         "a request is relayed whole: one over `max_body_bytes` is refused with 413, and one that "
         "breaks off, or whose client is gone before it crosses, has nobody who waits for it",
     ),
     Named(
         "comments stay with the worker that runs the call",
-        _is_comment_elsewhere,
+        is_comment_elsewhere,
         "a comment is not stored, and nothing else crosses to the worker of its client, which "
         "sends keep-alives of its own, every `ping_seconds`",
     ),
     Named(
         "an answer to nothing that is asked here",
-        _is_stale_reply,
+        is_stale_reply,
         "a session that came back has not asked what this answers: 409 and a sentence, not a 202 "
         "for what goes nowhere",
     ),
     Named(
         "a body is read first",
-        _is_read_first,
+        is_read_first,
         "a body is read before the application sees the request; an application that answers "
         "without reading it closes the connection by that, ours keeps it",
     ),
     Named(
         "who asks comes before what is asked",
-        _is_refused_first,
+        is_refused_first,
         "to bring a session back the application is asked about its caller first: whom it refuses "
         "hears that, and not that the body is too large as well",
     ),
@@ -248,7 +140,7 @@ NAMED: list[Named] = [
             seen.state == "degraded"
             and seen.ours.status == 503
             and it.what in ("status", "end")
-            and (seen.request.session == "unknown" or _is_another_path(seen.request.target))
+            and (seen.request.session == "unknown" or is_another_path(seen.request.target))
             and any(
                 said in seen.ours.body for said in (b"session store", b"worker of this session")
             )
@@ -261,7 +153,7 @@ NAMED: list[Named] = [
         lambda seen, it: (
             seen.state in ("back", "elsewhere")
             and it.what == "payloads"
-            and _without_question(seen.bare) == _without_question(seen.ours)
+            and without_question(seen.bare) == without_question(seen.ours)
         ),
         "in a session that came back a question's id says which life it is of, so that an old "
         "answer never confirms a new question",
@@ -277,7 +169,7 @@ NAMED: list[Named] = [
     ),
     Named(
         "headers of a stream",
-        lambda seen, it: _streams(seen) and it.what in _NO_STORE and it.bare == "[]",
+        lambda seen, it: streams(seen) and it.what in _NO_STORE and it.bare == "[]",
         "an event stream must not be stored or held back by what lies between",
     ),
 ]

@@ -47,9 +47,15 @@ class Request:
     modern: bool = False
     """With all that 2026-07-28 wants in header and body."""
     host: str = ""
-    listen: float = 0.4
+    listen: float = 1.2
+    """Seconds; no server is so slow to begin, however busy the machine is."""
     beside: bool = False
     """The next request is sent while this one is still answered."""
+
+    @property
+    def half_closes(self) -> bool:
+        """Whether its client says that it has nothing more to send."""
+        return self.framing in ("half close", "short")
 
     @property
     def odd(self) -> tuple[str, ...]:

@@ -94,6 +94,10 @@ class Process:
                 # granian has worker processes; they are of its session.
                 os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
+            async with asyncio.timeout(_READY):
+                # They accept until they are gone as well.
+                while await self._accepts():
+                    await asyncio.sleep(0.01)
 
 
 Pair = tuple[list[list[str]], list[list[str]]]
@@ -142,7 +146,7 @@ class Site:
 
 
 async def opened(port: int, openings: Sequence[Opening]) -> list[str]:
-    """New sessions' ids; one that is refused has none."""
+    """New sessions' ids."""
     return [await _open(port, opening) for opening in openings]
 
 
@@ -155,7 +159,8 @@ async def _open(port: int, opening: Opening) -> str:
     answer = await exchange(port, given)
     session = answer.header("mcp-session-id")
     if answer.status != 200 or not session:
-        return ""
+        # All that follows would be refused alike, and nothing compared.
+        raise RuntimeError(f"no session: {answer}")
     assert not answer.is_stream or frames(answer.body)
     done = Request(
         does="notifications/initialized", id="", headers=opening.headers, version=(opening.version,)

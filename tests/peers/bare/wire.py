@@ -36,7 +36,7 @@ class Answer:
     body: bytes = b""
     end: str = "nothing"
     """"complete", "open" (still there when its client left), "cut" (it ended in its middle),
-    "nothing" (no head in time), "closed" or "reset" (before a head)."""
+    "nothing" (no head in time), "closed" or "reset" (before a head), "unreachable"."""
     kept: bool = False
     """The connection served another request afterwards."""
     first: float = 0.0
@@ -48,6 +48,11 @@ class Answer:
     def header(self, name: str) -> str:
         """The first header of this name, or nothing."""
         return next((value for key, value in self.headers if key == name), "")
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether a server has had the request."""
+        return self.end != "unreachable"
 
     @property
     def is_stream(self) -> bool:
