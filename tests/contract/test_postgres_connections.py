@@ -29,7 +29,14 @@ from mcp_persist_middleware.stores import connect
 from mcp_persist_middleware.stores.postgres import engine as postgres_engine
 from mcp_persist_middleware.stores.postgres.log import PostgresLog
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
-from tests.contract.builders import COMMITTED, add, events, new, numbers, record
+from mcp_persist_middleware.testing.contract.builders import (
+    COMMITTED,
+    add,
+    events,
+    new,
+    numbers,
+    record,
+)
 from tests.contract.postgres import somebody
 from tests.support import stores
 from tests.support.stores import Store, free_port

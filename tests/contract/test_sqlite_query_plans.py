@@ -14,9 +14,19 @@ from mcp_persist_middleware.stores.sqlite.batch import BatchStatements
 from mcp_persist_middleware.stores.sqlite.inbox import SqliteInbox
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from mcp_persist_middleware.stores.sqlite.read import ReadStatements
-from tests.contract.builders import add, direct, ending, events, new, record
-from tests.contract.test_inbox import KEY, NOW, relayed, session
-from tests.contract.test_sessions import session as new_session
+from mcp_persist_middleware.testing.contract.builders import (
+    KEY,
+    NOW,
+    add,
+    begin_session,
+    ending,
+    events,
+    new,
+    record,
+    relayed,
+)
+from mcp_persist_middleware.testing.contract.builders import session as new_session
+from tests.contract.sqlite import direct
 from tests.support import stores
 from tests.support.stores import Store
 
@@ -101,10 +111,10 @@ async def test_every_other_statement_and_every_step_of_retention_does_too(log: S
 
 
 async def test_every_step_of_a_request_finds_its_rows_by_an_index(log: SqliteLog) -> None:
-    await session(log)
+    await begin_session(log)
     for n in range(50):
         key = SessionKey("default", "/mcp", f"s{n}")
-        await session(log, key, f"worker{n}")
+        await begin_session(log, key, f"worker{n}")
         await log.inbox.put(relayed(key=key, worker=f"worker{n}"), 100)
     with direct(log._path) as outside:
         outside.execute("ANALYZE")
