@@ -32,9 +32,6 @@ from mcp_persist_middleware.sessions.relay_client import RelayClient, RelayFailu
 from mcp_persist_middleware.sessions.relay_server import RelayServer, _Run
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.redis.log import RedisLog
-from mcp_persist_middleware.stores.sql.inbox import SqlInbox
-from mcp_persist_middleware.stores.sql.log import SqlLog
-from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from mcp_persist_middleware.supervision import end
 from mcp_persist_middleware.testing.contract.builders import KEY, NOW, begin_session, claim, relayed
 from tests.support.scripted import until
@@ -192,26 +189,6 @@ async def test_no_request_is_run_twice_nor_after_it_was_withdrawn(
     for worker in ("one", "two"):
         await claim(log, worker)
     await log.inbox.purge(NOW + 1000, 1000)
-
-
-async def test_the_short_ways_and_the_general_ones_are_the_same(log: EventLog) -> None:
-    log = log._inner if isinstance(log, RedisLog) else log
-    if not isinstance(log, SqlLog):
-        pytest.skip("a log that is not ours has one way")
-    await begin_session(log)
-    general = SqlInbox(log)
-    for putting, claiming in ((general, log.inbox), (log.inbox, general)):
-        sent = relayed(sealed=True)
-        assert await putting.put(sent, 1) is EnqueueResult.ENQUEUED
-        assert await claiming.put(relayed(), 1) is EnqueueResult.FULL
-        assert await claiming.look(sent.name) == await putting.look(sent.name)
-        (got,) = await claiming.claim("one", 9, NOW, NOW + 60)
-        assert got == sent
-        assert await putting.claim("one", 9, NOW, NOW + 60) == []
-        assert await putting.answer(sent.id, "one", b"ok", NOW + 60)
-        assert not await claiming.answer(sent.id, "one", b"no", NOW + 60)
-        assert await claiming.look(sent.name) == await putting.look(sent.name)
-        assert await log.sessions.find(KEY) == await SqlSessions(log).find(KEY)
 
 
 class Home:
