@@ -14,7 +14,7 @@ import uvicorn
 from mcp import Client, ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
-from mcp_persist_middleware.ops.relay import Cut, Plan, Relay, Request
+from mcp_persist_middleware.testing import Cut, FaultProxy, Plan, ProxiedRequest
 
 STEPS = 10
 Call = Callable[..., Awaitable[Any]]
@@ -27,7 +27,7 @@ def database() -> str:
 
 
 def serve_and_cut(app: Any, path: str, *, handshake: bool = False) -> None:
-    """Run the application under uvicorn, and the client against it through a cutting relay.
+    """Run the application under uvicorn, and the client against it through a cutting proxy.
 
     `handshake`: speak 2025-11-25 to a server that knows nothing newer.
     """
@@ -49,11 +49,11 @@ async def _check(server: uvicorn.Server, port: int, path: str, handshake: bool) 
         while not server.started:
             await asyncio.sleep(0.02)
 
-    def cut_the_call(request: Request) -> Plan | None:
+    def cut_the_call(request: ProxiedRequest) -> Plan | None:
         return Plan(cut=Cut(ids=2)) if request.rpc_method == "tools/call" else None
 
-    async with asyncio.timeout(30), Relay(port, cut_the_call) as relay:
-        url = f"http://127.0.0.1:{relay.port}{path}"
+    async with asyncio.timeout(30), FaultProxy(port, cut_the_call) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}{path}"
         if handshake:
             async with streamable_http_client(url) as streams, ClientSession(*streams) as session:
                 await session.initialize()
@@ -61,7 +61,7 @@ async def _check(server: uvicorn.Server, port: int, path: str, handshake: bool) 
         else:
             async with Client(url) as client:
                 await _call(client.call_tool)
-        assert relay.cuts == 1, f"expected one cut connection, saw {relay.cuts}"
+        assert proxy.cuts == 1, f"expected one cut connection, saw {proxy.cuts}"
 
 
 async def _call(call_tool: Call) -> None:

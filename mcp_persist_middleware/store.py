@@ -1,7 +1,7 @@
 """What the author of a store needs: the interface of an `EventLog`, and the nouns it speaks of.
 
 `PersistMiddleware(app, log=make)` runs on such a log: `make(settings)` returns a new one, not open.
-`tests/contract` in the project's repository is the suite that it has to pass.
+`mcp_persist_middleware.testing.contract` is the suite that it has to pass.
 """
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError

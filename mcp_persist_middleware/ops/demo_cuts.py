@@ -1,6 +1,6 @@
 """The first act: the same tool calls cut in the middle, without and with the middleware.
 
-Two real servers, the official client in its default mode and in a handshake session, a relay that
+Two real servers, the official client in its default mode and in a handshake session, a proxy that
 resets the connection of every call after its first event.
 """
 
@@ -22,7 +22,7 @@ from mcp_persist_middleware.ops.demo_parts import (
     handshake_client,
     running,
 )
-from mcp_persist_middleware.ops.relay import Cut, Plan, Relay, Request
+from mcp_persist_middleware.testing import Cut, FaultProxy, Plan, ProxiedRequest
 
 STEPS = 10
 PACE = 0.05
@@ -38,7 +38,7 @@ class Row:
     client: str
     persisted: bool
     calls: int
-    relay: Relay | None = None
+    proxy: FaultProxy | None = None
     done: int = 0
     received: int = 0
     lost: int = 0
@@ -54,7 +54,7 @@ class Row:
     @property
     def cuts(self) -> int:
         """How many calls have been cut so far."""
-        return self.relay.cuts if self.relay else 0
+        return self.proxy.cuts if self.proxy else 0
 
     @property
     def whole(self) -> bool:
@@ -93,14 +93,14 @@ async def _run(rows: list[Row], directory: Path) -> None:
         await asyncio.gather(*(_row(row, ports[row.persisted]) for row in rows))
 
 
-def _cut_calls(request: Request) -> Plan | None:
+def _cut_calls(request: ProxiedRequest) -> Plan | None:
     return Plan(cut=Cut(events=1)) if request.rpc_method == "tools/call" else None
 
 
 async def _row(row: Row, port: int) -> None:
-    async with Relay(port, _cut_calls) as relay:
-        row.relay = relay
-        url = f"http://127.0.0.1:{relay.port}/mcp"
+    async with FaultProxy(port, _cut_calls) as proxy:
+        row.proxy = proxy
+        url = f"http://127.0.0.1:{proxy.port}/mcp"
         connect = default_client if row.client == "mcp.Client" else handshake_client
         try:
             async with connect(url) as call_tool:

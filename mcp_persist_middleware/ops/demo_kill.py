@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mcp_persist_middleware.ops.demo_parts import CallTool, Server, handshake_client, running
-from mcp_persist_middleware.ops.relay import Relay
+from mcp_persist_middleware.testing import FaultProxy
 
 _BEFORE, _STEPS = 3, 5
 _LONG, _PACE = 1000, 0.1
@@ -56,15 +56,15 @@ async def play(console: Console, directory: Path) -> bool:
 
 async def _row(row: Row, directory: Path) -> None:
     url = f"sqlite+aiosqlite:///{(directory / 'kill.db').as_posix()}" if row.persisted else ""
-    async with running(Server(url)) as server, Relay(server.port) as relay:
+    async with running(Server(url)) as server, FaultProxy(server.port) as proxy:
         try:
-            async with handshake_client(f"http://127.0.0.1:{relay.port}/mcp") as call_tool:
-                await _story(row, server, relay, call_tool)
+            async with handshake_client(f"http://127.0.0.1:{proxy.port}/mcp") as call_tool:
+                await _story(row, server, proxy, call_tool)
         except* (MCPError, OSError) as errors:
             row.following = row.following or str(errors.exceptions[0])
 
 
-async def _story(row: Row, server: Server, relay: Relay, call_tool: CallTool) -> None:
+async def _story(row: Row, server: Server, proxy: FaultProxy, call_tool: CallTool) -> None:
     seen: list[int] = []
     enough = asyncio.Event()
 
@@ -77,7 +77,7 @@ async def _story(row: Row, server: Server, relay: Relay, call_tool: CallTool) ->
     await asyncio.wait_for(enough.wait(), _PATIENCE)
     await server.kill()
     await server.start()
-    relay.target = server.port
+    proxy.target = server.port
     row.killed = await call
     row.progress = " ".join(map(str, seen))
     row.following = await _call(call_tool, _STEPS, progress)

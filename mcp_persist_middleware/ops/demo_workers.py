@@ -1,4 +1,4 @@
-"""The third act: two worker processes on one file behind a round-robin relay without stickiness.
+"""The third act: two worker processes on one file behind a round-robin proxy without stickiness.
 
 Resumes and answers of the client land on the worker that does not run its call; then the worker
 that holds the session is killed in the middle of a call, and the other one goes on with it.
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mcp_persist_middleware.ops.demo_parts import CallTool, Server, handshake_client, running
-from mcp_persist_middleware.ops.relay import Cut, Exchange, Plan, Relay, Request
+from mcp_persist_middleware.testing import Cut, FaultProxy, Plan, ProxiedExchange, ProxiedRequest
 
 _CALLS, _STEPS, _PACE = 4, 5, 0.05
 _QUESTIONS = 2
@@ -46,23 +46,23 @@ class Balance:
     cuts: bool = True
     _turn: "itertools.count[int]" = field(default_factory=itertools.count)
 
-    def route(self, _: Request) -> list[int]:
+    def route(self, _: ProxiedRequest) -> list[int]:
         """The next worker in turn; the other one when it does not answer."""
         first = next(self._turn) % len(self.ports)
         return self.ports[first:] + self.ports[:first]
 
-    def policy(self, request: Request) -> Plan | None:
+    def policy(self, request: ProxiedRequest) -> Plan | None:
         """Cut a call after its first event."""
         is_call = request.rpc_method == "tools/call"
         return Plan(cut=Cut(events=1)) if self.cuts and is_call else None
 
-    def note(self, line: Line, pairs: list[tuple[Exchange, Exchange | None]]) -> bool:
+    def note(self, line: Line, pairs: list[tuple[ProxiedExchange, ProxiedExchange | None]]) -> bool:
         """Name the workers of requests that belong together; whether any two differ."""
         names = [self.name(one) + (f"→{self.name(two)}" if two else "") for one, two in pairs]
         line.workers = " ".join(names)
         return any(name[0] != name[-1] for name in names)
 
-    def name(self, exchange: Exchange) -> str:
+    def name(self, exchange: ProxiedExchange) -> str:
         """Which worker had a request."""
         return "AB"[self.ports.index(exchange.target)]
 
@@ -92,13 +92,13 @@ async def _bare() -> Line:
     line = Line("without, a call")
     async with running(Server()) as one, running(Server()) as two:
         balance = Balance([one.port, two.port], cuts=False)
-        async with Relay(route=balance.route) as relay:
+        async with FaultProxy(route=balance.route) as proxy:
             try:
-                async with handshake_client(f"http://127.0.0.1:{relay.port}/mcp") as call_tool:
+                async with handshake_client(f"http://127.0.0.1:{proxy.port}/mcp") as call_tool:
                     line.seen = await _call(call_tool, "count", steps=_STEPS, seconds=_PACE)
             except* (MCPError, OSError) as errors:
                 line.seen = str(_first(errors))
-            calls = [e for e in relay.exchanges if e.target]
+            calls = [e for e in proxy.exchanges if e.target]
             line.workers = " ".join(balance.name(exchange) for exchange in calls[:3])
     return line
 
@@ -113,15 +113,15 @@ def _first(errors: BaseExceptionGroup) -> BaseException:
 async def _persisted(url: str) -> list[Line]:
     async with running(Server(url, _RETRY_MS)) as one, running(Server(url, _RETRY_MS)) as two:
         balance = Balance([one.port, two.port])
-        async with Relay(policy=balance.policy, route=balance.route) as relay:
-            endpoint = f"http://127.0.0.1:{relay.port}/mcp"
+        async with FaultProxy(policy=balance.policy, route=balance.route) as proxy:
+            endpoint = f"http://127.0.0.1:{proxy.port}/mcp"
             lines: list[Line] = []
             try:
                 async with handshake_client(endpoint, _answer) as call_tool:
-                    lines.append(await _cut_calls(relay, balance, call_tool))
-                    lines.append(await _question(relay, balance, call_tool))
+                    lines.append(await _cut_calls(proxy, balance, call_tool))
+                    lines.append(await _question(proxy, balance, call_tool))
                     # The worker that had `initialize` holds the session.
-                    home = relay.exchanges[0].target
+                    home = proxy.exchanges[0].target
                     victim = one if home == one.port else two
                     lines += await _killed(balance, home, victim, call_tool)
             except* (MCPError, OSError) as errors:
@@ -129,9 +129,9 @@ async def _persisted(url: str) -> list[Line]:
     return lines
 
 
-async def _cut_calls(relay: Relay, balance: Balance, call_tool: CallTool) -> Line:
+async def _cut_calls(proxy: FaultProxy, balance: Balance, call_tool: CallTool) -> Line:
     """Calls whose resumes land on the other worker."""
-    line, before, counts = Line(f"with, {_CALLS} calls, each cut"), len(relay.exchanges), 0
+    line, before, counts = Line(f"with, {_CALLS} calls, each cut"), len(proxy.exchanges), 0
     right = True
     for _ in range(_CALLS):
         progress = _Progress()
@@ -140,7 +140,7 @@ async def _cut_calls(relay: Relay, balance: Balance, call_tool: CallTool) -> Lin
             await progress.wait_for(_STEPS)
         right &= progress.seen == list(range(1, _STEPS + 1)) and result == f"counted {_STEPS}"
         counts += len(progress.seen)
-    since = relay.exchanges[before:]
+    since = proxy.exchanges[before:]
     calls = [each for each in since if each.request.rpc_method == "tools/call"]
     resumes = {each.request.headers.get("last-event-id"): each for each in since}
     crossed = balance.note(line, [(call, resumes.get(call.last_id)) for call in calls])
@@ -149,13 +149,13 @@ async def _cut_calls(relay: Relay, balance: Balance, call_tool: CallTool) -> Lin
     return line
 
 
-async def _question(relay: Relay, balance: Balance, call_tool: CallTool) -> Line:
+async def _question(proxy: FaultProxy, balance: Balance, call_tool: CallTool) -> Line:
     """Questions that a tool asks in the middle, answered through the other worker."""
-    line, before = Line(f"with, {_QUESTIONS} questions, answered"), len(relay.exchanges)
+    line, before = Line(f"with, {_QUESTIONS} questions, answered"), len(proxy.exchanges)
     balance.cuts = False
     greetings = [await _call(call_tool, "greet") for _ in range(_QUESTIONS)]
     line.seen = ", ".join(greetings)
-    since = relay.exchanges[before:]
+    since = proxy.exchanges[before:]
     asked = [each for each in since if each.request.rpc_method == "tools/call"]
     answered = [each for each in since if _is_answer(each.request)]
     crossed = balance.note(line, list(zip(asked, answered, strict=False)))
@@ -220,7 +220,7 @@ async def _answer(_context: object, _params: object) -> types.ElicitResult:
     return types.ElicitResult(action="accept", content={"name": _NAME})
 
 
-def _is_answer(request: Request) -> bool:
+def _is_answer(request: ProxiedRequest) -> bool:
     """Whether this is the client's answer to a question of the server."""
     with contextlib.suppress(ValueError):
         message = json.loads(request.body)

@@ -1,32 +1,18 @@
-"""The stores under contract: all that `tests.support.stores.STORES` names.
-
-Whoever writes an `EventLog` puts it through the same suite from a clone of this repository, with a
-module of his own that names it (`test_custom_log.py` does so):
-
-    # my_store.py
-    from my_package import MyLog
-    from tests.support.stores import BESIDE, STORES, Store
-
-    STORES["mine"] = lambda directory, _: Store("mine", log=lambda: MyLog(directory))
-
-    $ pytest -p my_store tests/contract -k mine
-
-Every log that `Store.log` makes is on the same data. A test that looks into a store's SQL
-(`Store.rows`) passes over one that has no URL.
+"""The stores under contract: all that `tests.support.stores` names. A test that looks into the SQL
+of a store (`Store.rows`) passes over one that has no URL.
 
 The stores of `tests.support.packaged` take part where they are asked for: `pytest -m packages`.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.testing.contract.builders import Factory
 from tests.support.packaged import PACKAGED, marked
 from tests.support.stores import BESIDE, STORES, Store
-
-Factory = Callable[[], EventLog]
 
 
 @pytest.fixture(params=[*STORES, *BESIDE, *marked(*PACKAGED)])

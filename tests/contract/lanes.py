@@ -3,7 +3,7 @@
 from mcp_persist_middleware.log.live import Limits, LiveStream
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.protocol.event_id import EventIds
-from tests.contract.builders import record
+from mcp_persist_middleware.testing.contract.builders import record
 from tests.support.scripted import until
 
 FRAME = b"data: x\r\n"

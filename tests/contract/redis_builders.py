@@ -16,7 +16,7 @@ from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores import connect
 from mcp_persist_middleware.stores.redis.log import RedisLog
-from tests.contract.builders import direct
+from tests.contract.sqlite import direct
 from tests.support.scripted import until
 from tests.support.stores import RedisServer
 

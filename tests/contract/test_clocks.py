@@ -19,8 +19,15 @@ from mcp_persist_middleware.model import (
     SessionRecord,
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
-from tests.contract.builders import ALL, ending, events, new, numbers, record
-from tests.contract.conftest import Factory
+from mcp_persist_middleware.testing.contract.builders import (
+    ALL,
+    Factory,
+    ending,
+    events,
+    new,
+    numbers,
+    record,
+)
 
 HOUR, MINUTE = 3600.0, 60.0
 real = time.time

@@ -1,4 +1,4 @@
-"""The relayed requests between workers: what every store promises of them."""
+"""The relayed requests between workers: what our stores promise of them beside the contract."""
 
 import asyncio
 import contextlib
@@ -15,13 +15,10 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.membership.lease import Lease
 from mcp_persist_middleware.model import (
-    Certainty,
     EnqueueResult,
-    RelayRequest,
     RelayRequestId,
     RelayState,
     RelayStatus,
@@ -35,66 +32,15 @@ from mcp_persist_middleware.sessions.relay_client import RelayClient, RelayFailu
 from mcp_persist_middleware.sessions.relay_server import RelayServer, _Run
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.redis.log import RedisLog
-from mcp_persist_middleware.stores.sql.inbox import SqlInbox
-from mcp_persist_middleware.stores.sql.log import SqlLog
-from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from mcp_persist_middleware.supervision import end
+from mcp_persist_middleware.testing.contract.builders import KEY, NOW, begin_session, claim, relayed
 from tests.support.scripted import until
 from tests.support.stores import Store
-
-NOW = time.time()
-KEY = SessionKey("default", "/mcp", "s")
-
-
-async def session(log: EventLog, key: SessionKey = KEY, home: str = "one") -> None:
-    """A session at home on a worker, and workers who look for relayed requests."""
-    record = SessionRecord(
-        key=key,
-        principal="",
-        version="2025-11-25",
-        initialize=b"{}",
-        generation=1,
-        home=home,
-        expires_at=time.time() + 60,
-    )
-    assert await log.sessions.create(record)
-    for worker in ("one", "two"):
-        assert await log.inbox.claim(worker, 1, NOW, NOW + 60) == []
 
 
 def may_forget(log: EventLog) -> bool:
     """Whether relayed requests lie where a session's move does not take them along."""
     return isinstance(log, RedisLog)
-
-
-def relayed(*, worker: str = "one", generation: int = 1, **more: Any) -> RelayRequest:
-    """A request for the session."""
-    made = RelayRequest(new_stream_id(), KEY, worker, generation, NOW + 10, b"please", sealed=False)
-    return dataclasses.replace(made, **more)
-
-
-async def claim(log: EventLog, worker: str, now: float = NOW) -> list[RelayRequest]:
-    """Everything that waits for a worker."""
-    return await log.inbox.claim(worker, 100, now, time.time() + 60)
-
-
-async def test_a_request_is_claimed_with_its_content_and_answered_once(
-    log: EventLog, other: EventLog
-) -> None:
-    await session(log)
-    sent = relayed()
-    assert await other.inbox.put(sent, 10) is EnqueueResult.ENQUEUED
-    assert await other.inbox.look(sent.name) == RelayStatus(RelayState.PENDING, "one", b"")
-    (got,) = await claim(log, "one")
-    assert (got.id, got.key, got.content, got.generation) == (sent.id, KEY, b"please", 1)
-    assert await log.inbox.claimed("one") == [sent.id]
-    assert await claim(log, "one") == []
-    assert await log.inbox.answer(sent.id, "one", b"done", NOW + 60)
-    assert not await log.inbox.answer(sent.id, "one", b"twice", NOW + 60)
-    assert await other.inbox.look(sent.name) == RelayStatus(RelayState.REPLIED, "one", b"done")
-    assert await log.inbox.claimed("one") == []
-    await other.inbox.remove([sent.name])
-    assert await other.inbox.look(sent.name) is None
 
 
 async def contents(store: Store) -> list[bytes]:
@@ -108,7 +54,7 @@ async def contents(store: Store) -> list[bytes]:
 
 
 async def test_what_was_claimed_is_nowhere_any_more(log: EventLog, store: Store) -> None:
-    await session(log)
+    await begin_session(log)
     secret = secrets.token_bytes(16)
     await log.inbox.put(relayed(content=secret), 10)
     assert secret in await contents(store)
@@ -117,38 +63,18 @@ async def test_what_was_claimed_is_nowhere_any_more(log: EventLog, store: Store)
 
 
 async def test_what_was_withdrawn_is_nowhere_any_more(log: EventLog, store: Store) -> None:
-    await session(log)
+    await begin_session(log)
     sent = relayed(content=secrets.token_bytes(16))
     await log.inbox.put(sent, 10)
     assert await log.inbox.withdraw(sent.name)
     assert sent.content not in await contents(store)
 
 
-async def test_a_worker_claims_only_requests_for_itself_the_oldest_first(log: EventLog) -> None:
-    await session(log)
-    elsewhere = SessionKey("default", "/mcp", "t")
-    await session(log, elsewhere, "two")
-    mine = [relayed() for _ in range(3)]
-    for each in [*mine, relayed(key=elsewhere, worker="two")]:
-        assert await log.inbox.put(each, 10) is EnqueueResult.ENQUEUED
-    (first,) = await log.inbox.claim("one", 1, NOW, NOW + 60)
-    rest = await claim(log, "one")
-    assert [first.id, *(each.id for each in rest)] == sorted(each.id for each in mine)
-
-
-async def test_no_more_requests_wait_for_one_worker_than_may(log: EventLog) -> None:
-    await session(log)
-    put = [await log.inbox.put(relayed(), 3) for _ in range(5)]
-    assert put == [EnqueueResult.ENQUEUED] * 3 + [EnqueueResult.FULL] * 2
-    await log.inbox.claim("one", 1, NOW, NOW + 60)
-    assert await log.inbox.put(relayed(), 3) is EnqueueResult.ENQUEUED
-
-
 async def test_a_request_to_where_the_session_is_not_is_not_posted(log: EventLog) -> None:
     if may_forget(log):
         pytest.skip("its addressee sees that")
     assert await log.inbox.put(relayed(), 10) is EnqueueResult.MOVED
-    await session(log)
+    await begin_session(log)
     assert await log.inbox.put(relayed(worker="two"), 10) is EnqueueResult.MOVED
     assert await log.sessions.move(KEY, 1, "two")
     assert await log.inbox.put(relayed(), 10) is EnqueueResult.MOVED
@@ -163,7 +89,7 @@ async def test_a_request_is_claimed_where_it_is_addressed_to_with_its_generation
     """Where a move does not take it along: whoever claims it can tell that it is too late."""
     if not may_forget(log):
         pytest.skip("it is refused, or addressed anew")
-    await session(log)
+    await begin_session(log)
     before, after = relayed(), relayed()
     await other.inbox.put(before, 10)
     assert await log.sessions.move(KEY, 1, "two")
@@ -180,7 +106,7 @@ async def test_a_session_that_moves_takes_along_what_waits_for_it(
 ) -> None:
     if may_forget(log):
         pytest.skip("it stays, and its addressee says so")
-    await session(log)
+    await begin_session(log)
     claimed, waiting = relayed(), relayed()
     await log.inbox.put(claimed, 10)
     await claim(log, "one")
@@ -194,19 +120,8 @@ async def test_a_session_that_moves_takes_along_what_waits_for_it(
     assert await log.inbox.look(claimed.name) == RelayStatus(RelayState.CLAIMED, "one", b"")
 
 
-async def test_a_request_that_was_withdrawn_is_not_claimed_nor_the_reverse(log: EventLog) -> None:
-    await session(log)
-    one, two = relayed(), relayed()
-    await log.inbox.put(one, 10)
-    assert await log.inbox.withdraw(one.name)
-    assert await claim(log, "one") == []
-    await log.inbox.put(two, 10)
-    await claim(log, "one")
-    assert not await log.inbox.withdraw(two.name)
-
-
 async def test_a_late_request_is_not_claimed_and_is_purged(log: EventLog) -> None:
-    await session(log)
+    await begin_session(log)
     sent = relayed()
     await log.inbox.put(sent, 10)
     assert await claim(log, "one", NOW + 11) == []
@@ -215,84 +130,6 @@ async def test_a_late_request_is_not_claimed_and_is_purged(log: EventLog) -> Non
         return  # see `test_redis_inbox.py`: it goes by itself
     assert await log.inbox.purge(NOW + 11, 10) == 1
     assert await log.inbox.look(sent.name) is None
-
-
-async def test_a_claimed_request_is_overdue_when_its_addressee_does_not_say_that_it_runs_it(
-    log: EventLog, other: EventLog
-) -> None:
-    await session(log)
-    kept, left, gone = (relayed() for _ in range(3))
-    for each in (kept, left, gone):
-        assert await other.inbox.put(each, 10) is EnqueueResult.ENQUEUED
-    now = log.inbox.now()
-    assert len(await log.inbox.claim("one", 3, NOW, now - 1)) == 3
-    for each in (kept, left):
-        status = await other.inbox.look(each.name)
-        assert status is not None
-        assert (status.state, status.certainty) == (RelayState.CLAIMED, Certainty.OVERDUE)
-    await other.inbox.remove([gone.name])
-    ids = [kept.id, gone.id, secrets.token_bytes(16)]
-    assert list(await log.inbox.renew("one", ids, now + 60)) == [kept.id]
-    for each, certainty in ((kept, Certainty.KNOWN), (left, Certainty.OVERDUE)):
-        status = await other.inbox.look(each.name)
-        assert status is not None
-        assert status.certainty is certainty
-    assert await log.inbox.answer(left.id, "one", b"late", now + 60)
-    last = await other.inbox.look(left.name)
-    assert last == RelayStatus(RelayState.REPLIED, "one", b"late")
-
-
-async def test_a_request_that_was_tombstoned_is_never_posted(
-    log: EventLog, other: EventLog
-) -> None:
-    await session(log)
-    sent = relayed()
-    assert await log.inbox.tombstone(sent.name, NOW + 10)
-    assert not await other.inbox.tombstone(sent.name, NOW + 10)
-    with pytest.raises(StoreError):
-        await other.inbox.put(sent, 10)
-    assert await claim(log, "one") == []
-    assert await log.inbox.purge(NOW + 5, 100) == 0
-    assert await log.inbox.purge(NOW + 11, 100) == 1
-    enqueued = relayed()
-    assert await log.inbox.put(enqueued, 10) is EnqueueResult.ENQUEUED
-    assert not await other.inbox.tombstone(enqueued.name, NOW + 10)
-    assert [each.id for each in await claim(log, "one")] == [enqueued.id]
-
-
-@pytest.mark.parametrize("first", ["put", "tombstone"])
-async def test_of_a_post_and_its_bar_one_holds(log: EventLog, other: EventLog, first: str) -> None:
-    await session(log)
-    for _ in range(20):
-        sent = relayed()
-        both = [log.inbox.put(sent, 100), other.inbox.tombstone(sent.name, NOW + 10)]
-        done = await asyncio.gather(*both[:: 1 if first == "put" else -1], return_exceptions=True)
-        put, barred = done if first == "put" else done[::-1]
-        assert (put is EnqueueResult.ENQUEUED) == (barred is False)
-        assert isinstance(put, StoreError) == (barred is True)
-    await claim(log, "one")
-
-
-async def test_of_all_who_claim_or_withdraw_at_once_one_gets_the_request(
-    log: EventLog, other: EventLog
-) -> None:
-    await session(log)
-    for _ in range(20):
-        sent = relayed()
-        await log.inbox.put(sent, 10)
-        *claims, withdrawn = await asyncio.gather(
-            claim(log, "one"), claim(other, "one"), claim(log, "one"), log.inbox.withdraw(sent.name)
-        )
-        got = [each.id for claimed in claims for each in claimed]
-        assert got + [sent.id] * withdrawn == [sent.id]
-
-
-async def test_each_worker_publishes_its_own_key(log: EventLog, other: EventLog) -> None:
-    assert await other.inbox.public_key("one") is None
-    await log.inbox.publish("one", b"k" * 32)
-    assert await other.inbox.public_key("one") == b"k" * 32
-    assert await other.inbox.public_key("two") is None
-    assert await other.inbox.public_key("nobody") is None
 
 
 STEPS = st.lists(
@@ -309,7 +146,7 @@ async def test_no_request_is_run_twice_nor_after_it_was_withdrawn(
     log: EventLog, steps: list[str]
 ) -> None:
     key = SessionKey("default", "/mcp", new_stream_id().hex())
-    await session(log, key)
+    await begin_session(log, key)
     home, generation = "one", 1
     sent: list[bytes] = []
     addressed: dict[bytes, str] = {}
@@ -352,26 +189,6 @@ async def test_no_request_is_run_twice_nor_after_it_was_withdrawn(
     for worker in ("one", "two"):
         await claim(log, worker)
     await log.inbox.purge(NOW + 1000, 1000)
-
-
-async def test_the_short_ways_and_the_general_ones_are_the_same(log: EventLog) -> None:
-    log = log._inner if isinstance(log, RedisLog) else log
-    if not isinstance(log, SqlLog):
-        pytest.skip("a log that is not ours has one way")
-    await session(log)
-    general = SqlInbox(log)
-    for putting, claiming in ((general, log.inbox), (log.inbox, general)):
-        sent = relayed(sealed=True)
-        assert await putting.put(sent, 1) is EnqueueResult.ENQUEUED
-        assert await claiming.put(relayed(), 1) is EnqueueResult.FULL
-        assert await claiming.look(sent.name) == await putting.look(sent.name)
-        (got,) = await claiming.claim("one", 9, NOW, NOW + 60)
-        assert got == sent
-        assert await putting.claim("one", 9, NOW, NOW + 60) == []
-        assert await putting.answer(sent.id, "one", b"ok", NOW + 60)
-        assert not await claiming.answer(sent.id, "one", b"no", NOW + 60)
-        assert await claiming.look(sent.name) == await putting.look(sent.name)
-        assert await log.sessions.find(KEY) == await SqlSessions(log).find(KEY)
 
 
 class Home:
@@ -514,7 +331,7 @@ async def test_only_the_home_of_a_session_gives_it_up_to_whoever_asks(log: Event
     given, nobody = Settings.load({"url": "events.db"}), cast("Any", None)
     registry = Registry(log.sessions, given, "one", nobody)
     relay_server = RelayServer(log.inbox, log.wakeups, nobody, nobody, registry, given, "one")
-    await session(log)
+    await begin_session(log)
     late = relayed()
     assert await relay_server._reply(_Run(late, ""), []) == NotExecuted(home_vacant=True)
     assert (

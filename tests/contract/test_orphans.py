@@ -2,22 +2,14 @@
 
 import dataclasses
 import json
-from typing import Any
 
 import pytest
 
 from mcp_persist_middleware.log import orphans
-from mcp_persist_middleware.log.base import EventLog, Written
-from mcp_persist_middleware.model import Event, EventKind, StreamState
-from mcp_persist_middleware.protocol import sse
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.model import StreamState
 from mcp_persist_middleware.stores.sql.log import SqlLog
-from tests.contract.builders import ALL, events, new, record
-
-
-def answer(number: int, request_id: Any) -> Event:
-    """The application's answer to a request."""
-    message = {"jsonrpc": "2.0", "id": request_id, "result": {}}
-    return Event(number, 1, EventKind.RESPONSE, sse.event(json.dumps(message).encode()))
+from mcp_persist_middleware.testing.contract.builders import ALL, answer, events, new, record
 
 
 async def test_of_a_batch_each_id_without_an_answer_gets_an_error_and_no_other(
@@ -55,17 +47,3 @@ async def test_the_end_of_a_long_stream_is_written_without_reading_it(
     ended = await orphans.end(log, long, 60.0, None)
     assert ended is not None
     assert (ended.state, ended.last_sequence) == (StreamState.FAILED, 507)
-
-
-async def test_how_much_there_is_of_a_stream_is_known(log: EventLog) -> None:
-    stream, beside = record(), record()
-    written = (*events(1, 3), answer(4, 1), *events(5, 1))
-    await log.append([new(stream, *written), new(beside)])
-    assert await log.written(beside.id) == Written(0, 0, 0)
-    size = sum(len(event.frame) for event in written)
-    assert await log.written(stream.id) == Written(5, 5, size)
-    assert await log.written(stream.id, 4) == Written(5, 1, len(written[4].frame))
-    assert await log.written(stream.id, 9) == Written(9, 0, 0)
-    assert await log.answers(stream.id) == (5, [written[3]])
-    assert await log.answers(stream.id, 4) == (5, [])
-    assert await log.answers(beside.id) == (0, [])

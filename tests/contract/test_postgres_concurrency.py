@@ -19,19 +19,22 @@ from mcp_persist_middleware.model import (
 )
 from mcp_persist_middleware.stores.postgres import batch as postgres_batch
 from mcp_persist_middleware.stores.postgres.log import PostgresLog
-from tests.contract.builders import (
+from mcp_persist_middleware.testing.contract.builders import (
     COMMITTED,
     FENCED,
+    KEY,
     REJECTED,
     add,
+    begin_session,
+    claim,
     ending,
     events,
     new,
     numbers,
     record,
+    relayed,
 )
 from tests.contract.postgres import somebody, waits_for_a_lock
-from tests.contract.test_inbox import KEY, claim, relayed, session
 from tests.support.packaged import PACKAGED, marked
 from tests.support.stores import STORES, Store
 
@@ -130,7 +133,7 @@ async def test_a_takeover_with_an_error_of_its_own_does_not_count_an_event_twice
 async def test_a_request_that_meets_a_move_is_not_left_with_the_old_home(
     log: PostgresLog, store: Store
 ) -> None:
-    await session(log)
+    await begin_session(log)
     async with somebody(store) as them:
         await them.execute("BEGIN")
         await them.execute("UPDATE mcp_session SET generation = 2, home = 'two'")
@@ -145,7 +148,7 @@ async def test_a_request_that_meets_a_move_is_not_left_with_the_old_home(
 async def test_a_move_that_meets_a_request_takes_it_along(
     log: PostgresLog, other: PostgresLog, store: Store
 ) -> None:
-    await session(log)
+    await begin_session(log)
     sent = relayed()
     async with somebody(store) as them:
         await them.execute("BEGIN")
@@ -153,7 +156,7 @@ async def test_a_move_that_meets_a_request_takes_it_along(
         async def here(work):  # type: ignore[no-untyped-def]
             return await work(them)
 
-        inbox = type(log.inbox)(log, here, lambda _: None)
+        inbox = type(log.inbox)(log, log._statements, here, lambda _: None)
         assert await inbox.put(sent, 10) is EnqueueResult.ENQUEUED
         move = asyncio.create_task(other.sessions.move(KEY, 1, "two"))
         await waits_for_a_lock(them)
@@ -168,7 +171,7 @@ async def test_a_move_that_meets_a_request_takes_it_along(
 async def test_a_request_that_somebody_is_taking_is_not_waited_for(
     log: PostgresLog, store: Store
 ) -> None:
-    await session(log)
+    await begin_session(log)
     one, two = sorted((relayed(), relayed()), key=lambda each: each.id)
     for each in (one, two):
         await log.inbox.put(each, 10)

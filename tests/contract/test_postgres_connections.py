@@ -28,8 +28,14 @@ from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores import connect
 from mcp_persist_middleware.stores.postgres import engine as postgres_engine
 from mcp_persist_middleware.stores.postgres.log import PostgresLog
-from mcp_persist_middleware.stores.sql.sessions import SqlSessions
-from tests.contract.builders import COMMITTED, add, events, new, numbers, record
+from mcp_persist_middleware.testing.contract.builders import (
+    COMMITTED,
+    add,
+    events,
+    new,
+    numbers,
+    record,
+)
 from tests.contract.postgres import somebody
 from tests.support import stores
 from tests.support.stores import Store, free_port
@@ -322,7 +328,7 @@ async def test_a_closed_log_says_so(store: Store) -> None:
 
 async def test_what_cannot_be_sent_is_not_repeated_in_the_error(store: Store) -> None:
     async with opened(log_of(store.url)) as log:
-        for find in (log.sessions.find, SqlSessions(log).find):
+        for find in (log.sessions.find, log.sessions.stream_state):
             with pytest.raises(StoreError, match="invalid input") as caught:
                 await find(SessionKey("default", "/mcp", "a-secret-\ud800"))
             assert "secret" not in str(caught.value)

@@ -10,7 +10,7 @@ import pytest
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Ending, EventKind, StreamState
-from tests.contract.builders import numbers
+from mcp_persist_middleware.testing.contract.builders import numbers
 from tests.contract.lanes import FRAME, FULL, begun
 from tests.contract.postgres import somebody, waits_for_a_lock
 from tests.support import stores

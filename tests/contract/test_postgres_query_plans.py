@@ -12,11 +12,21 @@ import pytest
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.stores.postgres import read
 from mcp_persist_middleware.stores.postgres.log import PostgresLog
-from tests.contract.builders import COMMITTED, add, ending, events, new, record
-from tests.contract.conftest import Factory
+from mcp_persist_middleware.testing.contract.builders import (
+    COMMITTED,
+    KEY,
+    NOW,
+    Factory,
+    add,
+    begin_session,
+    ending,
+    events,
+    new,
+    record,
+    relayed,
+)
+from mcp_persist_middleware.testing.contract.builders import session as new_session
 from tests.contract.postgres import somebody
-from tests.contract.test_inbox import KEY, NOW, relayed, session
-from tests.contract.test_sessions import session as new_session
 from tests.support.packaged import PACKAGED, marked
 from tests.support.stores import STORES, Store
 
@@ -111,7 +121,7 @@ async def test_no_step_of_a_stream_walks_a_table(log: PostgresLog) -> None:
 
 
 async def test_no_step_of_a_session_or_a_request_walks_a_table(log: PostgresLog) -> None:
-    await session(log)
+    await begin_session(log)
     for _ in range(3):
         await log.inbox.put(relayed(), 100)
     (sent, *_) = await log.inbox.claim("one", 2, NOW, NOW + 60)

@@ -8,7 +8,7 @@ import pytest
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.stores.postgres import read
-from tests.contract.builders import ending, events, new, record
+from mcp_persist_middleware.testing.contract.builders import ending, events, new, record
 from tests.contract.postgres import somebody
 from tests.support.packaged import PACKAGED, marked
 from tests.support.stores import STORES, Store

@@ -12,10 +12,16 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.stores.postgres.log import PostgresLog
+from mcp_persist_middleware.testing.contract.builders import (
+    add,
+    events,
+    new,
+    record,
+    settle,
+    subscribed,
+)
 from mcp_persist_middleware.wakeups import postgres
-from tests.contract.builders import add, events, new, record
 from tests.contract.postgres import somebody, subscribers
-from tests.contract.test_wakeups import settle, subscribed
 from tests.support.packaged import PACKAGED, marked
 from tests.support.scripted import until
 from tests.support.stores import STORES, Store

@@ -18,7 +18,15 @@ import redis
 
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.stores.redis.log import RedisLog
-from tests.contract.builders import COMMITTED, add, ending, events, new, numbers, record
+from mcp_persist_middleware.testing.contract.builders import (
+    COMMITTED,
+    add,
+    ending,
+    events,
+    new,
+    numbers,
+    record,
+)
 from tests.contract.redis_builders import Place, hold_back, is_up, read_all
 from tests.support.scripted import until
 from tests.support.stores import RedisServer

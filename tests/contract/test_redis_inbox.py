@@ -28,8 +28,8 @@ from mcp_persist_middleware.stores.redis import requests
 from mcp_persist_middleware.stores.redis.client import RedisAwayError
 from mcp_persist_middleware.stores.redis.inbox import RedisInbox
 from mcp_persist_middleware.stores.redis.log import RedisLog
+from mcp_persist_middleware.testing.contract.builders import KEY, begin_session, relayed
 from tests.contract.redis_builders import Place, is_up
-from tests.contract.test_inbox import KEY, relayed, session
 from tests.contract.test_redis_cluster import cluster
 from tests.support.scripted import until
 from tests.support.stores import RedisServer
@@ -97,7 +97,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 @contextlib.asynccontextmanager
 async def workers(place: Place, **more: Any) -> AsyncIterator[Pair]:
     async with place.worker("one", **more) as one, place.worker("two", **more) as two:
-        await session(one)
+        await begin_session(one)
         yield Pair(place, one, two)
 
 

@@ -13,7 +13,7 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.model import Event, EventKind, StreamState
 from mcp_persist_middleware.stores.redis import scripts
-from tests.contract.builders import (
+from mcp_persist_middleware.testing.contract.builders import (
     ALL,
     COMMITTED,
     FENCED,

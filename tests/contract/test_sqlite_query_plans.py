@@ -8,15 +8,22 @@ import pytest
 from sqlalchemy import event
 
 from mcp_persist_middleware.model import SessionKey
-from mcp_persist_middleware.stores.sql.inbox import SqlInbox
 from mcp_persist_middleware.stores.sql.schema import tables
-from mcp_persist_middleware.stores.sqlite.batch import BatchStatements
-from mcp_persist_middleware.stores.sqlite.inbox import SqliteInbox
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
-from mcp_persist_middleware.stores.sqlite.read import ReadStatements
-from tests.contract.builders import add, direct, ending, events, new, record
-from tests.contract.test_inbox import KEY, NOW, relayed, session
-from tests.contract.test_sessions import session as new_session
+from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
+from mcp_persist_middleware.testing.contract.builders import (
+    KEY,
+    NOW,
+    add,
+    begin_session,
+    ending,
+    events,
+    new,
+    record,
+    relayed,
+)
+from mcp_persist_middleware.testing.contract.builders import session as new_session
+from tests.contract.sqlite import direct
 from tests.support import stores
 from tests.support.stores import Store
 
@@ -39,6 +46,11 @@ def _plan(log: SqliteLog, sql: str, parameters: Any) -> list[str]:
         return [row[3] for row in outside.execute("EXPLAIN QUERY PLAN " + sql, parameters)]
 
 
+def _values(statement: str) -> list[None]:
+    """As many as it takes."""
+    return [None] * max(map(int, re.findall(r"\?(\d+)", statement)), default=statement.count("?"))
+
+
 async def _filled(log: SqliteLog) -> None:
     streams = [record(session=f"s{n}") for n in range(50)]
     await log.append([new(s, *events(1, 20), ending=ending(20)) for s in streams])
@@ -49,25 +61,26 @@ async def _filled(log: SqliteLog) -> None:
 
 async def test_every_statement_of_a_batch_finds_its_rows_by_an_index(log: SqliteLog) -> None:
     await _filled(log)
-    sql, reads = BatchStatements(tables("mcp_")), ReadStatements(tables("mcp_"))
+    sql = SqliteStatements(tables("mcp_"))
     for statement in (
-        reads.stream,
-        reads.events,
-        reads.expired,
-        reads.forget,
-        reads.tombstone_key,
+        sql.find_stream,
+        sql.page,
+        sql.expired,
+        sql.forget,
+        sql.tombstone_key,
         sql.insert(1),
         sql.insert(8),
         sql.create,
         sql.end,
         sql.take_over,
         sql.trim,
-        sql.fence,
-        sql.held,
+        sql.there,
+        sql.settle,
+        sql.above,
     ):
-        plan = _plan(log, statement, [None] * statement.count("?"))
+        plan = _plan(log, statement, _values(statement))
         assert not _scans(plan), (statement, plan)
-    plan = _plan(log, reads.events, [None] * 3)
+    plan = _plan(log, sql.page, [None] * 3)
     assert not any("TEMP B-TREE" in step for step in plan), plan
 
 
@@ -101,17 +114,16 @@ async def test_every_other_statement_and_every_step_of_retention_does_too(log: S
 
 
 async def test_every_step_of_a_request_finds_its_rows_by_an_index(log: SqliteLog) -> None:
-    await session(log)
+    await begin_session(log)
     for n in range(50):
         key = SessionKey("default", "/mcp", f"s{n}")
-        await session(log, key, f"worker{n}")
+        await begin_session(log, key, f"worker{n}")
         await log.inbox.put(relayed(key=key, worker=f"worker{n}"), 100)
     with direct(log._path) as outside:
         outside.execute("ANALYZE")
-    inbox = log.inbox
-    assert isinstance(inbox, SqliteInbox)
-    short = (inbox._put, inbox._home, inbox._waiting, inbox._claim, inbox._answer, inbox._look)
-    seen: list[tuple[str, Any]] = [(each, [None] * each.count("?")) for each in short]
+    sql = SqliteStatements(log.tables)
+    short = (sql.put, sql.at_home, sql.waiting, sql.claim, sql.answer, sql.look)
+    seen: list[tuple[str, Any]] = [(each, _values(each)) for each in short]
     assert log._made is not None
 
     def note(_c: Any, _k: Any, statement: str, parameters: Any, _x: Any, _m: bool) -> None:
@@ -119,21 +131,15 @@ async def test_every_step_of_a_request_finds_its_rows_by_an_index(log: SqliteLog
             seen.append((statement, parameters))
 
     event.listen(log._made.sync_engine, "before_cursor_execute", note)
-    # What every store in SQL does, and what this one does in a shorter way.
-    general = SqlInbox(log)
     sent = relayed()
-    await general.put(sent, 100)
-    await general.look(sent.name)
-    await general.claim("one", 100, NOW, NOW + 60)
-    await general.claimed("one")
-    await general.renew("one", [sent.id], NOW + 60)
-    await general.answer(sent.id, "one", b"", NOW)
-    await general.withdraw(sent.name)
-    await general.remove([sent.name])
+    await log.inbox.claimed("one")
+    await log.inbox.renew("one", [sent.id], NOW + 60)
+    await log.inbox.withdraw(sent.name)
+    await log.inbox.remove([sent.name])
     await log.sessions.move(KEY, 1, "two")
-    await general.purge(NOW, 10)
+    await log.inbox.purge(NOW, 10)
     event.remove(log._made.sync_engine, "before_cursor_execute", note)
-    assert len(seen) >= len(short) + 11
+    assert len(seen) >= len(short) + 7
     for statement, parameters in seen:
         with direct(log._path) as outside:
             steps = [

@@ -14,19 +14,19 @@ from mcp_persist_middleware.model import EnqueueResult, Event, EventKind, RelayR
 from mcp_persist_middleware.stores.sqlite import log as sqlite_log
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
-from tests.contract.builders import (
+from mcp_persist_middleware.testing.contract.builders import (
     COMMITTED,
     REJECTED,
+    Factory,
     add,
-    direct,
     ending,
     events,
     new,
     numbers,
     record,
+    session,
 )
-from tests.contract.conftest import Factory
-from tests.contract.test_sessions import session
+from tests.contract.sqlite import direct
 from tests.support import stores
 from tests.support.scripted import late
 from tests.support.stores import Store

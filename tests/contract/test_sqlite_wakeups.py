@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
-from tests.contract.builders import add, direct, ending, events, new, record
-from tests.contract.test_wakeups import settle, subscribed
+from mcp_persist_middleware.testing.contract.builders import (
+    add,
+    ending,
+    events,
+    new,
+    record,
+    settle,
+    subscribed,
+)
+from tests.contract.sqlite import direct
 from tests.support import stores
 from tests.support.scripted import until
 from tests.support.stores import Store

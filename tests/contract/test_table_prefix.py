@@ -10,9 +10,19 @@ import pytest
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import EnqueueResult, RelayRequest, RelayRequestId, RelayState
 from mcp_persist_middleware.protocol.event_id import new_stream_id
-from tests.contract.builders import ALL, COMMITTED, FENCED, add, ending, events, new, record
-from tests.contract.test_sessions import session
-from tests.contract.test_wakeups import settle, subscribed
+from mcp_persist_middleware.testing.contract.builders import (
+    ALL,
+    COMMITTED,
+    FENCED,
+    add,
+    ending,
+    events,
+    new,
+    record,
+    session,
+    settle,
+    subscribed,
+)
 from tests.support import stores
 from tests.support.stores import Store
 

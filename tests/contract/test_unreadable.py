@@ -26,9 +26,15 @@ from mcp_persist_middleware.model import (
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.settings import Settings
-from tests.contract.builders import add, ending, events, new, record
-from tests.contract.test_orphans import answer
-from tests.contract.test_sessions import session
+from mcp_persist_middleware.testing.contract.builders import (
+    add,
+    answer,
+    ending,
+    events,
+    new,
+    record,
+    session,
+)
 from tests.support.stores import Store
 
 

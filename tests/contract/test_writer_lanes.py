@@ -13,7 +13,7 @@ from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamState, StreamWrite
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
-from tests.contract.builders import numbers
+from mcp_persist_middleware.testing.contract.builders import numbers
 from tests.contract.lanes import FRAME, FULL, begun
 from tests.support.scripted import until
 

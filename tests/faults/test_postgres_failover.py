@@ -15,7 +15,7 @@ import pytest
 from mcp_persist_middleware.errors import StoreUnavailableError
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores import connect
-from tests.contract.builders import COMMITTED, events, new, record
+from mcp_persist_middleware.testing.contract.builders import COMMITTED, events, new, record
 from tests.faults.test_postgres import administer, all_have_ids, count, in_thread, load
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession

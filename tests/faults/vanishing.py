@@ -8,7 +8,7 @@ import sys
 from mcp_persist_middleware import Persistence
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
-from tests.contract.builders import COMMITTED, events, new, record
+from mcp_persist_middleware.testing.contract.builders import COMMITTED, events, new, record
 
 
 async def _read(log: EventLog) -> None:

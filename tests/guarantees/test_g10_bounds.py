@@ -11,7 +11,7 @@ from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol.event_id import EventIds
 from mcp_persist_middleware.streams import disconnect
-from tests.contract.builders import events, new, record
+from mcp_persist_middleware.testing.contract.builders import events, new, record
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
 

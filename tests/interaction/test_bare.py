@@ -20,8 +20,8 @@ from mcp_persist_middleware import (
     StoreError,
 )
 from mcp_persist_middleware.store import EventLog
-from tests.support.memory_log import MemoryLog
-from tests.support.memory_parts import MemorySessions, Shelf
+from mcp_persist_middleware.testing import MemoryLog, Shelf
+from mcp_persist_middleware.testing.memory_parts import MemorySessions
 from tests.support.scripted import Call, Message, Scripted, persisted, serving, until
 from tests.support.session import RawSession
 from tests.support.sse_client import request

@@ -18,13 +18,11 @@ from mcp_persist_middleware import (
     StoreError,
 )
 from mcp_persist_middleware.store import EventLog
+from mcp_persist_middleware.testing import FaultProxy, MemoryLog, RandomCuts, Shelf
 from tests.interaction.test_official_client import CLIENTS, WORK
 from tests.matrix.clients import run
 from tests.matrix.score import score
-from tests.support.memory_log import MemoryLog
-from tests.support.memory_parts import Shelf
 from tests.support.processes import ServerError, ServerProcess
-from tests.support.relay import RandomCuts, Relay
 from tests.support.scripted import Call, Scripted, serving, until
 from tests.support.servers import _sdk2
 from tests.support.session import RawSession
@@ -50,9 +48,9 @@ class Maker:
 async def test_every_call_that_is_cut_arrives_exactly_once(client: str) -> None:
     make, policy = Maker(), RandomCuts(21, WORK.events, 1)
     app = PersistMiddleware(_sdk2(False, False), log=make, **QUICK)
-    async with serving(app) as port, Relay(port, policy, on_end=policy.ended) as relay:
-        outcomes = await run(client, f"http://127.0.0.1:{relay.port}/mcp", WORK)
-    total = score(outcomes, WORK, relay.cuts)
+    async with serving(app) as port, FaultProxy(port, policy, on_end=policy.ended) as proxy:
+        outcomes = await run(client, f"http://127.0.0.1:{proxy.port}/mcp", WORK)
+    total = score(outcomes, WORK, proxy.cuts)
     assert total.exactly_once(WORK), total
     kept = sum(len(rows) for rows in make.shelf.events.values())
     assert kept >= WORK.calls * (WORK.events + 1), "they are in that store and no other"

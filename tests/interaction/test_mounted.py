@@ -9,9 +9,9 @@ from fastapi import FastAPI
 from mcp.server.mcpserver import Context, MCPServer
 
 from mcp_persist_middleware import PersistMiddleware
+from mcp_persist_middleware.testing import FaultProxy, RandomCuts
 from tests.matrix.clients import Outcome, Work, run
 from tests.matrix.score import score
-from tests.support.relay import RandomCuts, Relay
 from tests.support.scripted import serving
 from tests.support.servers import _tools
 from tests.support.session import MODERN, RawSession, last_id
@@ -44,11 +44,11 @@ async def test_a_cut_call_is_resumed_at_either_address(
 ) -> None:
     async with serving(mounted(tmp_store)) as port:
         policy = RandomCuts(3, WORK.events, 1)
-        async with Relay(port, policy, on_end=policy.ended) as relay:
+        async with FaultProxy(port, policy, on_end=policy.ended) as proxy:
             outcomes: list[Outcome] = await run(
-                client, f"http://127.0.0.1:{relay.port}{path}", WORK
+                client, f"http://127.0.0.1:{proxy.port}{path}", WORK
             )
-            total = score(outcomes, WORK, relay.cuts)
+            total = score(outcomes, WORK, proxy.cuts)
     assert total.exactly_once(WORK), total
     assert total.cuts == WORK.calls
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from mcp_persist_middleware.testing import Cut, FaultProxy, RandomCuts, cut_calls
 from tests.matrix.clients import CLIENTS as CONNECT
 from tests.matrix.clients import Outcome, Work, run
 from tests.matrix.score import Score, score
 from tests.peers.deployed import through
 from tests.support.processes import ServerProcess, mcp_server, running
-from tests.support.relay import Cut, RandomCuts, Relay, cut_calls
 from tests.support.scripted import until
 
 CLIENTS = ["mcp.Client 2.x", "ClientSession 2.x"]
@@ -21,9 +21,9 @@ QUICK = {"retry_ms": 300, "modern_retry_ms": 300}
 
 async def _cut_calls(server: ServerProcess, client: str, cuts: int, seed: int) -> Score:
     policy = RandomCuts(seed, WORK.events, cuts)
-    async with Relay(server.port, policy, on_end=policy.ended) as relay:
-        outcomes: list[Outcome] = await run(client, f"http://127.0.0.1:{relay.port}/mcp", WORK)
-        return score(outcomes, WORK, relay.cuts)
+    async with FaultProxy(server.port, policy, on_end=policy.ended) as proxy:
+        outcomes: list[Outcome] = await run(client, f"http://127.0.0.1:{proxy.port}/mcp", WORK)
+        return score(outcomes, WORK, proxy.cuts)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -50,9 +50,9 @@ async def test_without_the_middleware_no_cut_call_has_a_result(client: str, tmp_
     first_event = cut_calls(lambda: Cut(events=1))
     async with (
         running(mcp_server(tmp_path, persist=False)) as server,
-        Relay(server.port, first_event) as relay,
+        FaultProxy(server.port, first_event) as proxy,
     ):
-        outcomes = await run(client, f"http://127.0.0.1:{relay.port}/mcp", WORK)
+        outcomes = await run(client, f"http://127.0.0.1:{proxy.port}/mcp", WORK)
     assert [outcome.result for outcome in outcomes] == [""] * WORK.calls
     assert {len(outcome.progress) for outcome in outcomes} == {1}
 

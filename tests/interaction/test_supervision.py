@@ -22,8 +22,7 @@ from mcp_persist_middleware.shutdown import ShutdownWatch
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.subscribers import SessionSubscribers
 from mcp_persist_middleware.supervision import Supervisor, end
-from tests.support.memory_log import MemoryLog
-from tests.support.memory_parts import Shelf
+from mcp_persist_middleware.testing import MemoryLog, Shelf
 from tests.support.scripted import Call, Scripted, serving, until
 from tests.support.session import RawSession
 from tests.support.stores import BESIDE, STORES, Store

@@ -1,7 +1,7 @@
 """Every client against every server, each call cut: `python -m tests.matrix.run --help`.
 
 One uvicorn process for each server, with the middleware on a SQLite file; for each client a
-process and a cutting relay. Ends with 0 when every progress event and result came exactly once;
+process and a cutting proxy. Ends with 0 when every progress event and result came exactly once;
 with `--cuts 2` when nothing was lost, and the table says what came twice.
 """
 
@@ -15,11 +15,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcp_persist_middleware.testing import FaultProxy, RandomCuts
 from tests.matrix.clients import CALL_TIMEOUT, Outcome, Work
 from tests.matrix.environments import REQUIREMENTS, prepare, versions
 from tests.matrix.score import Score, score
 from tests.support.processes import ROOT, ServerProcess, mcp_server, running
-from tests.support.relay import RandomCuts, Relay
 
 CLIENTS = {
     "mcp.Client 2.x": "v2",
@@ -87,11 +87,11 @@ async def _server(matrix: Matrix, name: str, clients: list[str]) -> list[bool]:
 
 async def _cell(matrix: Matrix, server: ServerProcess, cell: Cell) -> bool:
     policy = RandomCuts(cell.seed, matrix.work.events, matrix.cuts)
-    async with matrix.gate, Relay(server.port, policy, on_end=policy.ended) as relay:
+    async with matrix.gate, FaultProxy(server.port, policy, on_end=policy.ended) as proxy:
         begin = time.monotonic()
-        url = f"http://127.0.0.1:{relay.port}/mcp"
+        url = f"http://127.0.0.1:{proxy.port}/mcp"
         outcomes, error = await _client(matrix, cell.client, url)
-        result = score(outcomes, matrix.work, relay.cuts)
+        result = score(outcomes, matrix.work, proxy.cuts)
         result.error = error or result.error
         passed = matrix.passed(result)
         doubled = f"{result.doubled}" + (f"/{result.calls_doubled}" if result.doubled else "")

@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 from mcp_persist_middleware.errors import ConfigurationError, StoreUnavailableError
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores import connect
-from tests.contract.builders import COMMITTED, events, new, record
+from mcp_persist_middleware.testing.contract.builders import COMMITTED, events, new, record
 from tests.contract.postgres import somebody
 from tests.support.certificates import Authority
 from tests.support.packaged import Postgres15

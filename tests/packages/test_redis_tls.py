@@ -14,7 +14,14 @@ from mcp_persist_middleware.errors import ConfigurationError, StoreUnavailableEr
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores import connect
 from mcp_persist_middleware.stores.redis.log import RedisLog
-from tests.contract.builders import COMMITTED, add, events, new, numbers, record
+from mcp_persist_middleware.testing.contract.builders import (
+    COMMITTED,
+    add,
+    events,
+    new,
+    numbers,
+    record,
+)
 from tests.contract.test_redis_cluster import port_with_bus
 from tests.faults.test_postgres import all_have_ids, load
 from tests.support.certificates import Authority

@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mcp_persist_middleware.testing import Cut, FaultProxy, Plan, ProxiedRequest
 from tests.matrix.environments import prepare
 from tests.matrix.run import CLIENTS
 from tests.support.processes import ROOT, ServerProcess, running
-from tests.support.relay import Cut, Plan, Relay, Request
 
 DEPLOYMENTS = {
     "mount at /mcp": ("mount", "/mcp"),
@@ -112,7 +112,7 @@ class CutOnce:
     def __init__(self) -> None:
         self.armed = False
 
-    def __call__(self, request: Request) -> Plan | None:
+    def __call__(self, request: ProxiedRequest) -> Plan | None:
         """A redirect is no answer yet: what has an event is cut."""
         if request.rpc_method != "tools/call" or not self.armed:
             return None
@@ -141,11 +141,11 @@ async def through(deployment: str, name: str, python: str, directory: Path) -> d
     policy, found = CutOnce(), dict[str, str]()
     async with (
         running(server),
-        Relay(server.port, policy) as relay,
-        _client(name, f"http://127.0.0.1:{relay.port}{path}", python) as client,
+        FaultProxy(server.port, policy) as proxy,
+        _client(name, f"http://127.0.0.1:{proxy.port}{path}", python) as client,
     ):
         try:
-            await _through(client, server, policy, relay, found)
+            await _through(client, server, policy, proxy, found)
         except EndedError as error:
             found["then the client"] = str(error)
     if server.complaints:
@@ -154,13 +154,13 @@ async def through(deployment: str, name: str, python: str, directory: Path) -> d
 
 
 async def _through(
-    client: Client, server: ServerProcess, policy: CutOnce, relay: Relay, found: dict[str, str]
+    client: Client, server: ServerProcess, policy: CutOnce, proxy: FaultProxy, found: dict[str, str]
 ) -> None:
     count = {"n": _N, "delay": _DELAY}
     found["first"] = _whole(await client.call("count", **count))
     policy.armed = True
     found["cut"] = _whole(await client.call("count", **count))
-    found["cut"] += "" if relay.cuts == 1 else f" cut {relay.cuts} times"
+    found["cut"] += "" if proxy.cuts == 1 else f" cut {proxy.cuts} times"
     policy.armed = False
     unknown = await client.call("nobody_knows")
     found["unknown"] = "" if unknown["error"] else json.dumps(unknown)

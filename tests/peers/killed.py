@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mcp_persist_middleware.testing import FaultProxy
 from tests.matrix.environments import prepare, versions
 from tests.peers.typescript import install_clients
 from tests.support.processes import ROOT, ServerProcess, mcp_server, running
-from tests.support.relay import Relay
 
 _BEFORE = 3
 _OUTAGE = 1.0
@@ -100,8 +100,8 @@ def _command(peer: Peer, url: str, cache: Path) -> list[str]:
     return [python, "-m", "tests.peers.killed_client", *peer.arguments, url, str(_PATIENCE)]
 
 
-async def _told(peer: Peer, server: ServerProcess, relay: Relay, cache: Path) -> Story:
-    url, story = f"http://127.0.0.1:{relay.port}/mcp", Story()
+async def _told(peer: Peer, server: ServerProcess, proxy: FaultProxy, cache: Path) -> Story:
+    url, story = f"http://127.0.0.1:{proxy.port}/mcp", Story()
     process = await asyncio.create_subprocess_exec(
         *_command(peer, url, cache),
         cwd=ROOT,
@@ -136,7 +136,7 @@ async def _told(peer: Peer, server: ServerProcess, relay: Relay, cache: Path) ->
         if process.returncode is None:
             process.kill()
         await process.wait()
-    calls = [e.request for e in relay.exchanges if e.request.rpc_method == "tools/call"]
+    calls = [e.request for e in proxy.exchanges if e.request.rpc_method == "tools/call"]
     story.sessions = {request.headers.get("mcp-session-id") for request in calls}
     return story
 
@@ -149,8 +149,8 @@ async def _restart(server: ServerProcess) -> None:
 async def _play(peer: Peer, cache: Path, settings: dict[str, str], *, persist: bool) -> Story:
     with tempfile.TemporaryDirectory() as directory:
         server = mcp_server(Path(directory), persist=persist, settings=settings)
-        async with running(server), Relay(server.port) as relay:
-            return await _told(peer, server, relay, cache)
+        async with running(server), FaultProxy(server.port) as proxy:
+            return await _told(peer, server, proxy, cache)
 
 
 async def _all(cache: Path, only: str, settings: dict[str, str]) -> bool:

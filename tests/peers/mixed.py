@@ -1,7 +1,7 @@
 """Many clients, several workers, one store, every request to any worker, connections cut at random.
 
 Official Python clients (2.x, a handshake session each) make mixed calls: progress, elicitation,
-sampling, cancellation. A relay sends each request to a random worker and resets a part of the
+sampling, cancellation. A proxy sends each request to a random worker and resets a part of the
 connections at a random byte after the client holds an event id. The workers note each execution.
 
 Run:     python -m tests.peers.mixed [--store sqlite] [--workers 2] [--clients 20] [--calls 100]
@@ -29,12 +29,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from mcp_persist_middleware.model import EventKind, StreamKind
+from mcp_persist_middleware.testing import Cut, FaultProxy, Plan, ProxiedRequest
 from tests.peers import mixed_client
 from tests.peers.mixed_client import Made
 from tests.peers.pulse import Pulse
 from tests.peers.typescript import install_clients
 from tests.support.processes import ServerProcess, running
-from tests.support.relay import Cut, Plan, Relay, Request
 from tests.support.started import started
 from tests.support.stores import STORES, Store
 
@@ -99,10 +99,10 @@ class _Roulette:
         self._ports = list(ports)
         self._random = random.Random(seed)
 
-    def route(self, _: Request) -> list[int]:
+    def route(self, _: ProxiedRequest) -> list[int]:
         return self._random.sample(self._ports, len(self._ports))
 
-    def policy(self, request: Request) -> Plan | None:
+    def policy(self, request: ProxiedRequest) -> Plan | None:
         """A resumed connection is left whole: the client would ask for its events again."""
         if request.rpc_method == "tools/call":
             share, events = _CUT_OF_CALLS, self._random.randrange(_MOST_EVENTS)
@@ -136,15 +136,15 @@ async def mixed(store: Store, directory: Path, size: Size) -> Report:
     async with contextlib.AsyncExitStack() as stack:
         await asyncio.gather(*(stack.enter_async_context(running(each)) for each in workers))
         roulette = _Roulette([each.port for each in workers], size.seed)
-        relay = Relay(policy=roulette.policy, route=roulette.route)
-        async with relay:
+        proxy = FaultProxy(policy=roulette.policy, route=roulette.route)
+        async with proxy:
             with Pulse(store.url) as pulse:
-                await _clients(f"http://127.0.0.1:{relay.port}/mcp", size, report)
+                await _clients(f"http://127.0.0.1:{proxy.port}/mcp", size, report)
         report.seconds, report.slowest = time.monotonic() - began, pulse.worst
-        report.cuts, report.requests = relay.cuts, len(relay.exchanges)
-        report.asked = sum(_asks(exchange.request) for exchange in relay.exchanges)
+        report.cuts, report.requests = proxy.cuts, len(proxy.exchanges)
+        report.asked = sum(_asks(exchange.request) for exchange in proxy.exchanges)
         await _executed(directory / "ran", report)
-        report.crossed = _crossed(relay, report.made, {each.port: each.pid for each in workers})
+        report.crossed = _crossed(proxy, report.made, {each.port: each.pid for each in workers})
         await asyncio.gather(*(each.terminate(30) for each in workers))
         await _stored(store, report)
     for each in workers:
@@ -215,16 +215,16 @@ async def _executed(ran: Path, report: Report) -> None:
             report.faults.append(f"{line!r}: {lines[line]} times")
 
 
-def _asks(request: Request) -> bool:
+def _asks(request: ProxiedRequest) -> bool:
     """Whether this is a request that has an answer, such as a call."""
     return request.method == "POST" and {"id", "method"} <= json.loads(request.body).keys()
 
 
-def _crossed(relay: Relay, made: list[Made], pids: dict[int, int]) -> int:
+def _crossed(proxy: FaultProxy, made: list[Made], pids: dict[int, int]) -> int:
     """How many calls were asked of another worker than ran them."""
     ran = {each.nonce: each.told.get("worker") for each in made}
     crossed = 0
-    for exchange in relay.exchanges:
+    for exchange in proxy.exchanges:
         if exchange.request.rpc_method == "tools/call":
             nonce = exchange.request.body.partition(b'"nonce":"')[2].partition(b'"')[0].decode()
             worker = ran.get(nonce)

@@ -1,6 +1,6 @@
 """Shows that a rolling restart of two workers loses no call and runs none twice.
 
-Official Python clients behind a relay without stickiness have 50 calls of 5 s in flight when the
+Official Python clients behind a proxy without stickiness have 50 calls of 5 s in flight when the
 first worker gets its SIGTERM, and 50 others when, after its restart, the second one does.
 
 Run:     python -m tests.peers.rolling [--store sqlite] [--calls 50]
@@ -17,11 +17,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from mcp_persist_middleware.testing import FaultProxy, ProxiedRequest
 from tests.peers import mixed_client
 from tests.peers.mixed import worker
 from tests.peers.mixed_client import Made
 from tests.support.processes import ServerProcess, running
-from tests.support.relay import Relay, Request
 from tests.support.scripted import until
 from tests.support.started import started
 from tests.support.stores import STORES, Store
@@ -41,11 +41,11 @@ async def rolling(store: Store, directory: Path, calls: int, seconds: float) -> 
             await stack.enter_async_context(running(each))
         ports = [each.port for each in workers]
 
-        def route(_: Request) -> list[int]:
+        def route(_: ProxiedRequest) -> list[int]:
             return random.sample(ports, len(ports))
 
-        relay = await stack.enter_async_context(Relay(route=route))
-        url = f"http://127.0.0.1:{relay.port}/mcp"
+        proxy = await stack.enter_async_context(FaultProxy(route=route))
+        url = f"http://127.0.0.1:{proxy.port}/mcp"
         sessions = [
             await stack.enter_async_context(mixed_client.connected(url)) for _ in range(_CLIENTS)
         ]

@@ -1,6 +1,6 @@
 """Shows that the official TypeScript clients lose and double nothing when their calls are cut.
 
-Every call reports progress; a relay resets its connection once, at a random byte after the client
+Every call reports progress; a proxy resets its connection once, at a random byte after the client
 holds its first event id. The clients come back by themselves. A bare server is shown beside it.
 
 Run:     python -m tests.peers.typescript [--calls 100] [--cache DIRECTORY]
@@ -20,9 +20,9 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mcp_persist_middleware.testing import Cut, FaultProxy, RandomCuts, cut_calls
 from tests.peers.npm import install
 from tests.support.processes import mcp_server, running
-from tests.support.relay import Cut, RandomCuts, Relay, cut_calls
 
 _PACKAGES = ("@modelcontextprotocol/sdk@~1.32.0", "@modelcontextprotocol/client@~2.4.0")
 _SOURCES = Path(__file__).parent / "typescript"
@@ -124,9 +124,9 @@ async def _bare(cache: Path, peer: Peer, calls: int) -> Tally:
     policy = cut_calls(lambda: Cut(events=chance.randrange(_EVENTS)))
     with tempfile.TemporaryDirectory() as directory:
         server = mcp_server(Path(directory), persist=False)
-        async with running(server), Relay(server.port, policy) as relay:
-            tally = await _run(cache, peer, relay.port, calls, _BARE_TIMEOUT)
-            tally.cuts = relay.cuts
+        async with running(server), FaultProxy(server.port, policy) as proxy:
+            tally = await _run(cache, peer, proxy.port, calls, _BARE_TIMEOUT)
+            tally.cuts = proxy.cuts
     return tally
 
 
@@ -136,9 +136,9 @@ async def _persisted(cache: Path, peer: Peer, calls: int) -> Tally:
     with tempfile.TemporaryDirectory() as directory:
         settings = {"retry_ms": _RETRY_MS, "modern_retry_ms": _RETRY_MS}
         server = mcp_server(Path(directory), settings=settings)
-        async with running(server), Relay(server.port, policy, on_end=policy.ended) as relay:
-            tally = await _run(cache, peer, relay.port, calls, _TIMEOUT)
-            tally.cuts = relay.cuts
+        async with running(server), FaultProxy(server.port, policy, on_end=policy.ended) as proxy:
+            tally = await _run(cache, peer, proxy.port, calls, _TIMEOUT)
+            tally.cuts = proxy.cuts
     return tally
 
 

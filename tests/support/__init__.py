@@ -1,1 +1,1 @@
-"""What tests share: real server processes, a raw client and a connection-cutting relay."""
+"""What tests share: real server processes, and a raw client."""

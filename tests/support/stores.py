@@ -32,8 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores import connect
-from tests.support.memory_log import MemoryLog
-from tests.support.memory_parts import Shelf
+from mcp_persist_middleware.testing import MemoryLog, Shelf
 
 _READY_SECONDS = 20.0
 

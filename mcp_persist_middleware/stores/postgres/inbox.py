@@ -3,31 +3,25 @@ the locks that a relayed request and a session that moves take, so that neither 
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, Protocol, TypeVar
-
-from sqlalchemy.dialects import postgresql
 
 from mcp_persist_middleware.model import (
     EnqueueResult,
     RelayRequest,
     RelayRequestId,
-    RelayState,
     RelayStatus,
     SessionKey,
     SessionRecord,
 )
+from mcp_persist_middleware.stores.postgres.read import plain
+from mcp_persist_middleware.stores.postgres.statements import PostgresStatements
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox, relay_request_of, row_of
-from mcp_persist_middleware.stores.sql.schema import quoted
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from mcp_persist_middleware.stores.sql.store import SqlStore
-from mcp_persist_middleware.stores.sql.text import escape, unescape
+from mcp_persist_middleware.stores.sql.text import escape
 
 T = TypeVar("T")
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 Tell = Callable[[Iterable[bytes]], None]
-
-_WAITING, _CLAIMED, _ANSWERED = (int(state) for state in RelayState)
 
 
 class Raw(Protocol):
@@ -44,19 +38,19 @@ class PostgresSessions(SqlSessions):
         tell: wakes whoever waits for these topics.
     """
 
-    def __init__(self, store: SqlStore, raw: Raw, tell: Tell) -> None:
+    def __init__(
+        self, store: SqlStore, statements: PostgresStatements, raw: Raw, tell: Tell
+    ) -> None:
         super().__init__(store)
+        self._sql = statements
         self._raw = raw
         self._tell = tell
-        names = ", ".join(column.name for column in self._table.c)
-        self._find = (
-            f"SELECT {names} FROM {quoted(self._table)}"
-            " WHERE namespace = $1 AND path = $2 AND id = $3"
-        )
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
-        row = await self._raw(lambda driver: driver.fetchrow(self._find, *map(escape, key)))
-        return None if row is None else self._of(_plain(row))
+        row = await self._raw(
+            lambda driver: driver.fetchrow(self._sql.find_session, *map(escape, key))
+        )
+        return None if row is None else self._of(plain(row))
 
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         moved = await super().move(key, generation, home)
@@ -72,52 +66,19 @@ class PostgresInbox(SqlInbox):
     may wait as are put at once.
     """
 
-    def __init__(self, store: SqlStore, raw: Raw, tell: Tell) -> None:
+    def __init__(
+        self, store: SqlStore, statements: PostgresStatements, raw: Raw, tell: Tell
+    ) -> None:
         super().__init__(store)
+        self._sql = statements
         self._raw = raw
         self._tell = tell
-        table = self._table
-        inbox, session = quoted(table), quoted(store.tables.session)
-        self._columns = [column.name for column in table.c]
-        names = ", ".join(self._columns)
-        count = len(self._columns)
-        marks = ", ".join(
-            f"${n}::{column.type.compile(_DIALECT)}" for n, column in enumerate(table.c, 1)
-        )
-        key = f"namespace = ${count + 1} AND path = ${count + 2} AND id = ${count + 3}"
-        # The lock lets a move wait for the relayed request, and a relayed request that waited see
-        # the move.
-        self._put = (
-            f"WITH home AS MATERIALIZED (SELECT 1 FROM {session} WHERE {key}"
-            f" AND generation = ${count + 4} AND home = ${count + 5} AND NOT deleted FOR SHARE),"
-            f" waiting AS (SELECT count(*) AS requests FROM (SELECT 1 FROM {inbox}"
-            f" WHERE worker = ${count + 5} AND state = {_WAITING} LIMIT ${count + 6}) AS part),"
-            f" put AS (INSERT INTO {inbox} ({names}) SELECT {marks} FROM home, waiting"
-            f" WHERE requests < ${count + 6} RETURNING 1)"
-            " SELECT (SELECT count(*) FROM home), (SELECT count(*) FROM put)"
-        )
-        # A relayed request that somebody else is just taking, or taking elsewhere, is not waited
-        # for.
-        self._claim = (
-            f"WITH mine AS MATERIALIZED (SELECT {names} FROM {inbox} WHERE worker = $1"
-            f" AND state = {_WAITING} AND deadline > $2 ORDER BY id LIMIT $3"
-            " FOR NO KEY UPDATE SKIP LOCKED),"
-            f" claimed AS (UPDATE {inbox} AS i SET state = {_CLAIMED}, content = ''::bytea,"
-            " deadline = $4 FROM mine WHERE i.id = mine.id RETURNING i.id)"
-            " SELECT mine.* FROM mine JOIN claimed USING (id) ORDER BY id"
-        )
-        self._answer = (
-            f"UPDATE {inbox} SET state = {_ANSWERED}, reply = $1, deadline = $2"
-            f" WHERE id = $3 AND worker = $4 AND state = {_CLAIMED} RETURNING 1"
-        )
-        self._look = f"SELECT state, worker, reply, deadline FROM {inbox} WHERE id = $1"
 
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
         key = SessionKey(*map(escape, request.key))
         row = row_of(replace(request, key=key))
-        values = [row[name] for name in self._columns]
-        values += [*key, request.generation, request.worker, most]
-        home, put = await self._raw(lambda driver: driver.fetchrow(self._put, *values))
+        values = (*row.values(), most)
+        home, put = await self._raw(lambda driver: driver.fetchrow(self._sql.put, *values))
         if put:
             self._tell([self.topic(request.worker)])
             return EnqueueResult.ENQUEUED
@@ -127,24 +88,17 @@ class PostgresInbox(SqlInbox):
         self, worker: str, limit: int, now: float, deadline: float
     ) -> list[RelayRequest]:
         span = (worker, now, limit, deadline)
-        rows = await self._raw(lambda driver: driver.fetch(self._claim, *span))
-        claimed = [_plain(row) for row in rows]
+        rows = await self._raw(lambda driver: driver.fetch(self._sql.claim, *span))
+        claimed = map(plain, rows)
         return [relay_request_of(row, worker, row.generation) for row in claimed]
 
     async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
         values = (reply, deadline, request, worker)
-        row = await self._raw(lambda driver: driver.fetchrow(self._answer, *values))
+        row = await self._raw(lambda driver: driver.fetchrow(self._sql.answer, *values))
         if row is not None:
             self._tell([request])
         return row is not None
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
-        row = await self._raw(lambda driver: driver.fetchrow(self._look, request.id))
+        row = await self._raw(lambda driver: driver.fetchrow(self._sql.look, request.id))
         return None if row is None else self._status(*row)
-
-
-def _plain(row: Any) -> SimpleNamespace:
-    """A row with its columns as attributes."""
-    return SimpleNamespace(
-        **{name: unescape(v) if isinstance(v, str) else v for name, v in row.items()}
-    )

@@ -13,9 +13,10 @@ from mcp_persist_middleware.log.base import Purged
 from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.stores.postgres import engine as postgres_engine
 from mcp_persist_middleware.stores.postgres import hosts
-from mcp_persist_middleware.stores.postgres.batch import BatchStatements, PostgresBatch
+from mcp_persist_middleware.stores.postgres.batch import PostgresBatch
 from mcp_persist_middleware.stores.postgres.inbox import PostgresInbox, PostgresSessions
 from mcp_persist_middleware.stores.postgres.read import ReadStatements
+from mcp_persist_middleware.stores.postgres.statements import PostgresStatements
 from mcp_persist_middleware.stores.postgres.writers import WRITERS, WriteConnections
 from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.stores.sql.rows import RowPage
@@ -47,11 +48,11 @@ class PostgresLog(SqlLog):
         self._url = url
         self._plan = None if engine is not None else postgres_engine.plan(url, self._timeout)
         self._writers = WriteConnections(self._connect_raw)
-        self._statements = BatchStatements(self.tables)
-        self._reads = ReadStatements(self.tables)
+        self._statements = PostgresStatements(self.tables)
+        self._reads = ReadStatements(self._statements)
         self._wakeups = Notifications(prefix + "wake", self._connect_raw, self._timeout)
-        self._sessions = PostgresSessions(self, self.raw, self._wakeups.tell)
-        self._inbox = PostgresInbox(self, self.raw, self._wakeups.tell)
+        self._sessions = PostgresSessions(self, self._statements, self.raw, self._wakeups.tell)
+        self._inbox = PostgresInbox(self, self._statements, self.raw, self._wakeups.tell)
 
     @property
     def max_in_flight(self) -> int:

@@ -2,14 +2,13 @@
 the server and back for a page."""
 
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
 
 from mcp_persist_middleware.log.base import Purged, Removed
-from mcp_persist_middleware.stores.sql.rows import RowPage, note_damage, page_of
-from mcp_persist_middleware.stores.sql.schema import Tables, quoted
+from mcp_persist_middleware.stores.postgres.statements import PostgresStatements
+from mcp_persist_middleware.stores.sql.rows import RowPage, named, note_damage, page_of
 from mcp_persist_middleware.stores.sql.text import unescape
 
 _DAMAGE = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError)
@@ -27,56 +26,22 @@ _BY_INDEX = (
 
 
 class ReadStatements:
-    """The statements, made once, and what runs them on the driver's connection."""
+    """Runs the statements on the driver's connection."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, statements: PostgresStatements) -> None:
+        self._sql = statements
         self._streams, self._from, self._began = _LEAST_STREAMS, 0.0, 0.0
-        stream, event = quoted(tables.stream), quoted(tables.event)
-        names = ", ".join(column.name for column in tables.stream.c)
-        self.stream = f"SELECT {names} FROM {stream} WHERE id = $1"
-        # Sizes are known without fetching what is stored out of line.
-        self.events = (
-            "SELECT sequence, epoch, kind, codec, payload FROM (SELECT *,"
-            " sum(octet_length(payload)) OVER (ORDER BY sequence) AS total,"
-            " row_number() OVER (ORDER BY sequence) AS number FROM"
-            f" (SELECT sequence, epoch, kind, codec, payload FROM {event}"
-            " WHERE stream = $1 AND sequence > $2 ORDER BY sequence LIMIT $3) AS page) AS sized"
-            " WHERE total <= $4 OR number = 1 ORDER BY sequence"
-        )
-        self.expired = (
-            f"SELECT id, namespace, expires_at FROM {stream} WHERE expires_at IS NOT NULL"
-            " AND expires_at BETWEEN $3 AND $1 ORDER BY expires_at LIMIT $2"
-            " FOR UPDATE SKIP LOCKED"
-        )
-        some = (
-            f"SELECT v.* FROM unnest($1::bytea[]) AS g (id) CROSS JOIN LATERAL (SELECT stream,"
-            f" sequence FROM {event} WHERE stream = g.id ORDER BY sequence LIMIT $2) AS v LIMIT $2"
-        )
-        self.forget = (
-            f"WITH gone AS (DELETE FROM {event} AS e USING (SELECT part.stream,"
-            f" max(part.sequence) AS last FROM ({some}) AS part GROUP BY part.stream) AS r"
-            " WHERE e.stream = r.stream AND e.sequence <= r.last RETURNING e.stream)"
-            " SELECT stream, count(*) FROM gone GROUP BY stream"
-        )
-        self.tombstone_key = (
-            f"DELETE FROM {stream} AS s WHERE s.id = ANY ($1)"
-            f" AND NOT EXISTS (SELECT 1 FROM {event} AS e WHERE e.stream = s.id) RETURNING s.id"
-        )
-        self.abandon = f"DELETE FROM {stream} WHERE id = $1"
 
     async def row(self, driver: Any, stream: bytes) -> Any | None:
         """The row of a stream, its columns as attributes."""
-        row = await driver.fetchrow(self.stream, stream)
-        if row is None:
-            return None
-        texts = {name: unescape(v) if isinstance(v, str) else v for name, v in row.items()}
-        return SimpleNamespace(**texts)
+        row = await driver.fetchrow(self._sql.find_stream, stream)
+        return None if row is None else plain(row)
 
     async def page(
         self, driver: Any, stream: bytes, after: int, max_events: int, max_bytes: int
     ) -> RowPage:
         """The events after a number: as many as fit, at least one if there is one."""
-        found = await driver.fetch(self.events, stream, after, max_events, max_bytes)
+        found = await driver.fetch(self._sql.page, stream, after, max_events, max_bytes)
         return page_of(tuple(row) for row in found)
 
     async def purge(self, driver: Any, now: float, max_events: int) -> Purged:
@@ -91,15 +56,15 @@ class ReadStatements:
         """Remove streams one by one, and of one whose events are damaged its row alone: nobody
         finds them any more, and they keep nothing else from being removed."""
         parts: list[tuple[str, Removed]] = []
-        found = await driver.fetch(self.expired, now, _LEAST_STREAMS, 0.0)
+        found = await driver.fetch(self._sql.expired, now, _LEAST_STREAMS, 0.0)
         for stream, name, _ in found:
             namespace = unescape(name)
             try:
                 async with driver.transaction():
-                    gone = await driver.fetch(self.forget, [stream], max_events)
-                    buried = await driver.fetch(self.tombstone_key, [stream])
+                    gone = await driver.fetch(self._sql.forget, [stream], max_events)
+                    buried = await driver.fetch(self._sql.tombstone_key, [stream])
             except _DAMAGE:
-                await driver.execute(self.abandon, stream)
+                await driver.execute(self._sql.abandon, stream)
                 note_damage("events of a stream that has expired")
                 gone, buried = [], [stream]
             parts += [(namespace, Removed(0, count)) for _, count in gone]
@@ -112,11 +77,11 @@ class ReadStatements:
         floor = self._from if started < self._began + _AGAIN else 0.0
         async with driver.transaction():
             await driver.execute(_BY_INDEX)
-            found = await driver.fetch(self.expired, now, limit, floor)
+            found = await driver.fetch(self._sql.expired, now, limit, floor)
             names = {row[0]: unescape(row[1]) for row in found}
             # Each statement sees what was committed before the streams were locked.
-            gone = await driver.fetch(self.forget, list(names), max_events)
-            buried = await driver.fetch(self.tombstone_key, list(names))
+            gone = await driver.fetch(self._sql.forget, list(names), max_events)
+            buried = await driver.fetch(self._sql.tombstone_key, list(names))
         parts = [(names[id_], Removed(0, count)) for id_, count in gone]
         parts += [(names[id_], Removed(1, 0)) for (id_,) in buried]
         full = sum(count for _, count in gone) >= max_events
@@ -128,3 +93,8 @@ class ReadStatements:
         # While a long transaction is open the index keeps what is gone: not every step passes it.
         self._from = found[0][2] if more else 0.0
         return Purged.of(parts, more=more or floor > 0.0)
+
+
+def plain(row: Any) -> Any:
+    """A row of the driver as it was written, its columns as attributes."""
+    return named(row.keys(), (unescape(v) if isinstance(v, str) else v for v in row.values()))

@@ -1,26 +1,15 @@
-"""Relayed requests between workers in SQL: every step is one conditional statement."""
+"""Relayed requests between workers in SQL: every step is one conditional statement. Those that each
+relayed request takes are in the words of a dialect."""
 
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import (
-    Select,
-    and_,
-    delete,
-    exists,
-    func,
-    insert,
-    literal,
-    select,
-    update,
-)
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.model import (
     Certainty,
-    EnqueueResult,
     RelayRequest,
     RelayRequestId,
     RelayState,
@@ -34,7 +23,7 @@ _WAITING, _CLAIMED, _ANSWERED = (int(state) for state in RelayState)
 
 
 class SqlInbox(Inbox):
-    """`Inbox` in the tables of a `SqlStore`."""
+    """`Inbox` in the tables of a `SqlStore`: what every dialect shares."""
 
     def __init__(self, store: SqlStore) -> None:
         self._store = store
@@ -54,61 +43,9 @@ class SqlInbox(Inbox):
         )
         return None if row is None else row.public_key
 
-    async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
-        values = row_of(request)
-        c = self._table.c
-        row = [literal(value, type_=c[name].type) for name, value in values.items()]
-        some = select(c.id).where(*self._of(request.worker, _WAITING)).limit(most).subquery()
-        waiting = select(func.count()).select_from(some).scalar_subquery()
-        allowed = select(*row).where(exists(self._at_home(request)), waiting < most)
-        try:
-            put = await self._store.execute(insert(self._table).from_select(list(values), allowed))
-        except IntegrityError as error:
-            raise StoreError(
-                url=self._store.name, reason="the relayed request was tombstoned"
-            ) from error
-        if put:
-            return EnqueueResult.ENQUEUED
-        found = await self._store.first(self._at_home(request))
-        return EnqueueResult.MOVED if found is None else EnqueueResult.FULL
-
-    def _at_home(self, request: RelayRequest) -> Select[Any]:
-        c = self._store.tables.session.c
-        key = request.key
-        return select(c.home).where(
-            c.namespace == key.namespace,
-            c.path == key.path,
-            c.id == key.id,
-            c.generation == request.generation,
-            c.home == request.worker,
-            c.deleted.is_(False),
-        )
-
     def _of(self, worker: str, state: int) -> tuple[Any, ...]:
         c = self._table.c
         return c.worker == worker, c.state == state
-
-    async def claim(
-        self, worker: str, limit: int, now: float, deadline: float
-    ) -> list[RelayRequest]:
-        c = self._table.c
-        mine = (*self._of(worker, _WAITING), c.deadline > now)
-        seen = {
-            row.id: row
-            for row in await self._store.all(
-                select(self._table).where(*mine).order_by(c.id).limit(limit)
-            )
-        }
-        if not seen:
-            return []
-        claimed = (
-            update(self._table)
-            .where(c.id.in_(list(seen)), *mine)
-            .values(state=_CLAIMED, content=b"", deadline=deadline)
-            .returning(c.id, c.generation)
-        )
-        won = {row.id: row.generation for row in await self._store.all(claimed)}
-        return [relay_request_of(seen[each], worker, won[each]) for each in sorted(won)]
 
     async def claimed(self, worker: str) -> list[bytes]:
         rows = await self._store.all(select(self._table.c.id).where(*self._of(worker, _CLAIMED)))
@@ -137,21 +74,6 @@ class SqlInbox(Inbox):
         except IntegrityError:
             return False
         return True
-
-    async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
-        c = self._table.c
-        mine = and_(c.id == request, c.worker == worker, c.state == _CLAIMED)
-        answered = update(self._table).where(mine)
-        answered = answered.values(state=_ANSWERED, reply=reply, deadline=deadline)
-        return await self._store.execute(answered) == 1
-
-    async def look(self, request: RelayRequestId) -> RelayStatus | None:
-        c = self._table.c
-        columns = c.state, c.worker, c.reply, c.deadline
-        row = await self._store.first(select(*columns).where(c.id == request.id))
-        if row is None:
-            return None
-        return self._status(row.state, row.worker, row.reply, row.deadline)
 
     def _status(self, state: int, worker: str, reply: bytes, deadline: float) -> RelayStatus:
         is_overdue = state == _CLAIMED and deadline < self.now()

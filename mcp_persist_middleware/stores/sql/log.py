@@ -49,6 +49,8 @@ class SqlLog(SqlStore, EventLog):
         engine: somebody else's; never closed. Without one the dialect makes its own.
     """
 
+    _sessions: SqlSessions
+    _inbox: SqlInbox
     _time_there: ColumnElement[float] | None = None
     """What the store says the time is."""
 
@@ -62,8 +64,6 @@ class SqlLog(SqlStore, EventLog):
         self._lock = asyncio.Lock()
         """Held by whoever uses the writer's connection."""
         self._worker = ""
-        self._sessions: SqlSessions = SqlSessions(self)
-        self._inbox: SqlInbox = SqlInbox(self)
         self._secret = b""
 
     @property
@@ -168,11 +168,9 @@ class SqlLog(SqlStore, EventLog):
         with reading(self.name, "stream"):
             return record_of(row)
 
+    @abstractmethod
     async def _row(self, stream: bytes) -> Any | None:
         """The row of a stream, its columns as attributes."""
-        table = self.tables.stream
-        async with self._connection() as connection:
-            return (await connection.execute(select(table).where(table.c.id == stream))).first()
 
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         while True:
@@ -228,31 +226,9 @@ class SqlLog(SqlStore, EventLog):
         async with self._connection() as connection:
             return (await connection.execute(statement)).one()
 
+    @abstractmethod
     async def _read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> RowPage:
-        table = self.tables.event
-        of_stream = (table.c.stream == stream, table.c.sequence > after)
-        sizes = (
-            select(table.c.sequence, func.length(table.c.payload))
-            .where(*of_stream)
-            .order_by(table.c.sequence)
-            .limit(max_events)
-        )
-        async with self._connection() as connection:
-            last, total = after, 0
-            for sequence, size in await connection.execute(sizes):
-                total += size
-                if total > max_bytes and last > after:
-                    break
-                last = sequence
-            if last == after:
-                return RowPage([], [])
-            c = table.c
-            found = await connection.execute(
-                select(c.sequence, c.epoch, c.kind, c.codec, c.payload)
-                .where(*of_stream, c.sequence <= last)
-                .order_by(c.sequence)
-            )
-            return page_of(tuple(row) for row in found)
+        """At most so many events after a number; at least one if there is one."""
 
     async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:
         table, until = self.tables.stream, self.now() + seconds

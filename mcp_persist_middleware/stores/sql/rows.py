@@ -4,6 +4,7 @@ its own stream, session or relayed request, and of nothing else."""
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from mcp_persist_middleware import telemetry
@@ -43,6 +44,11 @@ def page_of(rows: Iterable[EventRow]) -> RowPage:
         except ValueError:
             lost.append(row)
     return RowPage(events, lost)
+
+
+def named(columns: Iterable[str], values: Iterable[Any]) -> SimpleNamespace:
+    """A row of a driver, its columns as attributes."""
+    return SimpleNamespace(**dict(zip(columns, values, strict=True)))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ _DIGITS, _MOST_SEGMENTS = 32, 16
 
 
 class SqlSessions(Sessions):
-    """`Sessions` in the tables of a `SqlStore`."""
+    """`Sessions` in the tables of a `SqlStore`: what every dialect shares."""
 
     def __init__(self, store: SqlStore) -> None:
         self._store = store
@@ -56,10 +56,6 @@ class SqlSessions(Sessions):
         except IntegrityError:
             return False
         return True
-
-    async def find(self, key: SessionKey) -> SessionRecord | None:
-        row = await self._store.first(select(self._table).where(self._is(key)))
-        return None if row is None else self._of(row)
 
     def _of(self, row: Any) -> SessionRecord:
         with reading(self._store.name, "session"):

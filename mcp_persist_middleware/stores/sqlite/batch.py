@@ -3,12 +3,11 @@
 import sqlite3
 from collections.abc import Sequence
 
-from sqlalchemy import Table
-
 from mcp_persist_middleware.log import codec
-from mcp_persist_middleware.model import EventKind, Outcome, StreamRecord, StreamState, StreamWrite
-from mcp_persist_middleware.stores.sql.schema import Tables, quoted
+from mcp_persist_middleware.model import Outcome, StreamWrite
+from mcp_persist_middleware.stores.sql.batch import UNFIT, stream_row, trace_of
 from mcp_persist_middleware.stores.sql.workers import is_damaged
+from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
 
 _COLUMNS = 6
 _MAX_ROWS = 1024
@@ -18,63 +17,8 @@ _POISON = (
     sqlite3.DataError,
     sqlite3.InterfaceError,
     sqlite3.ProgrammingError,
-    OverflowError,
-    ValueError,
+    *UNFIT,
 )
-
-
-class BatchStatements:
-    """The SQL of the hot path, made once."""
-
-    def __init__(self, tables: Tables) -> None:
-        stream, event = quoted(tables.stream), quoted(tables.event)
-        self._insert = (
-            f"INSERT INTO {event} ({_names(tables.event)}) SELECT "
-            + ", ".join(f"v.column{n}" for n in range(1, _COLUMNS + 1))
-            + " FROM (VALUES {rows}) AS v"
-            f" CROSS JOIN {stream} AS s ON s.id = v.column1 AND s.epoch = v.column3"
-            f" AND s.state = {StreamState.OPEN:d}"
-        )
-        self.create = (
-            f"INSERT INTO {stream} ({_names(tables.stream)})"
-            f" VALUES ({', '.join('?' * len(tables.stream.c))})"
-        )
-        # A deleted session's stream (expires_at 0) keeps its early end.
-        self.end = (
-            f"UPDATE {stream} SET state = ?, last_sequence = ?, ended_at = ?,"
-            " expires_at = min(coalesce(expires_at, ?), ?), request = NULL"
-            f" WHERE id = ? AND epoch = ? AND state = {StreamState.OPEN:d}"
-        )
-        self.take_over = (
-            f"UPDATE {stream} SET epoch = ?, worker = coalesce(?, worker)"
-            " WHERE id = ? AND epoch = ?"
-            f" AND state = {StreamState.OPEN:d}"
-        )
-        self.settle = f"UPDATE {stream} SET principal = ? WHERE id = ? AND epoch = ?"
-        self.above = f"SELECT 1 FROM {event} WHERE stream = ? AND sequence > ? LIMIT 1"
-        self.trim = (
-            f"DELETE FROM {event} WHERE stream = ? AND sequence IN (SELECT sequence FROM {event}"
-            f" WHERE stream = ? AND kind <= {EventKind.MESSAGE:d}"
-            " ORDER BY kind, sequence LIMIT ?)"
-        )
-        self.fence = f"SELECT epoch, state, worker FROM {stream} WHERE id = ?"
-        self.held = (
-            f"SELECT count(*) FROM {event} WHERE stream = ? AND sequence BETWEEN ? AND ?"
-            " AND epoch = ?"
-        )
-        self._by_size: dict[int, str] = {}
-
-    def insert(self, rows: int) -> str:
-        """The statement that inserts this many rows, a power of two; rows of NULLs fill it up
-        (they join no stream), so that few statements serve every batch."""
-        if rows not in self._by_size:
-            row = "(" + ", ".join("?" * _COLUMNS) + ")"
-            self._by_size[rows] = self._insert.format(rows=", ".join([row] * rows))
-        return self._by_size[rows]
-
-
-def _names(table: Table) -> str:
-    return ", ".join(column.name for column in table.c)
 
 
 class SqliteBatch:
@@ -83,7 +27,7 @@ class SqliteBatch:
     Its representation holds no payload: drivers log the functions they run.
     """
 
-    def __init__(self, statements: BatchStatements, entries: Sequence[StreamWrite]) -> None:
+    def __init__(self, statements: SqliteStatements, entries: Sequence[StreamWrite]) -> None:
         self._sql = statements
         self._entries = entries
 
@@ -134,18 +78,10 @@ class SqliteBatch:
             _rollback(connection)
 
     def _is_there(self, connection: sqlite3.Connection, entry: StreamWrite) -> bool:
-        fence = connection.execute(self._sql.fence, (entry.id,)).fetchone()
-        if fence is None or fence[0] != entry.epoch:
-            return False
-        if entry.ending is not None and fence[1] != entry.ending.state:
-            return False
-        if not entry.events:
-            # Of two who take over, the one whose name is there was first.
-            mine = entry.worker is not None and fence[2] == entry.worker
-            return mine or entry.create is not None or entry.ending is not None
-        span = (entry.id, entry.events[0].sequence, entry.events[-1].sequence, entry.epoch)
-        held: tuple[int] = connection.execute(self._sql.held, span).fetchone()
-        return held[0] == len(entry.events)
+        trace = trace_of(entry)
+        return trace is not None and (
+            connection.execute(self._sql.there, trace).fetchone() is not None
+        )
 
 
 def _is_poison(error: Exception) -> bool:
@@ -159,10 +95,10 @@ def _is_plain(entries: Sequence[StreamWrite]) -> bool:
 
 
 def _apply(
-    connection: sqlite3.Connection, sql: BatchStatements, entries: Sequence[StreamWrite]
+    connection: sqlite3.Connection, sql: SqliteStatements, entries: Sequence[StreamWrite]
 ) -> list[bool]:
     """Execute entries in the open transaction; for each step, whether it took effect whole."""
-    created = [_row(entry.create) for entry in entries if entry.create is not None]
+    created = [stream_row(entry.create) for entry in entries if entry.create is not None]
     if created:
         connection.executemany(sql.create, created)
     done = [_take_over(connection, sql, each) for each in entries if each.takes_over is not None]
@@ -174,7 +110,7 @@ def _apply(
             settled = (entry.principal, entry.id, entry.epoch)
             done.append(connection.execute(sql.settle, settled).rowcount == 1)
         if entry.trim:
-            connection.execute(sql.trim, (entry.id, entry.id, entry.trim))
+            connection.execute(sql.trim, (entry.id, entry.trim))
         if (end := entry.ending) is not None:
             times = (end.ended_at, end.expires_at, end.expires_at)
             values = (end.state, end.last_sequence, *times, entry.id, entry.epoch)
@@ -183,7 +119,7 @@ def _apply(
     return done
 
 
-def _take_over(connection: sqlite3.Connection, sql: BatchStatements, entry: StreamWrite) -> bool:
+def _take_over(connection: sqlite3.Connection, sql: SqliteStatements, entry: StreamWrite) -> bool:
     fence = (entry.epoch, entry.worker, entry.id, entry.takes_over)
     if connection.execute(sql.take_over, fence).rowcount != 1:
         return False
@@ -192,7 +128,7 @@ def _take_over(connection: sqlite3.Connection, sql: BatchStatements, entry: Stre
 
 
 def _insert(
-    connection: sqlite3.Connection, sql: BatchStatements, entries: Sequence[StreamWrite]
+    connection: sqlite3.Connection, sql: SqliteStatements, entries: Sequence[StreamWrite]
 ) -> bool:
     values: list[object] = []
     for entry in entries:
@@ -206,29 +142,6 @@ def _insert(
         part += [None] * (rows * _COLUMNS - len(part))
         inserted += connection.execute(sql.insert(rows), part).rowcount
     return inserted == total
-
-
-def _row(record: StreamRecord) -> tuple[object, ...]:
-    owner = record.owner
-    return (
-        record.id,
-        record.kind.value,
-        owner.namespace,
-        owner.path,
-        owner.session,
-        owner.principal,
-        record.epoch,
-        int(record.state),
-        record.last_sequence,
-        record.worker,
-        record.created_at,
-        record.ended_at,
-        record.expires_at,
-        record.request_ids,
-        record.trace,
-        None,
-        record.request,
-    )
 
 
 def _rollback(connection: sqlite3.Connection) -> None:

@@ -31,11 +31,12 @@ from mcp_persist_middleware.stores.sql.schema import quoted
 from mcp_persist_middleware.stores.sql.store import retrieve
 from mcp_persist_middleware.stores.sql.workers import reason, trouble
 from mcp_persist_middleware.stores.sqlite import clock
-from mcp_persist_middleware.stores.sqlite.batch import BatchStatements, SqliteBatch
+from mcp_persist_middleware.stores.sqlite.batch import SqliteBatch
 from mcp_persist_middleware.stores.sqlite.drivers import Drivers
 from mcp_persist_middleware.stores.sqlite.files import Files
 from mcp_persist_middleware.stores.sqlite.inbox import SqliteInbox, SqliteSessions
 from mcp_persist_middleware.stores.sqlite.read import ReadStatements
+from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
 from mcp_persist_middleware.wakeups.base import Wakeups
 from mcp_persist_middleware.wakeups.sqlite import DataVersion
@@ -90,10 +91,10 @@ class SqliteLog(SqlLog):
         self._driver: aiosqlite.Connection | None = None
         self._files = Files(self._path)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._statements = BatchStatements(self.tables)
-        self._reads = ReadStatements(self.tables)
-        self._sessions = SqliteSessions(self, self.in_thread)
-        self._inbox = SqliteInbox(self, self.in_thread)
+        self._statements = SqliteStatements(self.tables)
+        self._reads = ReadStatements(self._statements, self.tables.stream.c.keys())
+        self._sessions = SqliteSessions(self, self._statements, self.in_thread)
+        self._inbox = SqliteInbox(self, self._statements, self.in_thread)
         self._locks = WorkerLocks(self._path)
         self._drivers = Drivers()
         self._wakeups = DataVersion(

@@ -6,13 +6,13 @@ looks at every event, and retention at every stream.
 import contextlib
 import sqlite3
 import time
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
 from mcp_persist_middleware.log.base import Purged, Removed
-from mcp_persist_middleware.stores.sql.rows import EventRow, RowPage, note_damage, page_of
-from mcp_persist_middleware.stores.sql.schema import Tables, quoted
+from mcp_persist_middleware.stores.sql.rows import EventRow, RowPage, named, note_damage, page_of
 from mcp_persist_middleware.stores.sql.workers import is_damaged
+from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
 
 # What is removed in one transaction: whoever appends waits for no more than that.
 _TOGETHER_EVENTS, _TOGETHER_STREAMS = 200, 20
@@ -21,34 +21,16 @@ _VACUUM_PAGES = 256
 
 
 class ReadStatements:
-    """The statements, made once, and what runs them in the driver's thread."""
+    """Runs the statements in the driver's thread."""
 
-    def __init__(self, tables: Tables) -> None:
-        self._columns = [column.name for column in tables.stream.c]
-        stream, event = quoted(tables.stream), quoted(tables.event)
-        names = ", ".join(self._columns)
-        self.stream = f"SELECT {names} FROM {stream} WHERE id = ?"
-        self.events = (
-            f"SELECT sequence, epoch, kind, codec, payload FROM {event}"
-            " WHERE stream = ? AND sequence > ? ORDER BY sequence LIMIT ?"
-        )
-        self.expired = (
-            f"SELECT id, namespace FROM {stream} WHERE expires_at IS NOT NULL"
-            " AND expires_at <= ? ORDER BY expires_at LIMIT ?"
-        )
-        self.forget = (
-            f"DELETE FROM {event} WHERE stream = ? AND sequence <="
-            f" (SELECT max(sequence) FROM (SELECT sequence FROM {event}"
-            " WHERE stream = ? ORDER BY sequence LIMIT ?))"
-        )
-        self.tombstone_key = f"DELETE FROM {stream} WHERE id = ?"
+    def __init__(self, statements: SqliteStatements, columns: Sequence[str]) -> None:
+        self._sql = statements
+        self._columns = columns
 
     def row(self, connection: sqlite3.Connection, stream: bytes) -> Any | None:
         """The row of a stream, its columns as attributes."""
-        row = connection.execute(self.stream, (stream,)).fetchone()
-        return (
-            None if row is None else SimpleNamespace(**dict(zip(self._columns, row, strict=True)))
-        )
+        row = connection.execute(self._sql.find_stream, (stream,)).fetchone()
+        return None if row is None else named(self._columns, row)
 
     def page(
         self, connection: sqlite3.Connection, span: tuple[bytes, int, int], max_bytes: int
@@ -57,7 +39,7 @@ class ReadStatements:
         many; at least one if there is one."""
         page: list[EventRow] = []
         total = 0
-        with contextlib.closing(connection.execute(self.events, span)) as found:
+        with contextlib.closing(connection.execute(self._sql.page, span)) as found:
             for row in found:
                 total += len(row[-1])
                 if page and total > max_bytes:
@@ -72,7 +54,7 @@ class ReadStatements:
         monotonic clock, but the first. Where one of the others fails, it ends with what is done.
         """
         limit = max(_LEAST_STREAMS, max_events // 4)
-        found = connection.execute(self.expired, (now, limit)).fetchall()
+        found = connection.execute(self._sql.expired, (now, limit)).fetchall()
         parts: list[tuple[str, Removed]] = []
         left = max_events
         for start in range(0, len(found), _TOGETHER_STREAMS):
@@ -103,11 +85,11 @@ class ReadStatements:
         connection.execute("BEGIN IMMEDIATE")
         try:
             for stream, namespace in streams:
-                events = connection.execute(self.forget, (stream, stream, max_events)).rowcount
+                events = connection.execute(self._sql.forget, (stream, max_events)).rowcount
                 max_events -= events
                 # At the bound there may be more of it.
                 gone = (
-                    connection.execute(self.tombstone_key, (stream,)).rowcount
+                    connection.execute(self._sql.tombstone_key, (stream,)).rowcount
                     if max_events > 0
                     else 0
                 )
@@ -133,7 +115,7 @@ class ReadStatements:
                 raise
         else:
             return removed, left + streams[1:]
-        connection.execute(self.tombstone_key, streams[0][:1])
+        connection.execute(self._sql.tombstone_key, streams[0][:1])
         note_damage("events of a stream that has expired")
         return [(streams[0][1], Removed(1, 0))], streams[1:]
 

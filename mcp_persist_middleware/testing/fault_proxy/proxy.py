@@ -1,4 +1,4 @@
-"""A TCP relay on loopback that understands HTTP/1.1 well enough to cut a connection on purpose.
+"""A TCP proxy on loopback that understands HTTP/1.1 well enough to cut a connection on purpose.
 
 The demo and the tests put it between a client and a server. A policy sees every request, also
 those that share a kept-alive connection, and says what becomes of its response.
@@ -14,23 +14,20 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from mcp_persist_middleware.ops import relay_http as http
-from mcp_persist_middleware.ops.relay_cut import (
-    Cut,
-    Ending,
-    Exchange,
+from mcp_persist_middleware.testing.fault_proxy import http
+from mcp_persist_middleware.testing.fault_proxy.cuts import (
+    Disconnect,
     Plan,
     Policy,
-    Request,
+    ProxiedExchange,
+    ProxiedRequest,
     Scanner,
 )
-
-__all__ = ["Cut", "Ending", "Exchange", "Plan", "Policy", "Relay", "Request", "Route"]
 
 _HEAD_LIMIT = 1 << 20
 _LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
-Route = Callable[[Request], Sequence[int]]
+Route = Callable[[ProxiedRequest], Sequence[int]]
 _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -41,17 +38,17 @@ class _Link:
     number: int
     client: _Connection
     server: _Connection | None
-    waiting: asyncio.Queue[tuple[Exchange, Plan, _Connection]] = field(
+    waiting: asyncio.Queue[tuple[ProxiedExchange, Plan, _Connection]] = field(
         default_factory=asyncio.Queue
     )
 
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: Disconnect) -> None:
         _end(self.client[1], ending)
         if self.server is not None:
             _end(self.server[1], ending)
 
 
-class Relay:
+class FaultProxy:
     """Forwards connections to `target` (a loopback port, may be changed) as `policy` decides.
 
     Args:
@@ -65,13 +62,13 @@ class Relay:
         policy: Policy | None = None,
         *,
         route: Route | None = None,
-        on_end: Callable[[Exchange], None] | None = None,
+        on_end: Callable[[ProxiedExchange], None] | None = None,
         receive_buffer: int | None = None,
     ) -> None:
         self.target = target
         self.policy = policy
         self.port = 0
-        self.exchanges: list[Exchange] = []
+        self.exchanges: list[ProxiedExchange] = []
         self._route = route
         self._on_end = on_end
         self._receive_buffer = receive_buffer
@@ -101,7 +98,7 @@ class Relay:
             task.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
 
-    def end_all(self, ending: Ending = Ending.ABORT) -> None:
+    def end_all(self, ending: Disconnect = Disconnect.ABORT) -> None:
         """End every connection that is open now; new ones are accepted as before."""
         for link in self._links.values():
             if link is not None:
@@ -119,10 +116,10 @@ class Relay:
             writer.transport.set_write_buffer_limits(high=0)
             link.end(await self._run(link))
         except (OSError, asyncio.CancelledError):
-            _end(writer, Ending.ABORT)
+            _end(writer, Disconnect.ABORT)
         finally:
             if (opened := self._links.pop(task)) is not None:
-                opened.end(Ending.ABORT)
+                opened.end(Disconnect.ABORT)
 
     async def _connect(self, target: int) -> _Connection:
         connection = socket.socket()
@@ -137,11 +134,11 @@ class Relay:
         limit = self._receive_buffer or _HEAD_LIMIT
         return await asyncio.open_connection(sock=connection, limit=limit)
 
-    async def _server(self, link: _Link, exchange: Exchange) -> _Connection:
+    async def _server(self, link: _Link, exchange: ProxiedExchange) -> _Connection:
         """The connection that a request takes."""
         if self._route is not None:
             if link.server is not None:
-                _end(link.server[1], Ending.CLOSE)
+                _end(link.server[1], Disconnect.CLOSE)
                 link.server = None
             for port in self._route(exchange.request):
                 with contextlib.suppress(ConnectionError):
@@ -152,8 +149,8 @@ class Relay:
             raise ConnectionRefusedError
         return link.server
 
-    async def _run(self, link: _Link) -> Ending:
-        """Relay both directions until either ends; the way it ended."""
+    async def _run(self, link: _Link) -> Disconnect:
+        """FaultProxy both directions until either ends; the way it ended."""
         directions = [
             asyncio.create_task(self._requests(link)),
             asyncio.create_task(self._responses(link)),
@@ -170,9 +167,9 @@ class Relay:
                 return direction.result()
             if not isinstance(error, asyncio.IncompleteReadError | OSError):
                 raise error
-        return Ending.ABORT if isinstance(error, OSError) else Ending.CLOSE
+        return Disconnect.ABORT if isinstance(error, OSError) else Disconnect.CLOSE
 
-    async def _requests(self, link: _Link) -> Ending:
+    async def _requests(self, link: _Link) -> Disconnect:
         reader = link.client[0]
         while True:
             raw = await reader.readuntil(b"\r\n\r\n")
@@ -183,8 +180,8 @@ class Relay:
             async for framing, payload in http.body(reader, headers, empty=True):
                 pieces += [framing, payload]
                 body += payload
-            request = Request(method, target, headers, bytes(body), link.number)
-            exchange = Exchange(request)
+            request = ProxiedRequest(method, target, headers, bytes(body), link.number)
+            exchange = ProxiedExchange(request)
             self.exchanges.append(exchange)
             plan = self.policy(request) if self.policy else None
             server = await self._server(link, exchange)
@@ -193,7 +190,7 @@ class Relay:
             writer.write(b"".join(pieces))
             await writer.drain()
 
-    async def _responses(self, link: _Link) -> Ending:
+    async def _responses(self, link: _Link) -> Disconnect:
         while True:
             exchange, plan, server = await link.waiting.get()
             try:
@@ -208,7 +205,7 @@ class Relay:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        exchange: Exchange,
+        exchange: ProxiedExchange,
         plan: Plan,
     ) -> None:
         while exchange.status < 200:
@@ -231,10 +228,10 @@ class Relay:
         exchange.complete = True
 
 
-def _end(writer: asyncio.StreamWriter, ending: Ending) -> None:
+def _end(writer: asyncio.StreamWriter, ending: Disconnect) -> None:
     if writer.transport.is_closing():
         return
-    if ending is Ending.CLOSE:
+    if ending is Disconnect.CLOSE:
         writer.close()
         return
     connection = writer.get_extra_info("socket")

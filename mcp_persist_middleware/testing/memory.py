@@ -21,7 +21,12 @@ from mcp_persist_middleware.store import (
     WorkerState,
     WorkerTable,
 )
-from tests.support.memory_parts import MemoryInbox, MemorySessions, MemoryWorkers, Shelf
+from mcp_persist_middleware.testing.memory_parts import (
+    MemoryInbox,
+    MemorySessions,
+    MemoryWorkers,
+    Shelf,
+)
 
 
 class _FencedError(Exception):

@@ -1,22 +1,16 @@
-"""The cutting relay, and the policies that tests give it."""
+"""What a proxy does, by the request: policies that a test gives it."""
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mcp_persist_middleware.ops.relay import Cut, Ending, Exchange, Plan, Policy, Relay, Request
-
-__all__ = [
-    "Cut",
-    "Ending",
-    "Exchange",
-    "Plan",
-    "Policy",
-    "RandomCuts",
-    "Relay",
-    "Request",
-    "cut_calls",
-]
+from mcp_persist_middleware.testing.fault_proxy.cuts import (
+    Cut,
+    Plan,
+    Policy,
+    ProxiedExchange,
+    ProxiedRequest,
+)
 
 _WITHIN_EVENT = 120
 
@@ -24,7 +18,7 @@ _WITHIN_EVENT = 120
 def cut_calls(cut: Callable[[], Cut]) -> Policy:
     """A policy that cuts the response of every `tools/call`, and nothing else."""
 
-    def policy(request: Request) -> Plan | None:
+    def policy(request: ProxiedRequest) -> Plan | None:
         return Plan(cut=cut()) if request.rpc_method == "tools/call" else None
 
     return policy
@@ -43,16 +37,16 @@ class RandomCuts:
 
     A call that reports `events` events is always cut once before its response is complete: the
     cut falls at most 120 bytes into the event that follows. Further cuts fall on a GET that
-    resumes the call, if that gets far enough. The relay has to call `ended` (its `on_end`).
+    resumes the call, if that gets far enough. The proxy has to call `ended` (its `on_end`).
     """
 
     def __init__(self, seed: int, events: int, cuts: int = 1) -> None:
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311
         self._cuts = cuts
         self._most = max(1, events // cuts)
-        self._calls: dict[Request | str, _Call] = {}
+        self._calls: dict[ProxiedRequest | str, _Call] = {}
 
-    def __call__(self, request: Request) -> Plan | None:
+    def __call__(self, request: ProxiedRequest) -> Plan | None:
         """The plan for one request."""
         if request.rpc_method == "tools/call":
             call = _Call(0, self._random.randrange(self._most))
@@ -65,7 +59,7 @@ class RandomCuts:
         size = self._random.randrange(_WITHIN_EVENT)
         return Plan(cut=Cut(ids=1, events=call.events, size=size))
 
-    def ended(self, exchange: Exchange) -> None:
+    def ended(self, exchange: ProxiedExchange) -> None:
         """Remember which call this exchange's ids belong to, and how far it has come."""
         if (call := self._calls.pop(exchange.request, None)) is None:
             return

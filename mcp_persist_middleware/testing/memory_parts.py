@@ -5,6 +5,7 @@ import secrets
 import threading
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mcp_persist_middleware.store import (
     Beat,
@@ -33,7 +34,7 @@ _MOST_SEGMENTS = 16
 class Post:
     """A relayed request and where it is."""
 
-    relayed: RelayRequest
+    request: RelayRequest
     state: RelayState
     deadline: float
     reply: bytes = b""
@@ -52,7 +53,7 @@ class Shelf:
     stream_state: dict[SessionKey, SessionStreamState] = field(default_factory=dict)
     workers: dict[str, Beat] = field(default_factory=dict)
     keys: dict[str, bytes] = field(default_factory=dict)
-    all_relayed: dict[bytes, Post] = field(default_factory=dict)
+    requests: dict[bytes, Post] = field(default_factory=dict)
 
 
 class MemoryWorkers(WorkerTable):
@@ -104,9 +105,9 @@ class MemorySessions(Sessions):
                 return False
             after = generation + 1
             self._shelf.sessions[key] = replace(record, generation=after, home=home)
-            for post in self._shelf.all_relayed.values():
-                if post.relayed.key == key and post.state is RelayState.PENDING:
-                    post.relayed = replace(post.relayed, worker=home, generation=after)
+            for post in self._shelf.requests.values():
+                if post.request.key == key and post.state is RelayState.PENDING:
+                    post.request = replace(post.request, worker=home, generation=after)
             return True
 
     async def note(self, record: SessionRecord) -> None:
@@ -124,10 +125,10 @@ class MemorySessions(Sessions):
                 self._change(key, expires_at=expires_at)
 
     async def delete(self, key: SessionKey, expires_at: float) -> None:
-        empty = {"initialize": b"", "level": "", "subscriptions": ()}
+        empty: dict[str, Any] = {"initialize": b"", "level": "", "subscriptions": ()}
         self._change(key, deleted=True, expires_at=expires_at, **empty)
 
-    def _change(self, key: SessionKey, **values: object) -> None:
+    def _change(self, key: SessionKey, **values: Any) -> None:
         with self._shelf.lock:
             record = self._shelf.sessions.get(key)
             if record is not None:
@@ -166,7 +167,7 @@ class MemorySessions(Sessions):
             now = self._shelf.stream_state.get(key)
             if now is None:
                 return False
-            read = {"stream": stream, "sequence": sequence} if stream else {}
+            read: dict[str, Any] = {"stream": stream, "sequence": sequence} if stream else {}
             if held := now.turn == turn:
                 now = now._replace(worker=worker, **read)
             elif stream == now.stream and now.sequence < sequence:
@@ -188,23 +189,21 @@ class MemoryInbox(Inbox):
         return self._shelf.keys.get(worker)
 
     def _of(self, worker: str, state: RelayState) -> list[Post]:
-        mine = [p for p in self._shelf.all_relayed.values() if p.relayed.worker == worker]
+        mine = [p for p in self._shelf.requests.values() if p.request.worker == worker]
         found = [post for post in mine if post.state is state]
-        return sorted(found, key=lambda post: post.relayed.id)
+        return sorted(found, key=lambda post: post.request.id)
 
-    async def put(self, relayed: RelayRequest, most: int) -> EnqueueResult:
+    async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
         with self._shelf.lock:
-            if relayed.id in self._shelf.all_relayed:
+            if request.id in self._shelf.requests:
                 raise StoreError(url="memory", reason="the relayed request was tombstoned")
-            session = self._shelf.sessions.get(relayed.key)
-            where = (relayed.worker, relayed.generation)
+            session = self._shelf.sessions.get(request.key)
+            where = (request.worker, request.generation)
             if session is None or session.deleted or (session.home, session.generation) != where:
                 return EnqueueResult.MOVED
-            if len(self._of(relayed.worker, RelayState.PENDING)) >= most:
+            if len(self._of(request.worker, RelayState.PENDING)) >= most:
                 return EnqueueResult.FULL
-            self._shelf.all_relayed[relayed.id] = Post(
-                relayed, RelayState.PENDING, relayed.deadline
-            )
+            self._shelf.requests[request.id] = Post(request, RelayState.PENDING, request.deadline)
             return EnqueueResult.ENQUEUED
 
     async def claim(
@@ -212,68 +211,68 @@ class MemoryInbox(Inbox):
     ) -> list[RelayRequest]:
         with self._shelf.lock:
             waiting = [p for p in self._of(worker, RelayState.PENDING) if p.deadline > now]
-            taken = [post.relayed for post in waiting[:limit]]
+            taken = [post.request for post in waiting[:limit]]
             for post in waiting[:limit]:
-                post.relayed = replace(post.relayed, content=b"")
+                post.request = replace(post.request, content=b"")
                 post.state, post.deadline = RelayState.CLAIMED, deadline
             return taken
 
     async def claimed(self, worker: str) -> list[bytes]:
-        return [post.relayed.id for post in self._of(worker, RelayState.CLAIMED)]
+        return [post.request.id for post in self._of(worker, RelayState.CLAIMED)]
 
     async def renew(
-        self, worker: str, all_relayed: Collection[bytes], deadline: float
+        self, worker: str, requests: Collection[bytes], deadline: float
     ) -> Collection[bytes]:
         with self._shelf.lock:
-            mine = [p for p in self._of(worker, RelayState.CLAIMED) if p.relayed.id in all_relayed]
+            mine = [p for p in self._of(worker, RelayState.CLAIMED) if p.request.id in requests]
             for post in mine:
                 post.deadline = deadline
-            return [post.relayed.id for post in mine]
+            return [post.request.id for post in mine]
 
-    async def withdraw(self, relayed: RelayRequestId) -> bool:
+    async def withdraw(self, request: RelayRequestId) -> bool:
         with self._shelf.lock:
-            post = self._shelf.all_relayed.get(relayed.id)
+            post = self._shelf.requests.get(request.id)
             if post is None or post.state is not RelayState.PENDING:
                 return False
-            del self._shelf.all_relayed[relayed.id]
+            del self._shelf.requests[request.id]
             return True
 
-    async def tombstone(self, relayed: RelayRequestId, deadline: float, reply: bytes = b"") -> bool:
+    async def tombstone(self, request: RelayRequestId, deadline: float, reply: bytes = b"") -> bool:
         with self._shelf.lock:
-            if relayed.id in self._shelf.all_relayed:
+            if request.id in self._shelf.requests:
                 return False
             nobody = RelayRequest(
-                relayed.id, SessionKey("", "", ""), "", 0, deadline, b"", sealed=False
+                request.id, SessionKey("", "", ""), "", 0, deadline, b"", sealed=False
             )
-            self._shelf.all_relayed[relayed.id] = Post(nobody, RelayState.REPLIED, deadline, reply)
+            self._shelf.requests[request.id] = Post(nobody, RelayState.REPLIED, deadline, reply)
             return True
 
-    async def answer(self, relayed: bytes, worker: str, reply: bytes, deadline: float) -> bool:
+    async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
         with self._shelf.lock:
-            post = self._shelf.all_relayed.get(relayed)
+            post = self._shelf.requests.get(request)
             if post is None or post.state is not RelayState.CLAIMED:
                 return False
-            if post.relayed.worker != worker:
+            if post.request.worker != worker:
                 return False
             post.state, post.reply, post.deadline = RelayState.REPLIED, reply, deadline
             return True
 
-    async def look(self, relayed: RelayRequestId) -> RelayStatus | None:
-        post = self._shelf.all_relayed.get(relayed.id)
+    async def look(self, request: RelayRequestId) -> RelayStatus | None:
+        post = self._shelf.requests.get(request.id)
         if post is None:
             return None
         is_overdue = post.state is RelayState.CLAIMED and post.deadline < self.now()
         certainty = Certainty.OVERDUE if is_overdue else Certainty.KNOWN
-        return RelayStatus(post.state, post.relayed.worker, post.reply, certainty)
+        return RelayStatus(post.state, post.request.worker, post.reply, certainty)
 
-    async def remove(self, all_relayed: Collection[RelayRequestId]) -> None:
-        for relayed in all_relayed:
-            self._shelf.all_relayed.pop(relayed.id, None)
+    async def remove(self, requests: Collection[RelayRequestId]) -> None:
+        for request in requests:
+            self._shelf.requests.pop(request.id, None)
 
     async def purge(self, now: float, limit: int) -> int:
         with self._shelf.lock:
-            late = [p for p in self._shelf.all_relayed.values() if p.deadline <= now]
+            late = [p for p in self._shelf.requests.values() if p.deadline <= now]
             late = sorted(late, key=lambda post: post.deadline)[:limit]
             for post in late:
-                del self._shelf.all_relayed[post.relayed.id]
+                del self._shelf.requests[post.request.id]
             return len(late)

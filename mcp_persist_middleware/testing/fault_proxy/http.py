@@ -1,4 +1,4 @@
-"""Reads HTTP/1.1 messages just far enough that the relay can forward them piece by piece."""
+"""Reads HTTP/1.1 messages just far enough that the proxy can forward them piece by piece."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping

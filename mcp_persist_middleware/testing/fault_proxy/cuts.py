@@ -1,4 +1,4 @@
-"""What the relay sees of an exchange, and the byte at which a cut falls."""
+"""What the proxy sees of an exchange, and the byte at which a cut falls."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ _ID_LINE = re.compile(rb"(?:^|[\r\n])id: ?([^\r\n]*)")
 _DATA_LINE = re.compile(rb"(?:^|[\r\n])data: ?[^ \r\n]")
 
 
-class Ending(StrEnum):
+class Disconnect(StrEnum):
     """How a connection ends: `abort` sends a reset, `close` ends it in order."""
 
     ABORT = "abort"
@@ -30,7 +30,7 @@ class Cut:
     ids: int = 0
     events: int = 0
     size: int = 0
-    ending: Ending = Ending.ABORT
+    ending: Disconnect = Disconnect.ABORT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Request:
+class ProxiedRequest:
     """A request as it passed, equal only to itself; header names are in lower case."""
 
     method: str
@@ -62,10 +62,10 @@ class Request:
 
 
 @dataclass(slots=True)
-class Exchange:
+class ProxiedExchange:
     """What has passed of one request's response so far."""
 
-    request: Request
+    request: ProxiedRequest
     status: int = 0
     size: int = 0
     events: int = 0
@@ -76,13 +76,13 @@ class Exchange:
     complete: bool = False
 
 
-Policy = Callable[[Request], Plan | None]
+Policy = Callable[[ProxiedRequest], Plan | None]
 
 
 class Scanner:
     """Counts the events of a body and finds the byte where a cut falls."""
 
-    def __init__(self, exchange: Exchange, cut: Cut | None) -> None:
+    def __init__(self, exchange: ProxiedExchange, cut: Cut | None) -> None:
         self._exchange = exchange
         self._cut = cut
         self._ids = cut.ids if cut else 0

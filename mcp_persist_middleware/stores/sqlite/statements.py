@@ -1,0 +1,136 @@
+"""The statements of writing, of reading, of retention and of relayed requests, in SQLite's
+words."""
+
+from mcp_persist_middleware.stores.sql.schema import Tables
+from mcp_persist_middleware.stores.sql.statements import BatchStatements, Sql
+
+
+class SqliteStatements(BatchStatements):
+    """Named by what they do."""
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__(tables)
+        self._by_size: dict[int, str] = {}
+
+    add = Sql("""
+        INSERT INTO {event} (stream, sequence, epoch, kind, codec, payload)
+        SELECT v.column1, v.column2, v.column3, v.column4, v.column5, v.column6
+        FROM (VALUES {{rows}}) AS v
+        CROSS JOIN {stream} AS s
+            ON s.id = v.column1 AND s.epoch = v.column3 AND s.state = {OPEN}
+    """)
+
+    def insert(self, rows: int) -> str:
+        """`add` for this many rows, a power of two; rows of NULLs fill it up (they join no
+        stream), so that few statements serve every batch."""
+        if rows not in self._by_size:
+            self._by_size[rows] = self.add.format(rows=", ".join(["(?, ?, ?, ?, ?, ?)"] * rows))
+        return self._by_size[rows]
+
+    create = Sql("""
+        INSERT INTO {stream} (
+            id, kind, namespace, path, session, principal, epoch, state, last_sequence, worker,
+            created_at, ended_at, expires_at, request_ids, trace, reader_until, request
+        )
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    """)
+
+    # A deleted session's stream (expires_at 0) keeps its early end.
+    end = Sql("""
+        UPDATE {stream}
+        SET state = ?, last_sequence = ?, ended_at = ?,
+            expires_at = min(coalesce(expires_at, ?), ?), request = NULL
+        WHERE id = ? AND epoch = ? AND state = {OPEN}
+    """)
+
+    there = Sql("""
+        SELECT 1 FROM {stream} AS s
+        WHERE s.id = ?1 AND s.epoch = ?2 AND (?3 IS NULL OR s.state = ?3)
+            -- Of two who take over, the one whose name is there was first.
+            AND (?7 IS NULL OR s.worker = ?7)
+            AND ?6 = (
+                SELECT count(*) FROM {event} AS e WHERE e.stream = ?1
+                AND e.sequence BETWEEN ?4 AND ?5 AND e.epoch = ?2
+            )
+    """)
+
+    take_over = Sql("""
+        UPDATE {stream} SET epoch = ?, worker = coalesce(?, worker)
+        WHERE id = ? AND epoch = ? AND state = {OPEN}
+    """)
+
+    settle = Sql("UPDATE {stream} SET principal = ? WHERE id = ? AND epoch = ?")
+
+    above = Sql("SELECT 1 FROM {event} WHERE stream = ? AND sequence > ? LIMIT 1")
+
+    trim = Sql("""
+        DELETE FROM {event} WHERE stream = ?1 AND sequence IN (
+            SELECT sequence FROM {event} WHERE stream = ?1 AND kind <= {MESSAGE}
+            ORDER BY kind, sequence LIMIT ?2
+        )
+    """)
+
+    find_stream = Sql("SELECT {stream_columns} FROM {stream} WHERE id = ?")
+
+    page = Sql("""
+        SELECT sequence, epoch, kind, codec, payload FROM {event}
+        WHERE stream = ? AND sequence > ? ORDER BY sequence LIMIT ?
+    """)
+
+    expired = Sql("""
+        SELECT id, namespace FROM {stream}
+        WHERE expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at LIMIT ?
+    """)
+
+    forget = Sql("""
+        DELETE FROM {event} WHERE stream = ?1 AND sequence <= (
+            SELECT max(sequence) FROM (
+                SELECT sequence FROM {event} WHERE stream = ?1 ORDER BY sequence LIMIT ?2
+            )
+        )
+    """)
+
+    tombstone_key = Sql("DELETE FROM {stream} WHERE id = ?")
+
+    find_session = Sql("""
+        SELECT {session_columns} FROM {session} WHERE namespace = ? AND path = ? AND id = ?
+    """)
+
+    at_home = Sql("""
+        SELECT 1 FROM {session}
+        WHERE namespace = ? AND path = ? AND id = ? AND generation = ? AND home = ? AND NOT deleted
+    """)
+
+    put = Sql("""
+        INSERT INTO {inbox} (
+            id, namespace, path, session, worker, generation, state, deadline, sealed, content,
+            reply
+        )
+        SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+        WHERE EXISTS (
+            SELECT 1 FROM {session}
+            WHERE namespace = ?2 AND path = ?3 AND id = ?4
+                AND generation = ?6 AND home = ?5 AND NOT deleted
+        )
+        AND ?12 > (
+            SELECT count(*) FROM (
+                SELECT 1 FROM {inbox} WHERE worker = ?5 AND state = {WAITING} LIMIT ?12
+            )
+        )
+    """)
+
+    waiting = Sql("""
+        SELECT {inbox_columns} FROM {inbox}
+        WHERE worker = ? AND state = {WAITING} AND deadline > ? ORDER BY id LIMIT ?
+    """)
+
+    claim = Sql("""
+        UPDATE {inbox} SET state = {CLAIMED}, content = x'', deadline = ? WHERE id = ?
+    """)
+
+    answer = Sql("""
+        UPDATE {inbox} SET state = {ANSWERED}, reply = ?, deadline = ?
+        WHERE id = ? AND worker = ? AND state = {CLAIMED}
+    """)
+
+    look = Sql("SELECT state, worker, reply, deadline FROM {inbox} WHERE id = ?")

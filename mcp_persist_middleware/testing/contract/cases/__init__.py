@@ -1,0 +1,1 @@
+"""The tests of the contract, by what they are about."""
