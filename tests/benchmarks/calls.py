@@ -4,9 +4,7 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from operator import attrgetter
 
-from tests.benchmarks.contenders import Contender
 from tests.benchmarks.lag import probed
 from tests.benchmarks.report import Taken, percentile
 from tests.benchmarks.rounds import Plan, over_bare
@@ -69,20 +67,13 @@ async def calls(
     )
 
 
-def _rows(goals: dict[str, str], taken: dict[Contender, list[Calls]]) -> list[Taken]:
-    """For each goal the field of `Calls` that it is about."""
-    return [
-        row for goal, field in goals.items() for row in over_bare(goal, taken, attrgetter(field))
-    ]
-
-
 async def single_calls(plan: Plan) -> list[Taken]:
     """One client in a handshake-era session, a call after the other."""
 
     async def take(server: Server) -> Calls:
         return await calls(server, plan.pick(200, 500), ids=server.ids)
 
-    return _rows({"call": "p50", "call-cpu": "cpu"}, await plan.interleaved("sdk", take))
+    return over_bare({"call": "p50", "call-cpu": "cpu"}, await plan.interleaved("sdk", take))
 
 
 async def many_calls(plan: Plan) -> list[Taken]:
@@ -96,8 +87,8 @@ async def many_calls(plan: Plan) -> list[Taken]:
         count = plan.pick(50, 100)
         return await calls(server, count, clients=_CLIENTS, ids=server.ids, probe=True)
 
-    rows = _rows({"calls": "rate", "calls-cpu": "cpu"}, await plan.interleaved("sdk", take))
-    return rows + _rows({"calls-lag": "lag_p99"}, await plan.interleaved("sdk", beside))
+    rows = over_bare({"calls": "rate", "calls-cpu": "cpu"}, await plan.interleaved("sdk", take))
+    return rows + over_bare({"calls-lag": "lag_p99"}, await plan.interleaved("sdk", beside))
 
 
 async def json_calls(plan: Plan) -> list[Taken]:
@@ -107,7 +98,7 @@ async def json_calls(plan: Plan) -> list[Taken]:
         return await calls(server, plan.pick(200, 500))
 
     taken = await plan.interleaved("json", take, peers=False)
-    return _rows({"json": "p50", "json-cpu": "cpu"}, taken)
+    return over_bare({"json": "p50", "json-cpu": "cpu"}, taken)
 
 
 async def modern_calls(plan: Plan) -> list[Taken]:
@@ -116,4 +107,4 @@ async def modern_calls(plan: Plan) -> list[Taken]:
     async def take(server: Server) -> Calls:
         return await calls(server, plan.pick(200, 500), modern=True)
 
-    return _rows({"modern": "p50", "modern-cpu": "cpu"}, await plan.interleaved("sdk", take))
+    return over_bare({"modern": "p50", "modern-cpu": "cpu"}, await plan.interleaved("sdk", take))

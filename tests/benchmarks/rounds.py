@@ -1,8 +1,8 @@
 """Rounds that take turns, and what every measure is given."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.benchmarks.contenders import BARE, Contender, Role
 from tests.benchmarks.report import Taken
@@ -57,15 +57,21 @@ Measure = Callable[[Plan], Awaitable[list[Taken]]]
 
 
 def over_bare(
-    goal: str,
-    taken: dict[Contender, list[T]],
-    value: Callable[[T], float],
-    floors: dict[Contender, float] | None = None,
+    goals: Mapping[str, str],
+    taken: Mapping[Contender, Sequence[Any]],
+    floors: Mapping[Contender, float] | None = None,
 ) -> list[Taken]:
-    """What each contender's rounds gave, beside the bare application's."""
-    base = [value(each) for each in taken[BARE]]
+    """What each contender's rounds gave, beside the bare application's: for each goal the field
+    of a round that it is about."""
     return [
-        Taken(goal, who, [value(each) for each in rounds], base, (floors or {}).get(who))
+        Taken(
+            goal,
+            who,
+            [getattr(each, field) for each in rounds],
+            [getattr(each, field) for each in taken[BARE]],
+            (floors or {}).get(who),
+        )
+        for goal, field in goals.items()
         for who, rounds in taken.items()
         if who is not BARE
     ]

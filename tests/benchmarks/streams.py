@@ -3,7 +3,6 @@
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from operator import attrgetter
 
 from tests.benchmarks.contenders import Contender
 from tests.benchmarks.floor import Floors
@@ -59,24 +58,17 @@ async def flow(
     )
 
 
-def _rows(goals: dict[str, str], taken: dict[Contender, list[Flow]]) -> list[Taken]:
-    """For each goal the field of a `Flow` that it is about."""
-    return [
-        row for goal, field in goals.items() for row in over_bare(goal, taken, attrgetter(field))
-    ]
-
-
 async def single_events(plan: Plan) -> list[Taken]:
     """The age of an event at 1 stream x 200 events/s, against the commit floor."""
     count = plan.pick(200, 400)
     floors = Floors(plan.servers.directory)
 
-    async def take(server: Server) -> float:
+    async def take(server: Server) -> Flow:
         await floors.take(server.contender, count // 2, 1 / _RATE)
-        return (await flow(server, 1, "paced", n=count, rate=_RATE)).age_p50
+        return await flow(server, 1, "paced", n=count, rate=_RATE)
 
     taken = await plan.interleaved("sdk", take)
-    return over_bare("event", taken, float, floors.medians())
+    return over_bare({"event": "age_p50"}, taken, floors.medians())
 
 
 async def many_streams(plan: Plan) -> list[Taken]:
@@ -88,7 +80,7 @@ async def many_streams(plan: Plan) -> list[Taken]:
 
     taken = await plan.interleaved("sdk", take)
     goals = {"many": "age_p50", "many-p99": "age_p99", "many-cpu": "cpu", "many-lag": "lag_p99"}
-    return _rows(goals, taken)
+    return over_bare(goals, taken)
 
 
 async def _flat_out(
@@ -103,22 +95,22 @@ async def _flat_out(
 async def one_stream(plan: Plan) -> list[Taken]:
     """One stream flat out."""
     taken = await _flat_out(plan, "sdk", 1, plan.pick(4_000, 8_000))
-    return _rows({"one": "rate", "one-cpu": "cpu"}, taken)
+    return over_bare({"one": "rate", "one-cpu": "cpu"}, taken)
 
 
 async def sixteen_streams(plan: Plan) -> list[Taken]:
     """16 streams flat out, and how old an event is when its client reads it."""
     taken = await _flat_out(plan, "sdk", 16, plan.pick(800, 2_000))
-    return _rows({"sixteen": "rate", "sixteen-cpu": "cpu", "sixteen-age": "age_p99"}, taken)
+    return over_bare({"sixteen": "rate", "sixteen-cpu": "cpu", "sixteen-age": "age_p99"}, taken)
 
 
 async def crowd(plan: Plan) -> list[Taken]:
     """256 streams flat out; mcp-persist on Redis has no connection for so many."""
     taken = await _flat_out(plan, "sdk", 256, plan.pick(40, 100), peers=False)
-    return _rows({"crowd": "rate"}, taken)
+    return over_bare({"crowd": "rate"}, taken)
 
 
 async def raw_streams(plan: Plan) -> list[Taken]:
     """16 streams of a hand-written application."""
     taken = await _flat_out(plan, "raw", 16, plan.pick(2_000, 4_000), peers=False)
-    return _rows({"raw": "rate"}, taken)
+    return over_bare({"raw": "rate"}, taken)
