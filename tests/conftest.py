@@ -15,6 +15,7 @@ from tests.support.certificates import Authority
 from tests.support.forks import AVAILABLE, Forks
 from tests.support.packaged import Pgbouncer, Postgres15, TlsRedis
 from tests.support.processes import ServerProcess
+from tests.support.started import replicated_redis
 from tests.support.stores import PostgresServer, RedisServer, drop_database, new_database
 
 _SECONDS = 5.0
@@ -94,16 +95,11 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def replicated_redis_url() -> Iterator[str]:
     """A Redis server with a replica that is in step with it."""
-    with tempfile.TemporaryDirectory(prefix="mcp-redis-") as directory:
-        server = RedisServer(Path(directory) / "primary", "--repl-diskless-sync-delay", "0")
-        server.start()
-        follows = ("--replicaof", "127.0.0.1", str(server.port))
-        replica = RedisServer(Path(directory) / "replica", *follows)
-        replica.start()
-        replica.follow(server)
+    with (
+        tempfile.TemporaryDirectory(prefix="mcp-redis-") as directory,
+        replicated_redis(Path(directory)) as server,
+    ):
         yield server.url()
-        replica.stop()
-        server.stop()
 
 
 @pytest.fixture(scope="session")

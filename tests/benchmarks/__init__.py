@@ -1,5 +1,7 @@
-"""What the middleware costs: `python -m tests.benchmarks [--quick] [--json FILE] [--only NAME]`.
+"""What the middleware costs: `python -m tests.benchmarks [--quick] [--json FILE] [--picture FILE]
+[--competitor PYTHON] [--store NAME …] [--loop NAME …] [--only NAME …]`.
 
-Every number is a comparison made in one run: the bare application and ours take turns, round by
-round, and the result is the median of the rounds' ratios or differences.
+Every number is a comparison made in one run: the bare application, ours on each store, and
+mcp-persist where an interpreter that has it is named, take turns, round by round, and the result
+is the median of the rounds' ratios or differences. What each has to be stands in `goals`.
 """

@@ -1,77 +1,110 @@
-"""`python -m tests.benchmarks`: run the measures, print the table, write the JSON."""
+"""`python -m tests.benchmarks`: run the measures, print the table, write JSON and picture."""
 
 import argparse
 import asyncio
+import importlib.util
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.calls import single_calls
-from tests.benchmarks.logs import appends, history
-from tests.benchmarks.memory import idle_streams
-from tests.benchmarks.relay import relayed_calls
-from tests.benchmarks.report import Row, document, machine, table
+from tests.benchmarks import calls, logs, memory, picture, relay, report, streams, tail
+from tests.benchmarks.contenders import OURS, PEERS, USUAL, Loop
 from tests.benchmarks.rounds import Measure, Plan
-from tests.benchmarks.servers import Variant, Where
-from tests.benchmarks.streams import one_stream, raw_streams, single_events, sixteen_streams
-from tests.benchmarks.tail import live_tail
+from tests.benchmarks.servers import Servers
+from tests.benchmarks.wire import BenchmarkError
 from tests.support.started import fixtures
-from tests.support.stores import STORES, Fixture
+from tests.support.stores import Fixture
 
 MEASURES: dict[str, Measure] = {
-    "latency": single_events,
-    "one": one_stream,
-    "sixteen": sixteen_streams,
-    "raw": raw_streams,
-    "call": single_calls,
-    "tail": live_tail,
-    "relay": relayed_calls,
-    "appends": appends,
-    "memory": idle_streams,
-    "history": history,
+    "call": calls.single_calls,
+    "calls": calls.many_calls,
+    "json": calls.json_calls,
+    "modern": calls.modern_calls,
+    "event": streams.single_events,
+    "many": streams.many_streams,
+    "one": streams.one_stream,
+    "sixteen": streams.sixteen_streams,
+    "crowd": streams.crowd,
+    "raw": streams.raw_streams,
+    "relay": relay.relayed_calls,
+    "tail": tail.live_tail,
+    "sessions": memory.idle_sessions,
+    "memory": memory.idle_calls,
+    "appends": logs.appends,
+    "history": logs.history,
 }
+_WITHOUT_SERVERS = ("appends", "history")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("--quick", action="store_true", help="3 rounds and smaller sizes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run here too")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="and a picture of it, as SVG")
     parser.add_argument("--only", action="append", choices=MEASURES, help="just this measure")
-    parser.add_argument("--peer", metavar="PYTHON", help="an interpreter that has mcp-persist")
+    parser.add_argument("--store", action="append", choices=OURS, help="what keeps the log")
+    parser.add_argument("--loop", action="append", type=Loop, choices=list(Loop))
+    parser.add_argument(
+        "--competitor", metavar="PYTHON", help="an interpreter that has mcp-persist[sqlite,redis]"
+    )
+    for name in ("postgres", "redis"):
+        parser.add_argument(
+            f"--{name}-ms", type=float, default=0.0, help="how far away it is, there and back"
+        )
     parser.add_argument("--dir", type=Path, help="where databases go (default: temporary)")
-    parser.add_argument("--store", choices=STORES, default="sqlite", help="what keeps the log")
-    parser.add_argument("--synchronous", action="append", choices=["normal", "full"])
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    has_uvloop = importlib.util.find_spec("uvloop") and importlib.util.find_spec("httptools")
+    if arguments.loop is None:
+        arguments.loop = list(Loop) if has_uvloop else [Loop.ASYNCIO]
+        if not has_uvloop:
+            print('without uvloop, which `pip install -e ".[bench]"` brings', file=sys.stderr)
+    elif Loop.UVLOOP in arguments.loop and not has_uvloop:
+        parser.error('uvloop is missing: pip install -e ".[bench]"')
+    return arguments
 
 
-async def _run(arguments: argparse.Namespace, directory: Path, fixture: Fixture) -> list[Row]:
-    kinds = ["normal", "full"] if arguments.store.startswith("sqlite") else ["normal"]
-    chosen = arguments.synchronous or kinds
-    variants = [Variant.BARE, *map(Variant, chosen)]
-    if arguments.peer:
-        variants.append(Variant.PEER)
-    where = Where(directory, arguments.peer, arguments.store, fixture)
-    plan = Plan(where, arguments.quick, variants)
-    rows = []
-    for name in arguments.only or MEASURES:
-        begin = time.monotonic()
-        rows += await MEASURES[name](plan)
-        print(f"{name}: {time.monotonic() - begin:.1f} s", file=sys.stderr, flush=True)
-    return rows
+async def _run(
+    arguments: argparse.Namespace, loop: Loop, directory: Path, fixture: Fixture
+) -> list[report.Row]:
+    contenders = [OURS[name] for name in arguments.store or USUAL]
+    if arguments.competitor:
+        contenders += PEERS
+    servers = Servers(directory, fixture, loop, arguments.competitor)
+    taken = []
+    try:
+        for name in arguments.only or MEASURES:
+            # What runs in no server knows no loop of one.
+            if name in _WITHOUT_SERVERS and loop is not arguments.loop[0]:
+                continue
+            begin, what = time.monotonic(), "s"
+            try:
+                taken += await MEASURES[name](Plan(servers, arguments.quick, contenders))
+            except (BenchmarkError, OSError, TimeoutError) as error:
+                what = f"s, and nothing to show: {type(error).__name__}: {error}"
+            took = time.monotonic() - begin
+            print(f"{loop}, {name}: {took:.1f} {what}", file=sys.stderr, flush=True)
+    finally:
+        await servers.aclose()
+    return report.judged(f"{loop}, {loop.parser}", taken)
 
 
 def main() -> None:
     """Measure and report."""
     arguments = _arguments()
+    away = {"postgres": arguments.postgres_ms, "redis": arguments.redis_ms}
+    rows: list[report.Row] = []
     with tempfile.TemporaryDirectory(dir=arguments.dir, prefix="benchmark-") as directory:
-        about = machine(Path(directory))
-        with fixtures() as fixture:
-            rows = asyncio.run(_run(arguments, Path(directory), fixture))
-    print(" · ".join(f"{name} {value}" for name, value in about.items()))
-    print(table(rows))
+        about = report.machine(Path(directory)) | {f"{k}_ms": v for k, v in away.items() if v}
+        with fixtures(away) as fixture:
+            for loop in arguments.loop:
+                rows += asyncio.run(_run(arguments, loop, Path(directory), fixture))
+    print(" · ".join(f"{name} {value}" for name, value in about.items()), end="\n\n")
+    print(report.table(rows), report.verdict(rows), sep="\n\n")
     if arguments.json:
-        arguments.json.write_text(document(rows, about) + "\n")
+        arguments.json.write_text(report.document(rows, about) + "\n")
+    if arguments.picture:
+        arguments.picture.write_text(picture.drawn(rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The servers that are measured: `python -m tests.benchmarks.apps NAME VARIANT LISTENING_FD`.
+"""The servers that are measured: `python -m tests.benchmarks.apps NAME ROLE LOOP PARSER FD`.
 
 This file runs in the interpreter of a competitor too, so it imports nothing of ours at the top.
 Every event carries `time.monotonic_ns()` of its making: one clock for all processes of a machine.
@@ -79,14 +79,20 @@ def sdk() -> App:
     return app
 
 
+def answering_json() -> App:
+    """The same, with answers as JSON."""
+    app: App = _sdk_server().streamable_http_app(json_response=True)
+    return app
+
+
 def competitor() -> App:
     """The same server under mcp-persist, as its README shows."""
     from mcp_persist.fastmcp import (  # type: ignore[import-not-found,unused-ignore]
         with_persistence,
     )
 
-    url = os.environ["BENCHMARK_DATABASE"]
-    app: App = with_persistence(_sdk_server(), backend="sqlite", url=url, ttl=86_400)
+    backend, url = os.environ["BENCHMARK_BACKEND"], os.environ["BENCHMARK_URL"]
+    app: App = with_persistence(_sdk_server(), backend=backend, url=url, ttl=86_400)
     return app
 
 
@@ -164,6 +170,18 @@ def _with_stats(app: App) -> App:
     return serve
 
 
+def _with_plain(app: App) -> App:
+    """A route of the application itself that has nothing to do with MCP."""
+
+    async def serve(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/plain":
+            await _answer(send, 200, b"text/plain", b"")
+        else:
+            await app(scope, receive, send)
+
+    return serve
+
+
 def _persisted(app: App) -> App:
     from mcp_persist_middleware import PersistMiddleware
 
@@ -171,15 +189,20 @@ def _persisted(app: App) -> App:
     return persisted
 
 
-def build(name: str, variant: str) -> App:
+_APPS = {"sdk": sdk, "json": answering_json, "raw": raw}
+
+
+def build(name: str, role: str) -> App:
     """The application a server runs; `/stats` is answered outside of everything measured."""
-    app = {"sdk": sdk, "raw": raw, "competitor": competitor}[name]()
-    return _with_stats(_persisted(app) if variant == "ours" else app)
+    app = _with_plain(competitor() if role == "peer" else _APPS[name]())
+    return _with_stats(_persisted(app) if role == "ours" else app)
 
 
 def main() -> None:
-    name, variant, descriptor = sys.argv[1:]
-    config = uvicorn.Config(build(name, variant), log_level="warning", access_log=False)
+    name, role, loop, parser, descriptor = sys.argv[1:]
+    config = uvicorn.Config(
+        build(name, role), loop=loop, http=parser, log_level="warning", access_log=False
+    )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(descriptor))])
 
 

@@ -1,61 +1,110 @@
 """What a tool call pays that returns at once."""
 
-from statistics import median
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
-from tests.benchmarks.floor import BareDriver, floor_ms
-from tests.benchmarks.report import Row, at_most, difference, percentile
-from tests.benchmarks.rounds import Plan, interleaved
-from tests.benchmarks.servers import Server, Variant, servers
+from tests.benchmarks.lag import probed
+from tests.benchmarks.report import Taken, percentile
+from tests.benchmarks.rounds import Plan, over_bare
+from tests.benchmarks.servers import Server
 from tests.benchmarks.wire import Client
 
-_OVER_FLOOR_MS = 0.3
+_CLIENTS = 16
 
 
-async def _call_p50(server: Server, calls: int) -> float:
-    """The median time until the result is here, in a handshake-era session."""
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """One round: the median time until a result is here (ms), calls/s of all clients, what the
+    server's processor did for one (µs), and how long a plain route waited beside them (ms)."""
+
+    p50: float
+    rate: float
+    cpu: float
+    lag_p99: float = 0.0
+
+
+async def calling(clients: list[Client], count: int, *, ids: bool | None) -> list[float]:
+    """Each client calls so often, one call after the other; how long each took (ms)."""
     took = []
-    async with await Client.open(server.endpoint) as client:
-        for _ in range(calls):
-            answer = (await client.call("quick")).check(0, ids=server.ids)
+
+    async def call(client: Client) -> None:
+        for _ in range(count):
+            answer = (await client.call("quick")).check(0, ids=ids)
             took.append((answer.result_at() - answer.sent) / 1e6)
-    return percentile(took, 0.5)
+
+    await asyncio.gather(*map(call, clients))
+    return took
 
 
-async def single_calls(plan: Plan) -> list[Row]:
-    """The added p50 of a tool call that returns at once, against the commit floor."""
-    calls = plan.pick(200, 500)
-    floors: dict[Variant, list[float]] = {v: [] for v in (Variant.NORMAL, Variant.FULL)}
+async def calls(
+    server: Server,
+    count: int,
+    *,
+    clients: int = 1,
+    modern: bool = False,
+    ids: bool | None = None,
+    probe: bool = False,
+) -> Calls:
+    """A round of calls, so many of each client."""
+    lags: list[float] = []
+    async with AsyncExitStack() as stack:
+        ready = [
+            await stack.enter_async_context(await Client.open(server.endpoint, modern=modern))
+            for _ in range(clients)
+        ]
+        if probe:
+            lags = await stack.enter_async_context(probed(server))
+        used, begin = server.cpu_us(), time.monotonic()
+        took = await calling(ready, count, ids=ids)
+        seconds, used = time.monotonic() - begin, server.cpu_us() - used
+    return Calls(
+        p50=percentile(took, 0.5),
+        rate=len(took) / seconds,
+        cpu=used / len(took),
+        lag_p99=percentile(lags, 0.99) if lags else 0.0,
+    )
 
-    async def take(server: Server) -> float:
-        if server.variant in floors:
-            driver = BareDriver(plan.where.directory / f"floor-{server.variant}.db", server.variant)
-            # A call's commit comes about so long after the last one's.
-            floors[server.variant].append(await floor_ms(driver, calls, 0.002))
-            driver.close()
-        return await _call_p50(server, calls)
 
-    async with servers(plan.where, "sdk", plan.all()) as running:
-        taken = await interleaved(plan, running, take)
-    rows = []
-    for variant in plan.ours():
-        added = difference(taken[variant], taken[Variant.BARE])
-        floor = median(floors.get(variant) or floors[Variant.NORMAL])
-        target, met = at_most(round(floor + _OVER_FLOOR_MS, 3))(added)
-        rows.append(
-            Row(
-                "added p50 of a call that returns at once",
-                variant,
-                "ms",
-                median(taken[Variant.BARE]),
-                median(taken[variant]),
-                added,
-                f"{target} (floor {floor:.3f})",
-                None if variant is Variant.PEER else met,
-                {
-                    "rounds": taken[variant],
-                    "bare_rounds": taken[Variant.BARE],
-                    "floor_ms": floor,
-                },
-            )
-        )
-    return rows
+async def single_calls(plan: Plan) -> list[Taken]:
+    """One client in a handshake-era session, a call after the other."""
+
+    async def take(server: Server) -> Calls:
+        return await calls(server, plan.pick(200, 500), ids=server.ids)
+
+    return over_bare({"call": "p50", "call-cpu": "cpu"}, await plan.interleaved("sdk", take))
+
+
+async def many_calls(plan: Plan) -> list[Taken]:
+    """16 clients, each a call after the other; a plain route beside them in a round of its own."""
+
+    async def take(server: Server) -> Calls:
+        count = plan.pick(50, 100)
+        return await calls(server, count, clients=_CLIENTS, ids=server.ids)
+
+    async def beside(server: Server) -> Calls:
+        count = plan.pick(50, 100)
+        return await calls(server, count, clients=_CLIENTS, ids=server.ids, probe=True)
+
+    rows = over_bare({"calls": "rate", "calls-cpu": "cpu"}, await plan.interleaved("sdk", take))
+    return rows + over_bare({"calls-lag": "lag_p99"}, await plan.interleaved("sdk", beside))
+
+
+async def json_calls(plan: Plan) -> list[Taken]:
+    """The same call of an application that answers as JSON."""
+
+    async def take(server: Server) -> Calls:
+        return await calls(server, plan.pick(200, 500))
+
+    taken = await plan.interleaved("json", take, peers=False)
+    return over_bare({"json": "p50", "json-cpu": "cpu"}, taken)
+
+
+async def modern_calls(plan: Plan) -> list[Taken]:
+    """The same call at 2026-07-28, without a session."""
+
+    async def take(server: Server) -> Calls:
+        return await calls(server, plan.pick(200, 500), modern=True)
+
+    return over_bare({"modern": "p50", "modern-cpu": "cpu"}, await plan.interleaved("sdk", take))

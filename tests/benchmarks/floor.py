@@ -14,6 +14,8 @@ from queue import SimpleQueue
 from statistics import median
 from typing import Any
 
+from tests.benchmarks.contenders import Contender
+
 PAYLOAD = (
     b'event: message\r\ndata: {"jsonrpc":"2.0","method":"notifications/progress","params":'
     b'{"progressToken":1,"progress":12,"total":300,"message":"1234567890123456"}}\r\n'
@@ -97,3 +99,28 @@ async def floor_ms(driver: BareDriver, commits: int, pause: float) -> float:
         await driver.commit_one()
         took.append((time.perf_counter() - begin) * 1e3)
     return median(took)
+
+
+class Floors:
+    """The floor beside each round of a contender on SQLite."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._taken: dict[Contender, list[float]] = {}
+
+    async def take(self, contender: Contender, commits: int, pause: float) -> None:
+        """Measure it now, in the mode of this contender if it has one."""
+        if contender.synchronous is None:
+            return
+        driver = BareDriver(
+            self._directory / f"floor-{contender.synchronous}.db", contender.synchronous
+        )
+        try:
+            took = await floor_ms(driver, commits, pause)
+        finally:
+            driver.close()
+        self._taken.setdefault(contender, []).append(took)
+
+    def medians(self) -> dict[Contender, float]:
+        """Of the rounds that count."""
+        return {who: median(took[1:]) for who, took in self._taken.items()}

@@ -5,31 +5,32 @@ import time
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from statistics import median
 
 from tests.benchmarks import library
+from tests.benchmarks.contenders import OURS
 from tests.benchmarks.floor import PAYLOAD, BareDriver
-from tests.benchmarks.report import Row, at_least, at_most, ratio
+from tests.benchmarks.report import Taken
 from tests.benchmarks.rounds import Plan
 
 _STREAMS = 256
-_SAME = 1.25
 _REPEATS = 30
 _SINGLES = 10
 _REPLAYED = 1000
 
 
-async def appends(plan: Plan) -> list[Row]:
+async def appends(plan: Plan) -> list[Taken]:
     """Appends per second of 256 streams through the writer, against `executemany` on the bare
     driver: rows of the same size, in the same batches."""
     events = plan.pick(200, 400)
     rows = []
-    for variant in plan.ours(peer=False):
-        driver = BareDriver(plan.where.directory / f"many-{variant}.db", variant)
+    for contender in plan.ours:
+        if (mode := contender.synchronous) is None:
+            continue
+        driver = BareDriver(plan.servers.directory / f"many-{mode}.db", mode)
         bare, ours = [], []
-        async with library.opened(plan.where.directory / f"log-{variant}.db", variant) as log:
+        async with library.opened(plan.servers.directory / f"log-{mode}.db", mode) as log:
             shape: list[list[tuple[bytes, int]]] = []
             log.noted = shape
             await library.append_all(log, _STREAMS, events, PAYLOAD)
@@ -39,10 +40,7 @@ async def appends(plan: Plan) -> list[Row]:
                 took = await library.append_all(log, _STREAMS, events, PAYLOAD)
                 ours.append(_STREAMS * events / took)
         driver.close()
-        target, met = at_least(0.6)(result := ratio(ours, bare))
-        detail = {"rounds": ours, "bare_rounds": bare, "batches": len(shape)}
-        shown = (median(bare), median(ours), result, target, met, detail)
-        rows.append(Row("log appends, 256 streams", variant, "events/s", *shown))
+        rows.append(Taken("appends", contender, ours, bare, is_bare=False))
     return rows
 
 
@@ -81,14 +79,13 @@ class _Costs:
     replay: float
 
 
-async def history(plan: Plan) -> list[Row]:
-    """Appending and replaying with millions of older events in the file, against none."""
-    older = plan.pick(500_000, 2_000_000)
-    paths = [plan.where.directory / name for name in ("empty.db", "history.db")]
+async def history(plan: Plan) -> list[Taken]:
+    """Appending and replaying with millions of older events in a SQLite file, against none."""
+    paths = [plan.servers.directory / name for name in ("empty.db", "history.db")]
     for path in paths:
         async with library.opened(path):
             pass
-    _fill(paths[1], older)
+    _fill(paths[1], plan.pick(500_000, 2_000_000))
     taken: list[tuple[_Costs, _Costs]] = []
     async with AsyncExitStack() as stack:
         logs = [await stack.enter_async_context(library.opened(path)) for path in paths]
@@ -98,22 +95,11 @@ async def history(plan: Plan) -> list[Row]:
             await library.begin(log, streams, 1, PAYLOAD)
         for number in range(plan.rounds + 1):
             taken.append(await _costs(logs, streams, 2 + number * _REPEATS))
-    measures = {"append, 1 event": "single", "append, 256 streams": "batch"}
-    measures[f"replay, {_REPLAYED} events"] = "replay"
-    return [
-        _compared(
-            f"{measure}, {older:,} older",
-            [attrgetter(name)(e) for e, _ in taken[1:]],
-            [attrgetter(name)(f) for _, f in taken[1:]],
-        )
-        for measure, name in measures.items()
-    ]
-
-
-def _compared(measure: str, empty: list[float], full: list[float]) -> Row:
-    target, met = at_most(_SAME)(result := ratio(full, empty))
-    detail = {"rounds": full, "empty_rounds": empty}
-    return Row(measure, "normal", "ms", median(empty), median(full), result, target, met, detail)
+    rows = []
+    for goal, cost in (("event", "single"), ("batch", "batch"), ("replay", "replay")):
+        empty, full = ([getattr(each[i], cost) for each in taken[1:]] for i in (0, 1))
+        rows.append(Taken(f"history-{goal}", OURS["sqlite"], full, empty, is_bare=False))
+    return rows
 
 
 async def _costs(

@@ -1,4 +1,4 @@
-"""The server processes of a measure, one for each variant."""
+"""The server processes of a run: one for each contender, on one loop."""
 
 import asyncio
 import json
@@ -7,148 +7,136 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
+from tests.benchmarks.contenders import Contender, Loop, Role
 from tests.benchmarks.wire import BenchmarkError, Connection, Endpoint
-from tests.support.stores import STORES, Fixture
+from tests.support.stores import Fixture
 
 _ROOT = Path(__file__).parents[2]
 _START = 30.0
-
-
-class Variant(StrEnum):
-    """What stands in front of the application."""
-
-    BARE = "bare"
-    NORMAL = "normal"
-    FULL = "full"
-    PEER = "peer"
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
     """A running server."""
 
-    variant: Variant
+    contender: Contender
     port: int
     pid: int
 
     @property
     def endpoint(self) -> Endpoint:
         """Where it speaks MCP; the competitor mounts its application."""
-        return Endpoint(self.port, "/mcp/" if self.variant is Variant.PEER else "/mcp")
+        return Endpoint(self.port, "/mcp/" if self.contender.role is Role.PEER else "/mcp")
 
     @property
     def ids(self) -> bool:
         """Whether its events carry ids."""
-        return self.variant is not Variant.BARE
+        return self.contender.role is not Role.BARE
 
-    def cpu_seconds(self) -> float:
-        """The processor time it has used; it tells more than the clock where others run beside."""
-        tasks = Path(f"/proc/{self.pid}/task")
-        if not tasks.exists():
-            return 0.0
-        used = [int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()]
-        return sum(used) / 1e9
+    def cpu_us(self) -> float:
+        """The processor time that the process has used, by the kernel's own clock of it; this
+        tells more than the wall's where others run beside."""
+        return time.clock_gettime(~self.pid << 3 | 2) * 1e6
 
     async def stats(self, *, settle: bool = False) -> dict[str, int]:
         """Its memory, its idle tool calls and its sockets, now; see `apps`."""
         connection = await Connection.open(self.port)
         try:
-            path = b"/stats?settle" if settle else b"/stats"
-            request = b"GET %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n\r\n" % (path, self.port)
-            answer = await connection.ask(request)
+            answer = await connection.ask(self.get("/stats?settle" if settle else "/stats"))
             stats: dict[str, int] = json.loads(answer.text())
             return stats
         finally:
             connection.close()
 
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Where a run keeps its files, the competitor's interpreter if there is one, and what our
-    stores are: one of `STORES`, and the servers that it needs."""
-
-    directory: Path
-    peer: str | None = None
-    store: str = "sqlite"
-    fixture: Fixture = {}.__getitem__
+    def get(self, path: str) -> bytes:
+        """A request for a route that is not MCP's."""
+        return b"GET %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n\r\n" % (path.encode(), self.port)
 
 
-@asynccontextmanager
-async def servers(
-    where: Where, app: str, variants: list[Variant], **settings: Any
-) -> AsyncIterator[list[Server]]:
-    """Servers of `app` in the given variants; the competitor joins when there is one."""
-    async with AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(_server(where, app, variant, settings))
-            for variant in variants
-        ]
+class Servers:
+    """Starts the servers of one loop.
+
+    Args:
+        competitor: an interpreter that has mcp-persist.
+    """
+
+    def __init__(
+        self, directory: Path, fixture: Fixture, loop: Loop, competitor: str | None = None
+    ) -> None:
+        self.directory = directory
+        self._fixture = fixture
+        self._loop = loop
+        self._competitor = competitor
+        self._kept: dict[str, list[Server]] = {}
+        self._stack = AsyncExitStack()
+
+    async def of(self, app: str, contenders: list[Contender]) -> list[Server]:
+        """A server of `app` for each contender, the same for every measure of a run."""
+        if app not in self._kept:
+            started = [self.one(app, contender) for contender in contenders]
+            self._kept[app] = [await self._stack.enter_async_context(each) for each in started]
+        return self._kept[app]
+
+    async def aclose(self) -> None:
+        """End those that were kept."""
+        await self._stack.aclose()
+
+    @asynccontextmanager
+    async def one(self, app: str, contender: Contender, **settings: str) -> AsyncIterator[Server]:
+        """A server with a store of its own, for as long as the block."""
+        environment = await self._new_store(contender) | _environ(settings)
+        async with self._server(app, contender, environment) as server:
+            yield server
+
+    @asynccontextmanager
+    async def pair(
+        self, app: str, contender: Contender, **settings: str
+    ) -> AsyncIterator[tuple[Server, Server]]:
+        """Two servers on one store."""
+        environment = await self._new_store(contender) | _environ(settings)
+        async with (
+            self._server(app, contender, environment) as one,
+            self._server(app, contender, environment) as two,
+        ):
+            yield one, two
+
+    async def _new_store(self, contender: Contender) -> dict[str, str]:
+        name = f"{contender.name}-{os.urandom(4).hex()}".replace(" ", "-")
+        return await asyncio.to_thread(contender.environment, self.directory / name, self._fixture)
+
+    @asynccontextmanager
+    async def _server(
+        self, app: str, contender: Contender, environment: dict[str, str]
+    ) -> AsyncIterator[Server]:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+        is_peer = contender.role is Role.PEER
+        python = self._competitor if is_peer and self._competitor else sys.executable
+        arguments = (app, contender.role, self._loop, self._loop.parser, str(listener.fileno()))
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MCP_PERSIST_")}
+        process = subprocess.Popen(  # noqa: ASYNC220 (a fork takes less than a millisecond)
+            [python, "-m", "tests.benchmarks.apps", *arguments],
+            cwd=_ROOT,
+            env=clean | environment,
+            pass_fds=[listener.fileno()],
+        )
+        server = Server(contender, listener.getsockname()[1], process.pid)
+        listener.close()
+        try:
+            await _ready(server)
+            yield server
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
 
 
-@asynccontextmanager
-async def pair(
-    where: Where, app: str, variant: Variant, **settings: Any
-) -> AsyncIterator[tuple[Server, Server]]:
-    """Two servers of `app` on one database."""
-    shared = await _new_store(where, app, variant) | settings
-    async with (
-        _server(where, app, variant, shared) as one,
-        _server(where, app, variant, shared) as two,
-    ):
-        yield one, two
-
-
-async def _new_store(where: Where, app: str, variant: Variant) -> dict[str, Any]:
-    """The settings that name a store of its own."""
-    directory = where.directory / f"{app}-{variant}-{os.urandom(4).hex()}"
-    directory.mkdir()
-    made = await asyncio.to_thread(STORES[where.store], directory, where.fixture)
-    return made.settings
-
-
-@asynccontextmanager
-async def _server(
-    where: Where,
-    app: str,
-    variant: Variant,
-    settings: dict[str, Any],
-) -> AsyncIterator[Server]:
-    if "url" not in settings:
-        settings = await _new_store(where, app, variant) | settings
-    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    name = "competitor" if variant is Variant.PEER else app
-    persisted = "ours" if variant in (Variant.NORMAL, Variant.FULL) else "as it is"
-    python = where.peer if variant is Variant.PEER and where.peer else sys.executable
-    process = subprocess.Popen(  # noqa: ASYNC220 (a fork takes less than a millisecond)
-        [python, "-m", "tests.benchmarks.apps", name, persisted, str(listener.fileno())],
-        cwd=_ROOT,
-        env=_environment(where, variant, settings),
-        pass_fds=[listener.fileno()],
-    )
-    server = Server(variant, listener.getsockname()[1], process.pid)
-    listener.close()
-    try:
-        await _ready(server)
-        yield server
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-
-
-def _environment(where: Where, variant: Variant, settings: dict[str, Any]) -> dict[str, str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("MCP_PERSIST_")}
-    clean["BENCHMARK_DATABASE"] = str(where.directory / f"peer-{os.urandom(4).hex()}.db")
-    if variant in (Variant.NORMAL, Variant.FULL):
-        clean["MCP_PERSIST_SYNCHRONOUS"] = str(variant)
-        clean |= {f"MCP_PERSIST_{name.upper()}": str(value) for name, value in settings.items()}
-    return clean
+def _environ(settings: dict[str, str]) -> dict[str, str]:
+    return {f"MCP_PERSIST_{name.upper()}": value for name, value in settings.items()}
 
 
 async def _ready(server: Server) -> None:
@@ -157,5 +145,5 @@ async def _ready(server: Server) -> None:
         async with asyncio.timeout(_START):
             await server.stats()
     except (OSError, TimeoutError, BenchmarkError) as error:
-        reason = f"the {server.variant} server did not start; see its output above"
+        reason = f"the {server.contender.name} server did not start; see its output above"
         raise BenchmarkError(reason) from error

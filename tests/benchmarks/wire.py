@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 
 TIMEOUT = 120.0
-_VERSION = "2025-11-25"
+_VERSION, _MODERN = "2025-11-25", "2026-07-28"
+_CLIENT = {"name": "benchmark", "version": "1"}
+_META = "io.modelcontextprotocol/"
 _STAMP = re.compile(rb'"message":"(\d+)"')
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _ID = re.compile(rb"\nid: *([^\r\n]+)")
@@ -173,6 +175,13 @@ class Connection(asyncio.Protocol):
                 await asyncio.sleep(0.001)
         return found[1]
 
+    async def head(self) -> None:
+        """Return when the answer that is on its way has begun."""
+        assert self._answer is not None
+        async with asyncio.timeout(TIMEOUT):
+            while not self._answer.head:
+                await asyncio.sleep(0.0005)
+
     def close(self) -> None:
         """Leave at once."""
         if self._waiter is not None:
@@ -189,45 +198,55 @@ class Endpoint:
     path: str = "/mcp"
 
 
-def post(endpoint: Endpoint, message: dict[str, Any], session: bytes = b"") -> bytes:
+def post(
+    endpoint: Endpoint, message: dict[str, Any], session: bytes = b"", *, modern: bool = False
+) -> bytes:
     """A request to the MCP endpoint."""
     body = json.dumps(message).encode()
+    lines = [
+        f"POST {endpoint.path} HTTP/1.1",
+        f"host: 127.0.0.1:{endpoint.port}",
+        "content-type: application/json",
+        "accept: application/json, text/event-stream",
+        f"mcp-protocol-version: {_MODERN if modern else _VERSION}",
+        f"content-length: {len(body)}",
+    ]
+    if modern:
+        lines += [f"mcp-method: {message['method']}", f"mcp-name: {message['params']['name']}"]
+    if session:
+        lines.append(f"mcp-session-id: {session.decode()}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def listen(endpoint: Endpoint, session: bytes, cursor: bytes = b"") -> bytes:
+    """A request for a session's own stream, or for what follows an event."""
     head = (
-        b"POST %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-type: application/json\r\n"
-        b"accept: application/json, text/event-stream\r\nmcp-protocol-version: %s\r\n"
-        b"content-length: %d\r\n"
-        % (endpoint.path.encode(), endpoint.port, _VERSION.encode(), len(body))
-    )
-    return head + (b"mcp-session-id: " + session + b"\r\n" if session else b"") + b"\r\n" + body
-
-
-def resume(endpoint: Endpoint, session: bytes, cursor: bytes) -> bytes:
-    """A request for what follows an event."""
-    return (
         b"GET %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\naccept: text/event-stream\r\n"
-        b"mcp-protocol-version: %s\r\nmcp-session-id: %s\r\nlast-event-id: %s\r\n\r\n"
-        % (endpoint.path.encode(), endpoint.port, _VERSION.encode(), session, cursor)
+        b"mcp-protocol-version: %s\r\nmcp-session-id: %s\r\n"
+        % (endpoint.path.encode(), endpoint.port, _VERSION.encode(), session)
     )
+    return head + (b"last-event-id: " + cursor + b"\r\n" if cursor else b"") + b"\r\n"
 
 
 class Client:
-    """A handshake-era session on one connection."""
+    """A client on one connection: a handshake-era session, or 2026-07-28 without one."""
 
-    def __init__(self, endpoint: Endpoint, connection: Connection, session: bytes) -> None:
+    def __init__(
+        self, endpoint: Endpoint, connection: Connection, session: bytes, *, modern: bool = False
+    ) -> None:
         self._endpoint = endpoint
         self._connection = connection
         self._last_id = 0
+        self._modern = modern
         self.session = session
 
     @classmethod
-    async def open(cls, endpoint: Endpoint) -> Self:
-        """Connect and initialize."""
+    async def open(cls, endpoint: Endpoint, *, modern: bool = False) -> Self:
+        """Connect, and initialize where the revision knows that."""
         connection = await Connection.open(endpoint.port)
-        hello = {
-            "protocolVersion": _VERSION,
-            "capabilities": {},
-            "clientInfo": {"name": "benchmark", "version": "1"},
-        }
+        if modern:
+            return cls(endpoint, connection, b"", modern=True)
+        hello = {"protocolVersion": _VERSION, "capabilities": {}, "clientInfo": _CLIENT}
         request = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}
         session = (await connection.ask(post(endpoint, request))).session
         ready = {"jsonrpc": "2.0", "method": "notifications/initialized"}
@@ -237,13 +256,14 @@ class Client:
     def request(self, tool: str, arguments: dict[str, Any]) -> bytes:
         """The bytes of a tool call that asks for progress."""
         self._last_id += 1
-        params = {
-            "name": tool,
-            "arguments": arguments,
-            "_meta": {"progressToken": self._last_id},
-        }
+        meta: dict[str, Any] = {"progressToken": self._last_id}
+        if self._modern:
+            meta[f"{_META}protocolVersion"] = _MODERN
+            meta[f"{_META}clientInfo"] = _CLIENT
+            meta[f"{_META}clientCapabilities"] = {}
+        params = {"name": tool, "arguments": arguments, "_meta": meta}
         message = {"jsonrpc": "2.0", "id": self._last_id, "method": "tools/call", "params": params}
-        return post(self._endpoint, message, self.session)
+        return post(self._endpoint, message, self.session, modern=self._modern)
 
     async def call(self, tool: str, **arguments: Any) -> Answer:
         """Call a tool and wait for the complete response."""

@@ -2,50 +2,80 @@
 for, and end with the block."""
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.distance import distant
 from tests.support.stores import STORES, Fixture, PostgresServer, RedisServer, Store, new_database
 
 
 @contextmanager
-def _postgres() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="mcp-pg-", ignore_cleanup_errors=True) as directory:
-        server = PostgresServer(Path(directory) / "data", {"max_connections": "300"})
-        server.start()
-        try:
-            yield server.url()
-        finally:
-            server.stop("immediate")
+def _postgres(directory: Path) -> Iterator[PostgresServer]:
+    server = PostgresServer(directory / "data", {"max_connections": "300"})
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop("immediate")
 
 
 @contextmanager
-def _redis() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="mcp-redis-") as directory:
-        server = RedisServer(Path(directory))
-        server.start()
-        try:
-            yield server.url()
-        finally:
-            server.stop()
-
-
-_SERVERS = {"postgres_url": _postgres, "redis_url": _redis}
+def _redis(directory: Path) -> Iterator[RedisServer]:
+    server = RedisServer(directory)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @contextmanager
-def fixtures() -> Iterator[Fixture]:
-    """What the fixtures of the tests give, made when it is first asked for."""
+def replicated_redis(directory: Path) -> Iterator[RedisServer]:
+    """A Redis server with a replica that is in step with it."""
+    server = RedisServer(directory / "primary", "--repl-diskless-sync-delay", "0")
+    replica = RedisServer(directory / "replica", "--replicaof", "127.0.0.1", str(server.port))
+    server.start()
+    replica.start()
+    try:
+        replica.follow(server)
+        yield server
+    finally:
+        replica.stop()
+        server.stop()
+
+
+_SERVERS: dict[str, Callable[[Path], AbstractContextManager[PostgresServer | RedisServer]]] = {
+    "postgres_url": _postgres,
+    "redis_url": _redis,
+    "replicated_redis_url": replicated_redis,
+}
+
+
+@contextmanager
+def fixtures(away: Mapping[str, float] | None = None) -> Iterator[Fixture]:
+    """What the fixtures of the tests give, made when it is first asked for.
+
+    Args:
+        away: how far servers of a kind are, `postgres` or `redis`, in milliseconds there and back.
+    """
     found: dict[str, Any] = {}
     with ExitStack() as stack:
+
+        def serve(wanted: str) -> str:
+            directory = tempfile.TemporaryDirectory(prefix="mcp-", ignore_cleanup_errors=True)
+            server = stack.enter_context(_SERVERS[wanted](Path(stack.enter_context(directory))))
+            kind = "postgres" if isinstance(server, PostgresServer) else "redis"
+            if not (milliseconds := (away or {}).get(kind)):
+                return server.url()
+            return server.url(port=stack.enter_context(distant(server.port, milliseconds)))
 
         def fixture(wanted: str) -> Any:
             if wanted == "new_postgres":
                 return lambda: new_database(fixture("postgres_url"))
             if wanted not in found:
-                found[wanted] = stack.enter_context(_SERVERS[wanted]())
+                found[wanted] = serve(wanted)
             return found[wanted]
 
         yield fixture
