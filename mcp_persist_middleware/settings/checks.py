@@ -37,9 +37,9 @@ def parsed(text: str, spec: Any) -> Any:
         return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
             text.strip().lower(), text
         )
-    if isinstance(sample, int | float):
+    if isinstance(sample, int) and spec.metadata["unit"] is None:
         try:
-            return type(sample)(text)
+            return int(text)
         except ValueError:
             return text
     return text
@@ -54,9 +54,12 @@ def checked(name: str, value: Any, spec: Any, source: str) -> Any:
     Raises:
         InvalidSettingError: it is not one of this setting's.
     """
+    given, unit = value, spec.metadata["unit"]
+    if unit is not None and isinstance(value, str) and (number := unit.parse(value)) is not None:
+        value = number
     expected = _complaint(value, spec)
     if expected is not None:
-        told = value if name not in (*SECRET, "log") else "(hidden)"
+        told = given if name not in (*SECRET, "log") else "(hidden)"
         raise InvalidSettingError(name=name, source=source, value=told, expected=expected)
     if name == "identity_headers":
         return tuple(value)
@@ -182,4 +185,8 @@ def _scalar(value: Any, spec: Any) -> str | None:
             if numeric and whole and value >= low:  # false for NaN
                 return None
             what = "a number" if isinstance(sample, float) else "a whole number"
-            return f"expected {what} of at least {low}"
+            if (unit := spec.metadata["unit"]) is None:
+                return f"expected {what} of at least {low}"
+            return (
+                f"expected {what} of {unit.name}, at least {low}, or a text such as {unit.examples}"
+            )

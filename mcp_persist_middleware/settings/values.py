@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from mcp_persist_middleware.model import Owner
-from mcp_persist_middleware.settings import loading
+from mcp_persist_middleware.settings import loading, units
 from mcp_persist_middleware.settings.arguments import (
     ModernStreams,
     NamespaceOf,
@@ -27,20 +27,22 @@ if TYPE_CHECKING:
 _KIB, _MIB = 1024, 1024 * 1024
 
 
-def _setting(default: Any, *, low: float | None = None, none: bool = False) -> Any:
-    return field(default=default, metadata={"low": low, "none": none})
+def _setting(
+    default: Any, *, low: float | None = None, none: bool = False, unit: units.Unit | None = None
+) -> Any:
+    return field(default=default, metadata={"low": low, "none": none, "unit": unit})
 
 
 def _seconds(default: float, *, low: float = 0, none: bool = False) -> Any:
-    return _setting(default, low=low, none=none)
+    return _setting(default, low=low, none=none, unit=units.SECONDS)
 
 
 def _milliseconds(default: int) -> Any:
-    return _setting(default, low=0)
+    return _setting(default, low=0, unit=units.MILLISECONDS)
 
 
 def _bytes(default: int, *, low: int) -> Any:
-    return _setting(default, low=low)
+    return _setting(default, low=low, unit=units.BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
