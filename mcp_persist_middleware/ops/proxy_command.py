@@ -27,7 +27,7 @@ _PLAIN = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    seconds = _above_zero(units.SECONDS.parse, "a number of seconds, or 90s, 5m,")
+    seconds = _above_zero(units.SECONDS.parse, "a time such as 90, 90s or 5m,")
     count = _above_zero(int, "a whole number")
     add = parser.add_argument
     add("--upstream", required=True, metavar="URL", help="the server's MCP endpoint")
