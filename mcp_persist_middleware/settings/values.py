@@ -3,7 +3,9 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_persist_middleware.model import Owner
 from mcp_persist_middleware.settings import loading, units
@@ -20,9 +22,6 @@ from mcp_persist_middleware.settings.arguments import (
     Synchronous,
 )
 from mcp_persist_middleware.settings.given import shown
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
 
 _KIB, _MIB = 1024, 1024 * 1024
 
@@ -53,7 +52,7 @@ class Settings:
     """False: everything passes through, and no store is opened."""
     url: str | None = _setting(None, none=True)
     """The store, any SQLAlchemy URL or a file name."""
-    engine: "AsyncEngine | None" = _setting(None, none=True)
+    engine: AsyncEngine | None = _setting(None, none=True)
     """An engine of yours; never closed."""
     log: Callable[["Settings"], object] | None = _setting(None, none=True)
     """Instead of `url`, a store of yours: a callable of the `Settings` that makes an `EventLog`."""

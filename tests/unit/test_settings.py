@@ -2,18 +2,19 @@
 
 import copy
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_persist_middleware.errors import ConfigurationError, PersistError, UnknownSettingError
-from mcp_persist_middleware.settings import Settings, source_of
+from mcp_persist_middleware.settings import Settings, SettingsArguments, source_of
 from mcp_persist_middleware.stores import connect
+from tests.support.documented import attribute_docs
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,24 @@ def test_a_duration_is_the_sum_of_its_amounts(duration: timedelta) -> None:
         amounts, rest = f"{amounts}{rest // size}{unit}", rest % size
     loaded = Settings.load({"url": "events.db", "ttl": amounts, "retry_ms": amounts}, {})
     assert (loaded.ttl, loaded.retry_ms) == (milliseconds / 1000, milliseconds)
+
+
+def test_what_editors_know_of_the_arguments_is_what_the_settings_are() -> None:
+    kept, taken = get_type_hints(Settings), get_type_hints(SettingsArguments)
+    docs, told = attribute_docs(Settings), attribute_docs(SettingsArguments)
+    assert docs.keys() == kept.keys()
+    for spec in fields(Settings):
+        name, annotation = spec.name, kept[spec.name]
+        if name in ("url", "log"):  # parameters of their own
+            assert name not in taken
+            continue
+        if spec.metadata["unit"] is not None:
+            annotation |= str
+        elif tuple[str, ...] in (annotation, *get_args(annotation)):
+            annotation |= list[str]
+        assert (name, taken.pop(name), told.pop(name)) == (name, annotation, docs[name])
+        assert (type(None) in get_args(annotation)) == spec.metadata["none"]
+    assert not taken | told
 
 
 def test_an_unknown_name_is_told_the_nearest() -> None:
