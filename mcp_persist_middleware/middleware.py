@@ -27,7 +27,7 @@ from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.sessions.envelope import Reply, RequestEnvelope
 from mcp_persist_middleware.sessions.layer import SessionLayer
-from mcp_persist_middleware.settings import Settings, SettingsArguments
+from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
 from mcp_persist_middleware.streams import body as bodies
 from mcp_persist_middleware.streams import listen, ownership, remote, rerun, resume, serve
 from mcp_persist_middleware.streams.body import Body
@@ -76,6 +76,9 @@ class PersistMiddleware:
         self._warned: set[str] = set()
         # What every request of this application has in its scope, wherever it comes from.
         self._base_scope: Scope = {}
+
+    def __repr__(self) -> str:
+        return f"PersistMiddleware({shown('app', self.app)}, {self.persistence!r})"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if EXTENSION in scope.get("extensions", {}):

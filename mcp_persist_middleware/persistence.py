@@ -9,7 +9,7 @@ from mcp_persist_middleware import runtime
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.runtime import Runtime
-from mcp_persist_middleware.settings import Settings, SettingsArguments
+from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.memory import Memory
 from mcp_persist_middleware.worker import Parts
@@ -41,7 +41,7 @@ class Persistence:
     ) -> None:
         stores = {"url": url, "log": log}
         named = {name: value for name, value in stores.items() if value is not None}
-        self._given: Mapping[str, Any] = {**settings, **named}
+        self._given: Mapping[str, Any] = {**named, **settings}
         self._settings: Settings | None = None
         self._error: ConfigurationError | None = None
         self._closed: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
@@ -58,6 +58,11 @@ class Persistence:
             reason=f"persistence= and {names} are both given; set {names} on the Persistence"
         )
         return self
+
+    def __repr__(self) -> str:
+        known = {"url", *SettingsArguments.__optional_keys__}
+        told = (f"{n}={shown(n, v) if n in known else '…'}" for n, v in self._given.items())
+        return f"Persistence({', '.join(told)})"
 
     @property
     def settings(self) -> Settings:

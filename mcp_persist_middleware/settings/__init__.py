@@ -3,7 +3,7 @@
 
 from mcp_persist_middleware.settings.arguments import SettingsArguments
 from mcp_persist_middleware.settings.checks import namespace_complaint
-from mcp_persist_middleware.settings.given import Given, shown_url, source_of
+from mcp_persist_middleware.settings.given import Given, shown, shown_url, source_of
 from mcp_persist_middleware.settings.values import Settings
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Settings",
     "SettingsArguments",
     "namespace_complaint",
+    "shown",
     "shown_url",
     "source_of",
 ]

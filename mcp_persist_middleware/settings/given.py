@@ -32,10 +32,9 @@ def source_of(value: object) -> str:
 
 def shown(name: str, value: Any) -> str:
     """The value of a setting as it may be shown."""
-    if name in SECRET and isinstance(value, str):
-        return repr(shown_url(value))
     if isinstance(value, str):
-        return repr(str(value))
+        # A URL may have been given by a wrong name.
+        return repr(shown_url(value))
     if value is None or isinstance(value, bool | int | float):
         return repr(value)
     if name == "paths":
