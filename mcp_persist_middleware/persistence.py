@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self, Unpack
 
 from mcp_persist_middleware import runtime
-from mcp_persist_middleware.errors import ClosedError, ConfigurationError
+from mcp_persist_middleware.errors import ClosedError, ConfigurationError, SwitchedOffError
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.runtime import Runtime
 from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
@@ -166,7 +166,9 @@ class Persistence:
     def _joined(self) -> Runtime:
         here = self._here()
         if here is None or self not in here.users:
-            if runtime.running_loop() in self._closed or not self.settings.enabled:
+            if not self.settings.enabled:
+                raise SwitchedOffError
+            if runtime.running_loop() in self._closed:
                 raise ClosedError
             here = runtime.find_or_make(self.settings)
         return here
