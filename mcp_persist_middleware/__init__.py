@@ -4,7 +4,7 @@ is only a wake-up."""
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, PersistError, StoreError
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.persistence import Persistence
-from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.settings import Settings, SettingsArguments
 from mcp_persist_middleware.telemetry import VERSION
 from mcp_persist_middleware.with_persistence import with_persistence
 
@@ -17,6 +17,7 @@ __all__ = [
     "PersistMiddleware",
     "Persistence",
     "Settings",
+    "SettingsArguments",
     "StoreError",
     "__version__",
     "with_persistence",

@@ -49,6 +49,10 @@ class ClosedError(PersistError):
     """The persistence object is closed on this event loop; start it again, or open a new one."""
 
 
+class SwitchedOffError(ClosedError):
+    """Persistence is switched off (enabled=False, or MCP_PERSIST_ENABLED=0); nothing is opened."""
+
+
 class NoEventLoopError(PersistError):
     """The store needs an asyncio event loop, and this server runs another kind (trio, for one): let
     it run asyncio (hypercorn: "--worker-class asyncio", or "uvloop")."""

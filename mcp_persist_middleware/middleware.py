@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from functools import partial
-from typing import Any
+from typing import Unpack
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,7 +27,7 @@ from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.protocol.eras import Era, era_of_initialize
 from mcp_persist_middleware.sessions.envelope import Reply, RequestEnvelope
 from mcp_persist_middleware.sessions.layer import SessionLayer
-from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
 from mcp_persist_middleware.streams import body as bodies
 from mcp_persist_middleware.streams import listen, ownership, remote, rerun, resume, serve
 from mcp_persist_middleware.streams.body import Body
@@ -52,8 +52,10 @@ class PersistMiddleware:
     it (`on_store_failure`).
 
     Args:
+        url: the store, any SQLAlchemy URL or a file name.
         log: a store of yours instead of `url`, see `Persistence`.
         persistence: a `Persistence` of yours instead of `url` and settings.
+        settings: see `SettingsArguments`.
     """
 
     def __init__(
@@ -64,20 +66,19 @@ class PersistMiddleware:
         *,
         log: MakeLog | None = None,
         persistence: Persistence | None = None,
-        **settings: Any,
+        **settings: Unpack[SettingsArguments],
     ) -> None:
-        if log is not None:
-            settings["log"] = log
         # Nothing is checked here: Starlette makes its middleware inside the lifespan call, and a
         # server takes an exception there for an application without a lifespan.
         self.app = app
-        if persistence is not None:
-            persistence = persistence.narrowed(url, settings)
-        self.persistence = persistence or Persistence(url, **settings)
+        self.persistence = Persistence(url, log=log, **settings).or_given(persistence)
         self._passing = Passing(app)
         self._warned: set[str] = set()
         # What every request of this application has in its scope, wherever it comes from.
         self._base_scope: Scope = {}
+
+    def __repr__(self) -> str:
+        return f"PersistMiddleware({shown('app', self.app)}, {self.persistence!r})"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if EXTENSION in scope.get("extensions", {}):

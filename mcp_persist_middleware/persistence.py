@@ -3,13 +3,13 @@
 import asyncio
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from mcp_persist_middleware import runtime
-from mcp_persist_middleware.errors import ClosedError, ConfigurationError
+from mcp_persist_middleware.errors import ClosedError, ConfigurationError, SwitchedOffError
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.runtime import Runtime
-from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.memory import Memory
 from mcp_persist_middleware.worker import Parts
@@ -26,34 +26,43 @@ class Persistence:
     user closes it. After `aclose` no request opens it again on that event loop; `start` does.
 
     Args:
+        url: the store, any SQLAlchemy URL or a file name.
         log: instead of `url`, makes a store of yours (`mcp_persist_middleware.store`): called for
             each worker, once on an event loop and again after a lost lease.
-        settings: as `PersistMiddleware` takes them; checked when the object is opened.
+        settings: see `SettingsArguments`; checked when the object is opened.
     """
 
     def __init__(
-        self, url: str | None = None, *, log: MakeLog | None = None, **settings: Any
+        self,
+        url: str | None = None,
+        *,
+        log: MakeLog | None = None,
+        **settings: Unpack[SettingsArguments],
     ) -> None:
-        named = {"url": url, "log": log}
-        given = {name: value for name, value in named.items() if value is not None}
-        self._given: Mapping[str, Any] = given | settings
+        stores = {"url": url, "log": log}
+        named = {name: value for name, value in stores.items() if value is not None}
+        self._given: Mapping[str, Any] = {**named, **settings}
         self._settings: Settings | None = None
         self._error: ConfigurationError | None = None
         self._closed: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         # The one that was found last: a request is not to hash all settings.
         self._last: Callable[[], Runtime | None] = _none
 
-    def narrowed(self, url: str | None, settings: Mapping[str, Any]) -> "Persistence":
-        """This object, or, when settings are given beside it, one whose start says that only
-        one of the two can be."""
-        if url is None and not settings:
-            return self
-        names = ", ".join(sorted([*settings, *(["url"] if url is not None else [])]))
-        conflict = Persistence()
-        conflict._error = ConfigurationError(
+    def or_given(self, given: "Persistence | None") -> "Persistence":
+        """The one that was given ready made, or this one where none was. Where this one has
+        settings beside that, its start says that only one of the two can be."""
+        if given is None or not self._given:
+            return given or self
+        names = ", ".join(sorted(self._given))
+        self._error = ConfigurationError(
             reason=f"persistence= and {names} are both given; set {names} on the Persistence"
         )
-        return conflict
+        return self
+
+    def __repr__(self) -> str:
+        known = {"url", *SettingsArguments.__optional_keys__}
+        told = (f"{n}={shown(n, v) if n in known else '…'}" for n, v in self._given.items())
+        return f"Persistence({', '.join(told)})"
 
     @property
     def settings(self) -> Settings:
@@ -157,7 +166,9 @@ class Persistence:
     def _joined(self) -> Runtime:
         here = self._here()
         if here is None or self not in here.users:
-            if runtime.running_loop() in self._closed or not self.settings.enabled:
+            if not self.settings.enabled:
+                raise SwitchedOffError
+            if runtime.running_loop() in self._closed:
                 raise ClosedError
             here = runtime.find_or_make(self.settings)
         return here

@@ -4,15 +4,16 @@ import contextlib
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import fields
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from mcp_persist_middleware.errors import ConfigurationError
+from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.persistence import Persistence
-from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.settings import Settings, SettingsArguments
 
 _App = TypeVar("_App", bound=Starlette, covariant=True)  # noqa: PLC0105
 
@@ -35,17 +36,57 @@ class _BuildsStreamableHttpApp(Protocol[_App]):
     def streamable_http_app(self) -> Callable[..., _App]: ...
 
 
+class _Arguments(SettingsArguments, total=False):
+    log: MakeLog
+    """A store of yours instead of `url`, see `Persistence`."""
+    persistence: Persistence
+    """A `Persistence` of yours instead of `url` and settings."""
+
+
+class _WithBuilders(_Arguments, total=False):
+    """What the builders take as well; their types are theirs to check."""
+
+    path: str | None
+    """Where the endpoint is."""
+    json_response: bool | None
+    stateless_http: bool | None
+    event_store: Any
+    retry_interval: int | None
+    session_idle_timeout: Any
+
+
+class _HttpAppArguments(_WithBuilders, total=False):
+    middleware: list[Any] | None
+    transport: Literal["http", "streamable-http", "sse"]
+    host_origin_protection: Any
+    allowed_hosts: list[str] | None
+    allowed_origins: list[str] | None
+
+
+class _StreamableHttpAppArguments(_WithBuilders, total=False):
+    streamable_http_path: str
+    max_request_body_size: int
+    transport_security: Any
+    host: str
+
+
 @overload
 def with_persistence(
-    server: _BuildsHttpApp[_App], /, url: str | None = None, **given: Any
+    server: _BuildsHttpApp[_App],
+    /,
+    url: str | None = None,
+    **given: Unpack[_HttpAppArguments],
 ) -> _App: ...
 @overload
 def with_persistence(
-    server: _BuildsStreamableHttpApp[_App], /, url: str | None = None, **given: Any
+    server: _BuildsStreamableHttpApp[_App],
+    /,
+    url: str | None = None,
+    **given: Unpack[_StreamableHttpAppArguments],
 ) -> _App: ...
 @overload
 def with_persistence(
-    server: ASGIApp, /, url: str | None = None, **given: Any
+    server: ASGIApp, /, url: str | None = None, **given: Unpack[_Arguments]
 ) -> PersistMiddleware: ...
 def with_persistence(server: Any, /, url: str | None = None, **given: Any) -> Any:
     """The ASGI application of a server, with `PersistMiddleware` in front of it.
@@ -59,8 +100,9 @@ def with_persistence(server: Any, /, url: str | None = None, **given: Any) -> An
     Args:
         server: an `MCPServer`, a `FastMCP` of either kind, or an ASGI application.
         url: the store; from `MCP_PERSIST_URL` when it is left out.
-        given: settings (see `Settings`; `persistence=` as well), and whatever the builder takes:
-            `json_response=`, `stateless_http=` …; `path=` under that name for every builder.
+        given: settings (see `SettingsArguments`; `log=` and `persistence=` as well), and
+            whatever the builder takes: `json_response=`, `stateless_http=` …; `path=` under that
+            name for every builder.
 
     Raises:
         ConfigurationError: it is neither a server nor an application, or an argument is neither a

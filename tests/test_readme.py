@@ -6,14 +6,19 @@ from dataclasses import fields
 from pathlib import Path
 
 from mcp_persist_middleware import Settings, telemetry
+from tests.support.documented import attribute_docs
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def test_the_settings_table_has_every_setting_with_its_default_and_its_help() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (.+) \|$", README, re.MULTILINE)
-    table = {name: (ast.literal_eval(default), text) for name, default, text in rows}
-    real = {f.name: (f.default, f.metadata["help"]) for f in fields(Settings)}
+    table = {
+        name: (ast.literal_eval(default), f"{text[0].upper()}{text[1:]}.")
+        for name, default, text in rows
+    }
+    docs = attribute_docs(Settings)
+    real = {f.name: (f.default, docs[f.name]) for f in fields(Settings)}
     assert table == real
 
 

@@ -78,6 +78,9 @@ class EventLog(Timed, ABC):
     One event loop uses one instance.
     """
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__qualname__} {self.name}>"
+
     @property
     @abstractmethod
     def name(self) -> str:

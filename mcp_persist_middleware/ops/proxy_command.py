@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_persist_middleware.errors import ConfigurationError
+from mcp_persist_middleware.settings import units
 
 _NEEDS = ("aiohttp", "uvicorn")
 # How the arguments reach the worker processes. There is no secret in them.
@@ -26,7 +27,7 @@ _PLAIN = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    seconds = _above_zero(float, "a number of seconds")
+    seconds = _above_zero(units.SECONDS.parse, "a time such as 90, 90s or 5m,")
     count = _above_zero(int, "a whole number")
     add = parser.add_argument
     add("--upstream", required=True, metavar="URL", help="the server's MCP endpoint")
@@ -146,13 +147,13 @@ def _tls(ca_file: str | None, certificate: str | None, key: str | None) -> ssl.S
     return context
 
 
-def _above_zero(kind: type[int] | type[float], what: str) -> Callable[[str], float]:
+def _above_zero(read: Callable[[str], float | None], what: str) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
-            value = kind(text)
+            value = read(text)
         except ValueError:
-            value = kind(0)
-        if not value > 0:
+            value = None
+        if value is None or not value > 0:
             raise argparse.ArgumentTypeError(f"expected {what} above 0, not {text!r}")
         return value
 

@@ -183,7 +183,8 @@ async def test_an_off_switch_lets_everything_pass(
     async with serving(app) as port:
         session = await RawSession.open(port)
         assert await ids(await session.call("two")) == [False, False]
-    with pytest.raises(ClosedError):
+    await app.persistence.start()
+    with pytest.raises(ClosedError, match="switched off"):
         await app.persistence.context()
     assert not list(tmp_path.iterdir())
 
@@ -258,7 +259,7 @@ async def test_after_aclose_no_request_opens_the_store_for_nobody(tmp_path: Path
         session = await RawSession.open(port)
         assert await ids(await session.call("two")) == [True, True]
         await persistence.aclose()
-        with pytest.raises(ClosedError):
+        with pytest.raises(ClosedError, match="is closed on this event loop; start it again"):
             await persistence.ping()
         late = await RawSession.open(port)
         assert await ids(await late.call("two")) == [False, False]

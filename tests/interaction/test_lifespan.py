@@ -14,8 +14,15 @@ from mcp.server.mcpserver import MCPServer
 from sqlalchemy.ext.asyncio import create_async_engine
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from starlette.testclient import TestClient
 
-from mcp_persist_middleware import Persistence, PersistMiddleware, StoreError
+from mcp_persist_middleware import (
+    ConfigurationError,
+    Persistence,
+    PersistMiddleware,
+    StoreError,
+    with_persistence,
+)
 from tests.support.processes import ServerError, ServerProcess, mcp_server, running
 from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.session import RawSession
@@ -220,6 +227,21 @@ async def test_a_server_that_cannot_keep_streams_does_not_start(
     log = server.log
     assert all(part in log for part in says), log
     assert "hunter2" not in log
+
+
+@pytest.mark.parametrize("how", ["added", "wrapped", "helper"])
+def test_a_wrong_setting_raises_under_a_test_client(how: str, store: str) -> None:
+    wrong: dict[str, Any] = {"url": store, "ttl": -1}
+    match how:
+        case "added":
+            (app := Starlette()).add_middleware(PersistMiddleware, **wrong)
+            served: Any = app
+        case "wrapped":
+            served = PersistMiddleware(Starlette(), **wrong)
+        case _:
+            served = with_persistence(sdk_server(), **wrong)
+    with pytest.raises(ConfigurationError, match="'ttl'"), TestClient(served):
+        pass
 
 
 async def test_a_failed_start_up_of_the_application_is_forwarded_unchanged(store: str) -> None:

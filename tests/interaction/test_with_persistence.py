@@ -1,7 +1,8 @@
 """`with_persistence`: what a server object builds, with everything in it, and streams that last."""
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args, get_overloads, get_type_hints
 
 import fastmcp
 import pytest
@@ -164,3 +165,15 @@ def test_an_argument_that_nobody_takes_is_named_with_what_could_take_it(
 ) -> None:
     with pytest.raises(ConfigurationError, match="tll: neither a setting nor an argument of"):
         with_persistence(make(), "events.db", tll=60)
+
+
+def test_editors_know_every_argument_of_both_builders() -> None:
+    for make, build in ((fast, "http_app"), (sdk, "streamable_http_app")):
+        hint = next(
+            get_type_hints(each)["given"]
+            for each in get_overloads(with_persistence)
+            if hasattr(get_type_hints(each)["server"], build)
+        )
+        (known,) = get_args(hint)
+        taken = inspect.signature(getattr(make(), build)).parameters
+        assert taken.keys() <= known.__optional_keys__

@@ -164,7 +164,11 @@ async def test_the_command_serves_and_ends_at_a_signal(tmp_path: Path) -> None:
     [
         ([], "--upstream"),
         (["--upstream", "ftp://x"], "expected a URL such as"),
-        (["--upstream", "http://x", "--head-timeout", "0"], "a number of seconds above 0"),
+        (
+            ["--upstream", "http://x", "--head-timeout", "0"],
+            "a time such as 90, 90s or 5m, above 0",
+        ),
+        (["--upstream", "http://x", "--idle-timeout", "5x"], "above 0, not '5x'"),
         (["--upstream", "http://x", "--header-file", "nowhere"], "nowhere cannot be read"),
         (["--upstream", "http://x", "--client-key", "k.pem"], "--client-cert"),
         (["--upstream", "https://x", "--ca-file", "nowhere.pem"], "nowhere.pem cannot be used"),

@@ -1,7 +1,7 @@
 """The public API as a type checker has to see it; never run."""
 
 from collections.abc import Callable
-from typing import assert_type
+from typing import Unpack, assert_type
 
 from fastmcp import FastMCP
 from fastmcp.server.http import StarletteWithLifespan
@@ -17,9 +17,11 @@ from mcp_persist_middleware import (
     PersistError,
     PersistMiddleware,
     Settings,
+    SettingsArguments,
     StoreError,
     with_persistence,
 )
+from mcp_persist_middleware.ops.proxy import proxy_app
 from mcp_persist_middleware.store import EventLog, MakeLog
 
 assert_type(package.__version__, str)
@@ -34,6 +36,7 @@ def wrap(app: Starlette) -> PersistMiddleware:
     """Both ways to apply the middleware."""
     app.add_middleware(PersistMiddleware, url="sqlite+aiosqlite:///events.db")
     app.add_middleware(PersistMiddleware, url="events.db", ttl=60, principal=principal)
+    app.add_middleware(PersistMiddleware, url="events.db", ttl="7d", max_body_bytes="4MB")
     wrapped = PersistMiddleware(app, url="sqlite+aiosqlite:///events.db", prime_after=None)
     assert_type(wrapped.persistence, Persistence)
     return PersistMiddleware(wrapped, persistence=wrapped.persistence)
@@ -54,8 +57,20 @@ def helped(sdk: MCPServer, fast: FastMCP, app: Starlette) -> None:
     """What a server builds keeps its type; an application is wrapped."""
     assert_type(with_persistence(sdk), Starlette)
     assert_type(with_persistence(sdk, "events.db", stateless_http=True), Starlette)
+    assert_type(with_persistence(sdk, path="/mcp", transport_security=None, ttl="7d"), Starlette)
+    assert_type(with_persistence(fast, path="/", middleware=[]), StarletteWithLifespan)
     assert_type(with_persistence(fast, url="events.db", ttl=60), StarletteWithLifespan)
     assert_type(with_persistence(app, persistence=Persistence("events.db")), PersistMiddleware)
+
+
+def proxied() -> PersistMiddleware:
+    """The proxy takes the same settings."""
+    return proxy_app("http://127.0.0.1:3000/mcp", "events.db", session_ttl="24h", log=None)
+
+
+def passed_on(app: Starlette, **settings: Unpack[SettingsArguments]) -> PersistMiddleware:
+    """Somebody's own function with the same settings."""
+    return PersistMiddleware(app, "events.db", **settings)
 
 
 async def use() -> None:

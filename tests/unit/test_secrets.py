@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
 
-from mcp_persist_middleware import Settings
+from mcp_persist_middleware import Persistence, PersistMiddleware, Settings, with_persistence
 from mcp_persist_middleware.errors import ConfigurationError
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.ops.proxy import Options
 from mcp_persist_middleware.stores import connect
 from mcp_persist_middleware.stores.postgres import engine
+from mcp_persist_middleware.stores.postgres.log import PostgresLog
+from mcp_persist_middleware.stores.redis.log import RedisLog
 
 # Each part stands out, and what is between them is what a parser may stumble over.
 _PARTS = ("hunter2", "Sw0rdfish", "c0rrect")
@@ -60,14 +64,20 @@ def heard() -> Iterator[list[str]]:
 def shown(settings: dict[str, Any]) -> str:
     """All that is shown of these settings until a store is made of them."""
     with heard() as lines:
+        opened, app = Persistence(**settings), Starlette()
+        lines += [repr(opened), repr(PersistMiddleware(app, persistence=opened)), repr(app)]
+        lines += [repr(PersistMiddleware(app, **settings)), repr(with_persistence(app, **settings))]
         try:
             loaded = Settings.load(settings, {})
             lines += [repr(loaded), str(loaded)]
             log = connect.make_log(loaded)
             lines += [log.name, repr(log)]
-            url = getattr(log, "_url", None)
-            if url is not None and log.name.startswith("postgresql"):
-                lines.append(engine.remedy(OSError(), url))
+            if isinstance(log, RedisLog):
+                lines.append(repr(log._client._target))
+            if isinstance(log, PostgresLog) and log._plan is not None:
+                lines.append(engine.remedy(OSError(), log._url))
+                made = engine.make(log._plan, 1)
+                lines += [repr(made), repr(made.sync_engine), repr(made.pool), str(made.url)]
         except ConfigurationError as error:
             lines += [str(error), repr(error.fields), *traceback.format_exception(error)[-1:]]
             inner = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -135,3 +145,16 @@ def test_settings_show_no_secret_and_a_store_can_still_read_it() -> None:
     for made in (Settings.load({"url": url}, {}), Settings(url=url)):
         assert "hunter2" not in f"{made} {made!r} {[made]} {(made,)}"
         assert made.url == url
+
+
+def test_what_an_object_says_of_itself_names_the_settings_and_no_secret(tmp_store: str) -> None:
+    given: dict[str, Any] = {"url": "postgresql://u:hunter2@h/db", "ttl": "90s", "tll": "hunter2"}
+    given |= {"engine": "postgresql://u:hunter2@h/db", "principal": lambda _: "hunter2"}
+    opened = Persistence(**given)
+    assert "hunter2" not in repr(opened)
+    assert repr(Persistence(tmp_store, ttl="90s")) == f"Persistence(url={tmp_store!r}, ttl='90s')"
+    app = PersistMiddleware(Starlette(), tmp_store, tll=1)  # type: ignore[call-arg]
+    assert repr(app) == f"PersistMiddleware(<Starlette>, Persistence(url={tmp_store!r}, tll=…))"
+    log = connect.make_log(Settings.load({"url": tmp_store}, {}))
+    assert repr(log) == f"<SqliteLog {tmp_store}>"
+    assert "hunter2" not in repr(Options(headers=(("authorization", "hunter2"),)))

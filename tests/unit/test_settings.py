@@ -2,17 +2,19 @@
 
 import copy
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_persist_middleware.errors import ConfigurationError, PersistError, UnknownSettingError
-from mcp_persist_middleware.settings import Settings, source_of
+from mcp_persist_middleware.settings import Settings, SettingsArguments, source_of
 from mcp_persist_middleware.stores import connect
+from tests.support.documented import attribute_docs
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,15 @@ from mcp_persist_middleware.stores import connect
         ("ttl", "long", "a number"),
         ("ttl", float("nan"), "a number"),
         ("ttl", None, "cannot be None"),
+        ("ttl", "90 minutes", 'such as "90s", "1h30m", "7d"'),
+        ("ttl", "1M", 'such as "90s", "1h30m", "7d"'),
+        ("ttl", "1h-30m", 'such as "90s", "1h30m", "7d"'),
+        ("ttl", "", "a number of seconds"),
+        ("lease_seconds", "500ms", "at least 1"),
+        ("retry_ms", "1.5ms", "a whole number of milliseconds"),
+        ("max_event_bytes", "64Mb", 'such as "64MiB", "4MB"'),
+        ("max_event_bytes", "1kB", "at least 65536"),
+        ("max_sessions", "1000", "a whole number of at least 1"),
         ("prime_json", 1, "True or False"),
         ("paths", "/mcp", '["/mcp"]'),
         ("paths", ["mcp"], '["/mcp"]'),
@@ -43,6 +54,69 @@ def test_a_wrong_value_is_named_with_its_fix(name: str, value: Any, fix: str) ->
     assert name in str(raised.value)
     assert repr(value) in str(raised.value)
     assert fix in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("ttl", "90s", 90),
+        ("ttl", "24h", 86_400),
+        ("ttl", "7d", 604_800),
+        ("ttl", "1h30m", 5400),
+        ("ttl", " 1 h 30 m ", 5400),
+        ("ttl", "1.5h", 5400),
+        ("ttl", "60", 60),
+        ("ttl", "0.1", 0.1),
+        ("store_timeout", "500ms", 0.5),
+        ("prime_after", "250ms", 0.25),
+        ("retry_ms", "3s", 3000),
+        ("retry_ms", "500ms", 500),
+        ("modern_retry_ms", "1.5s", 1500),
+        ("max_event_bytes", "64MiB", 64 * 1024 * 1024),
+        ("max_body_bytes", "4MB", 4_000_000),
+        ("max_stream_bytes", "1.5GiB", 1_610_612_736),
+        ("run_ahead_bytes", "65536", 65_536),
+    ],
+)
+def test_durations_and_sizes_may_be_texts_as_arguments_and_in_the_environment(
+    name: str, text: str, value: float
+) -> None:
+    variable = f"MCP_PERSIST_{name.upper()}"
+    for made in (
+        Settings.load({"url": "events.db", name: text}, {}),
+        Settings.load({}, {"MCP_PERSIST_URL": "events.db", variable: text}),
+    ):
+        assert getattr(made, name) == value
+    with pytest.raises(ConfigurationError, match=rf"\({variable}\) is '{text}x': expected"):
+        Settings.load({"url": "events.db"}, {variable: text + "x"})
+
+
+@given(st.timedeltas(timedelta(0), timedelta(days=999)))
+def test_a_duration_is_the_sum_of_its_amounts(duration: timedelta) -> None:
+    milliseconds = duration // timedelta(milliseconds=1)
+    rest, amounts = milliseconds, ""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        amounts, rest = f"{amounts}{rest // size}{unit}", rest % size
+    loaded = Settings.load({"url": "events.db", "ttl": amounts, "retry_ms": amounts}, {})
+    assert (loaded.ttl, loaded.retry_ms) == (milliseconds / 1000, milliseconds)
+
+
+def test_what_editors_know_of_the_arguments_is_what_the_settings_are() -> None:
+    kept, taken = get_type_hints(Settings), get_type_hints(SettingsArguments)
+    docs, told = attribute_docs(Settings), attribute_docs(SettingsArguments)
+    assert docs.keys() == kept.keys()
+    for spec in fields(Settings):
+        name, annotation = spec.name, kept[spec.name]
+        if name in ("url", "log"):  # parameters of their own
+            assert name not in taken
+            continue
+        if spec.metadata["unit"] is not None:
+            annotation |= str
+        elif tuple[str, ...] in (annotation, *get_args(annotation)):
+            annotation |= list[str]
+        assert (name, taken.pop(name), told.pop(name)) == (name, annotation, docs[name])
+        assert (type(None) in get_args(annotation)) == spec.metadata["none"]
+    assert not taken | told
 
 
 def test_an_unknown_name_is_told_the_nearest() -> None:

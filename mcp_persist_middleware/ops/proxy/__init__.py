@@ -1,16 +1,25 @@
 """A reverse proxy for MCP servers that nobody can modify: the same middleware, in front of one
 small application that passes everything on (extra `proxy`)."""
 
-from typing import Any
+from typing import Unpack
 
+from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.ops.proxy.upstream import Options, Upstream
+from mcp_persist_middleware.persistence import Persistence
+from mcp_persist_middleware.settings import SettingsArguments
 
 __all__ = ["Options", "Upstream", "proxy_app"]
 
 
 def proxy_app(
-    upstream: str, url: str | None = None, *, options: Options | None = None, **settings: Any
+    upstream: str,
+    url: str | None = None,
+    *,
+    options: Options | None = None,
+    log: MakeLog | None = None,
+    persistence: Persistence | None = None,
+    **settings: Unpack[SettingsArguments],
 ) -> PersistMiddleware:
     """An ASGI application that stands for an MCP server at another address.
 
@@ -18,9 +27,10 @@ def proxy_app(
         upstream: the server's MCP endpoint, see `Upstream`.
         url: the store.
         options: how the upstream is spoken to.
-        settings: as `PersistMiddleware` takes them.
+        log, persistence, settings: as `PersistMiddleware` takes them.
 
     Raises:
         ConfigurationError: `upstream` is no URL of a server.
     """
-    return PersistMiddleware(Upstream(upstream, options), url, **settings)
+    server = Upstream(upstream, options)
+    return PersistMiddleware(server, url, log=log, persistence=persistence, **settings)

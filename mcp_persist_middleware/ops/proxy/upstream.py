@@ -12,7 +12,7 @@ import math
 import ssl
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit
 
 import aiohttp
@@ -52,7 +52,7 @@ class Options:
     """Send the client's `Host` on instead of the upstream's own."""
     trust_forwarded: bool = False
     """Believe the `X-Forwarded-*` of another proxy in front, and continue them."""
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Put into every request, in the place of the client's of the same name."""
     tls: ssl.SSLContext | None = None
     """Instead of the system's own trust."""

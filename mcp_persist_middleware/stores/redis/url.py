@@ -10,7 +10,7 @@ always verified: against the authorities of the system, or those in the file `?s
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -38,8 +38,8 @@ class Target:
     service: str
     database: int
     username: str | None
-    password: str | None
-    sentinel_password: str | None
+    password: str | None = field(repr=False)
+    sentinel_password: str | None = field(repr=False)
     files: tuple[tuple[str, str], ...] = ()
     """Of TLS: the option's name and a path."""
 

@@ -1,0 +1,125 @@
+"""What `PersistMiddleware`, `Persistence` and the rest take as arguments, for editors and type
+checkers. `Settings` is what becomes of it; a test compares the two, name by name.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+Duration = float | str
+"""Seconds, or a text such as `"90s"`, `"24h"`, `"1h30m"`, `"7d"`."""
+Milliseconds = int | str
+"""Milliseconds, or a text such as `"500ms"`, `"3s"`."""
+Size = int | str
+"""Bytes, or a text such as `"64MiB"`, `"4MB"`."""
+Texts = list[str] | tuple[str, ...]
+
+Synchronous = Literal["normal", "full"]
+ModernStreams = Literal["resume", "pass"]
+OnStoreFailure = Literal["degrade", "refuse"]
+RedisDurability = Literal["memory", "replica", "sql"]
+SessionRouting = Literal["relay", "revive", "local"]
+NamespaceOf = Callable[[HTTPConnection], str]
+PrincipalOf = Callable[[HTTPConnection], str | None]
+PersistOf = Callable[[HTTPConnection], bool]
+RerunOf = Callable[[str | None, dict[str, Any]], bool]
+RelayScope = tuple[Callable[[Scope], Any], Callable[[Scope, Any], None]]
+
+
+class SettingsArguments(TypedDict, total=False):
+    """Every setting but `url` and `log`, which are parameters of their own."""
+
+    enabled: bool
+    """False: everything passes through, and no store is opened."""
+    engine: AsyncEngine | None
+    """An engine of yours; never closed."""
+    synchronous: Synchronous
+    """SQLite: `normal` survives the death of the process, `full` the loss of power."""
+    redis: str | None
+    """A Redis in front of the store: `redis://host:6379/0`."""
+    redis_durability: RedisDurability
+    """With `redis`, an event counts as committed when Redis has it (`memory`), a replica too
+    (`replica`), or the store (`sql`)."""
+    table_prefix: str
+    """The beginning of every table's name."""
+    namespace: str | NamespaceOf
+    """Keeps apart what shares a store; or a callable: names a request's namespace."""
+    paths: Texts | None
+    """Only these paths and what is below them (default: found by itself)."""
+    persist: PersistOf | None
+    """Callable: false exempts this request."""
+    principal: PrincipalOf | None
+    """Callable: names the caller whom streams belong to."""
+    identity_headers: Texts
+    """Headers that name the caller, beside those that authenticating proxies are known for."""
+    modern_streams: ModernStreams
+    """2026-07-28 streams: `resume` gives them ids, `pass` leaves them alone."""
+    retry_ms: Milliseconds
+    """How long clients wait before they come back."""
+    modern_retry_ms: Milliseconds
+    """How long clients of 2026-07-28 wait before they come back."""
+    ping_seconds: Duration
+    """Keep-alive comments; 0 sends none."""
+    prime_after: Duration | None
+    """Open the stream of an answer that is this late."""
+    prime_json: bool
+    """`prime_after` also where the app answers in JSON mode."""
+    session_ttl: Duration
+    """A session lives this long without use."""
+    brief_session_ttl: Duration
+    """A session that had no more than `initialize` and a call or two lives this long without
+    use."""
+    max_sessions: int
+    """Sessions kept of one principal, or of one address where there is none."""
+    revive: bool | PersistOf
+    """Bring sessions back that the application does not hold; or a callable."""
+    session_routing: SessionRouting
+    """A session that another worker holds: `relay` its requests to it, `revive` it here, or
+    `local`: never bring one back."""
+    relay_scope: RelayScope | None
+    """(dump, load): carry what outer middleware set to the session's worker."""
+    rerun: RerunOf | None
+    """Callable (session, request): true runs a request again whose worker died, when its client
+    comes back."""
+    rerun_seconds: Duration
+    """How long a request that may be run again waits for its client before it ends with an
+    error."""
+    detach_seconds: Duration
+    """Work goes on this long without a reader."""
+    disconnect_grace: Duration
+    """2026-07-28: a client that is back within this time has not cancelled."""
+    send_timeout: Duration
+    """A client that takes nothing this long is cut."""
+    resume_rotate: Duration | None
+    """A resumed connection that delivered ends cleanly this often."""
+    drain_seconds: Duration
+    """How long calls may go on after SIGTERM."""
+    ttl: Duration
+    """A stream is kept this long after its end."""
+    anonymous_ttl: Duration
+    """A stream without session and principal is kept this long after its end."""
+    max_stream_events: int
+    """Events kept of one stream."""
+    max_stream_bytes: Size
+    """Bytes kept of one stream."""
+    max_event_bytes: Size
+    """The largest event."""
+    max_body_bytes: Size
+    """Larger request bodies pass through."""
+    max_detached: int
+    """Exchanges that may run without a reader; then the newest of whoever has the most end."""
+    run_ahead_events: int
+    """Events of one stream that wait for the store."""
+    run_ahead_bytes: Size
+    """Bytes of one stream that wait for the store."""
+    store_timeout: Duration
+    """How long a failing store is tried."""
+    lease_seconds: Duration
+    """A worker that stands still this long is taken for dead."""
+    on_store_failure: OnStoreFailure
+    """`degrade`: go on live, without ids; `refuse`: errors."""
+    purge_interval: Duration
+    """How often retention runs."""

@@ -1,0 +1,192 @@
+"""What is right and what is wrong with one value."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from mcp_persist_middleware.errors import InvalidSettingError
+from mcp_persist_middleware.settings.arguments import (
+    ModernStreams,
+    OnStoreFailure,
+    RedisDurability,
+    SessionRouting,
+    Synchronous,
+)
+from mcp_persist_middleware.settings.given import SECRET, Given
+
+# What is wrong with them is found out later.
+_REMEMBERED = (*SECRET, "redis_durability")
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "synchronous": get_args(Synchronous),
+    "modern_streams": get_args(ModernStreams),
+    "on_store_failure": get_args(OnStoreFailure),
+    "redis_durability": get_args(RedisDurability),
+    "session_routing": get_args(SessionRouting),
+}
+
+
+def parsed(text: str, spec: Any) -> Any:
+    """A value from the environment, in the type of its setting; text that does not parse is
+    returned as it is, and refused by the check."""
+    if spec.metadata["none"] and text.strip().lower() in ("", "none", "off"):
+        return None
+    sample = spec.default
+    if spec.name in ("paths", "identity_headers"):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if isinstance(sample, bool):
+        return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
+            text.strip().lower(), text
+        )
+    if isinstance(sample, int) and spec.metadata["unit"] is None:
+        try:
+            return int(text)
+        except ValueError:
+            return text
+    return text
+
+
+def checked(name: str, value: Any, spec: Any, source: str) -> Any:
+    """A value as the setting keeps it.
+
+    Args:
+        source: what it was given by.
+
+    Raises:
+        InvalidSettingError: it is not one of this setting's.
+    """
+    given, unit = value, spec.metadata["unit"]
+    if unit is not None and isinstance(value, str) and (number := unit.parse(value)) is not None:
+        value = number
+    expected = _complaint(value, spec)
+    if expected is not None:
+        told = given if name not in (*SECRET, "log") else "(hidden)"
+        raise InvalidSettingError(name=name, source=source, value=told, expected=expected)
+    if name == "identity_headers":
+        return tuple(value)
+    if name == "paths" and value is not None:
+        return tuple(path.rstrip("/") or "/" for path in value)
+    _check_hash(name, value, source)
+    return Given(value, source) if name in _REMEMBERED and value is not None else value
+
+
+def _check_hash(name: str, value: Any, source: str) -> None:
+    """Mounts with equal settings share a worker, which is found by them."""
+    try:
+        hash(value)
+    except TypeError as error:
+        # What it shows of itself may be secret.
+        raise InvalidSettingError(
+            name=name,
+            source=source,
+            value=type(value).__name__,
+            expected="it cannot be hashed; expected a function, or an object that can "
+            "(of a dataclass: frozen=True or eq=False)",
+        ) from error
+
+
+def _complaint(value: Any, spec: Any) -> str | None:
+    """What a value should have been, or None when it is right."""
+    if value is None:
+        return None if spec.metadata["none"] else "it cannot be None"
+    match spec.name:
+        case "url" | "redis":
+            what = "a URL or a file name" if spec.name == "url" else "a URL, redis://…"
+            is_text = isinstance(value, str) and value
+            return _ambiguous(value) if is_text else f"expected {what}"
+        case "engine":
+            is_engine = hasattr(value, "sync_engine")
+            return None if is_engine else "expected a sqlalchemy.ext.asyncio.AsyncEngine"
+        case "log" | "persist" | "principal" | "revive" | "rerun":
+            return _callable(value, spec)
+        case "namespace":
+            return None if callable(value) else namespace_complaint(value)
+        case "paths" | "identity_headers":
+            return _several(value, spec)
+        case "table_prefix":
+            return _prefix_complaint(value)
+        case "relay_scope":
+            right = isinstance(value, tuple) and len(value) == 2 and all(map(callable, value))
+            return None if right else "expected a tuple of two callables, (dump, load)"
+        case name if name in _CHOICES:
+            return _one_of(value, _CHOICES[name])
+        case _:
+            return _scalar(value, spec)
+
+
+# What stands before the last colon and @ of this is user and password to every parser.
+_AUTHORITY = re.compile(r"[^:/?#]*://(?P<login>[^:/]*(?::[^@]*)?@)?(?P<rest>.*)", re.DOTALL)
+
+
+def _ambiguous(text: str) -> str | None:
+    """Whether a part of the password may be taken for the host or what follows it, and be shown."""
+    found = _AUTHORITY.fullmatch(text)
+    if found is None or (found["rest"].startswith("/") and not found["login"]):
+        # A file's name, which may have any sign.
+        return None
+    place = found["rest"] if found["login"] else found["rest"].partition("?")[0]
+    fix = "in user and password write @ as %40, / as %2F, ? as %3F, # as %23 and : as %3A"
+    return f"it is not clear where its password ends; {fix}" if "@" in place else None
+
+
+def _several(value: Any, spec: Any) -> str | None:
+    """What is wrong with a list of paths, or of names of headers."""
+    of_paths = spec.name == "paths"
+    pattern = re.compile(r"/.*" if of_paths else r"[A-Za-z0-9][A-Za-z0-9_-]*", re.DOTALL)
+    texts = not isinstance(value, str) and all(isinstance(each, str) for each in value)
+    if texts and all(pattern.fullmatch(each) for each in value):
+        return None
+    return "expected a list of " + ('paths such as ["/mcp"]' if of_paths else 'names: ["X-User"]')
+
+
+def namespace_complaint(value: Any) -> str | None:
+    """What is wrong with the name of a namespace, or None."""
+    right = isinstance(value, str) and 0 < len(value) <= 255 and value.isprintable()
+    return None if right else "expected a printable text of 1 to 255 characters"
+
+
+def _prefix_complaint(value: Any) -> str | None:
+    # PostgreSQL cuts names after 63 bytes, and then two tables have one name.
+    if not (isinstance(value, str) and value.isidentifier() and len(value.encode()) <= 32):
+        return "expected at most 32 letters (bytes in UTF-8), digits and underscores"
+    if value.lower().startswith("sqlite_"):
+        return "names that begin with sqlite_ are SQLite's own; expected another beginning"
+    return None
+
+
+_ARGUMENTS = {
+    "rerun": "session and request",
+    "log": "the Settings that returns a new EventLog",
+}
+
+
+def _callable(value: Any, spec: Any) -> str | None:
+    or_bool = isinstance(spec.default, bool)
+    if callable(value) or (or_bool and isinstance(value, bool)):
+        return None
+    of = _ARGUMENTS.get(spec.name, "one HTTPConnection")
+    return f"expected {'True, False or ' if or_bool else ''}a callable of {of}"
+
+
+def _one_of(value: Any, choices: tuple[str, ...]) -> str | None:
+    return None if value in choices else "expected one of " + ", ".join(map(repr, choices))
+
+
+def _scalar(value: Any, spec: Any) -> str | None:
+    sample, low = spec.default, spec.metadata["low"]
+    match sample:
+        case bool():
+            return None if isinstance(value, bool) else "expected True or False"
+        case str():
+            right = isinstance(value, str) and 0 < len(value) <= 255
+            return None if right else "expected a text of 1 to 255 characters"
+        case _:
+            numeric = isinstance(value, int | float) and not isinstance(value, bool)
+            whole = isinstance(value, int) or isinstance(sample, float)
+            if numeric and whole and value >= low:  # false for NaN
+                return None
+            what = "a number" if isinstance(sample, float) else "a whole number"
+            if (unit := spec.metadata["unit"]) is None:
+                return f"expected {what} of at least {low}"
+            return (
+                f"expected {what} of {unit.name}, at least {low}, or a text such as {unit.examples}"
+            )

@@ -1,0 +1,173 @@
+"""Every setting, its default and its meaning."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mcp_persist_middleware.model import Owner
+from mcp_persist_middleware.settings import loading, units
+from mcp_persist_middleware.settings.arguments import (
+    ModernStreams,
+    NamespaceOf,
+    OnStoreFailure,
+    PersistOf,
+    PrincipalOf,
+    RedisDurability,
+    RelayScope,
+    RerunOf,
+    SessionRouting,
+    Synchronous,
+)
+from mcp_persist_middleware.settings.given import shown
+
+_KIB, _MIB = 1024, 1024 * 1024
+
+
+def _setting(
+    default: Any, *, low: float | None = None, none: bool = False, unit: units.Unit | None = None
+) -> Any:
+    return field(default=default, metadata={"low": low, "none": none, "unit": unit})
+
+
+def _seconds(default: float, *, low: float = 0, none: bool = False) -> Any:
+    return _setting(default, low=low, none=none, unit=units.SECONDS)
+
+
+def _milliseconds(default: int) -> Any:
+    return _setting(default, low=0, unit=units.MILLISECONDS)
+
+
+def _bytes(default: int, *, low: int) -> Any:
+    return _setting(default, low=low, unit=units.BYTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Settings:
+    """A checked configuration. Times are seconds unless the name says otherwise."""
+
+    enabled: bool = _setting(True)
+    """False: everything passes through, and no store is opened."""
+    url: str | None = _setting(None, none=True)
+    """The store, any SQLAlchemy URL or a file name."""
+    engine: AsyncEngine | None = _setting(None, none=True)
+    """An engine of yours; never closed."""
+    log: Callable[["Settings"], object] | None = _setting(None, none=True)
+    """Instead of `url`, a store of yours: a callable of the `Settings` that makes an `EventLog`."""
+    synchronous: Synchronous = _setting("normal")
+    """SQLite: `normal` survives the death of the process, `full` the loss of power."""
+    redis: str | None = _setting(None, none=True)
+    """A Redis in front of the store: `redis://host:6379/0`."""
+    redis_durability: RedisDurability = _setting("memory")
+    """With `redis`, an event counts as committed when Redis has it (`memory`), a replica too
+    (`replica`), or the store (`sql`)."""
+    table_prefix: str = _setting("mcp_")
+    """The beginning of every table's name."""
+    namespace: str | NamespaceOf = _setting("default")
+    """Keeps apart what shares a store; or a callable: names a request's namespace."""
+    paths: tuple[str, ...] | None = _setting(None, none=True)
+    """Only these paths and what is below them (default: found by itself)."""
+    persist: PersistOf | None = _setting(None, none=True)
+    """Callable: false exempts this request."""
+    principal: PrincipalOf | None = _setting(None, none=True)
+    """Callable: names the caller whom streams belong to."""
+    identity_headers: tuple[str, ...] = _setting(())
+    """Headers that name the caller, beside those that authenticating proxies are known for."""
+    modern_streams: ModernStreams = _setting("resume")
+    """2026-07-28 streams: `resume` gives them ids, `pass` leaves them alone."""
+    retry_ms: int = _milliseconds(3000)
+    """How long clients wait before they come back."""
+    # Clients try twice: the first time within `disconnect_grace`, the second after a restart.
+    modern_retry_ms: int = _milliseconds(2000)
+    """How long clients of 2026-07-28 wait before they come back."""
+    ping_seconds: float = _seconds(15.0)
+    """Keep-alive comments; 0 sends none."""
+    prime_after: float | None = _seconds(1.0, none=True)
+    """Open the stream of an answer that is this late."""
+    prime_json: bool = _setting(False)
+    """`prime_after` also where the app answers in JSON mode."""
+    session_ttl: float = _seconds(86_400.0, low=1)
+    """A session lives this long without use."""
+    brief_session_ttl: float = _seconds(600.0, low=1)
+    """A session that had no more than `initialize` and a call or two lives this long without
+    use."""
+    max_sessions: int = _setting(1000, low=1)
+    """Sessions kept of one principal, or of one address where there is none."""
+    revive: bool | PersistOf = _setting(True)
+    """Bring sessions back that the application does not hold; or a callable."""
+    session_routing: SessionRouting = _setting("relay")
+    """A session that another worker holds: `relay` its requests to it, `revive` it here, or
+    `local`: never bring one back."""
+    relay_scope: RelayScope | None = _setting(None, none=True)
+    """(dump, load): carry what outer middleware set to the session's worker."""
+    rerun: RerunOf | None = _setting(None, none=True)
+    """Callable (session, request): true runs a request again whose worker died, when its client
+    comes back."""
+    rerun_seconds: float = _seconds(60.0)
+    """How long a request that may be run again waits for its client before it ends with an
+    error."""
+    detach_seconds: float = _seconds(3600.0)
+    """Work goes on this long without a reader."""
+    disconnect_grace: float = _seconds(4.0)
+    """2026-07-28: a client that is back within this time has not cancelled."""
+    send_timeout: float = _seconds(30.0, low=0.1)
+    """A client that takes nothing this long is cut."""
+    resume_rotate: float | None = _seconds(2.0, low=0.05, none=True)
+    """A resumed connection that delivered ends cleanly this often."""
+    drain_seconds: float = _seconds(8.0)
+    """How long calls may go on after SIGTERM."""
+    ttl: float = _seconds(86_400.0)
+    """A stream is kept this long after its end."""
+    anonymous_ttl: float = _seconds(300.0)
+    """A stream without session and principal is kept this long after its end."""
+    max_stream_events: int = _setting(10_000, low=16)
+    """Events kept of one stream."""
+    max_stream_bytes: int = _bytes(64 * _MIB, low=64 * _KIB)
+    """Bytes kept of one stream."""
+    max_event_bytes: int = _bytes(64 * _MIB, low=64 * _KIB)
+    """The largest event."""
+    max_body_bytes: int = _bytes(4 * _MIB, low=_KIB)
+    """Larger request bodies pass through."""
+    max_detached: int = _setting(10_000, low=1)
+    """Exchanges that may run without a reader; then the newest of whoever has the most end."""
+    run_ahead_events: int = _setting(256, low=1)
+    """Events of one stream that wait for the store."""
+    run_ahead_bytes: int = _bytes(1 * _MIB, low=1)
+    """Bytes of one stream that wait for the store."""
+    store_timeout: float = _seconds(5.0, low=0.05)
+    """How long a failing store is tried."""
+    lease_seconds: float = _seconds(10.0, low=1)
+    """A worker that stands still this long is taken for dead."""
+    on_store_failure: OnStoreFailure = _setting("degrade")
+    """`degrade`: go on live, without ids; `refuse`: errors."""
+    purge_interval: float = _seconds(60.0, low=0.05)
+    """How often retention runs."""
+
+    def kept_for(self, owner: Owner) -> float:
+        """How long (seconds) a stream is kept after its end, however it comes to it: one that
+        anybody may read who has its id is not kept for long."""
+        return self.ttl if owner.is_known else min(self.ttl, self.anonymous_ttl)
+
+    def __repr__(self) -> str:
+        """What differs from the default, without anything that may be secret."""
+        told = (
+            f"{f.name}={shown(f.name, getattr(self, f.name))}"
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        )
+        return f"Settings({', '.join(told)})"
+
+    @classmethod
+    def load(cls, given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Merge arguments, environment and defaults, and check every value.
+
+        Raises:
+            ConfigurationError: a name or a value is wrong; the text says which and what to do.
+        """
+        known = {f.name: f for f in fields(cls)}
+        settings = cls(**loading.merged(known, given, environ))
+        if settings.enabled:
+            loading.check_together(settings, given)
+        return settings
