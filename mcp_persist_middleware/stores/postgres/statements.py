@@ -1,10 +1,10 @@
 """The statements of writing, of reading, of retention and of relayed requests, in PostgreSQL's
 words."""
 
-from mcp_persist_middleware.stores.sql.statements import BatchStatements, Sql
+from mcp_persist_middleware.stores.sql.statements import Sql, Statements
 
 
-class PostgresStatements(BatchStatements):
+class PostgresStatements(Statements):
     """Named by what they do. A CTE sees what was committed when its statement began."""
 
     # A lock and no change: it needs a store that takes writes.
@@ -171,7 +171,7 @@ class PostgresStatements(BatchStatements):
             FOR SHARE
         ), waiting AS (
             SELECT count(*) AS requests FROM (
-                SELECT 1 FROM {inbox} WHERE worker = $5 AND state = {WAITING} LIMIT $12
+                SELECT 1 FROM {inbox} WHERE worker = $5 AND state = {PENDING} LIMIT $12
             ) AS part
         ), put AS (
             INSERT INTO {inbox} (
@@ -190,7 +190,7 @@ class PostgresStatements(BatchStatements):
     claim = Sql("""
         WITH mine AS MATERIALIZED (
             SELECT {inbox_columns} FROM {inbox}
-            WHERE worker = $1 AND state = {WAITING} AND deadline > $2
+            WHERE worker = $1 AND state = {PENDING} AND deadline > $2
             ORDER BY id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
         ), claimed AS (
             UPDATE {inbox} AS i SET state = {CLAIMED}, content = ''::bytea, deadline = $4
@@ -201,7 +201,7 @@ class PostgresStatements(BatchStatements):
     """)
 
     answer = Sql("""
-        UPDATE {inbox} SET state = {ANSWERED}, reply = $1, deadline = $2
+        UPDATE {inbox} SET state = {REPLIED}, reply = $1, deadline = $2
         WHERE id = $3 AND worker = $4 AND state = {CLAIMED} RETURNING 1
     """)
 

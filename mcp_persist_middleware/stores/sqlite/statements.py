@@ -2,10 +2,10 @@
 words."""
 
 from mcp_persist_middleware.stores.sql.schema import Tables
-from mcp_persist_middleware.stores.sql.statements import BatchStatements, Sql
+from mcp_persist_middleware.stores.sql.statements import Sql, Statements
 
 
-class SqliteStatements(BatchStatements):
+class SqliteStatements(Statements):
     """Named by what they do."""
 
     def __init__(self, tables: Tables) -> None:
@@ -114,14 +114,14 @@ class SqliteStatements(BatchStatements):
         )
         AND ?12 > (
             SELECT count(*) FROM (
-                SELECT 1 FROM {inbox} WHERE worker = ?5 AND state = {WAITING} LIMIT ?12
+                SELECT 1 FROM {inbox} WHERE worker = ?5 AND state = {PENDING} LIMIT ?12
             )
         )
     """)
 
     waiting = Sql("""
         SELECT {inbox_columns} FROM {inbox}
-        WHERE worker = ? AND state = {WAITING} AND deadline > ? ORDER BY id LIMIT ?
+        WHERE worker = ? AND state = {PENDING} AND deadline > ? ORDER BY id LIMIT ?
     """)
 
     claim = Sql("""
@@ -129,7 +129,7 @@ class SqliteStatements(BatchStatements):
     """)
 
     answer = Sql("""
-        UPDATE {inbox} SET state = {ANSWERED}, reply = ?, deadline = ?
+        UPDATE {inbox} SET state = {REPLIED}, reply = ?, deadline = ?
         WHERE id = ? AND worker = ? AND state = {CLAIMED}
     """)
 

@@ -17,7 +17,7 @@ from mcp_persist_middleware.store import (
 from mcp_persist_middleware.testing.contract.builders import KEY, NOW, begin_session, claim, request
 
 
-class Letters:
+class RelayedRequests:
     """The relayed requests between workers: what every store promises of them."""
 
     async def test_a_request_is_claimed_with_its_content_and_answered_once(
