@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from mcp_persist_middleware.asgi import place_of
-from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Place, SessionKey, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import headers
@@ -73,12 +72,8 @@ async def spot_after(
 
 async def _ended(context: Context, record: StreamRecord) -> StreamRecord | None:
     """A segment; its end when its worker is gone."""
-    if record.state is StreamState.OPEN:
-        verdict = await context.peers.verify(record.worker)
-        if verdict.gone or record.worker == context.worker:
-            ttl = context.settings.kept_for(record.owner)
-            return await orphans.end(context.log, record, ttl, verdict.seen_at)
-    return record
+    left = await context.takeover.left(record)
+    return record if left is None else await context.takeover.end(record, left)
 
 
 def at(live: LiveStream, after: int) -> ResumePoint:

@@ -9,11 +9,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.errors import StoreError, TooManyWaitError
-from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.log.membership.peers import PeerStatus
 from mcp_persist_middleware.model import SessionKey, StreamKind, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
 from mcp_persist_middleware.streams import authorise, chain, listen, rerun, serve
@@ -46,15 +44,14 @@ async def resume(
         return None
     try:
         record = await _find(context, position, verdict.caller)
-        if record is not None and (left := await _left_behind(context, record)) is not None:
+        if record is not None and (left := await context.takeover.left(record)) is not None:
             if context.draining:
                 await later(context, "the server is about to stop")(scope, receive, send)
                 return None
             if rerun.is_wanted(context, record):
                 _count(scope, "run again")
                 return record
-            ttl = context.settings.kept_for(record.owner)
-            record = await orphans.end(context.log, record, ttl, left.seen_at)
+            record = await context.takeover.end(record, left)
         if record is not None:
             position = await _rewound(context.log, position, record)
             request = dataclasses.replace(request, cursor=position)
@@ -197,16 +194,6 @@ async def _find(
 
 async def _is_meant(position: event_id.Position, record: StreamRecord, caller: Caller) -> bool:
     return record.kind is position.kind and await caller.owns(record.owner)
-
-
-async def _left_behind(context: Context, record: StreamRecord) -> PeerStatus | None:
-    """What is known of a stream's worker if it is gone and the stream is still open."""
-    if record.state is not StreamState.OPEN or record.id in context.writer.live:
-        return None
-    if record.worker == context.worker:
-        return PeerStatus(gone=True, seen_at=context.log.now())
-    verdict = await context.peers.verify(record.worker)
-    return verdict if verdict.gone else None
 
 
 async def _rewound(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mcp_persist_middleware.log import orphans
+from mcp_persist_middleware.log import takeover
 from mcp_persist_middleware.log.base import EventLog, Written
 from mcp_persist_middleware.model import Event, EventKind, StreamState
 from mcp_persist_middleware.protocol import sse
@@ -25,7 +25,7 @@ async def test_of_a_batch_each_id_without_an_answer_gets_an_error_and_no_other(
 ) -> None:
     batch = dataclasses.replace(record(worker="gone"), request_ids=json.dumps([1, "1", "a", 2]))
     await log.append([new(batch, answer(1, "1"), answer(2, 2))])
-    ended = await orphans.end(log, batch, 60.0, None)
+    ended = await takeover.end(log, batch, 60.0, None)
     assert ended is not None
     assert (ended.state, ended.last_sequence, ended.epoch) == (StreamState.FAILED, 4, 2)
     added = await log.read(batch.id, 2, *ALL)
@@ -39,7 +39,7 @@ async def test_of_a_batch_each_id_without_an_answer_gets_an_error_and_no_other(
 async def test_a_batch_that_was_answered_whole_is_complete(log: EventLog) -> None:
     batch = dataclasses.replace(record(worker="gone"), request_ids=json.dumps([1, "1"]))
     await log.append([new(batch, answer(1, "1"), answer(2, 1))])
-    ended = await orphans.end(log, batch, 60.0, None)
+    ended = await takeover.end(log, batch, 60.0, None)
     assert ended is not None
     assert (ended.state, ended.last_sequence) == (StreamState.COMPLETE, 2)
 
@@ -52,7 +52,7 @@ async def test_the_end_of_a_long_stream_is_written_without_reading_it(
     long = dataclasses.replace(record(worker="gone"), request_ids="[1, 2]")
     await log.append([new(long, *events(1, 500), answer(501, 2), *events(502, 5))])
     monkeypatch.setattr(log, "_read", None)
-    ended = await orphans.end(log, long, 60.0, None)
+    ended = await takeover.end(log, long, 60.0, None)
     assert ended is not None
     assert (ended.state, ended.last_sequence) == (StreamState.FAILED, 507)
 
