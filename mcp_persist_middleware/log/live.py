@@ -47,6 +47,7 @@ class LiveStream:
         "ending",
         "handed",
         "ids",
+        "inherited",
         "last",
         "on_lost",
         "on_readers",
@@ -67,6 +68,8 @@ class LiveStream:
         self.ending: Ending | None = None
         self.last = 0
         self.committed = 0
+        self.inherited = 0
+        """The last number that was given before this epoch."""
         self.handed = 0
         """The last event without an id that any reader was given."""
         self.readers = 0
@@ -93,7 +96,7 @@ class LiveStream:
     def go_on(self, last: int, events: int, size: int) -> None:
         """The stream is in the store, down to event `last`: so many events of so many bytes."""
         self.created = True
-        self.last = self.committed = last
+        self.inherited = self.last = self.committed = last
         self._kept_events, self._kept_bytes = events, size
 
     def settle(self, principal: str) -> None:

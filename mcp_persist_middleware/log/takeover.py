@@ -1,5 +1,10 @@
-"""How a stream changes hands. What a worker that is gone has left open is ended by another one, or
-gone on with: in a new epoch, so that the old writer, should it come back, is fenced."""
+"""How a stream changes hands. What a worker has left is ended by another one, or gone on with: in a
+new epoch, so that the old writer, should it come back, is fenced.
+
+A POST stream goes on only while it is open, and that its worker is gone is asked first. A session's
+own stream (GET) goes on for as long as the session lives: an end is the end of an epoch, its next
+one is begun by whichever worker is the session's home then.
+"""
 
 import contextlib
 import dataclasses
@@ -26,9 +31,10 @@ from mcp_persist_middleware.model import (
     StreamWrite,
 )
 from mcp_persist_middleware.protocol import jsonrpc, sse
-from mcp_persist_middleware.protocol.event_id import EventIds
+from mcp_persist_middleware.protocol.event_id import EventIds, Position
 
 _ATTEMPTS = 3
+_PAGE_EVENTS, _PAGE_BYTES = 256, 1024 * 1024
 
 
 class Takeover:
@@ -71,34 +77,48 @@ class Takeover:
         """End a stream whose worker is gone; see `end`."""
         return await end(self._log, record, self._kept_for(record.owner), left.seen_at)
 
-    async def go_on(self, record: StreamRecord, request_id: RequestId) -> LiveStream | None:
-        """Write a stream from now on whose worker is gone; None when somebody else was first.
+    async def go_on(
+        self, record: StreamRecord, request_id: RequestId = None, *, given: int = 0
+    ) -> LiveStream | None:
+        """Write a stream from now on; None when somebody else does, or it is over.
 
         Args:
             request_id: of the request that it answers, as it stands in its event ids.
+            given: the last number that a client is known to have, whatever the store has.
 
         Raises:
             StoreError: the store does not answer.
         """
+        is_kept = record.expires_at is None or record.expires_at > self._log.now()
+        if not is_kept or record.id in self._writer.live:
+            return None
         written = Written()
 
-        async def next_epoch() -> StreamWrite:
+        async def next_epoch(found: StreamRecord) -> StreamWrite:
             nonlocal written
-            written = await self._log.written(record.id)
-            held, epoch = record.epoch, record.epoch + 1
-            return StreamWrite(record.id, epoch, takes_over=held, worker=self._worker)
+            written = await self._log.written(found.id)
+            held, epoch = found.epoch, found.epoch + 1
+            return StreamWrite(found.id, epoch, takes_over=held, worker=self._worker)
 
-        write, _ = await _take(self._log, record, next_epoch)
-        if write is None:
+        goes_on = record.kind is StreamKind.GET
+        write, found = await _take(self._log, record, next_epoch, goes_on=goes_on)
+        if write is None or found is None:
             return None
         # The old writer is fenced. A last word of its that cannot be read now costs the stream its
         # log.
         with contextlib.suppress(StoreError):
             written = await self._log.written(record.id)
-        taken = dataclasses.replace(record, epoch=write.epoch, worker=self._worker)
-        ids = EventIds.of(record.id, record.kind, request_id)
-        live = LiveStream(taken, ids, self._limits)
-        live.go_on(*written)
+        taken = dataclasses.replace(
+            found,
+            epoch=write.epoch,
+            worker=self._worker,
+            state=StreamState.OPEN,
+            last_sequence=0,
+            ended_at=None,
+            expires_at=None,
+        )
+        live = LiveStream(taken, EventIds.of(record.id, record.kind, request_id), self._limits)
+        live.go_on(max(written.last, found.last_sequence, given), written.events, written.size)
         self._writer.go_on(live)
         return live
 
@@ -116,7 +136,7 @@ async def end(
     Raises:
         StoreError: the store does not answer.
     """
-    write, now = await _take(log, record, lambda: _last_write(log, record, ttl, seen_at))
+    write, now = await _take(log, record, lambda _: _last_write(log, record, ttl, seen_at))
     if write is None or write.ending is None:
         return now
     failed = write.ending.state is StreamState.FAILED
@@ -131,20 +151,52 @@ async def end(
 
 
 async def _take(
-    log: EventLog, record: StreamRecord, make: Callable[[], Awaitable[StreamWrite]]
+    log: EventLog,
+    record: StreamRecord,
+    make: Callable[[StreamRecord], Awaitable[StreamWrite]],
+    *,
+    goes_on: bool = False,
 ) -> tuple[StreamWrite | None, StreamRecord | None]:
-    """Commit what takes an open stream over. It, or None when somebody else was first; and the
-    stream as it was found last."""
+    """Commit what takes a stream over. It, or None when somebody else was first; and the stream as
+    it was before that.
+
+    Args:
+        goes_on: that somebody else has ended it meanwhile is no reason to leave it.
+    """
     for _ in range(_ATTEMPTS):
-        write = await make()
+        write = await make(record)
         (outcome,) = await log.append([write])
         if outcome is Outcome.COMMITTED:
             return write, record
         now = await log.find(record.id)
-        if now is None or now.state is not StreamState.OPEN or now.epoch != record.epoch:
+        is_open = now is not None and now.state is StreamState.OPEN and now.epoch == record.epoch
+        if now is None or not (is_open or (goes_on and now.state is not StreamState.OPEN)):
             return None, now
         # Its writer wrote until the takeover fenced it: there is more to take along.
+        record = now
     return None, record
+
+
+async def rewound(log: EventLog, position: Position, record: StreamRecord) -> Position:
+    """A cursor behind the last event of its epoch that the store has. A worker may have died with
+    events that only its client has seen; then a later epoch has given their numbers again.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    if not position.sequence or position.epoch >= record.epoch:
+        return position
+    found = await log.read(record.id, position.sequence - 1, 1, 1)
+    if found and found[0].sequence == position.sequence and found[0].epoch <= position.epoch:
+        return position
+    after = 0
+    while page := await log.read(record.id, after, _PAGE_EVENTS, _PAGE_BYTES):
+        for event in page:
+            if event.epoch > position.epoch:
+                first = min(position.sequence, event.sequence - 1)
+                return dataclasses.replace(position, sequence=first)
+        after = page[-1].sequence
+    return position
 
 
 async def _last_write(

@@ -13,7 +13,7 @@ from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
 from mcp_persist_middleware.log import codec
-from mcp_persist_middleware.model import EventKind, Outcome, StreamState, StreamWrite
+from mcp_persist_middleware.model import EventKind, Outcome, StreamKind, StreamState, StreamWrite
 from mcp_persist_middleware.stores.sql.schema import Tables, quoted
 from mcp_persist_middleware.stores.sql.text import escape
 
@@ -89,9 +89,13 @@ class BatchStatements:
             f" (SELECT count(*) FROM {event} AS v WHERE v.stream = e.id"
             " AND v.sequence BETWEEN e.first AND e.last AND v.epoch = e.epoch)"
         )
+        # A GET stream goes on after its end, unless its session was forgotten (expires_at 0).
         self.take_over = (
-            f"UPDATE {stream} AS s SET epoch = $2, worker = coalesce($4, worker)"
-            f" WHERE id = $1 AND epoch = $3 AND {is_open} RETURNING id"
+            f"UPDATE {stream} AS s SET epoch = $2, worker = coalesce($4, worker),"
+            f" state = {StreamState.OPEN:d}, last_sequence = 0, ended_at = NULL,"
+            f" expires_at = CASE WHEN {is_open} THEN expires_at END"
+            f" WHERE id = $1 AND epoch = $3 AND ({is_open}"
+            f" OR (kind = '{StreamKind.GET.value}' AND expires_at > 0)) RETURNING id"
         )
         self.settle = f"UPDATE {stream} SET principal = $1 WHERE id = $2 AND epoch = $3"
         self.above = f"SELECT 1 FROM {event} WHERE stream = $1 AND sequence > $2 LIMIT 1"

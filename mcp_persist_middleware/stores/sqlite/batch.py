@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from sqlalchemy import Table
 
 from mcp_persist_middleware.log import codec
-from mcp_persist_middleware.model import EventKind, Outcome, StreamRecord, StreamState, StreamWrite
+from mcp_persist_middleware.model import (
+    EventKind,
+    Outcome,
+    StreamKind,
+    StreamRecord,
+    StreamState,
+    StreamWrite,
+)
 from mcp_persist_middleware.stores.sql.schema import Tables, quoted
 from mcp_persist_middleware.stores.sql.workers import is_damaged
 
@@ -45,10 +52,13 @@ class BatchStatements:
             " expires_at = min(coalesce(expires_at, ?), ?), request = NULL"
             f" WHERE id = ? AND epoch = ? AND state = {StreamState.OPEN:d}"
         )
+        # A GET stream goes on after its end, unless its session was forgotten (expires_at 0).
         self.take_over = (
-            f"UPDATE {stream} SET epoch = ?, worker = coalesce(?, worker)"
-            " WHERE id = ? AND epoch = ?"
-            f" AND state = {StreamState.OPEN:d}"
+            f"UPDATE {stream} SET epoch = ?, worker = coalesce(?, worker),"
+            f" state = {StreamState.OPEN:d}, last_sequence = 0, ended_at = NULL,"
+            f" expires_at = CASE WHEN state = {StreamState.OPEN:d} THEN expires_at END"
+            f" WHERE id = ? AND epoch = ? AND (state = {StreamState.OPEN:d}"
+            f" OR (kind = '{StreamKind.GET.value}' AND expires_at > 0))"
         )
         self.settle = f"UPDATE {stream} SET principal = ? WHERE id = ? AND epoch = ?"
         self.above = f"SELECT 1 FROM {event} WHERE stream = ? AND sequence > ? LIMIT 1"

@@ -37,11 +37,13 @@ class ReadStatements:
             " AND expires_at <= ? ORDER BY expires_at LIMIT ?"
         )
         self.forget = (
-            f"DELETE FROM {event} WHERE stream = ? AND sequence <="
+            f"DELETE FROM {event} WHERE stream ="
+            f" (SELECT id FROM {stream} WHERE id = ? AND expires_at IS NOT NULL) AND sequence <="
             f" (SELECT max(sequence) FROM (SELECT sequence FROM {event}"
             " WHERE stream = ? ORDER BY sequence LIMIT ?))"
         )
-        self.tombstone_key = f"DELETE FROM {stream} WHERE id = ?"
+        # One that goes on since it was found is not removed, nor are its events.
+        self.tombstone_key = f"DELETE FROM {stream} WHERE id = ? AND expires_at IS NOT NULL"
 
     def row(self, connection: sqlite3.Connection, stream: bytes) -> Any | None:
         """The row of a stream, its columns as attributes."""
