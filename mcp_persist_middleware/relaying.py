@@ -127,7 +127,7 @@ class Request:
     async def _elsewhere(self, *, moved: bool) -> SessionRecord | None:
         """The session, if it is to be looked for on another worker."""
         registry, request = self.parts.sessions, self.request
-        if not (request.session and request.era.sessions) or registry.is_local:
+        if not (request.session and request.era.keeps_sessions) or registry.is_local:
             return None
         key = registry.key(place_of(self.scope), request.session)
         held = registry.held(key)

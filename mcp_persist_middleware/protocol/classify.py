@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mcp_persist_middleware.protocol import eras, event_id, headers, jsonrpc
 from mcp_persist_middleware.protocol.eras import Era
+from mcp_persist_middleware.settings import Settings
 
 
 class Kind(enum.Enum):
@@ -46,12 +47,13 @@ class Request:
 PASS = Request(Kind.PASS)
 
 
-def by_head(method: str, raw: headers.RawHeaders, *, known_path: bool, modern: bool) -> Request:
+def by_head(
+    method: str, raw: headers.RawHeaders, settings: Settings, *, known_path: bool
+) -> Request:
     """Judge a request by its head; `Kind.BODY` asks for `by_body`.
 
     Args:
         known_path: this path has answered an MCP request with success before.
-        modern: whether 2026-07-28 streams are ours to keep.
     """
     version, session = (
         headers.get(raw, headers.PROTOCOL_VERSION),
@@ -61,11 +63,11 @@ def by_head(method: str, raw: headers.RawHeaders, *, known_path: bool, modern: b
     if era is None:
         # Nobody knows this revision; whose the session is does not depend on it.
         return Request(Kind.SESSION, session=session) if session else PASS
-    if era.disconnect_cancels and not modern:
+    if era.is_left_alone(settings):
         return PASS
     is_mcp = known_path or version is not None or session is not None
     found = Request(Kind.PASS, era, session or "")
-    in_session = era.sessions and bool(session)
+    in_session = era.keeps_sessions and bool(session)
     match method:
         case "POST" if headers.media_type(raw) == b"application/json" or in_session:
             candidate = is_mcp or headers.accepts_event_stream(raw)

@@ -225,7 +225,7 @@ async def follow(
             point.epoch,
             StreamKind.GET,
             retry_ms=context.settings.retry_ms,
-            priming=era.priming,
+            priming=era.may_prime,
             resumed=point.resumed,
             head=head,
             subscriber=subscriber,

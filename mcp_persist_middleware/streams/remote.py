@@ -144,8 +144,8 @@ async def deliver(
         event_id.EventIds.of(remote.stream, remote.kind, remote.request_id),
         1,
         remote.kind,
-        retry_ms=serve.retry_of(context, era),
-        priming=era.priming,
+        retry_ms=era.retry_ms(context.settings),
+        priming=era.may_prime,
         resumed=remote.joined,
         head=list(remote.head),
     )
