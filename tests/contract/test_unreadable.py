@@ -30,8 +30,8 @@ from mcp_persist_middleware.model import (
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.settings import Settings
 from tests.contract.builders import add, ending, events, new, record
-from tests.contract.test_orphans import answer
 from tests.contract.test_sessions import session
+from tests.contract.test_takeover import answer
 from tests.support.stores import Store
 
 

@@ -1,4 +1,4 @@
-"""The end of a stream that a dead worker left open."""
+"""What becomes of a stream that its worker has left: its end, or its next epoch."""
 
 import dataclasses
 import json
@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 
-from mcp_persist_middleware.log import takeover
 from mcp_persist_middleware.log.base import EventLog, Written
-from mcp_persist_middleware.model import Event, EventKind, StreamState
+from mcp_persist_middleware.log.live import Limits
+from mcp_persist_middleware.log.membership.failure_detector import FailureDetector
+from mcp_persist_middleware.log.membership.peers import Peers
+from mcp_persist_middleware.log.takeover import Takeover, end
+from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.model import Event, EventKind, StreamKind, StreamState
 from mcp_persist_middleware.protocol import sse
 from mcp_persist_middleware.stores.sql.log import SqlLog
-from tests.contract.builders import ALL, events, new, record
+from tests.contract.builders import ALL, COMMITTED, ending, events, new, numbers, record
 
 
 def answer(number: int, request_id: Any) -> Event:
@@ -25,7 +29,7 @@ async def test_of_a_batch_each_id_without_an_answer_gets_an_error_and_no_other(
 ) -> None:
     batch = dataclasses.replace(record(worker="gone"), request_ids=json.dumps([1, "1", "a", 2]))
     await log.append([new(batch, answer(1, "1"), answer(2, 2))])
-    ended = await takeover.end(log, batch, 60.0, None)
+    ended = await end(log, batch, 60.0, None)
     assert ended is not None
     assert (ended.state, ended.last_sequence, ended.epoch) == (StreamState.FAILED, 4, 2)
     added = await log.read(batch.id, 2, *ALL)
@@ -39,7 +43,7 @@ async def test_of_a_batch_each_id_without_an_answer_gets_an_error_and_no_other(
 async def test_a_batch_that_was_answered_whole_is_complete(log: EventLog) -> None:
     batch = dataclasses.replace(record(worker="gone"), request_ids=json.dumps([1, "1"]))
     await log.append([new(batch, answer(1, "1"), answer(2, 1))])
-    ended = await takeover.end(log, batch, 60.0, None)
+    ended = await end(log, batch, 60.0, None)
     assert ended is not None
     assert (ended.state, ended.last_sequence) == (StreamState.COMPLETE, 2)
 
@@ -52,7 +56,7 @@ async def test_the_end_of_a_long_stream_is_written_without_reading_it(
     long = dataclasses.replace(record(worker="gone"), request_ids="[1, 2]")
     await log.append([new(long, *events(1, 500), answer(501, 2), *events(502, 5))])
     monkeypatch.setattr(log, "_read", None)
-    ended = await takeover.end(log, long, 60.0, None)
+    ended = await end(log, long, 60.0, None)
     assert ended is not None
     assert (ended.state, ended.last_sequence) == (StreamState.FAILED, 507)
 
@@ -69,3 +73,20 @@ async def test_how_much_there_is_of_a_stream_is_known(log: EventLog) -> None:
     assert await log.answers(stream.id) == (5, [written[3]])
     assert await log.answers(stream.id, 4) == (5, [])
     assert await log.answers(beside.id) == (0, [])
+
+
+async def test_a_number_that_a_client_has_is_given_to_no_other_event(log: EventLog) -> None:
+    """It was in a memory that is gone, or was shown while the store was away."""
+    stream = dataclasses.replace(record(worker="gone"), kind=StreamKind.GET, request_ids="[]")
+    await log.append([new(stream, *events(1, 2), ending=ending(2, expires_at=1e12))])
+    writer, peers = Writer(log, 1.0), Peers(log, FailureDetector(10.0))
+    limits = Limits(8, 1024, 1000, 1 << 20)
+    takeover = Takeover(log, peers, writer, "two", limits, lambda _: 60.0)
+    found = await log.find(stream.id)
+    assert found is not None
+    live = await takeover.go_on(found, given=5)
+    assert live is not None
+    live.add(EventKind.MESSAGE, b"data: new\r\n")
+    assert await log.append([live.next_write(9)]) == [COMMITTED]
+    assert await numbers(log, stream) == [1, 2, 6]
+    assert live.inherited == 5
