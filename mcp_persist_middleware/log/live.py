@@ -51,6 +51,7 @@ class LiveStream:
         "last",
         "on_lost",
         "on_readers",
+        "on_taken",
         "readers",
         "record",
         "said",
@@ -75,6 +76,7 @@ class LiveStream:
         self.readers = 0
         self.on_readers: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
+        self.on_taken: Callable[[], None] | None = None
         self.said: tuple[int, bytes] | None = None
         """The newest comment and the number of the last event before it: for whoever listens
         now, never for the store."""
@@ -204,6 +206,17 @@ class LiveStream:
         self.ended = self.ended or self.ending is not None
         self.signal.notify()
         self.space_available.notify()
+
+    def hand_over(self) -> None:
+        """Another worker goes on with it. Whoever reads it here finds the rest there."""
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self.last = self.committed
+        self.ended = True
+        self.signal.notify()
+        self.space_available.notify()
+        if self.on_taken is not None:
+            self.on_taken()
 
     def _show(self, events: tuple[Event, ...]) -> None:
         if not (self.readers or self.degraded or self._expects_reader):

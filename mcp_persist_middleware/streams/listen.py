@@ -122,10 +122,11 @@ async def _point(
     """Behind what a client has seen: the one that asks, if it has a cursor, else the last one. To
     that one the server's requests up to `old` are not put: whoever was asked is gone."""
     stream, turns = live.record.id, context.subscribers.of(key)
-    try:
-        if cursor is not None and cursor.stream == stream:
+    if cursor is not None and cursor.stream == stream:
+        with contextlib.suppress(StoreError):
             cursor = await rewound(context.log, cursor, live.record)
-            return _at(live, cursor.sequence)
+        return _at(live, cursor.sequence)
+    try:
         await turns.look()
     except StoreError as error:
         logger.warning("How far a session's stream was read is not known: %s", error)

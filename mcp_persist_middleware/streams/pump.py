@@ -247,7 +247,7 @@ class Exchange:
         self.announce()
 
     def _write_to(self, stream: LiveStream, raw: list[tuple[bytes, bytes]]) -> None:
-        stream.on_readers = self._readers_changed
+        stream.on_readers, stream.on_taken = self._readers_changed, self.leave
         if self._context.settings.on_store_failure == "refuse":
             stream.on_lost = self._refuse
         self._stream_opened = Opened(stream, raw)

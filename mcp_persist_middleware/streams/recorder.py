@@ -49,7 +49,8 @@ class Recorder:
     @property
     def is_ended(self) -> bool:
         """Whether the stream takes nothing more."""
-        return self.stream is not None and self.stream.ending is not None
+        stream = self.stream
+        return stream is not None and (stream.ended or stream.ending is not None)
 
     def go_on(self, stream: LiveStream) -> None:
         """Write the rest of a stream whose request is run again; its next event says so."""

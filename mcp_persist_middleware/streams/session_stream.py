@@ -41,7 +41,8 @@ def key_of(scope: Scope, session: str) -> SessionKey:
 def running_of(context: Context, key: SessionKey) -> LiveStream | None:
     """The session's stream as it runs here."""
     running = context.session_streams.get((Place(key.namespace, key.path), key.id))
-    return running.stream if running is not None else None
+    stream = running.stream if running is not None else None
+    return None if stream is None or stream.ended else stream
 
 
 async def next_epoch(context: Context, caller: Caller) -> LiveStream | None:
