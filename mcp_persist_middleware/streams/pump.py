@@ -294,15 +294,15 @@ class Exchange:
         if self.request.era.disconnect_cancels or self.kind is StreamKind.GET:
             self.leave()
         else:
-            self._disconnect.start(self._context.settings.detach_seconds)
+            self._disconnect.detached(self._context.settings.detach_seconds)
 
     def _readers_changed(self) -> None:
         if self.stream is None or self.stream.readers:
-            self._disconnect.cancel()
+            self._disconnect.attached()
         elif self._task is not None and not self._task.done():
             cancels = self.request.era.disconnect_cancels and not self._context.draining
             settings = self._context.settings
-            self._disconnect.start(
+            self._disconnect.detached(
                 settings.disconnect_grace if cancels else settings.detach_seconds
             )
 
