@@ -223,8 +223,7 @@ async def _last_write(
         Event(last + n, epoch, EventKind.RESPONSE, sse.event(error))
         for n, error in enumerate(errors, 1)
     )
-    failed = record.kind is StreamKind.POST and bool(events)
-    state = StreamState.FAILED if failed else StreamState.COMPLETE
+    state = StreamState.FAILED if events else StreamState.COMPLETE
     ending = Ending(state, last + len(events), now, now + ttl)
     return StreamWrite(record.id, epoch, takes_over=record.epoch, events=events, ending=ending)
 

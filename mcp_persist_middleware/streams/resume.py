@@ -90,7 +90,8 @@ async def _listen(
     position = request.cursor
     assert position is not None
     live = context.writer.live.get(record.id)
-    if live is None and _is_over(position, record):
+    is_at_end = position.sequence >= record.last_sequence
+    if live is None and record.state is not StreamState.OPEN and is_at_end:
         _count(scope, "consumed")
         await listen.serve_stream(context, app, scope, request, receive, send)
         return

@@ -370,6 +370,10 @@ async def test_a_session_stream_that_the_application_closes_is_the_same_when_it_
             (3, 2),
             (4, 3),
         ]
+        # What only a client has of an epoch whose last instants were lost comes to nobody again.
+        assert at[0] is not None
+        ahead = EventIds.of(at[0].stream, StreamKind.GET, None).at(3, 9).decode()
+        assert [frame.progress for frame in await heard(ahead, 5, -1)] == [5]
         assert await (await persistence.context()).log.active_writers() == []
 
 
