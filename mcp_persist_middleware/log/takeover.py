@@ -108,16 +108,8 @@ class Takeover:
         # log.
         with contextlib.suppress(StoreError):
             written = await self._log.written(record.id)
-        taken = dataclasses.replace(
-            found,
-            epoch=write.epoch,
-            worker=self._worker,
-            state=StreamState.OPEN,
-            last_sequence=0,
-            ended_at=None,
-            expires_at=None,
-        )
-        live = LiveStream(taken, EventIds.of(record.id, record.kind, request_id), self._limits)
+        ids = EventIds.of(record.id, record.kind, request_id)
+        live = LiveStream(_taken(found, write.epoch, self._worker), ids, self._limits)
         live.go_on(max(written.last, found.last_sequence, given), written.events, written.size)
         self._writer.go_on(live)
         return live
@@ -148,6 +140,11 @@ async def end(
         last_sequence=write.ending.last_sequence,
         ended_at=write.ending.ended_at,
     )
+
+
+def _taken(record: StreamRecord, epoch: int, worker: str) -> StreamRecord:
+    opened = dataclasses.replace(record, epoch=epoch, worker=worker, state=StreamState.OPEN)
+    return dataclasses.replace(opened, last_sequence=0, ended_at=None, expires_at=None)
 
 
 async def _take(

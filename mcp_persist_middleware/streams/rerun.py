@@ -65,9 +65,8 @@ async def begin(
             # The session did not come back, or not for this caller.
             await context.takeover.end(record, left)
             return None
-        call = request.call
-        request_id = call.request_id if call is not None else None
-        live = await context.takeover.go_on(record, request_id)
+        number = request.call.request_id if request.call is not None else None
+        live = await context.takeover.go_on(record, number)
         if live is None:
             return None
         telemetry.reruns.add(1, {"namespace": record.owner.namespace})

@@ -57,6 +57,22 @@ async def resume(
     except (StoreError, TooManyWaitError) as error:
         await _put_off(context, scope, error)(scope, receive, send)
         return None
+    await _answer(context, app, scope, request, record, receive, send)
+    return None
+
+
+async def _answer(
+    context: Context,
+    app: ASGIApp,
+    scope: Scope,
+    request: classify.Request,
+    record: StreamRecord | None,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Answer a cursor into a stream that is as it is; None is an unknown one."""
+    position = request.cursor
+    assert position is not None
     live = context.writer.live.get(position.stream)
     if record is None:
         _count(scope, "unknown")
@@ -70,7 +86,6 @@ async def resume(
         _count(scope, "resumed")
         with telemetry.replay_span(record.trace):
             await _continue(context, scope, request, record, live, Client(receive), send)
-    return None
 
 
 def _count(scope: Scope, outcome: str) -> None:
