@@ -187,7 +187,7 @@ class PersistMiddleware:
             await listen.open_unread(context, app, scope, spoken, record.key)
 
         return SessionLayer(
-            app, parts.sessions, callers, site, revived, takes_over, has_sessions=era.sessions
+            app, parts.sessions, callers, site, revived, takes_over, has_sessions=era.keeps_sessions
         )
 
     def _classify(self, settings: Settings, memory: Memory, scope: Scope) -> classify.Request:
@@ -200,8 +200,8 @@ class PersistMiddleware:
         request = classify.by_head(
             scope["method"],
             scope["headers"],
+            settings,
             known_path=memory.speaks_mcp(path),
-            modern=settings.modern_streams == "resume",
         )
         if request.kind is not Kind.PASS and settings.persist is not None:
             return request if settings.persist(HTTPConnection(scope)) else classify.PASS

@@ -15,7 +15,8 @@ class StreamKind(enum.StrEnum):
 
 
 class StreamState(enum.IntEnum):
-    """Where a stream is in its life. Only an OPEN stream takes events."""
+    """Where a stream is in its life. Only an OPEN stream takes events. A GET stream has ended when
+    nobody writes it for now: whoever takes it over opens it again."""
 
     OPEN = 0
     COMPLETE = 1
@@ -134,7 +135,8 @@ class StreamWrite:
     epoch: int
     create: StreamRecord | None = None
     takes_over: int | None = None
-    """Move the stream from this epoch to `epoch` first, in the same transaction."""
+    """Move the stream from this epoch to `epoch` first, in the same transaction. A GET stream that
+    has ended, and not for its session's sake, is open after that."""
     worker: str | None = None
     """Who writes a stream that was taken over, if it goes on."""
     principal: str | None = None
@@ -227,19 +229,16 @@ class SessionRecord:
 
 
 class SessionStreamState(NamedTuple):
-    """A session's own stream as all workers share it: a chain of segments, and whose turn it is
-    to receive."""
+    """A session's own stream as all workers share it, and whose turn it is to receive."""
 
-    segments: tuple[bytes, ...] = ()
-    """The streams, the oldest first. Old ones fall out."""
     turn: int = 0
     """Goes up whenever another connection receives from now on."""
     worker: str = ""
     """Where that connection is; empty when it has left."""
     stream: bytes = b""
-    """The stream of the last event that was written to a client, as far as is known."""
+    """The stream; empty before the first one has begun."""
     sequence: int = 0
-    """The number of that event."""
+    """The number of the last of its events that was written to a client, as far as is known."""
 
 
 class RelayState(enum.IntEnum):

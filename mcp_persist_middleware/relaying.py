@@ -109,7 +109,7 @@ class Request:
             try:
                 return await self._relayed(moved=moved)
             except StoreError as error:
-                if not self.request.era.sessions:
+                if not self.request.era.keeps_sessions:
                     # Where a session may mean nothing it is not waited for.
                     return None
                 if context.writer.is_down or time.monotonic() + _ASK_AGAIN >= until:

@@ -154,7 +154,6 @@ async def _open(
     closing.add("The writer", lambda: writer.aclose(_STOP_SECONDS))
     peers = Peers(log, heartbeat.failure_detector)
     drain = Drain(settings.drain_seconds, heartbeat.drain)
-    reaper = OrphanReaper(log, peers, settings, name, drain.send_back)
     registry = Registry(log.sessions, settings, name, peers, lambda: writer.is_down, before)
     relay_server = RelayServer(
         log.inbox, log.wakeups, peers, lease, registry, settings, name, tasks
@@ -175,6 +174,7 @@ async def _open(
         tasks,
         memory,
     )
+    reaper = OrphanReaper(log, peers, settings, name, context.takeover, drain.send_back)
     closing.add("Sessions", registry.keep)
     closing.add("Calls", lambda: _end_calls(context))
     await relay_server.open()

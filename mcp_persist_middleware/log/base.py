@@ -132,9 +132,10 @@ class EventLog(Timed, ABC):
 
         An entry is committed whole or not at all, and only if its stream is open in the entry's
         epoch; an entry that is not costs the others nothing. One that takes a stream over is
-        fenced when the store has an event above `StreamWrite.known`. An entry that this same call
-        has committed before (a retry after a lost answer) counts as committed. One that names a
-        `principal` gives the stream to that.
+        fenced when the store has an event above `StreamWrite.known`; it may also take a GET stream
+        that has ended, unless its session was forgotten, and opens that again. An entry that this
+        same call has committed before (a retry after a lost answer) counts as committed. One that
+        names a `principal` gives the stream to that.
         """
 
     @abstractmethod

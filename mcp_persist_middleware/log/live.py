@@ -47,9 +47,11 @@ class LiveStream:
         "ending",
         "handed",
         "ids",
+        "inherited",
         "last",
         "on_lost",
         "on_readers",
+        "on_taken",
         "readers",
         "record",
         "said",
@@ -67,11 +69,14 @@ class LiveStream:
         self.ending: Ending | None = None
         self.last = 0
         self.committed = 0
+        self.inherited = 0
+        """The last number that was given before this epoch."""
         self.handed = 0
         """The last event without an id that any reader was given."""
         self.readers = 0
         self.on_readers: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
+        self.on_taken: Callable[[], None] | None = None
         self.said: tuple[int, bytes] | None = None
         """The newest comment and the number of the last event before it: for whoever listens
         now, never for the store."""
@@ -93,7 +98,7 @@ class LiveStream:
     def go_on(self, last: int, events: int, size: int) -> None:
         """The stream is in the store, down to event `last`: so many events of so many bytes."""
         self.created = True
-        self.last = self.committed = last
+        self.inherited = self.last = self.committed = last
         self._kept_events, self._kept_bytes = events, size
 
     def settle(self, principal: str) -> None:
@@ -201,6 +206,17 @@ class LiveStream:
         self.ended = self.ended or self.ending is not None
         self.signal.notify()
         self.space_available.notify()
+
+    def hand_over(self) -> None:
+        """Another worker goes on with it. Whoever reads it here finds the rest there."""
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self.last = self.committed
+        self.ended = True
+        self.signal.notify()
+        self.space_available.notify()
+        if self.on_taken is not None:
+            self.on_taken()
 
     def _show(self, events: tuple[Event, ...]) -> None:
         if not (self.readers or self.degraded or self._expects_reader):

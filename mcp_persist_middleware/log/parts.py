@@ -63,8 +63,8 @@ class Sessions(Timed, ABC):
         """What the workers share of a session's own stream; None when there is no such session."""
 
     @abstractmethod
-    async def add_segment(self, key: SessionKey, stream: bytes) -> None:
-        """The session's own stream goes on in another one."""
+    async def begin_stream(self, key: SessionKey, stream: bytes) -> None:
+        """From now on this is the session's own stream; nobody has read any of it."""
 
     @abstractmethod
     async def activate(self, key: SessionKey, turn: int, worker: str) -> bool:
@@ -75,9 +75,9 @@ class Sessions(Timed, ABC):
     async def checkpoint(
         self, key: SessionKey, turn: int, worker: str, stream: bytes, sequence: int
     ) -> bool:
-        """Note where the holder of a turn is, nowhere if it has left, and how far its client has
-        read; False when it holds the turn no more. What it has read is noted all the same if it
-        is in the stream that was read last."""
+        """Note where the holder of a turn is, nowhere if it has left; False when it holds the turn
+        no more. How far its client has read is noted in any case, if that is further than is known
+        and in the session's stream."""
 
 
 class WorkerTable(Timed, ABC):

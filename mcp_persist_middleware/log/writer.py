@@ -13,7 +13,7 @@ from mcp_persist_middleware.log.breaker import StoreBreaker
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.pending_answers import PendingAnswers
 from mcp_persist_middleware.log.queue import Batch, WriteQueue
-from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamWrite
+from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamKind, StreamWrite
 from mcp_persist_middleware.supervision import Supervisor, end
 from mcp_persist_middleware.wakeups.local import Signal
 
@@ -272,6 +272,11 @@ class Writer:
                 stream.commit(write)
                 if stream.ended:
                     self._forget(stream)
+            case Outcome.FENCED if stream.record.kind is StreamKind.GET:
+                logger.info("A session's stream is not written here any more")
+                self._queue.discard(stream)
+                stream.hand_over()
+                self._forget(stream)
             case Outcome.FENCED | Outcome.REJECTED:
                 self._degrade(stream, outcome.value)
 

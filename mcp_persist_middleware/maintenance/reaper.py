@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 
 from mcp_persist_middleware.errors import StoreError, UnreadableRowError
-from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.membership.peers import Peers, PeerStatus
+from mcp_persist_middleware.log.takeover import Takeover
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.supervision import say
@@ -33,12 +33,14 @@ class OrphanReaper:
         peers: Peers,
         settings: Settings,
         worker: str,
+        takeover: Takeover,
         send_back: Callable[[bytes, int], None],
     ) -> None:
         self._log = log
         self._peers = peers
         self._settings = settings
         self._worker = worker
+        self._takeover = takeover
         self._send_back = send_back
         self._woken = asyncio.Event()
         self._left: set[bytes] = set()
@@ -93,8 +95,7 @@ class OrphanReaper:
         if record.id in self._left:
             return True
         try:
-            ttl = self._settings.kept_for(record.owner)
-            await orphans.end(self._log, record, ttl, status.seen_at)
+            await self._takeover.end(record, status)
         except UnreadableRowError as error:
             logger.warning("A stream of a worker that is gone cannot be ended: %s", error)
             self._left.add(record.id)

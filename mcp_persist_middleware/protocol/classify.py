@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mcp_persist_middleware.protocol import eras, event_id, headers, jsonrpc
 from mcp_persist_middleware.protocol.eras import Era
+from mcp_persist_middleware.settings import Settings
 
 
 class Kind(enum.Enum):
@@ -46,19 +47,20 @@ class Request:
 PASS = Request(Kind.PASS)
 
 
-def by_head(method: str, raw: headers.RawHeaders, *, known_path: bool, modern: bool) -> Request:
+def by_head(
+    method: str, raw: headers.RawHeaders, settings: Settings, *, known_path: bool
+) -> Request:
     """Judge a request by its head; `Kind.BODY` asks for `by_body`.
 
     Args:
         known_path: this path has answered an MCP request with success before.
-        modern: whether 2026-07-28 streams are ours to keep.
     """
     version, session = (
         headers.get(raw, headers.PROTOCOL_VERSION),
         headers.get(raw, headers.SESSION_ID),
     )
     era = eras.era_of(version)
-    if era is None or (era.disconnect_cancels and not modern):
+    if era is None or era.is_left_alone(settings):
         # Whose the session is does not depend on the revision: the application may not know it.
         return Request(Kind.SESSION, session=session) if session else PASS
     is_mcp = known_path or version is not None or session is not None
@@ -72,7 +74,7 @@ def by_head(method: str, raw: headers.RawHeaders, *, known_path: bool, modern: b
             if position is not None:
                 return Request(Kind.RESUME, era, session or "", cursor=position)
             return _as(found, Kind.FOREIGN_CURSOR) if is_mcp else PASS
-        case "GET" if in_session and era.sessions and headers.accepts_event_stream(raw):
+        case "GET" if in_session and era.keeps_sessions and headers.accepts_event_stream(raw):
             return _as(found, Kind.STREAM)
         case "DELETE" if in_session:
             return _as(found, Kind.DELETE)

@@ -9,6 +9,7 @@ from mcp_persist_middleware.log.membership.lease import Lease
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.membership.readers import ReaderLeases
 from mcp_persist_middleware.log.reads import Reads
+from mcp_persist_middleware.log.takeover import Takeover
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.settings import Settings
@@ -44,6 +45,8 @@ class Context:
     """Exchanges without a reader."""
     newborn: Newborn = field(init=False)
     """Requests that wait for streams to be committed."""
+    takeover: Takeover = field(init=False)
+    """What becomes of the streams of workers that are gone."""
     session_streams: dict[tuple[Place, str], Running] = field(default_factory=dict)
     """The running GET exchange of each place and session."""
     taking_over: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -55,6 +58,14 @@ class Context:
 
     def __post_init__(self) -> None:
         self.reads, is_down = Reads(self.log), self.subscribers.is_down
+        self.takeover = Takeover(
+            self.log,
+            self.peers,
+            self.writer,
+            self.worker,
+            self.limits,
+            self.settings.kept_for,
+        )
         self.newborn = Newborn(self.log, self.background)
         self.detached = Detached(self.settings.max_detached, is_down, self.background)
 

@@ -42,7 +42,7 @@ class Alone(Protocol):
     async def reader_ttl(self) -> float:
         """For how long (seconds) somebody is known to read elsewhere; negative when nobody is."""
 
-    def read_elsewhere(self, seconds: float) -> None:
+    def reader_lease(self, left: float) -> None:
         """That long somebody reads elsewhere."""
 
     def expire(self) -> None:
@@ -132,8 +132,7 @@ class Detached:
         reader_ttl = await asyncio.gather(*(absence.reader_ttl() for absence in asked))
         for absence, seconds in zip(asked, reader_ttl, strict=True):
             if absence in self._accounts and seconds > 0:
-                absence.read_elsewhere(seconds)
-                self.discard(absence)
+                absence.reader_lease(seconds)
         # A client may have come back while the store was asked.
         return [absence for absence in newest if absence in self._accounts]
 

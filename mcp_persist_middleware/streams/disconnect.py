@@ -1,8 +1,6 @@
-"""The time in which nobody reads an exchange, and its end: the application hears that its client
-has left."""
+"""When an application hears that its client has left."""
 
 import asyncio
-import math
 from collections.abc import Callable
 
 from mcp_persist_middleware.streams.context import Context
@@ -10,16 +8,12 @@ from mcp_persist_middleware.streams.detached import Running
 
 # An application that was told that its client has left, and goes on, is cancelled after this.
 _LAST_WORD_SECONDS = 30.0
-# A store that cannot say whether somebody reads elsewhere is asked this often, so many seconds
-# apart; then what this worker knows decides.
-_QUESTIONS, _ASK_AGAIN = 3, 1.0
 
 
 class DisconnectTimer:
-    """One clock for one exchange: no reader, then the disconnect, then the cancellation.
-
-    Before an absence is final the store is asked for readers on other workers. While there is one
-    the exchange is not alone; when it has left, the clock starts then.
+    """The timer of one exchange. Events tell it who reads: readers here come (`attached`) and go
+    (`detached`), and of readers elsewhere the last lease ends (`reader_lease`). When nobody has
+    read for the grace, the application is told, and after a last word cancelled.
     """
 
     def __init__(self, context: Context, exchange: Running, cancel: Callable[[], None]) -> None:
@@ -46,21 +40,34 @@ class DisconnectTimer:
         """Wait until the application has to be told."""
         await self._gone.wait()
 
-    def start(self, seconds: float) -> None:
-        """Nobody reads here; after `seconds` without a reader anywhere, that is final."""
-        if not self._has_left:
-            self._grace = seconds
-            self._set_timer(seconds, self._ask)
-            self._context.detached.add(self)
+    # What it is told.
 
-    def cancel(self) -> None:
-        """Somebody reads again. An application that was told meanwhile, and goes on, may."""
+    def attached(self) -> None:
+        """Somebody reads here. An application that was told meanwhile, and goes on, may."""
         self._context.detached.discard(self)
         if not self._has_left:
             self._stop()
 
+    def detached(self, grace: float) -> None:
+        """Nobody reads here; after so many seconds without a reader anywhere, that is final."""
+        if not self._has_left:
+            self._grace = grace
+            self._set_timer(grace, self._ask)
+            self._context.detached.add(self)
+
+    def reader_lease(self, left: float) -> None:
+        """Elsewhere somebody reads for so many seconds at least; negative: until so long ago."""
+        if left > 0:
+            self._context.detached.discard(self)
+        elif left + self._grace > 0:
+            self._context.detached.add(self)
+        else:
+            self.expire()
+            return
+        self._set_timer(left + self._grace, self._ask)
+
     def pause(self) -> None:
-        """Stop the clock: how long nobody reads does not matter any more."""
+        """How long nobody reads does not matter any more."""
         if not self.is_final:
             self._stop()
 
@@ -76,47 +83,24 @@ class DisconnectTimer:
         self._context.detached.discard(self)
         self._set_timer(_LAST_WORD_SECONDS, self._cancel)
 
-    def read_elsewhere(self, seconds: float) -> None:
-        """That long somebody reads elsewhere: then the clock starts."""
-        self._context.detached.discard(self)
-        self._set_timer(seconds + self._grace, self._ask)
-
     def close(self) -> None:
-        """The exchange has ended: no clock runs any more."""
+        """The exchange has ended: no timer runs any more."""
         self._context.detached.discard(self)
         self._stop()
+
+    async def reader_ttl(self) -> float:
+        """The lease of a reader elsewhere, as `reader_lease` is told it."""
+        return await self._context.reader_leases.lease(self._exchange.stream)
 
     def _ask(self) -> None:
         self._stop()
-        self._asking = self._context.background.spawn(self._settle(), "mcp-persist-disconnect")
+        self._asking = self._context.background.spawn(self._learn(), "mcp-persist-disconnect")
 
-    async def _settle(self) -> None:
-        """Final, unless a reader elsewhere was there less than the grace ago."""
-        reader_ttl = await self.reader_ttl()
+    async def _learn(self) -> None:
+        left = await self.reader_ttl()
         # This task is about to be over; what follows must not cancel it.
         self._asking = None
-        if reader_ttl > 0:
-            self.read_elsewhere(reader_ttl)
-        elif reader_ttl + self._grace > 0:
-            self._set_timer(reader_ttl + self._grace, self._ask)
-            self._context.detached.add(self)
-        else:
-            self.expire()
-
-    async def reader_ttl(self) -> float:
-        """For how long somebody is known to read elsewhere; negative when nobody is."""
-        stream = self._exchange.stream
-        if stream is None or stream.degraded:
-            return -math.inf
-        for _ in range(_QUESTIONS):
-            try:
-                reader_ttl = await self._context.log.reader_ttl(stream.record.id)
-            except Exception:  # noqa: BLE001
-                # A store of somebody else's may fail in any way: the clock goes on.
-                await asyncio.sleep(_ASK_AGAIN)
-            else:
-                return reader_ttl if reader_ttl is not None else -math.inf
-        return -math.inf
+        self.reader_lease(left)
 
     def _set_timer(self, seconds: float, call: Callable[[], None]) -> None:
         self._stop()

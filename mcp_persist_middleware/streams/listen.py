@@ -1,8 +1,8 @@
 """The session's own stream (GET): one of the application's, held by us, and whoever reads it.
 
-It is a chain of segments, one for each time that the session's home opened it. A cursor at the end
-of a segment goes on in the next; a connection without a cursor goes on behind the last event that
-was written to any client.
+It is one stream for as long as the session lives, in a new epoch each time that the session's home
+opens the application's. A connection without a cursor goes on behind the last event that was
+written to any client.
 """
 
 import asyncio
@@ -17,24 +17,26 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mcp_persist_middleware import asgi
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.log.cursor import Cursor
+from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.log.takeover import rewound
 from mcp_persist_middleware.model import SessionKey, StreamKind
 from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.protocol.eras import Era
-from mcp_persist_middleware.protocol.event_id import EventIds
-from mcp_persist_middleware.streams import authorise, chain, serve
+from mcp_persist_middleware.protocol.event_id import EventIds, Position
+from mcp_persist_middleware.streams import authorise, serve
 from mcp_persist_middleware.streams.body import Body
 from mcp_persist_middleware.streams.client import Client, nowhere, stay
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
-from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.pump import Exchange
+from mcp_persist_middleware.streams.session_stream import ResumePoint, key_of, running_of
+from mcp_persist_middleware.streams.state import Opened
 from mcp_persist_middleware.streams.subscribers import Subscribers
 
 logger = logging.getLogger(__name__)
 
 # How long a request that brought its session back waits for the session's stream to open.
 _OPEN_SECONDS = 2.0
-_ALL = 1 << 53
 _TAKEN = "Conflict: the stream of this session is somebody else's"
 
 
@@ -49,10 +51,10 @@ async def serve_stream(
     """Serve a GET for the session's stream."""
     client = Client(receive)
     try:
-        spot = await find(context, app, scope, request, client, send)
-        if spot is not None:
-            key = chain.key_of(scope, request.session)
-            await follow(context, key, spot, scope, request.era, client, send)
+        point = await find(context, app, scope, request, client, send)
+        if point is not None:
+            key = key_of(scope, request.session)
+            await follow(context, key, point, scope, request.era, client, send)
     finally:
         client.close()
 
@@ -64,29 +66,26 @@ async def find(
     request: classify.Request,
     client: Client,
     send: Send,
-) -> chain.ResumePoint | None:
-    """Where a GET goes on, in the session's stream as it runs or in a new one; None when it has
-    had the application's own answer.
+) -> ResumePoint | None:
+    """Where a GET goes on in the session's stream; None when it has had the application's own
+    answer.
 
     The application has one such stream for each session, and we hold it; a second one would be
     refused (409) while a dead proxy keeps the first.
     """
-    key = chain.key_of(scope, request.session)
+    key = key_of(scope, request.session)
     turns = context.subscribers.of(key)
     async with _opening(turns, client) as is_ours:
         if not is_ours:
             return None
-        running = chain.running_of(context, key)
+        running = running_of(context, key)
         if running is None:
-            begun = await _begin(context, app, scope, request, client, send)
-            if begun is None or begun.stream is None:
+            opened = await _begin(context, app, scope, request, client, send)
+            if opened is None:
                 return None
-            opened = begun.opened.result()
-            head = opened.head if opened is not None else ()
-            first = replace(chain.at(begun.stream, 0), resumed=False, head=head)
-            caller = Caller(context, app, scope, begun.stream.record.owner)
-            spot = await _behind(context, key, request, caller, first)
-            return first if spot.stream == first.stream else spot
+            stream, cursor = opened.stream, request.cursor
+            point = await _point(context, key, cursor, stream, stream.inherited)
+            return replace(point, resumed=stream.inherited > 0, head=opened.head)
     verdict = await authorise.ask(context, app, scope)
     if verdict.refused or not await verdict.caller.owns(running.record.owner):
         if verdict.answer.status < 300:
@@ -96,7 +95,7 @@ async def find(
         else:
             await verdict.pass_on(send)
         return None
-    return await _behind(context, key, request, verdict.caller, chain.at(running, 0))
+    return await _point(context, key, request.cursor, running, running.last)
 
 
 @contextlib.asynccontextmanager
@@ -117,32 +116,25 @@ async def _opening(turns: Subscribers, client: Client) -> AsyncIterator[bool]:
         acquiring.cancel()
 
 
-async def _behind(
-    context: Context,
-    key: SessionKey,
-    request: classify.Request,
-    caller: Caller,
-    otherwise: chain.ResumePoint,
-) -> chain.ResumePoint:
-    """Behind what a client has seen: the one that asks, if it has a cursor, else the last one."""
-    turns, cursor = context.subscribers.of(key), request.cursor
+async def _point(
+    context: Context, key: SessionKey, cursor: Position | None, live: LiveStream, old: int
+) -> ResumePoint:
+    """Behind what a client has seen: the one that asks, if it has a cursor, else the last one. To
+    that one the server's requests up to `old` are not put: whoever was asked is gone."""
+    stream, turns = live.record.id, context.subscribers.of(key)
+    if cursor is not None and cursor.stream == stream:
+        with contextlib.suppress(StoreError):
+            cursor = await rewound(context.log, cursor, live.record)
+        return _at(live, cursor.sequence)
     try:
-        stream_state = await turns.look()
-        segments = stream_state.segments if stream_state is not None else ()
-        if cursor is not None and cursor.stream in segments:
-            found = await chain.spot_after(context, caller, cursor.stream, cursor.sequence)
-            return found or otherwise
-        found = None
-        if turns.stream:
-            at = turns.stream, turns.sequence
-            found = await chain.spot_after(context, caller, *at)
+        await turns.look()
     except StoreError as error:
         logger.warning("How far a session's stream was read is not known: %s", error)
-        found = None
-    spot = found or otherwise
-    # Whoever asked in an older segment is gone.
-    old = spot.live.last if spot.live is not None else _ALL
-    return replace(spot, suppress_requests_through=old)
+    return replace(_at(live, turns.read_in(stream)), suppress_requests_through=old)
+
+
+def _at(live: LiveStream, after: int) -> ResumePoint:
+    return ResumePoint(live.record.id, min(after, live.last), live, epoch=live.record.epoch)
 
 
 async def _begin(
@@ -152,8 +144,8 @@ async def _begin(
     request: classify.Request,
     client: Client,
     send: Send,
-) -> Exchange | None:
-    """Open the application's stream; the next segment, known to all."""
+) -> Opened | None:
+    """Open the application's stream: the session's goes on with it, or begins."""
     running = Exchange(context, app, scope, request, send)
     body = Body([{"type": "http.request", "body": b"", "more_body": False}], complete=True)
     opened = await serve.begin(context, running, body, scope, client, send)
@@ -162,13 +154,14 @@ async def _begin(
     running.join_session()
     # From now on only a reader keeps it from being alone.
     opened.stream.detach()
-    owner = opened.stream.record.owner
-    key = SessionKey(owner.namespace, owner.path, owner.session)
+    record = opened.stream.record
+    key = SessionKey(record.owner.namespace, record.owner.path, record.owner.session)
     try:
-        await context.log.sessions.add_segment(key, opened.stream.record.id)
+        if not opened.stream.inherited:
+            await context.log.sessions.begin_stream(key, record.id)
     except StoreError as error:
-        logger.warning("A session's stream is not known to follow the one before: %s", error)
-    return running
+        logger.warning("The session of a stream does not know it: %s", error)
+    return opened
 
 
 async def open_unread(
@@ -181,13 +174,13 @@ async def open_unread(
         stream_state = await turns.look()
     except StoreError:
         return
-    if stream_state is None or not stream_state.segments:
+    if stream_state is None or not stream_state.stream:
         return
     request = classify.Request(classify.Kind.STREAM, era, key.id)
     client = Client(stay)
     try:
         async with asyncio.timeout(_OPEN_SECONDS), turns.opening:
-            if chain.running_of(context, key) is None:
+            if running_of(context, key) is None:
                 asked = asgi.question(scope, "GET")
                 asked["headers"] = headers.replaced(asked["headers"], headers.SESSION_ID, key.id)
                 await _begin(context, app, asked, request, client, nowhere)
@@ -205,56 +198,56 @@ async def open_unread(
 async def follow(
     context: Context,
     key: SessionKey,
-    spot: chain.ResumePoint,
+    point: ResumePoint,
     scope: Scope,
     era: Era,
     client: Client,
     send: Send,
 ) -> None:
-    """Read a session's stream from a spot on, as its newest connection."""
+    """Read a session's stream from a point on, as its newest connection."""
     turns = context.subscribers.of(key)
-    subscriber = await turns.take(suppress_requests_through=spot.suppress_requests_through)
-    live = spot.live
-    ids = live.ids if live is not None else EventIds.of(spot.stream, StreamKind.GET, None)
-    head = spot.head or [(headers.SESSION_ID, key.id.encode("latin-1"))]
+    subscriber = await turns.take(suppress_requests_through=point.suppress_requests_through)
+    live = point.live
+    ids = live.ids if live is not None else EventIds.of(point.stream, StreamKind.GET, None)
+    head = point.head or [(headers.SESSION_ID, key.id.encode("latin-1"))]
     try:
         delivery = Delivery(
             context,
             Cursor(
                 context.reads,
-                spot.stream,
-                spot.after,
+                point.stream,
+                point.after,
                 live,
-                resumed=spot.resumed,
-                epoch=spot.epoch,
+                resumed=point.resumed,
+                epoch=point.epoch,
             ),
-            spot.stream,
+            point.stream,
             ids,
-            spot.epoch,
+            point.epoch,
             StreamKind.GET,
             retry_ms=context.settings.retry_ms,
-            priming=era.priming,
-            resumed=spot.resumed,
+            priming=era.may_prime,
+            resumed=point.resumed,
             head=head,
             subscriber=subscriber,
         )
-        with present(context, spot):
+        with present(context, point):
             await delivery.run(scope, client.receive, send)
     finally:
         subscriber.leave()
 
 
 @contextlib.contextmanager
-def present(context: Context, spot: chain.ResumePoint) -> Iterator[None]:
+def present(context: Context, point: ResumePoint) -> Iterator[None]:
     """The worker that writes the stream knows of a reader, whichever worker that is."""
-    if spot.live is not None:
-        spot.live.attach()
+    if point.live is not None:
+        point.live.attach()
         try:
             yield
         finally:
-            spot.live.detach()
-    elif spot.is_open:
-        with context.reader_leases.reading(spot.stream):
+            point.live.detach()
+    elif point.is_open:
+        with context.reader_leases.reading(point.stream):
             yield
     else:
         yield

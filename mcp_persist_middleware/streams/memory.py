@@ -68,7 +68,7 @@ class Memory:
         self._accepted.set((place, credential), time.monotonic())
         if headers.get(raw, headers.SESSION_ID) is not None:
             self._speaks_mcp.set(place.path, None)
-        if not era.disconnect_cancels:
+        if not era.json_per_answer:
             is_json = headers.media_type(raw) == b"application/json"
             self._answers_json.set(place, is_json)
 
@@ -89,7 +89,7 @@ class Memory:
         return path in self._speaks_mcp
 
     def answers_json(self, place: Place) -> bool:
-        """Whether the last answer of a handshake era was JSON, not a stream."""
+        """Whether the last answer of an era in which that means the next one, too, was JSON."""
         return bool(self._answers_json.get(place))
 
     def accepts(self, place: Place, credential: str) -> bool:

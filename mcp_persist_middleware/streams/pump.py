@@ -222,15 +222,20 @@ class Exchange:
         elif self.opened.done():
             # The client left before it held an id: nobody can ever ask for this stream.
             self.state = ExchangeState.DROPPING
+        elif self.kind is StreamKind.GET:
+            self._answer_on(await self._recorder.open_for_session(self._app, self.scope, raw), raw)
         else:
             self.open(raw)
 
     def open(self, raw: list[tuple[bytes, bytes]], *, early: bool = False) -> None:
         """Open the stream that answers this request; `early`, before the application has begun."""
+        self._answer_on(self._recorder.open(self.scope, raw, self._kept, early=early), raw)
+
+    def _answer_on(self, stream: LiveStream, raw: list[tuple[bytes, bytes]]) -> None:
         self.state = ExchangeState.STREAMING
         # The server's side of the request is not needed any more, and is not small.
         self._send_to_client = nowhere
-        self._write_to(self._recorder.open(self.scope, raw, self._kept, early=early), raw)
+        self._write_to(stream, raw)
         # The client's side is made ready while the first event is on its way to the store.
         self._announcing = asyncio.get_running_loop().call_later(_FIRST_EVENT, self.announce)
 
@@ -242,7 +247,7 @@ class Exchange:
         self.announce()
 
     def _write_to(self, stream: LiveStream, raw: list[tuple[bytes, bytes]]) -> None:
-        stream.on_readers = self._readers_changed
+        stream.on_readers, stream.on_taken = self._readers_changed, self.leave
         if self._context.settings.on_store_failure == "refuse":
             stream.on_lost = self._refuse
         self._stream_opened = Opened(stream, raw)
@@ -289,15 +294,15 @@ class Exchange:
         if self.request.era.disconnect_cancels or self.kind is StreamKind.GET:
             self.leave()
         else:
-            self._disconnect.start(self._context.settings.detach_seconds)
+            self._disconnect.detached(self._context.settings.detach_seconds)
 
     def _readers_changed(self) -> None:
         if self.stream is None or self.stream.readers:
-            self._disconnect.cancel()
+            self._disconnect.attached()
         elif self._task is not None and not self._task.done():
             cancels = self.request.era.disconnect_cancels and not self._context.draining
             settings = self._context.settings
-            self._disconnect.start(
+            self._disconnect.detached(
                 settings.disconnect_grace if cancels else settings.detach_seconds
             )
 

@@ -2,7 +2,7 @@
 
 import json
 
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.live import LiveStream
@@ -17,9 +17,10 @@ from mcp_persist_middleware.model import (
     StreamState,
 )
 from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
-from mcp_persist_middleware.streams import identity
+from mcp_persist_middleware.streams import identity, session_stream
 from mcp_persist_middleware.streams.buffered_answer import BufferedAnswer
 from mcp_persist_middleware.streams.context import Context
+from mcp_persist_middleware.streams.ownership import Caller
 
 # A comment within an event: clients ignore it, and whoever looks at the wire sees it.
 _RUN_AGAIN = b": run again" + sse.CRLF
@@ -48,7 +49,8 @@ class Recorder:
     @property
     def is_ended(self) -> bool:
         """Whether the stream takes nothing more."""
-        return self.stream is not None and self.stream.ending is not None
+        stream = self.stream
+        return stream is not None and (stream.ended or stream.ending is not None)
 
     def go_on(self, stream: LiveStream) -> None:
         """Write the rest of a stream whose request is run again; its next event says so."""
@@ -62,9 +64,8 @@ class Recorder:
         an `early` one that may have to come), `kept` what it takes to run the request again."""
         context, call = self._context, self._request.call
         stream_id = event_id.new_stream_id(context.log.now())
-        session = headers.get(head, headers.SESSION_ID) or self._request.session
         named = identity.early if early else identity.principal
-        owner = Owner(*self._place, session, named(context, scope))
+        owner = self._owner(head, named(context, scope))
         record = StreamRecord(
             id=stream_id,
             kind=self.kind,
@@ -85,6 +86,19 @@ class Recorder:
         self.stream = LiveStream(record, ids, context.limits)
         context.writer.open(self.stream)
         return self.stream
+
+    async def open_for_session(
+        self, app: ASGIApp, scope: Scope, head: headers.RawHeaders
+    ) -> LiveStream:
+        """Go on with the stream of the request's session, or begin it."""
+        owner = self._owner(head, identity.principal(self._context, scope))
+        caller = Caller(self._context, app, scope, owner)
+        self.stream = await session_stream.next_epoch(self._context, caller)
+        return self.stream or self.open(scope, head, None, early=False)
+
+    def _owner(self, head: headers.RawHeaders, principal: str) -> Owner:
+        session = headers.get(head, headers.SESSION_ID) or self._request.session
+        return Owner(*self._place, session, principal)
 
     def settle(self, scope: Scope) -> None:
         """The application has answered: whose a stream is that began early is known now."""

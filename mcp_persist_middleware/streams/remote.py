@@ -12,12 +12,13 @@ from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Event, EventKind, RequestId, StreamKind
 from mcp_persist_middleware.protocol import classify, event_id, headers
 from mcp_persist_middleware.protocol.eras import Era
-from mcp_persist_middleware.streams import chain, listen, rerun, serve
+from mcp_persist_middleware.streams import listen, rerun, serve
 from mcp_persist_middleware.streams.body import Body
 from mcp_persist_middleware.streams.client import Client
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.pump import Exchange
+from mcp_persist_middleware.streams.session_stream import ResumePoint, key_of
 
 _CREATED_SECONDS = 1.0
 # An answer that has ended within so long (seconds), or is being committed, travels with the word
@@ -101,22 +102,22 @@ async def begin_session_stream(
     """The same for a GET: where it goes on in the session's stream."""
     client = Client(receive)
     try:
-        spot = await listen.find(context, app, scope, request, client, send)
+        point = await listen.find(context, app, scope, request, client, send)
     finally:
         client.close()
-    if spot is None:
+    if point is None:
         return None
-    if spot.live is not None:
-        await _created(spot.live)
-    head = list(spot.head) or [(headers.SESSION_ID, request.session.encode("latin-1"))]
+    if point.live is not None:
+        await _created(point.live)
+    head = list(point.head) or [(headers.SESSION_ID, request.session.encode("latin-1"))]
     return Remote(
-        spot.stream,
+        point.stream,
         StreamKind.GET,
         None,
         head,
-        spot.after,
-        joined=spot.resumed,
-        suppress_requests_through=spot.suppress_requests_through,
+        point.after,
+        joined=point.resumed,
+        suppress_requests_through=point.suppress_requests_through,
     )
 
 
@@ -125,7 +126,7 @@ async def deliver(
 ) -> None:
     """The first delivery of a stream that another worker writes."""
     if remote.kind is StreamKind.GET:
-        spot = chain.ResumePoint(
+        point = ResumePoint(
             remote.stream,
             remote.after,
             suppress_requests_through=remote.suppress_requests_through,
@@ -133,8 +134,8 @@ async def deliver(
             head=remote.head,
         )
         session = headers.get(scope["headers"], headers.SESSION_ID) or ""
-        key, client = chain.key_of(scope, session), Client(receive)
-        await listen.follow(context, key, spot, scope, era, client, send)
+        key, client = key_of(scope, session), Client(receive)
+        await listen.follow(context, key, point, scope, era, client, send)
         return
     delivery = Delivery(
         context,
@@ -143,8 +144,8 @@ async def deliver(
         event_id.EventIds.of(remote.stream, remote.kind, remote.request_id),
         1,
         remote.kind,
-        retry_ms=serve.retry_of(context, era),
-        priming=era.priming,
+        retry_ms=era.retry_ms(context.settings),
+        priming=era.may_prime,
         resumed=remote.joined,
         head=list(remote.head),
     )

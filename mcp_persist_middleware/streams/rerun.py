@@ -1,19 +1,14 @@
 """Where the user has opted in: a request whose worker is gone is run again, on the same stream,
 when its client comes back for it."""
 
-import contextlib
-import dataclasses
 import logging
 
 from starlette.types import ASGIApp, Scope
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log import orphans
-from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.model import Outcome, RequestId, StreamRecord, StreamState, StreamWrite
+from mcp_persist_middleware.log.membership import peers
+from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.protocol import classify
-from mcp_persist_middleware.protocol.event_id import EventIds
 from mcp_persist_middleware.streams import authorise
 from mcp_persist_middleware.streams.authorise import Verdict
 from mcp_persist_middleware.streams.body import Body
@@ -62,17 +57,16 @@ async def begin(
     is_served = not request.session or 200 <= verdict.answer.status < 300
     # Of two clients on this worker the second one finds the stream of the first.
     async with context.taking_over:
-        left = await _left(context, stream, verdict.caller)
-        if left is None:
+        found = await _left(context, stream, verdict.caller)
+        if found is None:
             return None
-        record, seen_at = left
+        record, left = found
         if not is_served:
             # The session did not come back, or not for this caller.
-            ttl = context.settings.kept_for(record.owner)
-            await orphans.end(context.log, record, ttl, seen_at)
+            await context.takeover.end(record, left)
             return None
-        call = request.call
-        live = await _take_over(context, record, call.request_id if call is not None else None)
+        number = request.call.request_id if request.call is not None else None
+        live = await context.takeover.go_on(record, number)
         if live is None:
             return None
         telemetry.reruns.add(1, {"namespace": record.owner.namespace})
@@ -87,34 +81,10 @@ async def begin(
 
 async def _left(
     context: Context, stream: bytes, caller: Caller
-) -> tuple[StreamRecord, float | None] | None:
-    """A stream that is still open without a worker, and when that was last seen."""
+) -> tuple[StreamRecord, peers.PeerStatus] | None:
+    """A stream of the caller's that is still open without a worker, and what is known of that."""
     record = await context.log.find(stream)
-    if stream in context.writer.live or record is None or record.state is not StreamState.OPEN:
+    if record is None or not await caller.owns(record.owner):
         return None
-    if not await caller.owns(record.owner):
-        return None
-    verdict = await context.peers.verify(record.worker)
-    is_left = verdict.gone or record.worker == context.worker
-    return (record, verdict.seen_at) if is_left else None
-
-
-async def _take_over(
-    context: Context, record: StreamRecord, request_id: RequestId
-) -> LiveStream | None:
-    """The stream, in a new epoch of this worker's; None when somebody else was first."""
-    epoch, worker = record.epoch + 1, context.worker
-    written = await context.log.written(record.id)
-    write = StreamWrite(record.id, epoch, takes_over=record.epoch, worker=worker)
-    (outcome,) = await context.log.append([write])
-    if outcome is not Outcome.COMMITTED:
-        return None
-    # The old writer is fenced. A last word of its that cannot be read now costs the stream its log.
-    with contextlib.suppress(StoreError):
-        written = await context.log.written(record.id)
-    ids = EventIds.of(record.id, record.kind, request_id)
-    taken = dataclasses.replace(record, epoch=epoch, worker=worker)
-    live = LiveStream(taken, ids, context.limits)
-    live.go_on(*written)
-    context.writer.go_on(live)
-    return live
+    left = await context.takeover.left(record)
+    return (record, left) if left is not None else None

@@ -9,20 +9,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.errors import StoreError, TooManyWaitError
-from mcp_persist_middleware.log import orphans
-from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.log.membership.peers import PeerStatus
+from mcp_persist_middleware.log.takeover import rewound
 from mcp_persist_middleware.model import SessionKey, StreamKind, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
-from mcp_persist_middleware.streams import authorise, chain, listen, rerun, serve
+from mcp_persist_middleware.streams import authorise, listen, rerun
 from mcp_persist_middleware.streams.client import Client
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.ownership import Caller
-
-_PAGE_EVENTS, _PAGE_BYTES = 256, 1024 * 1024
+from mcp_persist_middleware.streams.session_stream import ResumePoint
 
 
 async def resume(
@@ -46,27 +43,42 @@ async def resume(
         return None
     try:
         record = await _find(context, position, verdict.caller)
-        if record is not None and (left := await _left_behind(context, record)) is not None:
+        if record is not None and (left := await context.takeover.left(record)) is not None:
             if context.draining:
                 await later(context, "the server is about to stop")(scope, receive, send)
                 return None
             if rerun.is_wanted(context, record):
                 _count(scope, "run again")
                 return record
-            ttl = context.settings.kept_for(record.owner)
-            record = await orphans.end(context.log, record, ttl, left.seen_at)
+            record = await context.takeover.end(record, left)
         if record is not None:
-            position = await _rewound(context.log, position, record)
+            position = await rewound(context.log, position, record)
             request = dataclasses.replace(request, cursor=position)
     except (StoreError, TooManyWaitError) as error:
         await _put_off(context, scope, error)(scope, receive, send)
         return None
+    await _answer(context, app, scope, request, record, receive, send)
+    return None
+
+
+async def _answer(
+    context: Context,
+    app: ASGIApp,
+    scope: Scope,
+    request: classify.Request,
+    record: StreamRecord | None,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Answer a cursor into a stream that is as it is; None is an unknown one."""
+    position = request.cursor
+    assert position is not None
     live = context.writer.live.get(position.stream)
     if record is None:
         _count(scope, "unknown")
         await _unknown(context, app, scope, request, receive, send)
     elif record.kind is StreamKind.GET:
-        await _listen(context, app, scope, request, verdict.caller, record, receive, send)
+        await _listen(context, app, scope, request, record, receive, send)
     elif live is None and _is_over(position, record):
         _count(scope, "consumed")
         await Response(status_code=204)(scope, receive, send)
@@ -74,7 +86,6 @@ async def resume(
         _count(scope, "resumed")
         with telemetry.replay_span(record.trace):
             await _continue(context, scope, request, record, live, Client(receive), send)
-    return None
 
 
 def _count(scope: Scope, outcome: str) -> None:
@@ -86,33 +97,25 @@ async def _listen(
     app: ASGIApp,
     scope: Scope,
     request: classify.Request,
-    caller: Caller,
     record: StreamRecord,
     receive: Receive,
     send: Send,
 ) -> None:
-    """Go on in the session's own stream, in the next segment at the end of one."""
+    """Go on in the session's own stream; from its end on, where the application opens it again."""
     position = request.cursor
     assert position is not None
     live = context.writer.live.get(record.id)
-    try:
-        spot = await chain.spot_after(context, caller, record.id, position.sequence)
-    except StoreError:
-        await later(context)(scope, receive, send)
-        return
-    if spot is None and (live is not None or not _is_over(position, record)):
-        is_open = record.state is StreamState.OPEN
-        after = _start(position, record, live)
-        spot = chain.ResumePoint(record.id, after, live, is_open, record.epoch)
-    if spot is None:
+    is_at_end = position.sequence >= record.last_sequence
+    if live is None and record.state is not StreamState.OPEN and is_at_end:
         _count(scope, "consumed")
         await listen.serve_stream(context, app, scope, request, receive, send)
         return
     _count(scope, "resumed")
     owner = record.owner
     key = SessionKey(owner.namespace, owner.path, owner.session)
+    point = _point(position, record, live)
     with telemetry.replay_span(record.trace):
-        await listen.follow(context, key, spot, scope, request.era, Client(receive), send)
+        await listen.follow(context, key, point, scope, request.era, Client(receive), send)
 
 
 async def go_on(
@@ -126,7 +129,7 @@ async def go_on(
     if record is None:
         await Response(status_code=204)(scope, receive, send)
     else:
-        position = await _rewound(context.log, position, record)
+        position = await rewound(context.log, position, record)
         request = dataclasses.replace(request, cursor=position)
         await _continue(context, scope, request, record, live, Client(receive), send)
 
@@ -142,14 +145,14 @@ async def _continue(
 ) -> None:
     position = request.cursor
     assert position is not None
-    after = _start(position, record, live)
+    point = _point(position, record, live)
     session = record.owner.session
     delivery = Delivery(
         context,
         Cursor(
             context.reads,
             record.id,
-            after,
+            point.after,
             live,
             resumed=True,
             epoch=record.epoch,
@@ -158,13 +161,12 @@ async def _continue(
         event_id.EventIds.of(record.id, record.kind, position.request_id),
         record.epoch,
         record.kind,
-        retry_ms=serve.retry_of(context, request.era),
-        priming=request.era.priming,
+        retry_ms=request.era.retry_ms(context.settings),
+        priming=request.era.may_prime,
         resumed=True,
         head=[(headers.SESSION_ID, session.encode("latin-1"))] if session else [],
     )
-    spot = chain.ResumePoint(record.id, after, live, record.state is StreamState.OPEN)
-    with listen.present(context, spot):
+    with listen.present(context, point):
         await delivery.run(scope, client.receive, send)
 
 
@@ -199,43 +201,16 @@ async def _is_meant(position: event_id.Position, record: StreamRecord, caller: C
     return record.kind is position.kind and await caller.owns(record.owner)
 
 
-async def _left_behind(context: Context, record: StreamRecord) -> PeerStatus | None:
-    """What is known of a stream's worker if it is gone and the stream is still open."""
-    if record.state is not StreamState.OPEN or record.id in context.writer.live:
-        return None
-    if record.worker == context.worker:
-        return PeerStatus(gone=True, seen_at=context.log.now())
-    verdict = await context.peers.verify(record.worker)
-    return verdict if verdict.gone else None
-
-
-async def _rewound(
-    log: EventLog, position: event_id.Position, record: StreamRecord
-) -> event_id.Position:
-    """A cursor behind the last event of its epoch that the store has. A worker may have died with
-    events that only its client has seen; then a later epoch has given their numbers again.
-
-    Raises:
-        StoreError: the store does not answer.
-    """
-    if not position.sequence or position.epoch >= record.epoch:
-        return position
-    found = await log.read(record.id, position.sequence - 1, 1, 1)
-    if found and found[0].sequence == position.sequence and found[0].epoch <= position.epoch:
-        return position
-    after = 0
-    while page := await log.read(record.id, after, _PAGE_EVENTS, _PAGE_BYTES):
-        for event in page:
-            if event.epoch > position.epoch:
-                first = min(position.sequence, event.sequence - 1)
-                return dataclasses.replace(position, sequence=first)
-        after = page[-1].sequence
-    return position
-
-
 def _is_over(position: event_id.Position, record: StreamRecord) -> bool:
     """Whether a client has seen a stream to its end."""
     return record.state is not StreamState.OPEN and position.sequence == record.last_sequence
+
+
+def _point(
+    position: event_id.Position, record: StreamRecord, live: LiveStream | None
+) -> ResumePoint:
+    after, is_open = _start(position, record, live), record.state is StreamState.OPEN
+    return ResumePoint(record.id, after, live, is_open, record.epoch)
 
 
 def _start(position: event_id.Position, record: StreamRecord, live: LiveStream | None) -> int:

@@ -12,7 +12,6 @@ from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol import classify, headers
-from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.streams.body import Body
 from mcp_persist_middleware.streams.client import Client
 from mcp_persist_middleware.streams.context import Context
@@ -84,8 +83,8 @@ async def _deliver(
             stream.ids,
             record.epoch,
             running.kind,
-            retry_ms=retry_of(context, era),
-            priming=era.priming,
+            retry_ms=era.retry_ms(context.settings),
+            priming=era.may_prime,
             resumed=False,
             head=opened.head,
         )
@@ -117,12 +116,6 @@ class _Reader:
         if self._is_here:
             self._is_here = False
             self._stream.detach()
-
-
-def retry_of(context: Context, era: Era) -> int:
-    """How long clients of an era are asked to wait before they come back, in milliseconds."""
-    settings = context.settings
-    return settings.modern_retry_ms if era.disconnect_cancels else settings.retry_ms
 
 
 async def answer(context: Context, running: Exchange, client: Client) -> Opened | None:
@@ -178,8 +171,8 @@ def _may_start_early(context: Context, running: Exchange) -> bool:
         return False
     is_small = memory.is_small(running.place, call)
     if is_small is None:
-        # At 2026-07-28 a late answer comes as JSON of any size; it could not leave as an event.
-        is_small = not running.request.era.disconnect_cancels
+        # A late answer that comes as JSON of any size could not leave as an event.
+        is_small = not running.request.era.json_per_answer
     return is_small and memory.accepts(running.place, running.credential)
 
 

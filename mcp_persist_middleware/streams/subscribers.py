@@ -160,6 +160,10 @@ class Subscribers:
         except StoreError:
             return False
 
+    def read_in(self, stream: bytes) -> int:
+        """How far in this stream a client is known to have read."""
+        return self.sequence if self.stream == stream else 0
+
     def note(self, stream: bytes, sequence: int) -> None:
         """So far a client has read."""
         self.stream, self.sequence = stream, sequence
@@ -223,7 +227,7 @@ class Subscriber:
 
     def read_in(self, stream: bytes) -> int:
         """How far in this stream a client is known to have read."""
-        return self._turns.sequence if self._turns.stream == stream else 0
+        return self._turns.read_in(stream)
 
     def note(self, stream: bytes, sequence: int) -> None:
         """So far this connection's client has read."""

@@ -15,6 +15,7 @@ from mcp_persist_middleware.store import (
     Removed,
     Sessions,
     StoreError,
+    StreamKind,
     StreamRecord,
     StreamState,
     StreamWrite,
@@ -99,7 +100,7 @@ class MemoryLog(EventLog):
             streams[entry.id] = entry.create
         record = streams.get(entry.id)
         if entry.takes_over is not None:
-            record = self._held(record, entry.takes_over)
+            record = self._held(_reopened(record), entry.takes_over)
             if any(number > entry.known for number in self._shelf.events.get(entry.id, {})):
                 raise _FencedError
             record = replace(record, epoch=entry.epoch, worker=entry.worker or record.worker)
@@ -240,3 +241,10 @@ class MemoryLog(EventLog):
                 del self._shelf.streams[record.id]
                 gone.append((record.owner.namespace, Removed(streams=1)))
         return Purged.of(gone, more=False)
+
+
+def _reopened(record: StreamRecord | None) -> StreamRecord | None:
+    """A GET stream goes on after its end, unless its session was forgotten."""
+    if record is None or record.kind is not StreamKind.GET or not record.expires_at:
+        return record
+    return replace(record, state=StreamState.OPEN, last_sequence=0, ended_at=None, expires_at=None)

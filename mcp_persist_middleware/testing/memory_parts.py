@@ -27,8 +27,6 @@ from mcp_persist_middleware.store import (
     WorkerTable,
 )
 
-_MOST_SEGMENTS = 16
-
 
 @dataclass
 class Post:
@@ -145,12 +143,11 @@ class MemorySessions(Sessions):
     async def stream_state(self, key: SessionKey) -> SessionStreamState | None:
         return self._shelf.stream_state.get(key)
 
-    async def add_segment(self, key: SessionKey, stream: bytes) -> None:
+    async def begin_stream(self, key: SessionKey, stream: bytes) -> None:
         with self._shelf.lock:
             now = self._shelf.stream_state.get(key)
-            if now is not None and stream not in now.segments:
-                segments = (*now.segments, stream)[-_MOST_SEGMENTS:]
-                self._shelf.stream_state[key] = now._replace(segments=segments)
+            if now is not None and stream != now.stream:
+                self._shelf.stream_state[key] = now._replace(stream=stream, sequence=0)
 
     async def activate(self, key: SessionKey, turn: int, worker: str) -> bool:
         with self._shelf.lock:
@@ -167,10 +164,9 @@ class MemorySessions(Sessions):
             now = self._shelf.stream_state.get(key)
             if now is None:
                 return False
-            read: dict[str, Any] = {"stream": stream, "sequence": sequence} if stream else {}
             if held := now.turn == turn:
-                now = now._replace(worker=worker, **read)
-            elif stream == now.stream and now.sequence < sequence:
+                now = now._replace(worker=worker)
+            if stream == now.stream and now.sequence < sequence:
                 now = now._replace(sequence=sequence)
             self._shelf.stream_state[key] = now
             return held

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import pytest
 
-from mcp_persist_middleware.log import orphans
+from mcp_persist_middleware.log import takeover
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.clock import StoreClock
 from mcp_persist_middleware.model import (
@@ -99,7 +99,7 @@ async def test_what_a_worker_left_behind_is_ended_and_kept_by_one_clock(
         left = dataclasses.replace(record(worker=name), created_at=began)
         await gone.append([new(left, *events(1, 2))])
         beat = (await other.workers())[name]
-        found = await orphans.end(other, left, 60.0, beat.seen_at)
+        found = await takeover.end(other, left, 60.0, beat.seen_at)
         assert found is not None
         assert found.ended_at is not None
         assert -1 < found.ended_at - began < 5

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log import orphans
+from mcp_persist_middleware.log import takeover
 from mcp_persist_middleware.model import Event, EventKind, StreamState
 from mcp_persist_middleware.stores.redis import scripts
 from mcp_persist_middleware.testing.contract.builders import (
@@ -224,7 +224,7 @@ async def test_what_a_dead_worker_left_in_redis_is_drained_before_its_stream_end
         await die(one)
         assert place.in_sql(stream) == [1, 2]
         (left,) = await two.open_streams_of("one", 10)
-        ended = await orphans.end(two, left, 60.0, None)
+        ended = await takeover.end(two, left, 60.0, None)
         assert ended is not None
         assert (ended.state, ended.last_sequence) == (StreamState.FAILED, 304)
         assert place.in_sql(stream) == list(range(1, 305))
@@ -240,7 +240,7 @@ async def test_a_writer_that_was_taken_for_dead_writes_nothing_more_anywhere(
         hold_back(one)
         await one.append([new(stream)])
         await one.append([add(stream, *events(1, 3))])
-        ended = await orphans.end(two, stream, 60.0, None)
+        ended = await takeover.end(two, stream, 60.0, None)
         assert ended is not None
         assert ended.last_sequence == 4
         assert await one.append([add(stream, *events(4, 2))]) == [FENCED]
@@ -268,7 +268,7 @@ async def test_a_takeover_sees_what_the_writer_wrote_until_it_was_fenced(place: 
             return found
 
         two.read = read_and_lose_the_race  # type: ignore[method-assign]
-        ended = await orphans.end(two, stream, 60.0, None)
+        ended = await takeover.end(two, stream, 60.0, None)
         assert ended is not None
         assert next(more, None) is None
         assert ended.last_sequence == 5
@@ -287,7 +287,7 @@ async def test_what_an_old_redis_says_of_a_stream_that_went_on_without_it_counts
         await die(one)
         with place.frozen():
             # It is waited for, but not for ever.
-            ended = await orphans.end(two, stream, 60.0, None)
+            ended = await takeover.end(two, stream, 60.0, None)
             assert ended is not None
             assert ended.last_sequence == 1
         await is_up(two)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcp_persist_middleware.log import orphans
+from mcp_persist_middleware.log import takeover
 from mcp_persist_middleware.model import EventKind, StreamState
 from mcp_persist_middleware.stores.redis.log import RedisLog
 from mcp_persist_middleware.testing.contract.builders import (
@@ -156,7 +156,7 @@ class Schedule:
         if quite:
             await die(self.one)
         await is_up(self.two)
-        ended = await orphans.end(self.two, self.stream, 60.0, None)
+        ended = await takeover.end(self.two, self.stream, 60.0, None)
         assert ended is not None
         assert ended.state is StreamState.FAILED
         there = ended.last_sequence - 1

@@ -168,7 +168,7 @@ async def test_every_statement_about_sessions_finds_its_rows_by_an_index(log: Sq
     await log.sessions.move(made.key, 1, "two")
     await log.sessions.note(made)
     await log.sessions.stream_state(made.key)
-    await log.sessions.add_segment(made.key, bytes(16))
+    await log.sessions.begin_stream(made.key, bytes(16))
     await log.sessions.activate(made.key, 0, "w")
     await log.sessions.checkpoint(made.key, 0, "w", bytes(16), 3)
     await log.sessions.touch([new_session(f"s{n}").key for n in range(50)], 3000.0)

@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError, UnreadableRowError
-from mcp_persist_middleware.model import EnqueueResult, Event, EventKind, RelayRequest, StreamRecord
+from mcp_persist_middleware.model import (
+    EnqueueResult,
+    Event,
+    EventKind,
+    RelayRequest,
+    StreamKind,
+    StreamRecord,
+)
 from mcp_persist_middleware.stores.sqlite import log as sqlite_log
+from mcp_persist_middleware.stores.sqlite.batch import Batch, Statements
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
 from mcp_persist_middleware.testing.contract.builders import (
@@ -60,6 +68,28 @@ async def test_freed_pages_go_back_to_the_file_system(log: SqliteLog) -> None:
         assert steps < 100
     with direct(log._path) as outside:
         assert outside.execute("PRAGMA freelist_count").fetchone() == (0,)
+
+
+async def test_a_stream_that_goes_on_while_retention_looks_for_others_is_not_removed(
+    make_log: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = make_log()
+    await log.open("one")
+    stream = dataclasses.replace(record(), kind=StreamKind.GET)
+    await log.append([new(stream, *events(1, 2), ending=ending(2, expires_at=1.0))])
+    remove = log._reads._remove
+    with direct(log._path) as outside:
+
+        def goes_on_first(*arguments: Any) -> Any:
+            write = add(stream, epoch=2, takes_over=1, worker="two")
+            assert Batch(Statements(log.tables), [write])(outside) == [COMMITTED]
+            return remove(*arguments)
+
+        monkeypatch.setattr(log._reads, "_remove", goes_on_first)
+        assert (await log.purge(2.0, 1000)).streams == 0
+    assert await numbers(log, stream) == [1, 2]
+    assert await log.find(stream.id) == dataclasses.replace(stream, epoch=2, worker="two")
+    await log.aclose()
 
 
 @pytest.mark.parametrize(("after", "streams"), [("_remove", 20), ("purge", 30)])

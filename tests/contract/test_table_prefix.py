@@ -71,7 +71,7 @@ async def test_sessions_requests_and_workers_find_their_tables(
     assert await log.sessions.create(made)
     assert await other.sessions.find(made.key) == made
     await log.sessions.touch([made.key], time.time() + 90)
-    await log.sessions.add_segment(made.key, new_stream_id())
+    await log.sessions.begin_stream(made.key, new_stream_id())
     assert await log.sessions.activate(made.key, 0, "one")
     until = time.time() + 60
     relayed = RelayRequest(new_stream_id(), made.key, "one", 1, until, b"?", sealed=False)

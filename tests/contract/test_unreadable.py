@@ -11,9 +11,12 @@ from sqlalchemy import text
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.cursor import Cursor
+from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.membership.failure_detector import FailureDetector
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.reads import Reads
+from mcp_persist_middleware.log.takeover import Takeover
+from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.model import (
     EnqueueResult,
@@ -113,7 +116,9 @@ async def test_the_streams_of_the_dead_are_ended_whatever_is_wrong_with_one_of_t
     await change(store, "stream", request_ids="[", of=streams[0])
     settings = Settings.load({"url": "unused.db"}, {})
     peers = Peers(log, FailureDetector(10.0))
-    await OrphanReaper(log, peers, settings, "one", lambda *_: None)._sweep()
+    limits, writer = Limits(1, 1, 1, 1), Writer(log, 1.0)
+    takeover = Takeover(log, peers, writer, "one", limits, settings.kept_for)
+    await OrphanReaper(log, peers, settings, "one", takeover, lambda *_: None)._sweep()
     found = [await log.find(stream.id) for stream in streams]
     assert [each.state for each in found if each is not None] == [
         StreamState.OPEN,

@@ -123,7 +123,8 @@ async def test_a_stream_of_nobody_whose_worker_died_is_readable_for_minutes_only
             frames = await (await session.get(cursor)).take(2)
             assert "error" in frames[-1].message
         else:
-            await OrphanReaper(context.log, context.peers, context.settings, "me", print)._sweep()
+            of = (context.log, context.peers, context.settings, "me", context.takeover)
+            await OrphanReaper(*of, print)._sweep()
             found = await context.log.find(known.id)
             assert found is not None
             assert (found.expires_at or 0) - (found.ended_at or 0) == 86_400

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from mcp_persist_middleware.log.takeover import Takeover
 from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.protocol import event_id
-from mcp_persist_middleware.streams import resume
 from tests.faults.workers import Store
 from tests.guarantees.ending_app import TOOLS, Batches
 from tests.support.processes import ServerProcess, running
@@ -120,7 +120,7 @@ async def test_a_call_whose_process_was_killed_ends_without_any_reader(
     async def look_on(*_: Any) -> None: ...
 
     # A reader ends nothing here.
-    monkeypatch.setattr(resume, "_left_behind", look_on)
+    monkeypatch.setattr(Takeover, "left", look_on)
     async with process(tmp_path) as server:
         session = await RawSession.open(server.port)
         frames = await (await call(session, "hang", request_id)).take(1)

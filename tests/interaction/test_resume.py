@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.contract.builders import direct
 
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.protocol import event_id
@@ -21,7 +22,7 @@ from tests.support.processes import mcp_server, running
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
 from tests.support.squeezed import Squeezed
-from tests.support.sse_client import request
+from tests.support.sse_client import Frame, request
 
 
 @pytest.fixture
@@ -332,6 +333,81 @@ async def test_the_newest_get_connection_receives_and_the_older_one_is_promoted(
         say.put_nowait(5)
         assert [frame.progress for frame in await fresh.take(1)] == [5]
         say.put_nowait(-1)
+
+
+async def test_a_session_stream_that_the_application_closes_is_the_same_when_it_opens_the_next(
+    store: str,
+) -> None:
+    say = asyncio.Queue[int]()
+
+    async def session_stream(call: Call) -> None:
+        await call.head()
+        while (value := await say.get()) >= 0:
+            await call.progress(value)
+        await call.end()
+
+    async def heard(cursor: str | None, *values: int) -> list[Frame]:
+        """All that a connection hears; meanwhile the application says this, and closes."""
+        response = await session.get(cursor)
+        assert response.status == 200
+        for value in values:
+            say.put_nowait(value)
+        return [frame async for frame in response.frames() if frame.data]
+
+    async with persisted(Scripted(GET=session_stream), store) as (port, persistence):
+        session = await RawSession.open(port)
+        first = await heard(None, 1, 2, -1)
+        missed = await heard(first[0].id)
+        second = await heard(missed[-1].id, 3, -1)
+        third = await heard(None, 4, -1)
+        assert [frame.progress for frame in (*first, *missed)] == [1, 2, 2]
+        assert [frame.progress for frame in (*second, *third)] == [3, 4]
+        at = [event_id.parse(frame.id or "") for frame in (*first, *second, *third)]
+        assert len({each.stream for each in at if each}) == 1, "one stream"
+        assert [(each.sequence, each.epoch) for each in at if each] == [
+            (1, 1),
+            (2, 1),
+            (3, 2),
+            (4, 3),
+        ]
+        # What only a client has of an epoch whose last instants were lost comes to nobody again.
+        assert at[0] is not None
+        ahead = EventIds.of(at[0].stream, StreamKind.GET, None).at(3, 9).decode()
+        assert [frame.progress for frame in await heard(ahead, 5, -1)] == [5]
+        assert await (await persistence.context()).log.active_writers() == []
+
+
+async def test_a_session_stream_goes_on_when_its_end_is_still_on_its_way_to_the_store(
+    store: str,
+) -> None:
+    closing = asyncio.Event()
+
+    async def session_stream(call: Call) -> None:
+        await call.head()
+        await call.progress(len(app.calls))
+        if len(app.calls) == 1:
+            await closing.wait()
+            await call.end()
+        else:
+            await call.watch()
+
+    app = Scripted(GET=session_stream)
+    async with persisted(app, store) as (port, persistence):
+        session = await RawSession.open(port)
+        (first,) = await (await session.get()).take(1)
+        context = await persistence.context()
+        with direct(Path(store.partition("///")[2])) as outside:
+            outside.execute("BEGIN IMMEDIATE")
+            closing.set()
+            coming = asyncio.create_task(session.get())
+            await until(lambda: len(app.calls) > 1)
+            assert context.writer.live, "it is not committed"
+            outside.execute("ROLLBACK")
+        (second,) = await (await coming).take(1)
+    before, after = event_id.parse(first.id or ""), event_id.parse(second.id or "")
+    assert before is not None
+    assert after is not None
+    assert (after.stream, after.sequence, after.epoch) == (before.stream, 2, 2)
 
 
 async def test_a_client_that_comes_back_does_not_end_the_stream_that_it_comes_back_for(

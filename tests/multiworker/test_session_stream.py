@@ -11,7 +11,7 @@ import pytest
 from tests.multiworker.listening_app import listener
 from tests.multiworker.test_relay import on
 from tests.support.processes import ServerProcess, running
-from tests.support.scripted import until
+from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
 from tests.support.sse_client import Frame, Response
 from tests.support.stores import Store
@@ -197,7 +197,7 @@ async def test_a_killed_home_loses_nothing_whatever_its_clients_had_read(
                 await say(session, "d")
                 await until(lambda: client.heard == ["d"])
 
-        async def in_the_middle_of_an_old_segment() -> None:
+        async def in_the_middle_of_an_old_epoch() -> None:
             session = await RawSession.open(one.port)
             reader = await session.get()
             await say(session, "a", "b", "c")
@@ -211,11 +211,10 @@ async def test_a_killed_home_loses_nothing_whatever_its_clients_had_read(
                 await until(lambda: client.heard == ["b", "c", "d"], 15)
                 await say(session, "e")
                 await until(lambda: client.heard == ["b", "c", "d", "e"])
-                # One for the old segment, one for the new.
-                assert client.connections == 2
+                assert client.connections == 1, "it is one stream"
 
         async with asyncio.TaskGroup() as group:
-            for each in (kill, between_two_notifications, in_the_middle_of_an_old_segment):
+            for each in (kill, between_two_notifications, in_the_middle_of_an_old_epoch):
                 group.create_task(each())
 
 
@@ -240,3 +239,44 @@ async def test_a_client_that_was_away_misses_nothing_of_two_generations(
             await until(lambda: client.heard == ["b", "c"], 15)
             await say(session, "d")
             await until(lambda: client.heard == ["b", "c", "d"])
+        request_ids = "SELECT count(DISTINCT stream), count(DISTINCT epoch) FROM mcp_event"
+        assert await store.rows(request_ids) == [(1, 2)]
+
+
+async def test_whoever_listens_where_a_session_was_comes_to_where_it_is_and_misses_nothing(
+    tmp_store: str,
+) -> None:
+    """Two workers on one event loop, each of which may take the session over while both live."""
+    streams: list[Call] = []
+
+    async def stream(call: Call) -> None:
+        streams.append(call)
+        await call.head()
+        await call.watch()
+
+    async def quick(call: Call) -> None:
+        await call.json(200, {"jsonrpc": "2.0", "id": call.request["id"], "result": {}})
+
+    routing: dict[str, Any] = {"session_routing": "revive"}
+    async with (
+        persisted(Scripted(GET=stream, quick=quick), tmp_store, **routing) as (one, _),
+        persisted(Scripted(GET=stream, quick=quick), tmp_store, retry_ms=1001, **routing) as (
+            two,
+            _,
+        ),
+    ):
+        session = await RawSession.open(one)
+        reader = await session.get()
+        await until(lambda: streams)
+        there = RawSession(two, session_id=session.session_id)
+        assert (await there.call("quick")).status == 200
+        await until(lambda: len(streams) == 2)
+        await streams[1].progress(1)
+        # Where it was it has nothing more to say, and the application hears that.
+        await streams[0].progress(7)
+        assert [frame async for frame in reader.frames() if frame.data] == []
+        await until(streams[0].gone.is_set)
+        back = await session.get()
+        await until(lambda: len(streams) == 3)
+        await streams[2].progress(2)
+        assert [frame.progress for frame in await back.take(2)] == [1, 2]

@@ -1,6 +1,7 @@
 """JSON-RPC as far as the log has to understand it, and what a request is to us."""
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from mcp_persist_middleware.model import EventKind
 from mcp_persist_middleware.protocol import classify, eras, jsonrpc
 from mcp_persist_middleware.protocol.classify import Kind
+from mcp_persist_middleware.settings import Settings
 
+SETTINGS = Settings()
 IDS = st.one_of(st.integers(-(10**20), 10**20), st.text(max_size=20), st.none())
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=8)),
@@ -129,25 +132,54 @@ FOREIGN = (b"last-event-id", b"42")
 def test_a_request_is_what_its_head_and_body_say(
     method: str, headers: Any, body: bytes, known: bool, kind: Kind
 ) -> None:
-    found = classify.by_head(method, headers, known_path=known, modern=True)
+    found = classify.by_head(method, headers, SETTINGS, known_path=known)
     if found.kind is Kind.BODY:
         found = classify.by_body(found, headers, body, known_path=known)
     assert found.kind is kind
 
 
 def test_2026_07_28_passes_where_it_is_to_be_left_alone() -> None:
-    head = [JSON, SSE, version("2026-07-28")]
-    assert classify.by_head("POST", head, known_path=True, modern=False).kind is Kind.PASS
-    head = [SSE, CURSOR, version("2026-07-28")]
-    assert classify.by_head("GET", head, known_path=True, modern=False).kind is Kind.PASS
+    alone = Settings(modern_streams="pass")
+    for method, head in (("POST", [JSON, SSE]), ("GET", [SSE, CURSOR])):
+        head.append(version("2026-07-28"))
+        assert classify.by_head(method, head, alone, known_path=True).kind is Kind.PASS
     head = [JSON, SSE, version("2026-07-28"), SESSION]  # its session may be ours
-    assert classify.by_head("POST", head, known_path=True, modern=False).kind is Kind.SESSION
+    assert classify.by_head("POST", head, alone, known_path=True).kind is Kind.SESSION
 
 
-def test_only_revisions_that_know_priming_get_it() -> None:
-    primed = {v for v in eras._ERAS if eras._ERAS[v].priming}
-    assert primed == {"2025-11-25", "2026-07-28"}
-    assert not eras.era_of_initialize("2099-01-01").priming
+QUESTIONS = {
+    # version: keeps sessions, may prime, a disconnect cancels, JSON per answer, retry, left alone
+    "2024-11-05": (True, False, False, False, 1, False),
+    "2025-03-26": (True, False, False, False, 1, False),
+    "2025-06-18": (True, False, False, False, 1, False),
+    "2025-11-25": (True, True, False, False, 1, False),
+    "2026-07-28": (False, True, True, True, 2, True),
+}
+
+
+def test_every_question_about_every_revision_has_this_answer() -> None:
+    settings = Settings(retry_ms=1, modern_retry_ms=2, modern_streams="pass")
+    answers = {
+        version: (
+            era.keeps_sessions,
+            era.may_prime,
+            era.disconnect_cancels,
+            era.json_per_answer,
+            era.retry_ms(settings),
+            era.is_left_alone(settings),
+        )
+        for version, era in eras.ERAS.items()
+    }
+    assert answers == QUESTIONS
+    asked = [field for field in fields(eras.Era) if field.name != "versions"]
+    assert all(len(each) == len(asked) for each in QUESTIONS.values()), "a question is missing"
+
+
+def test_a_version_that_is_not_said_is_2025_03_26_and_one_that_nobody_knows_none() -> None:
+    assert eras.era_of(None) is eras.ERAS["2025-03-26"]
+    assert eras.era_of("2099-01-01") is None
+    assert not eras.era_of_initialize("2099-01-01").may_prime
+    assert eras.era_of_initialize("2026-07-28").keeps_sessions
 
 
 def test_equal_numbers_are_one_request_and_a_text_is_another() -> None:

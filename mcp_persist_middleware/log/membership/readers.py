@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.supervision import Supervisor, end
 from mcp_persist_middleware.wakeups.local import Signal
 
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 # A note counts for `_LEASE` seconds and is renewed when it is `_RENEW` old: a worker may be late
 # by the difference. Notes that fall due together are one write, and writes are `_PAUSE` apart.
 _LEASE, _RENEW, _PAUSE = 4.0, 1.5, 0.1
+# A store that cannot say whether somebody reads elsewhere is asked this often, so many seconds
+# apart; then what this worker knows decides.
+_QUESTIONS, _ASK_AGAIN = 3, 1.0
 
 
 class ReaderLeases:
@@ -50,6 +54,21 @@ class ReaderLeases:
             self._readers[stream] -= 1
             if not self._readers[stream]:
                 del self._readers[stream]
+
+    async def lease(self, stream: LiveStream | None) -> float:
+        """For how long (seconds) somebody is known to read a stream of this worker elsewhere;
+        negative when nobody is: so long ago the last one did."""
+        if stream is None or stream.degraded:
+            return -math.inf
+        for _ in range(_QUESTIONS):
+            try:
+                left = await self._log.reader_ttl(stream.record.id)
+            except Exception:  # noqa: BLE001
+                # A store of somebody else's may fail in any way: its owner goes on.
+                await asyncio.sleep(_ASK_AGAIN)
+            else:
+                return left if left is not None else -math.inf
+        return -math.inf
 
     async def aclose(self) -> None:
         """Note nothing more."""

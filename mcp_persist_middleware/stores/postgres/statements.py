@@ -84,9 +84,15 @@ class PostgresStatements(Statements):
             )
     """)
 
+    # A GET stream goes on after its end, unless its session was forgotten (expires_at 0).
     take_over = Sql("""
-        UPDATE {stream} SET epoch = $2, worker = coalesce($4, worker)
-        WHERE id = $1 AND epoch = $3 AND state = {OPEN} RETURNING id
+        UPDATE {stream}
+        SET epoch = $2, worker = coalesce($4, worker), state = {OPEN},
+            last_sequence = 0, ended_at = NULL,
+            expires_at = CASE WHEN state = {OPEN} THEN expires_at END
+        WHERE id = $1 AND epoch = $3
+            AND (state = {OPEN} OR (kind = {GET} AND expires_at > 0))
+        RETURNING id
     """)
 
     settle = Sql("UPDATE {stream} SET principal = $1 WHERE id = $2 AND epoch = $3")

@@ -122,9 +122,10 @@ def tables(prefix: str) -> Tables:
         Column("fingerprint", Text, nullable=False),
         Column("level", Text, nullable=False),
         Column("subscriptions", Text, nullable=False),
-        # The session's own stream: its segments (hexadecimal, 32 digits each), which connection
-        # receives and where that is, and how far a client has read.
+        # Empty: version 1 has it.
         Column("segments", Text, nullable=False),
+        # The session's own stream: which connection receives and where that is, and how far a
+        # client has read in which stream.
         Column("turn", BigInteger, nullable=False),
         Column("turn_worker", Text, nullable=False),
         Column("read_stream", LargeBinary, nullable=False),

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import and_, delete, exists, insert, select, update
+from sqlalchemy import and_, case, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from mcp_persist_middleware.log import codec
@@ -12,9 +12,6 @@ from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.model import RelayState, SessionKey, SessionRecord, SessionStreamState
 from mcp_persist_middleware.stores.sql.rows import reading
 from mcp_persist_middleware.stores.sql.store import SqlStore
-
-# Of a segment's id; and how many segments a session is known by.
-_DIGITS, _MOST_SEGMENTS = 32, 16
 
 
 class SqlSessions(Sessions):
@@ -118,19 +115,13 @@ class SqlSessions(Sessions):
 
     async def stream_state(self, key: SessionKey) -> SessionStreamState | None:
         c = self._table.c
-        columns = (c.segments, c.turn, c.turn_worker, c.read_stream, c.read_sequence)
+        columns = (c.turn, c.turn_worker, c.read_stream, c.read_sequence)
         row = await self._store.first(select(*columns).where(self._is(key)))
-        return None if row is None else SessionStreamState(_segments(row[0]), *row[1:])
+        return None if row is None else SessionStreamState(*row)
 
-    async def add_segment(self, key: SessionKey, stream: bytes) -> None:
-        c = self._table.c
-        row = await self._store.first(select(c.segments).where(self._is(key)))
-        if row is not None and stream not in _segments(row.segments):
-            # Only the session's home adds one, one after the other.
-            kept = (row.segments + stream.hex())[-_DIGITS * _MOST_SEGMENTS :]
-            await self._store.execute(
-                update(self._table).where(self._is(key)).values(segments=kept)
-            )
+    async def begin_stream(self, key: SessionKey, stream: bytes) -> None:
+        begun = update(self._table).where(self._is(key), self._table.c.read_stream != stream)
+        await self._store.execute(begun.values(read_stream=stream, read_sequence=0))
 
     async def activate(self, key: SessionKey, turn: int, worker: str) -> bool:
         taken = update(self._table).where(self._is(key), self._table.c.turn == turn)
@@ -140,14 +131,13 @@ class SqlSessions(Sessions):
         self, key: SessionKey, turn: int, worker: str, stream: bytes, sequence: int
     ) -> bool:
         c = self._table.c
-        read = {"read_stream": stream, "read_sequence": sequence} if stream else {}
+        is_behind = and_(c.read_stream == stream, c.read_sequence < sequence)
+        read = case((is_behind, sequence), else_=c.read_sequence)
         held = update(self._table).where(self._is(key), c.turn == turn)
-        if await self._store.execute(held.values(turn_worker=worker, **read)) == 1:
+        if await self._store.execute(held.values(turn_worker=worker, read_sequence=read)) == 1:
             return True
-        if stream:
-            behind = (c.read_stream == stream, c.read_sequence < sequence)
-            late = update(self._table).where(self._is(key), *behind)
-            await self._store.execute(late.values(read_sequence=sequence))
+        late = update(self._table).where(self._is(key), is_behind)
+        await self._store.execute(late.values(read_sequence=sequence))
         return False
 
     def _among(self, keys: Iterable[SessionKey]) -> Iterator[Any]:
@@ -159,10 +149,6 @@ class SqlSessions(Sessions):
         c = self._table.c
         for (namespace, path), ids in by_place.items():
             yield and_(c.namespace == namespace, c.path == path, c.id.in_(ids))
-
-
-def _segments(text: str) -> tuple[bytes, ...]:
-    return tuple(bytes.fromhex(text[n : n + _DIGITS]) for n in range(0, len(text), _DIGITS))
 
 
 def _noted(record: SessionRecord) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import inspect
 from typing import overload
 
-from mcp_persist_middleware.model import EventKind, RelayState, StreamState
+from mcp_persist_middleware.model import EventKind, RelayState, StreamKind, StreamState
 from mcp_persist_middleware.stores.sql.schema import Tables, quoted
 
 
@@ -16,6 +16,7 @@ class Statements:
             for kind in (StreamState, EventKind, RelayState)
             for member in kind
         }
+        self.words["GET"] = f"'{StreamKind.GET}'"
         for name in ("meta", "stream", "event", "session", "inbox"):
             table = getattr(tables, name)
             self.words[name] = quoted(table)

@@ -89,7 +89,7 @@ class ReadStatements:
                 max_events -= events
                 # At the bound there may be more of it.
                 gone = (
-                    connection.execute(self._sql.tombstone_key, (stream,)).rowcount
+                    connection.execute(self._sql.remove_stream, (stream,)).rowcount
                     if max_events > 0
                     else 0
                 )
@@ -115,7 +115,7 @@ class ReadStatements:
                 raise
         else:
             return removed, left + streams[1:]
-        connection.execute(self._sql.tombstone_key, streams[0][:1])
+        connection.execute(self._sql.remove_stream, streams[0][:1])
         note_damage("events of a stream that has expired")
         return [(streams[0][1], Removed(1, 0))], streams[1:]
 

@@ -54,9 +54,14 @@ class SqliteStatements(Statements):
             )
     """)
 
+    # A GET stream goes on after its end, unless its session was forgotten (expires_at 0).
     take_over = Sql("""
-        UPDATE {stream} SET epoch = ?, worker = coalesce(?, worker)
-        WHERE id = ? AND epoch = ? AND state = {OPEN}
+        UPDATE {stream}
+        SET epoch = ?, worker = coalesce(?, worker), state = {OPEN},
+            last_sequence = 0, ended_at = NULL,
+            expires_at = CASE WHEN state = {OPEN} THEN expires_at END
+        WHERE id = ? AND epoch = ?
+            AND (state = {OPEN} OR (kind = {GET} AND expires_at > 0))
     """)
 
     settle = Sql("UPDATE {stream} SET principal = ? WHERE id = ? AND epoch = ?")
@@ -83,14 +88,17 @@ class SqliteStatements(Statements):
     """)
 
     forget = Sql("""
-        DELETE FROM {event} WHERE stream = ?1 AND sequence <= (
+        DELETE FROM {event}
+        WHERE stream = (SELECT id FROM {stream} WHERE id = ?1 AND expires_at IS NOT NULL)
+            AND sequence <= (
             SELECT max(sequence) FROM (
                 SELECT sequence FROM {event} WHERE stream = ?1 ORDER BY sequence LIMIT ?2
             )
         )
     """)
 
-    tombstone_key = Sql("DELETE FROM {stream} WHERE id = ?")
+    # One that goes on since it was found is not removed, nor are its events.
+    remove_stream = Sql("DELETE FROM {stream} WHERE id = ? AND expires_at IS NOT NULL")
 
     find_session = Sql("""
         SELECT {session_columns} FROM {session} WHERE namespace = ? AND path = ? AND id = ?

@@ -10,6 +10,7 @@ from mcp_persist_middleware.store import (
     EventKind,
     EventLog,
     StoreError,
+    StreamKind,
     StreamState,
     StreamWrite,
 )
@@ -124,6 +125,41 @@ class Appending:
         found = await other.find(stream.id)
         assert found is not None
         assert found.last_sequence == len(await numbers(other, stream)) == 2 + own
+
+    async def test_a_sessions_own_stream_goes_on_after_its_end_as_often_as_it_is_taken_over(
+        self, log: EventLog, other: EventLog
+    ) -> None:
+        stream = dataclasses.replace(record(), kind=StreamKind.GET, request_ids="[]")
+        await log.append([new(stream, *events(1, 2), ending=ending(2))])
+        takes = [
+            (each, add(stream, epoch=2, takes_over=1, worker=name))
+            for name, each in (("one", log), ("two", other))
+        ]
+        outcomes = await asyncio.gather(*(each.append([write]) for each, write in takes))
+        assert sorted(outcomes, key=str) == [[COMMITTED], [FENCED]]
+        winner, write = takes[outcomes.index([COMMITTED])]
+        assert await winner.append([write]) == [COMMITTED], "a retry after a lost answer"
+        goes_on = dataclasses.replace(stream, epoch=2, worker=str(write.worker))
+        assert await log.find(stream.id) == goes_on
+        assert await log.open_streams_of(goes_on.worker, 10) == [goes_on]
+        assert await log.append([add(stream, *events(3, 1))]) == [FENCED], "the old writer"
+        assert (await log.purge(1e12, 100)).streams == 0
+        last = add(stream, *events(3, 2, epoch=2), epoch=2, ending=ending(4))
+        assert await winner.append([last]) == [COMMITTED]
+        again = add(stream, epoch=3, takes_over=2, worker="three")
+        assert await other.append([again]) == [COMMITTED]
+        assert await numbers(log, stream) == [1, 2, 3, 4]
+
+    async def test_a_sessions_own_stream_goes_on_no_more_when_the_session_was_forgotten(
+        self,
+        log: EventLog,
+    ) -> None:
+        stream = dataclasses.replace(record(), kind=StreamKind.GET)
+        await log.append([new(stream, *events(1, 2), ending=ending(2))])
+        await log.expire_session("default", stream.owner.path, stream.owner.session)
+        again = add(stream, epoch=2, takes_over=1, worker="two")
+        assert await log.append([again]) == [FENCED]
+        assert (await log.purge(1.0, 100)).streams == 1
 
     async def test_a_stream_that_goes_on_after_a_takeover_is_one_workers(
         self, log: EventLog, other: EventLog

@@ -87,33 +87,32 @@ class SessionTable:
         made, stream = session(), bytes(range(16))
         assert await log.sessions.stream_state(made.key) is None
         await log.sessions.create(made)
+        await other.sessions.begin_stream(made.key, stream)
         tries = [worker.sessions.activate(made.key, 0, "one") for worker in [log, other] * 5]
         assert sorted(await asyncio.gather(*tries)) == [False] * 9 + [True]
         assert await log.sessions.checkpoint(made.key, 1, "", stream, 7)
-        assert await other.sessions.stream_state(made.key) == SessionStreamState(
-            (), 1, "", stream, 7
-        )
+        assert await other.sessions.stream_state(made.key) == SessionStreamState(1, "", stream, 7)
         assert await other.sessions.activate(made.key, 1, "two")
         # Its last word on what was read still counts, and nothing else of it.
         assert not await log.sessions.checkpoint(made.key, 1, "one", stream, 9)
         assert not await log.sessions.checkpoint(made.key, 1, "one", stream, 8)
         assert not await log.sessions.checkpoint(made.key, 1, "one", bytes(16), 99)
-        assert await other.sessions.stream_state(made.key) == SessionStreamState(
-            (), 2, "two", stream, 9
-        )
+        held = SessionStreamState(2, "two", stream, 9)
+        assert await other.sessions.stream_state(made.key) == held
+        assert await other.sessions.checkpoint(made.key, 2, "two", bytes(16), 99)
+        assert await log.sessions.stream_state(made.key) == held
 
-    async def test_the_segments_of_a_sessions_stream_are_known_in_their_order(
+    async def test_a_session_knows_the_one_stream_of_its_own_and_how_far_it_was_read(
         self, log: EventLog, other: EventLog
     ) -> None:
-        made, streams = session(), [bytes([n]) * 16 for n in range(1, 21)]
+        made, one, two = session(), b"1" * 16, b"2" * 16
         await log.sessions.create(made)
-        for stream in [*streams[:3], streams[2]]:
-            await log.sessions.add_segment(made.key, stream)
-        found = await other.sessions.stream_state(made.key)
-        assert found is not None
-        assert found.segments == tuple(streams[:3])
-        for stream in streams[3:]:
-            await log.sessions.add_segment(made.key, stream)
-        found = await other.sessions.stream_state(made.key)
-        assert found is not None
-        assert found.segments == tuple(streams[-16:])
+        assert await other.sessions.stream_state(made.key) == SessionStreamState()
+        await log.sessions.begin_stream(made.key, one)
+        await log.sessions.checkpoint(made.key, 0, "w", one, 3)
+        await other.sessions.begin_stream(made.key, one)
+        assert await other.sessions.stream_state(made.key) == SessionStreamState(0, "w", one, 3)
+        await other.sessions.begin_stream(made.key, two)
+        # A late word on the one before it changes nothing.
+        await log.sessions.checkpoint(made.key, 0, "w", one, 9)
+        assert await log.sessions.stream_state(made.key) == SessionStreamState(0, "w", two, 0)

@@ -1,15 +1,28 @@
-"""The end of a stream that a dead worker left open."""
+"""What becomes of a stream that its worker has left: its end, or its next epoch."""
 
 import dataclasses
 import json
 
 import pytest
 
-from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.model import StreamState
+from mcp_persist_middleware.log.live import Limits
+from mcp_persist_middleware.log.membership.failure_detector import FailureDetector
+from mcp_persist_middleware.log.membership.peers import Peers
+from mcp_persist_middleware.log.takeover import Takeover, end
+from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.model import EventKind, StreamKind, StreamState
 from mcp_persist_middleware.stores.sql.log import SqlLog
-from mcp_persist_middleware.testing.contract.builders import ALL, answer, events, new, record
+from mcp_persist_middleware.testing.contract.builders import (
+    ALL,
+    COMMITTED,
+    answer,
+    ending,
+    events,
+    new,
+    numbers,
+    record,
+)
 
 
 async def test_of_a_batch_each_id_without_an_answer_gets_an_error_and_no_other(
@@ -17,7 +30,7 @@ async def test_of_a_batch_each_id_without_an_answer_gets_an_error_and_no_other(
 ) -> None:
     batch = dataclasses.replace(record(worker="gone"), request_ids=json.dumps([1, "1", "a", 2]))
     await log.append([new(batch, answer(1, "1"), answer(2, 2))])
-    ended = await orphans.end(log, batch, 60.0, None)
+    ended = await end(log, batch, 60.0, None)
     assert ended is not None
     assert (ended.state, ended.last_sequence, ended.epoch) == (StreamState.FAILED, 4, 2)
     added = await log.read(batch.id, 2, *ALL)
@@ -31,7 +44,7 @@ async def test_of_a_batch_each_id_without_an_answer_gets_an_error_and_no_other(
 async def test_a_batch_that_was_answered_whole_is_complete(log: EventLog) -> None:
     batch = dataclasses.replace(record(worker="gone"), request_ids=json.dumps([1, "1"]))
     await log.append([new(batch, answer(1, "1"), answer(2, 1))])
-    ended = await orphans.end(log, batch, 60.0, None)
+    ended = await end(log, batch, 60.0, None)
     assert ended is not None
     assert (ended.state, ended.last_sequence) == (StreamState.COMPLETE, 2)
 
@@ -44,6 +57,23 @@ async def test_the_end_of_a_long_stream_is_written_without_reading_it(
     long = dataclasses.replace(record(worker="gone"), request_ids="[1, 2]")
     await log.append([new(long, *events(1, 500), answer(501, 2), *events(502, 5))])
     monkeypatch.setattr(log, "_read", None)
-    ended = await orphans.end(log, long, 60.0, None)
+    ended = await end(log, long, 60.0, None)
     assert ended is not None
     assert (ended.state, ended.last_sequence) == (StreamState.FAILED, 507)
+
+
+async def test_a_number_that_a_client_has_is_given_to_no_other_event(log: EventLog) -> None:
+    """It was in a memory that is gone, or was shown while the store was away."""
+    stream = dataclasses.replace(record(worker="gone"), kind=StreamKind.GET, request_ids="[]")
+    await log.append([new(stream, *events(1, 2), ending=ending(2, expires_at=1e12))])
+    writer, peers = Writer(log, 1.0), Peers(log, FailureDetector(10.0))
+    limits = Limits(8, 1024, 1000, 1 << 20)
+    takeover = Takeover(log, peers, writer, "two", limits, lambda _: 60.0)
+    found = await log.find(stream.id)
+    assert found is not None
+    live = await takeover.go_on(found, given=5)
+    assert live is not None
+    live.add(EventKind.MESSAGE, b"data: new\r\n")
+    assert await log.append([live.next_write(9)]) == [COMMITTED]
+    assert await numbers(log, stream) == [1, 2, 6]
+    assert live.inherited == 5
