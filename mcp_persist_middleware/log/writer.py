@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Iterator
 
-from mcp_persist_middleware import telemetry
+from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.breaker import StoreBreaker
@@ -17,7 +16,7 @@ from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamWrite
 from mcp_persist_middleware.supervision import Supervisor, end
 from mcp_persist_middleware.wakeups.local import Signal
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 _FIRST_RETRY, _LAST_RETRY = 0.02, 0.5
 # So many events in so short a time (seconds) are fast; then commits begin this far apart.

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import logging
 import secrets
 import time
 from abc import abstractmethod
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, ColumnElement, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_persist_middleware import telemetry
+from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import SchemaVersionError, StoreError, UnreadableRowError
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, Written
 from mcp_persist_middleware.log.parts import WorkerTable
@@ -34,7 +33,7 @@ from mcp_persist_middleware.stores.sql.workers import (
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 _ATTEND_STREAMS = 256
 _LOST = "The answer to this request is in the store, and this version cannot read it"
