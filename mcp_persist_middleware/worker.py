@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
 
+from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.membership.heartbeat import Heartbeat
@@ -18,6 +20,7 @@ from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.maintenance.retention import RetentionLoop
 from mcp_persist_middleware.model import WorkerState
+from mcp_persist_middleware.protocol import eras
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.relay_client import RelayClient
 from mcp_persist_middleware.sessions.relay_server import RelayServer
@@ -84,7 +87,7 @@ class Worker:
             closing.add("Tasks", lambda: group.__aexit__(None, None, None))
             tasks = Supervisor(asyncio.current_task(), group)
             parts = await _open(closing, settings, memory, tasks, on_lost, before)
-            logger.info("Streams are kept in %s", parts.exchanges.log.name)
+            logger.info("%s", await _introduced(parts.exchanges))
             return cls(parts, opened.pop_all())
 
     async def give_up(self) -> bool:
@@ -104,6 +107,20 @@ class Worker:
     async def leave(self) -> None:
         """Stop what runs around the store, and close it: every step, whatever another raises."""
         await self._opened.aclose()
+
+
+async def _introduced(context: Context) -> str:
+    """What a worker is and has, in one line without a secret."""
+    log, others = context.log, "other workers are not known"
+    with contextlib.suppress(StoreError):
+        beats = (await log.workers()).items()
+        alive = [w for w, b in beats if b.state is not WorkerState.DEAD and not log.is_gone(w)]
+        others = f"other workers: {sum(worker != context.worker for worker in alive)}"
+    revisions = eras.served(modern=context.settings.modern_streams == "resume")
+    return (
+        f"mcp-persist-middleware {telemetry.VERSION}: streams are kept in {log.name}; "
+        f"{log.durability}; {others}; protocol revisions: {', '.join(revisions)}"
+    )
 
 
 async def _lives(log: EventLog, worker: str) -> bool:

@@ -87,6 +87,11 @@ class EventLog(Timed, ABC):
         """The store's address without its secrets, for messages."""
 
     @property
+    def durability(self) -> str:
+        """What of a committed event survives, as a part of a sentence."""
+        return "what is committed is as safe as the store"
+
+    @property
     @abstractmethod
     def secret(self) -> bytes:
         """A random key that every worker on this store shares and that never leaves it."""

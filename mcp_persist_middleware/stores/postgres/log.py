@@ -54,6 +54,10 @@ class PostgresLog(SqlLog):
         self._inbox = PostgresInbox(self, self.raw, self._wakeups.tell)
 
     @property
+    def durability(self) -> str:
+        return "what is committed is as safe as the server's synchronous_commit and fsync make it"
+
+    @property
     def max_in_flight(self) -> int:
         return WRITERS
 

@@ -50,6 +50,8 @@ T = TypeVar("T")
 _SLOWEST, _SHARE = 1.0, 0.2
 _IDLE, _LOOK = 5.0, 1.0
 _MOST_LATER = 8192
+# What has to have an event before it counts as committed.
+_COMMITTED = {"memory": "Redis", "replica": "a replica of Redis", "sql": "the store"}
 
 
 class RedisLog(EventLog):
@@ -73,6 +75,7 @@ class RedisLog(EventLog):
             target.username or "default",
             replicated=durability == "replica",
         )
+        self._committed = _COMMITTED[durability]
         self._client = RedisClient(target, rights, timeout=patience)
         self._tails = WriteBehindBuffers(self.name, timeout)
         self._flusher = Flusher(inner, self._tails, self._settle)
@@ -108,6 +111,11 @@ class RedisLog(EventLog):
     @property
     def name(self) -> str:
         return f"{self._inner.name} behind {self._client.name}"
+
+    @property
+    def durability(self) -> str:
+        below = self._inner.durability
+        return f"what {self._committed} has counts as committed, and in the store {below}"
 
     @property
     def secret(self) -> bytes:
