@@ -62,6 +62,7 @@ class Writer:
         self._breaker = StoreBreaker(log, self._wake.set, self._tasks)
         self._second_committer = asyncio.Event()
         self._is_flying = self._is_slow = False
+        self._begun: set[float] = set()
         self.live: dict[bytes, LiveStream] = {}
         """The streams that are written here, by id."""
 
@@ -69,6 +70,17 @@ class Writer:
     def is_down(self) -> bool:
         """Whether the store has failed for longer than `timeout`."""
         return self._breaker.is_open
+
+    @property
+    def queued_events(self) -> int:
+        """How many events wait for the store."""
+        return sum(stream.waiting for stream in self._queue.streams)
+
+    @property
+    def commit_lag(self) -> float:
+        """How long (seconds) the oldest commit that is on its way has taken by now, each attempt
+        included; 0 when there is none."""
+        return time.monotonic() - min(self._begun) if self._begun else 0.0
 
     def start(self) -> None:
         """Begin to commit."""
@@ -239,9 +251,11 @@ class Writer:
             await self._pressure.wait(wait)
 
     async def _commit(self, batch: Batch) -> None:
+        self._begun.add(began := time.monotonic())
         try:
             await self._send(batch)
         finally:
+            self._begun.discard(began)
             self._queue.complete(batch)
 
     async def _send(self, batch: Batch) -> None:

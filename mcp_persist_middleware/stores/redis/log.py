@@ -19,10 +19,11 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import Answers, EventLog, Purged, Written
+from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import Beat, Event, Outcome, StreamRecord, StreamWrite
 from mcp_persist_middleware.stores.redis import scripts
@@ -188,6 +189,13 @@ class RedisLog(EventLog):
 
     async def ping(self) -> None:
         await self._inner.ping()
+
+    async def check(self) -> None:
+        await self._inner.check()
+
+    def facts(self) -> StoreFacts:
+        backlog, is_up = self._tails.events, self._client.is_up
+        return replace(self._inner.facts(), redis_up=is_up, redis_backlog=backlog)
 
     async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
         if not batch or not self._tasks:
