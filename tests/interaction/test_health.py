@@ -158,6 +158,7 @@ async def test_it_is_unready_before_the_first_client_is_sent_away_and_asks_no_st
         context = await persistence.context()
         context.drain.join(reader := Reader(context))
         monkeypatch.setattr(context.log, "check", None)
+        monkeypatch.setattr("mcp_persist_middleware.health._FRESH", 0)
         context.drain.begin()
         assert reader.began == [True]
         status, said = await asked(port)
