@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from sqlalchemy import make_url
@@ -157,12 +158,13 @@ async def test_it_is_unready_before_the_first_client_is_sent_away_and_asks_no_st
         assert (await persistence.health()).is_ready
         context = await persistence.context()
         context.drain.join(reader := Reader(context))
-        monkeypatch.setattr(context.log, "check", None)
+        monkeypatch.setattr(context.log, "check", check := AsyncMock())
         monkeypatch.setattr("mcp_persist_middleware.health._FRESH", 0)
         context.drain.begin()
         assert reader.began == [True]
         status, said = await asked(port)
         assert (status, said["reasons"]) == (503, ["it is shutting down"])
+        assert not check.called
         assert (await asked(port, "/healthz/live"))[0] == 200
 
 
