@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, ColumnElement, delete, func, insert, select, text, update
+from sqlalchemy import URL, ColumnElement, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
@@ -104,27 +104,6 @@ class SqlLog(SqlStore, EventLog):
     @property
     def secret(self) -> bytes:
         return self._secret
-
-    async def check(self) -> None:
-        await self._whole(self._check())
-
-    async def _check(self) -> None:
-        table, name = self.tables.meta, f"check-{self._worker}"
-        of_mine = table.c.name == name
-        async with self._connection() as connection:
-            await connection.execute(text(self._exclusive))
-            try:
-                # What is written here is never seen by anybody else, whatever happens.
-                await connection.execute(insert(table).values(name=name, value=b""))
-                found = (await connection.execute(select(table.c.name).where(of_mine))).all()
-                await connection.execute(delete(table).where(of_mine))
-                await connection.execute(text("COMMIT"))
-            except BaseException:
-                # It may not go back into the pool with its transaction open.
-                await connection.invalidate()
-                raise
-        if not found:
-            raise StoreError(url=self.name, reason="what was written to it cannot be read")
 
     def facts(self) -> StoreFacts:
         pool = self._made.pool if self._made is not None else None
