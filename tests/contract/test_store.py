@@ -1,5 +1,6 @@
 """The store itself: what survives, who may read it, what it refuses."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,14 @@ async def test_the_secret_is_shared_on_a_store_and_differs_between_stores(
 async def test_a_ping_writes_nothing_and_returns(log: EventLog) -> None:
     await log.ping()
     assert (await log.purge(10.0**12, 100)).streams == 0
+
+
+async def test_a_check_is_done_beside_others_and_leaves_nothing(
+    log: EventLog, other: EventLog, store: Store
+) -> None:
+    await asyncio.gather(*(each.check() for each in (log, other) for _ in range(3)))
+    found = await store.rows("SELECT name FROM mcp_meta WHERE name LIKE 'check%'")
+    assert found == []
 
 
 async def test_a_newer_schema_is_refused(make_log: Factory, store: Store) -> None:

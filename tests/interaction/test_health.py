@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import signal
 import sqlite3
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from tests.support.memory_parts import Shelf
 from tests.support.scripted import Scripted, persisted, serving, until
 from tests.support.session import RawSession
 from tests.support.sse_client import request
-from tests.support.stores import shut_database
+from tests.support.stores import RedisServer, shut_database
 
 HEALTH = {"health_path": "/healthz"}
 
@@ -104,6 +105,27 @@ async def test_a_postgres_that_is_away_makes_it_unready_for_as_long(
         assert await asked(port, "/healthz/live") == (200, {"status": "live"})
         shut_database(url, is_shut=False)
         await becomes(port, 200)
+
+
+async def test_a_redis_that_is_away_is_told_and_leaves_it_ready(
+    tmp_store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    settings = {"redis": server.url(), "redis_durability": "memory", **HEALTH}
+    async with persisted(Scripted(two=two), tmp_store, **settings) as (port, persistence):
+        await until(lambda: connected(persistence))
+        server.stop(signal.SIGKILL)
+        session = await RawSession.open(port)
+        await (await session.call("two")).body()
+        status, said = await asked(port)
+        assert (status, said["redis_up"]) == (200, False)
+        server.start()
+        await until(lambda: connected(persistence))
+        assert (await asked(port))[1]["redis_up"]
+        # The last word is what it is, however soon it came.
+        await until(lambda: f"Redis {server.url()} is back." in caplog.text)
+    server.stop()
 
 
 async def becomes(port: int, status: int) -> tuple[int, Any]:
