@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Self
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.membership.heartbeat import Heartbeat
@@ -87,7 +86,6 @@ class Worker:
             closing.add("Tasks", lambda: group.__aexit__(None, None, None))
             tasks = Supervisor(asyncio.current_task(), group)
             parts = await _open(closing, settings, memory, tasks, on_lost, before)
-            logger.info("%s", await _introduced(parts.exchanges))
             return cls(parts, opened.pop_all())
 
     async def give_up(self) -> bool:
@@ -109,17 +107,13 @@ class Worker:
         await self._opened.aclose()
 
 
-async def _introduced(context: Context) -> str:
+def _introduced(log: EventLog, settings: Settings, peers: Peers, worker: str) -> str:
     """What a worker is and has, in one line without a secret."""
-    log, others = context.log, "other workers are not known"
-    with contextlib.suppress(StoreError):
-        beats = (await log.workers()).items()
-        alive = [w for w, b in beats if b.state is not WorkerState.DEAD and not log.is_gone(w)]
-        others = f"other workers: {sum(worker != context.worker for worker in alive)}"
-    revisions = eras.served(modern=context.settings.modern_streams == "resume")
+    revisions = eras.served(modern=settings.modern_streams == "resume")
     return (
         f"mcp-persist-middleware {telemetry.VERSION}: streams are kept in {log.name}; "
-        f"{log.durability}; {others}; protocol revisions: {', '.join(revisions)}"
+        f"{log.durability}; other workers: {len(peers.others(worker))}; "
+        f"protocol revisions: {', '.join(revisions)}"
     )
 
 
@@ -197,7 +191,14 @@ async def _open(
     await relay_server.open()
     writer.start()
 
+    introduced = False
+
     def on_change() -> None:
+        nonlocal introduced
+        if not introduced:
+            # With the first look at the others: nobody waits for a line in the log.
+            introduced = True
+            logger.info("%s", _introduced(log, settings, peers, name))
         reaper.wake()
         relay_server.wake()
 

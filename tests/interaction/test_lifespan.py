@@ -189,6 +189,7 @@ async def test_one_line_at_the_start_says_what_is_kept_where_how_safe_and_for_wh
 ) -> None:
     caplog.set_level("INFO", "mcp_persist_middleware")
     async with Persistence(store, **settings):
+        await until(lambda: [m for m in caplog.messages if "streams are kept in" in m])
         (line,) = [m for m in caplog.messages if "streams are kept in" in m]
         assert line.startswith(f"mcp-persist-middleware {__version__}: streams are kept in {store}")
         assert all(part in line for part in [*said, "other workers: 0"]), line
