@@ -2,6 +2,7 @@
 is only a wake-up."""
 
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, PersistError, StoreError
+from mcp_persist_middleware.health import Health
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.settings import Settings, SettingsArguments
@@ -13,6 +14,7 @@ __version__ = VERSION
 __all__ = [
     "ClosedError",
     "ConfigurationError",
+    "Health",
     "PersistError",
     "PersistMiddleware",
     "Persistence",

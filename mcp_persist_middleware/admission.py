@@ -1,7 +1,6 @@
 """What is settled about a request before it goes anywhere."""
 
 import dataclasses
-import logging
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from mcp_persist_middleware import rarely
 from mcp_persist_middleware.asgi import EXTENSION, path_of
 from mcp_persist_middleware.errors import InvalidSettingError, StoreError
 from mcp_persist_middleware.model import Place
@@ -18,7 +18,7 @@ from mcp_persist_middleware.settings import Settings, namespace_complaint
 from mcp_persist_middleware.streams.body import Body
 from mcp_persist_middleware.streams.context import Context
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 
 def whole(content: bytes) -> Body:

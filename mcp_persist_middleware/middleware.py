@@ -8,7 +8,7 @@ from typing import Unpack
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_persist_middleware import admission, relayed, relaying, telemetry
+from mcp_persist_middleware import admission, health, relayed, relaying, telemetry
 from mcp_persist_middleware.asgi import EXTENSION, path_of, place_of
 from mcp_persist_middleware.attempt import Attempt
 from mcp_persist_middleware.errors import (
@@ -84,6 +84,8 @@ class PersistMiddleware:
         if EXTENSION in scope.get("extensions", {}):
             self._step_aside()
             await self.app(scope, receive, send)
+        elif (asked := health.page(self._settings.health_path, scope)) is not None:
+            await health.respond(asked, self.persistence.health, scope, receive, send)
         elif not self._settings.enabled:
             await self.app(scope, receive, send)
         elif scope["type"] == "lifespan":

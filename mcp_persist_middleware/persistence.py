@@ -7,11 +7,13 @@ from typing import Any, Self, Unpack
 
 from mcp_persist_middleware import runtime
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, SwitchedOffError
+from mcp_persist_middleware.health import Health, examined
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.runtime import Runtime
 from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.memory import Memory
+from mcp_persist_middleware.supervision import said
 from mcp_persist_middleware.worker import Parts
 
 # Where nothing is open nothing was learned.
@@ -45,6 +47,8 @@ class Persistence:
         self._settings: Settings | None = None
         self._error: ConfigurationError | None = None
         self._closed: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        self.reports: dict[str, Callable[[], object]] = {}
+        """What else `health` tells, by name: callables whose values JSON can hold."""
         # The one that was found last: a request is not to hash all settings.
         self._last: Callable[[], Runtime | None] = _none
 
@@ -107,6 +111,21 @@ class Persistence:
         self._closed.add(runtime.running_loop())
         if here is not None and self in here.users:
             await here.release(self)
+
+    async def health(self) -> Health:
+        """Whether this worker can serve, and its numbers: what `health_path` answers. Opens the
+        store when it was never open. The store is asked at most once a second, and for a bounded
+        time."""
+        also = {name: report() for name, report in self.reports.items()}
+        try:
+            if not self.settings.enabled:
+                return Health(also=also)
+            context = (await self.parts()).exchanges
+            trouble = await self._joined().examiner.trouble(context)
+        except Exception as error:  # noqa: BLE001
+            # A store of somebody else's may fail in any way.
+            return Health(reasons=(said(error),), also=also)
+        return examined(context, trouble, also)
 
     async def ping(self) -> None:
         """Return when the store can take a write.

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from mcp_persist_middleware import asgi, attempt, telemetry
+from mcp_persist_middleware import asgi, attempt, rarely, telemetry
 from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.model import SessionRecord
@@ -31,7 +30,7 @@ from mcp_persist_middleware.streams.body import Body
 from mcp_persist_middleware.streams.client import Client
 from mcp_persist_middleware.worker import Parts
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 # A session that moves more often than this while one request looks for it is not found by it.
 _MOVES = 4

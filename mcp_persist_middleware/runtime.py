@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import ClosedError, NoEventLoopError, StoreError
+from mcp_persist_middleware.health import Examiner
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams.memory import Memory
@@ -43,6 +44,7 @@ class Runtime:
         """Why the last attempt to open the store has failed; None while there was none."""
         self.was_taken = False
         """Whether another worker may have taken over what the one before this one had."""
+        self.examiner = Examiner()
         self.is_over = False
         self._changed = Signal()
         self._since = time.monotonic()

@@ -5,7 +5,15 @@
 """
 
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
-from mcp_persist_middleware.log.base import Answers, EventLog, MakeLog, Purged, Removed, Written
+from mcp_persist_middleware.log.base import (
+    Answers,
+    EventLog,
+    MakeLog,
+    Purged,
+    Removed,
+    StoreFacts,
+    Written,
+)
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import (
     Beat,
@@ -60,6 +68,7 @@ __all__ = [
     "Sessions",
     "Settings",
     "StoreError",
+    "StoreFacts",
     "StoreUnavailableError",
     "StreamKind",
     "StreamRecord",

@@ -7,13 +7,14 @@ from dataclasses import fields
 from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 
 from starlette.applications import Starlette
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mcp_persist_middleware import health
 from mcp_persist_middleware.errors import ConfigurationError
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.persistence import Persistence
-from mcp_persist_middleware.settings import Settings, SettingsArguments
+from mcp_persist_middleware.settings import Settings, SettingsArguments, is_given
 
 _App = TypeVar("_App", bound=Starlette, covariant=True)  # noqa: PLC0105
 
@@ -95,7 +96,9 @@ def with_persistence(server: Any, /, url: str | None = None, **given: Any) -> An
     of the official SDK), and nothing in it is touched: authentication, the checks of Host and
     Origin and routes of your own stay as they are. What comes back is what was built, to be run,
     or to be mounted where the parent runs its lifespan: the store is open while that runs. Any
-    other ASGI application is wrapped, not changed.
+    other ASGI application is wrapped, not changed. At `/healthz`, `/healthz/live` and
+    `/healthz/ready`, where the application that was built has no route, it says whether it can
+    serve, unless `health_path=` says otherwise.
 
     Args:
         server: an `MCPServer`, a `FastMCP` of either kind, or an ASGI application.
@@ -123,11 +126,28 @@ def with_persistence(server: Any, /, url: str | None = None, **given: Any) -> An
     app = build(**_arguments(build, others))
     if not isinstance(app, Starlette):
         return PersistMiddleware(app, url, **settings)
+    says_health = not is_given("health_path", settings)
     if "persistence" not in settings:
         settings = {"persistence": _lives_with(app, Persistence(url, **settings))}
         url = None
     app.add_middleware(PersistMiddleware, url=url, **settings)
+    if says_health:
+        _answer_health(app, settings["persistence"])
     return app
+
+
+def _answer_health(app: Starlette, persistence: Persistence) -> None:
+    """Say whether the worker can serve where the application would have answered 404: every route
+    of its own goes before, whenever it is added."""
+    inner = app.router.default
+
+    async def default(scope: Scope, receive: Receive, send: Send) -> None:
+        if (asked := health.page(health.PATH, scope)) is None:
+            await inner(scope, receive, send)
+        else:
+            await health.respond(asked, persistence.health, scope, receive, send)
+
+    app.router.default = default
 
 
 def _lives_with(app: Starlette, persistence: Persistence) -> Persistence:

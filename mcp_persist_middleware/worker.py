@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
 
+from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.membership.heartbeat import Heartbeat
@@ -18,6 +19,7 @@ from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.maintenance.retention import RetentionLoop
 from mcp_persist_middleware.model import WorkerState
+from mcp_persist_middleware.protocol import eras
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.relay_client import RelayClient
 from mcp_persist_middleware.sessions.relay_server import RelayServer
@@ -84,7 +86,6 @@ class Worker:
             closing.add("Tasks", lambda: group.__aexit__(None, None, None))
             tasks = Supervisor(asyncio.current_task(), group)
             parts = await _open(closing, settings, memory, tasks, on_lost, before)
-            logger.info("Streams are kept in %s", parts.exchanges.log.name)
             return cls(parts, opened.pop_all())
 
     async def give_up(self) -> bool:
@@ -104,6 +105,16 @@ class Worker:
     async def leave(self) -> None:
         """Stop what runs around the store, and close it: every step, whatever another raises."""
         await self._opened.aclose()
+
+
+def _introduced(log: EventLog, settings: Settings, peers: Peers, worker: str) -> str:
+    """What a worker is and has, in one line without a secret."""
+    revisions = eras.served(modern=settings.modern_streams == "resume")
+    return (
+        f"mcp-persist-middleware {telemetry.VERSION}: streams are kept in {log.name}; "
+        f"{log.durability}; other workers: {len(peers.others(worker))}; "
+        f"protocol revisions: {', '.join(revisions)}"
+    )
 
 
 async def _lives(log: EventLog, worker: str) -> bool:
@@ -180,7 +191,14 @@ async def _open(
     await relay_server.open()
     writer.start()
 
+    introduced = False
+
     def on_change() -> None:
+        nonlocal introduced
+        if not introduced:
+            # With the first look at the others: nobody waits for a line in the log.
+            introduced = True
+            logger.info("%s", _introduced(log, settings, peers, name))
         reaper.wake()
         relay_server.wake()
 

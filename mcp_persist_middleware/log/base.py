@@ -71,6 +71,18 @@ class Answers(NamedTuple):
     events: Sequence[Event]
 
 
+@dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """What a store tells of itself, as far as it knows; see `Health` for each."""
+
+    schema: int | None = None
+    pool_in_use: int | None = None
+    pool_size: int | None = None
+    redis_up: bool | None = None
+    redis_backlog: int | None = None
+    replication_lag: float | None = None
+
+
 class EventLog(Timed, ABC):
     """Streams of numbered events, durable once `append` has returned.
 
@@ -85,6 +97,11 @@ class EventLog(Timed, ABC):
     @abstractmethod
     def name(self) -> str:
         """The store's address without its secrets, for messages."""
+
+    @property
+    def durability(self) -> str:
+        """What of a committed event survives, as a part of a sentence."""
+        return "what is committed is as safe as the store"
 
     @property
     @abstractmethod
@@ -125,6 +142,14 @@ class EventLog(Timed, ABC):
     @abstractmethod
     async def ping(self) -> None:
         """Return when the store can take a write."""
+
+    async def check(self) -> None:
+        """Return when the store has done a write, a read and a delete, as small as they can be."""
+        await self.ping()
+
+    def facts(self) -> StoreFacts:
+        """What it knows of itself; nothing is asked."""
+        return StoreFacts()
 
     @abstractmethod
     async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:

@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Iterator
 
-from mcp_persist_middleware import telemetry
+from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.breaker import StoreBreaker
@@ -17,7 +16,7 @@ from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamKind,
 from mcp_persist_middleware.supervision import Supervisor, end
 from mcp_persist_middleware.wakeups.local import Signal
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 _FIRST_RETRY, _LAST_RETRY = 0.02, 0.5
 # So many events in so short a time (seconds) are fast; then commits begin this far apart.
@@ -63,6 +62,7 @@ class Writer:
         self._breaker = StoreBreaker(log, self._wake.set, self._tasks)
         self._second_committer = asyncio.Event()
         self._is_flying = self._is_slow = False
+        self._begun: set[float] = set()
         self.live: dict[bytes, LiveStream] = {}
         """The streams that are written here, by id."""
 
@@ -70,6 +70,17 @@ class Writer:
     def is_down(self) -> bool:
         """Whether the store has failed for longer than `timeout`."""
         return self._breaker.is_open
+
+    @property
+    def queued_events(self) -> int:
+        """How many events wait for the store."""
+        return sum(stream.waiting for stream in self._queue.streams)
+
+    @property
+    def commit_lag(self) -> float:
+        """How long (seconds) the oldest commit that is on its way has taken by now, each attempt
+        included; 0 when there is none."""
+        return time.monotonic() - min(self._begun) if self._begun else 0.0
 
     def start(self) -> None:
         """Begin to commit."""
@@ -240,9 +251,11 @@ class Writer:
             await self._pressure.wait(wait)
 
     async def _commit(self, batch: Batch) -> None:
+        self._begun.add(began := time.monotonic())
         try:
             await self._send(batch)
         finally:
+            self._begun.discard(began)
             self._queue.complete(batch)
 
     async def _send(self, batch: Batch) -> None:

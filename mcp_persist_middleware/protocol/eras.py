@@ -70,6 +70,11 @@ MODERN = Era(
 ERAS = {version: era for era in (EARLY, PRIMED, MODERN) for version in era.versions}
 
 
+def served(*, modern: bool) -> list[str]:
+    """The revisions whose streams are kept; with those of 2026-07-28 or without."""
+    return [version for version, era in ERAS.items() if modern or era is not MODERN]
+
+
 def era_of(version: str | None) -> Era | None:
     """The era of a protocol version; without one it is 2025-03-26 (as the specification of
     2025-06-18 demands), and None for a version that nobody knows."""

@@ -1,13 +1,12 @@
 """The application with sessions that last: a public id stands for whichever session of the
 application is behind it just now."""
 
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_persist_middleware import asgi
+from mcp_persist_middleware import asgi, rarely
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.model import SessionKey, SessionRecord
 from mcp_persist_middleware.protocol import headers
@@ -19,7 +18,7 @@ from mcp_persist_middleware.sessions.repeatable import Repeatable
 from mcp_persist_middleware.sessions.revive import Callers, count_refused, revive
 from mcp_persist_middleware.sessions.rewrite import RequestRewriter
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 _ID = headers.SESSION_ID
 # What differs between requests of one client.

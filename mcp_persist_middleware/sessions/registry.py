@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import logging
 import secrets
 import time
 import weakref
@@ -12,7 +11,7 @@ from collections.abc import Callable, Hashable
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from mcp_persist_middleware import telemetry
+from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.parts import Sessions
@@ -20,7 +19,7 @@ from mcp_persist_middleware.model import Place, SessionKey, SessionRecord
 from mcp_persist_middleware.sessions.local import LocalSession
 from mcp_persist_middleware.settings import Settings
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 _MOST_HELD = 100_000
 _MOST_TOUCHED = 500

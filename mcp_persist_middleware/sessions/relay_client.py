@@ -4,13 +4,12 @@ reply."""
 import asyncio
 import contextlib
 import enum
-import logging
 import math
 import time
 from collections.abc import Awaitable
 from functools import partial
 
-from mcp_persist_middleware import asgi, telemetry
+from mcp_persist_middleware import asgi, rarely, telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.parts import Inbox
@@ -31,7 +30,7 @@ from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.envelope import NotExecuted, Reply, RequestEnvelope
 from mcp_persist_middleware.wakeups.base import Subscription, Wakeups
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 # Longer than a lease by this: by then a worker that has not claimed a relayed request is known to
 # be dead, or too busy.

@@ -2,7 +2,6 @@
 clients were here."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from functools import partial
 
 from starlette.types import Message
 
+from mcp_persist_middleware import rarely
 from mcp_persist_middleware.errors import LeaseLostError, SessionElsewhereError, StoreError
 from mcp_persist_middleware.log.membership.lease import Lease
 from mcp_persist_middleware.log.membership.peers import Peers
@@ -28,7 +28,7 @@ from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.supervision import Supervisor
 from mcp_persist_middleware.wakeups.base import Subscription, Wakeups
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 # Relayed requests that were claimed and have no answer yet, which somebody waits for; the others
 # wait in the inbox. One session, and whom it belongs to, has a part of them: nobody keeps all

@@ -3,13 +3,12 @@ name of whoever asks for it now."""
 
 import asyncio
 import json
-import logging
 from collections.abc import Iterator
 from typing import Protocol
 
 from starlette.types import ASGIApp, Scope
 
-from mcp_persist_middleware import asgi, telemetry
+from mcp_persist_middleware import asgi, rarely, telemetry
 from mcp_persist_middleware.model import SessionRecord
 from mcp_persist_middleware.protocol import headers, jsonrpc, sse
 from mcp_persist_middleware.sessions.forgotten import Said
@@ -17,7 +16,7 @@ from mcp_persist_middleware.sessions.initialize import InitializeResult
 from mcp_persist_middleware.sessions.local import LocalSession
 from mcp_persist_middleware.sessions.registry import Registry
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 
 class Callers(Protocol):

@@ -4,12 +4,14 @@
 from mcp_persist_middleware.settings.arguments import SettingsArguments
 from mcp_persist_middleware.settings.checks import namespace_complaint
 from mcp_persist_middleware.settings.given import Given, shown, shown_url, source_of
+from mcp_persist_middleware.settings.loading import is_given
 from mcp_persist_middleware.settings.values import Settings
 
 __all__ = [
     "Given",
     "Settings",
     "SettingsArguments",
+    "is_given",
     "namespace_complaint",
     "shown",
     "shown_url",

@@ -33,7 +33,7 @@ class SettingsArguments(TypedDict, total=False):
     """Every setting but `url` and `log`, which are parameters of their own."""
 
     enabled: bool
-    """False: everything passes through, and no store is opened."""
+    """False: everything but `health_path` passes through, and no store is opened."""
     engine: AsyncEngine | None
     """An engine of yours; never closed."""
     synchronous: Synchronous
@@ -49,6 +49,9 @@ class SettingsArguments(TypedDict, total=False):
     """Keeps apart what shares a store; or a callable: names a request's namespace."""
     paths: Texts | None
     """Only these paths and what is below them (default: found by itself)."""
+    health_path: str | None
+    """Where this worker says whether it can serve, also at `/live` and `/ready` below: `/healthz`
+    in the proxy, and behind the application's own routes in `with_persistence`."""
     persist: PersistOf | None
     """Callable: false exempts this request."""
     principal: PrincipalOf | None

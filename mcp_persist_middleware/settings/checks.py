@@ -102,8 +102,8 @@ def _complaint(value: Any, spec: Any) -> str | None:
             return None if callable(value) else namespace_complaint(value)
         case "paths" | "identity_headers":
             return _several(value, spec)
-        case "table_prefix":
-            return _prefix_complaint(value)
+        case "table_prefix" | "health_path":
+            return _prefix_complaint(value) if spec.name == "table_prefix" else _place(value)
         case "relay_scope":
             right = isinstance(value, tuple) and len(value) == 2 and all(map(callable, value))
             return None if right else "expected a tuple of two callables, (dump, load)"
@@ -142,6 +142,11 @@ def namespace_complaint(value: Any) -> str | None:
     """What is wrong with the name of a namespace, or None."""
     right = isinstance(value, str) and 0 < len(value) <= 255 and value.isprintable()
     return None if right else "expected a printable text of 1 to 255 characters"
+
+
+def _place(value: Any) -> str | None:
+    right = isinstance(value, str) and re.fullmatch(r"(/[\w.~-]+)+", value) is not None
+    return None if right else 'expected a path such as "/healthz"'
 
 
 def _prefix_complaint(value: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,11 @@ def merged(
             values[name] = checked(name, parsed(environ[variable], spec), spec, variable)
     _warn_of_strangers(environ, known)
     return values
+
+
+def is_given(name: str, given: Mapping[str, Any]) -> bool:
+    """Whether a setting has a value that somebody gave it: no other default is to replace that."""
+    return name in given or PREFIX + name.upper() in os.environ
 
 
 def check_together(settings: "Settings", given: Mapping[str, Any]) -> None:

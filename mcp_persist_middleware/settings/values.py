@@ -49,7 +49,7 @@ class Settings:
     """A checked configuration. Times are seconds unless the name says otherwise."""
 
     enabled: bool = _setting(True)
-    """False: everything passes through, and no store is opened."""
+    """False: everything but `health_path` passes through, and no store is opened."""
     url: str | None = _setting(None, none=True)
     """The store, any SQLAlchemy URL or a file name."""
     engine: AsyncEngine | None = _setting(None, none=True)
@@ -69,6 +69,9 @@ class Settings:
     """Keeps apart what shares a store; or a callable: names a request's namespace."""
     paths: tuple[str, ...] | None = _setting(None, none=True)
     """Only these paths and what is below them (default: found by itself)."""
+    health_path: str | None = _setting(None, none=True)
+    """Where this worker says whether it can serve, also at `/live` and `/ready` below: `/healthz`
+    in the proxy, and behind the application's own routes in `with_persistence`."""
     persist: PersistOf | None = _setting(None, none=True)
     """Callable: false exempts this request."""
     principal: PrincipalOf | None = _setting(None, none=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -12,7 +11,7 @@ from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
-from mcp_persist_middleware import telemetry
+from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.cursor import Cursor, Page
 from mcp_persist_middleware.model import Event, EventKind, StreamKind
@@ -23,7 +22,7 @@ from mcp_persist_middleware.streams.clean_close import CleanClose, KeepAlive
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.subscribers import Subscriber
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 _CHUNK = 64 * 1024
 # How soon a client is asked back after a connection ended for its own good.

@@ -7,14 +7,13 @@ written to any client.
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_persist_middleware import asgi
+from mcp_persist_middleware import asgi, rarely
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
@@ -33,7 +32,7 @@ from mcp_persist_middleware.streams.session_stream import ResumePoint, key_of, r
 from mcp_persist_middleware.streams.state import Opened
 from mcp_persist_middleware.streams.subscribers import Subscribers
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 # How long a request that brought its session back waits for the session's stream to open.
 _OPEN_SECONDS = 2.0

@@ -2,11 +2,11 @@
 
 import asyncio
 import functools
-import logging
 import time
 
 from starlette.types import ASGIApp, Message, Scope, Send
 
+from mcp_persist_middleware import rarely
 from mcp_persist_middleware.asgi import account_of, place_of
 from mcp_persist_middleware.errors import EventTooLargeError
 from mcp_persist_middleware.log.live import LiveStream
@@ -26,7 +26,7 @@ from mcp_persist_middleware.streams.stored_request import StoredRequest
 from mcp_persist_middleware.streams.unpack import hand_in
 from mcp_persist_middleware.wakeups.local import Signal
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 # How long the head of a stream waits for the first event. It would not arrive any sooner.
 _FIRST_EVENT = 0.005

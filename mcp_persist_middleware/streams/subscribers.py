@@ -7,10 +7,10 @@ deliver looks there first, so nothing depends on a wake-up, and an idle connecti
 
 import asyncio
 import contextlib
-import logging
 import weakref
 from collections.abc import Callable
 
+from mcp_persist_middleware import rarely
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.parts import Sessions
@@ -18,7 +18,7 @@ from mcp_persist_middleware.model import SessionKey, SessionStreamState
 from mcp_persist_middleware.supervision import Supervisor, end
 from mcp_persist_middleware.wakeups.local import Signal
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 # How often (seconds) a connection that waits looks whether the one that receives has left.
 _LOOK = 1.0

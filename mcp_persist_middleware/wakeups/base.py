@@ -95,6 +95,11 @@ class Wakeups(ABC):
     store says when the reader looks.
     """
 
+    @property
+    def is_connected(self) -> bool | None:
+        """Whether the connection is there that wakes readers; None where there is none to be."""
+        return None
+
     @abstractmethod
     def subscribe(self, stream: bytes) -> Subscription:
         """Be notified for a stream until the subscription is closed. Without subscriptions

@@ -75,6 +75,10 @@ class Notifications(Wakeups):
         self._pid = 0
         self._tasks: Supervisor | None = None
 
+    @property
+    def is_connected(self) -> bool:
+        return bool(self._pid) and not (self._lost or self._failing)
+
     async def open(self) -> None:
         """Begin to listen; readers look by themselves until that works."""
         if self._tasks is None:

@@ -64,6 +64,10 @@ class RedisWakeups(Wakeups):
             self._wanted.pop(self._channel(stream).encode(), None)
             self._changed.notify()
 
+    @property
+    def is_connected(self) -> bool | None:
+        return self._inner.is_connected is not False and not self._failing
+
     def notify(self, topic: bytes) -> None:
         """Wake whoever waits here for a topic."""
         self._subscriptions.notify([topic])

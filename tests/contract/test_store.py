@@ -1,5 +1,6 @@
 """The store itself: what survives, who may read it, what it refuses."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ async def test_the_secret_of_a_store_is_no_other_stores(log: EventLog, elsewhere
     await foreign.open("one")
     assert foreign.secret != log.secret
     await foreign.aclose()
+
+
+async def test_a_check_is_done_beside_others_and_leaves_nothing(
+    log: EventLog, other: EventLog, store: Store
+) -> None:
+    await asyncio.gather(*(each.check() for each in (log, other) for _ in range(3)))
+    found = await store.rows("SELECT name FROM mcp_meta WHERE name LIKE 'check%'")
+    assert found == []
 
 
 async def test_a_newer_schema_is_refused(make_log: Factory, store: Store) -> None:

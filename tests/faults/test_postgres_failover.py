@@ -149,6 +149,9 @@ async def test_what_a_standby_that_is_not_waited_for_lacks_is_told_and_never_pas
         steps.go(4)
         seen = await old.take(4)
         await follows(pair)
+        lag = (await held.health()).replication_lag
+        assert lag is not None
+        assert 0 <= lag < 60
         await cut_off(pair)
         # Two events that the standby does not get, and a call of which it does not know.
         steps.go(2)

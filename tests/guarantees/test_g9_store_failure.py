@@ -87,6 +87,21 @@ async def test_a_store_that_is_locked_for_a_moment_costs_a_moment(store: str, pa
         await works(port)
 
 
+async def test_an_outage_that_meets_many_streams_is_a_few_lines_and_none_for_each(
+    store: str, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with persisted(Scripted(two=two), store, store_timeout=0.5) as (port, persistence):
+        session = await RawSession.open(port)
+        with locked(path):
+            responses = await asyncio.gather(*(session.call("two") for _ in range(40)))
+            for response in responses:
+                assert [frame.id for frame in await response.take(2)] == [None, None]
+            health = await persistence.health()
+            assert not health.is_ready
+        said = [message for message in caplog.messages if "goes on without the log" in message]
+        assert said == ["A stream goes on without the log: the store does not answer."]
+
+
 async def test_a_stream_goes_on_live_without_ids_and_its_answer_is_logged_later(
     store: str, path: Path
 ) -> None:

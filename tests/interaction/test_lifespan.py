@@ -21,6 +21,7 @@ from mcp_persist_middleware import (
     Persistence,
     PersistMiddleware,
     StoreError,
+    __version__,
     with_persistence,
 )
 from tests.support.processes import ServerError, ServerProcess, mcp_server, running
@@ -172,6 +173,28 @@ async def test_a_failed_lazy_start_answers_503_and_says_why(
             assert (await session.post("initialize", {})).status == 503
     said = [r.getMessage() for r in caplog.records if "missing does not exist" in r.getMessage()]
     assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, ["survives the death of the process, not the loss of power", "2026-07-28"]),
+        ({"synchronous": "full"}, ["survives the death of the process, and the loss of power"]),
+        ({"modern_streams": "pass"}, ["revisions: 2024-11-05, 2025-03-26, 2025-06-18, 2025-11-25"]),
+        ({"redis": "redis://ann:hunter2@127.0.0.1:1/0"}, ["behind redis://127.0.0.1:1/0"]),
+    ],
+)
+async def test_one_line_at_the_start_says_what_is_kept_where_how_safe_and_for_whom(
+    store: str, settings: dict[str, Any], said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mcp_persist_middleware")
+    async with Persistence(store, **settings):
+        await until(lambda: [m for m in caplog.messages if "streams are kept in" in m])
+        (line,) = [m for m in caplog.messages if "streams are kept in" in m]
+        assert line.startswith(f"mcp-persist-middleware {__version__}: streams are kept in {store}")
+        assert all(part in line for part in [*said, "other workers: 0"]), line
+        assert ("2026-07-28" in line) == (settings.get("modern_streams") != "pass")
+    assert "hunter2" not in caplog.text
 
 
 async def test_a_newer_schema_is_left_alone(store: str, tmp_path: Path) -> None:

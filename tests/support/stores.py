@@ -259,6 +259,18 @@ def drop_database(url: str) -> None:
     _administer(server, f'DROP DATABASE "{place.database}" WITH (FORCE)')
 
 
+def shut_database(url: str, *, is_shut: bool) -> None:
+    """Let nobody connect to a database any more, and end who is there; or let them again."""
+    place = make_url(url)
+    server = place.set(database="postgres").render_as_string(hide_password=False)
+    _administer(server, f'ALTER DATABASE "{place.database}" ALLOW_CONNECTIONS {not is_shut}')
+    if is_shut:
+        ended = (
+            f"pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{place.database}'"
+        )
+        _administer(server, f"SELECT {ended}")
+
+
 def _plain(url: str) -> str:
     """A URL as the driver takes it by itself."""
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)

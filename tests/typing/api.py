@@ -13,6 +13,7 @@ import mcp_persist_middleware as package
 from mcp_persist_middleware import (
     ClosedError,
     ConfigurationError,
+    Health,
     Persistence,
     PersistError,
     PersistMiddleware,
@@ -79,6 +80,7 @@ async def use() -> None:
         assert_type(opened, Persistence)
         assert_type(opened.settings, Settings)
         assert_type(await opened.ping(), None)
+        assert_type(await opened.health(), Health)
     assert_type(await opened.aclose(), None)
 
 

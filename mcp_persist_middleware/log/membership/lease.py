@@ -43,6 +43,11 @@ class Lease:
         """Whether a heartbeat has succeeded within the lease."""
         return not self._lost and self._clock() - self._kept < self.seconds
 
+    @property
+    def age(self) -> float:
+        """Seconds since the last heartbeat that succeeded."""
+        return self._clock() - self._kept
+
     def keep(self, began: float) -> None:
         """A heartbeat that began at this time has succeeded."""
         self._kept = began

@@ -1,5 +1,6 @@
 """Whether a worker is gone, asked by whoever finds something that it left behind."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mcp_persist_middleware.log.base import EventLog
@@ -28,12 +29,18 @@ class Peers:
         self._log = log
         self._failure_detector = failure_detector
 
+    def others(self, worker: str) -> list[str]:
+        """The workers beside this one that were there at the last look."""
+        return [other for other in self._beside(worker) if not self._log.is_gone(other)]
+
     def has_peers(self, worker: str) -> bool:
         """Whether another worker than this one was there at the last look."""
-        return any(
-            other != worker and beat.state is not WorkerState.DEAD
-            for other, beat in self._failure_detector.beats.items()
-        )
+        return any(self._beside(worker))
+
+    def _beside(self, worker: str) -> Iterator[str]:
+        for other, beat in self._failure_detector.beats.items():
+            if other != worker and beat.state is not WorkerState.DEAD:
+                yield other
 
     def is_suspect(self, worker: str) -> bool:
         """Whether there is any reason to `ask`. Costs nothing: for those who look often."""

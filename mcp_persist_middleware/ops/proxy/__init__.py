@@ -3,11 +3,12 @@ small application that passes everything on (extra `proxy`)."""
 
 from typing import Unpack
 
+from mcp_persist_middleware import health
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.ops.proxy.upstream import Options, Upstream
 from mcp_persist_middleware.persistence import Persistence
-from mcp_persist_middleware.settings import SettingsArguments
+from mcp_persist_middleware.settings import SettingsArguments, is_given
 
 __all__ = ["Options", "Upstream", "proxy_app"]
 
@@ -27,10 +28,15 @@ def proxy_app(
         upstream: the server's MCP endpoint, see `Upstream`.
         url: the store.
         options: how the upstream is spoken to.
-        log, persistence, settings: as `PersistMiddleware` takes them.
+        log, persistence, settings: as `PersistMiddleware` takes them; `health_path` is `/healthz`
+            unless it, or a `persistence`, is given.
 
     Raises:
         ConfigurationError: `upstream` is no URL of a server.
     """
     server = Upstream(upstream, options)
-    return PersistMiddleware(server, url, log=log, persistence=persistence, **settings)
+    if persistence is None and not is_given("health_path", settings):
+        settings["health_path"] = health.PATH
+    made = PersistMiddleware(server, url, log=log, persistence=persistence, **settings)
+    made.persistence.reports["circuit"] = lambda: server.breaker.state.value
+    return made

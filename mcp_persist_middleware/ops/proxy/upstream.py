@@ -7,7 +7,6 @@ that is HTTP, 504 when it is late, 503 with `Retry-After` when there is no room 
 
 import asyncio
 import contextlib
-import logging
 import math
 import ssl
 import time
@@ -20,12 +19,12 @@ from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 from yarl import URL
 
-from mcp_persist_middleware import telemetry
+from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import ConfigurationError
 from mcp_persist_middleware.ops.proxy import headers
 from mcp_persist_middleware.ops.proxy.breaker import CircuitBreaker
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 _FIRST_PAUSE, _MOST_PAUSE = 0.05, 0.5
 _LINE = 64 * 1024
@@ -77,7 +76,6 @@ class Upstream:
         self._client: aiohttp.ClientSession | None = None
         self.running = 0
         """Requests under way."""
-        self._told_at = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer an HTTP request with what the upstream says to it."""
@@ -160,12 +158,8 @@ class Upstream:
         return URL(self.origin + target, encoded=True)
 
     def complain(self, text: str) -> None:
-        """Say what is wrong with the upstream, at most once in 5 s: a storm of requests is one
-        event."""
-        now = time.monotonic()
-        if now - self._told_at >= 5.0:
-            self._told_at = now
-            logger.warning("The upstream %s: %s", self.origin, text)
+        """Say what is wrong with the upstream."""
+        logger.warning("The upstream %s: %s", self.origin, text)
 
 
 class _ClientGoneError(Exception):

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, ColumnElement, Double, Table, cast, extract, func, select, text, tuple_
@@ -9,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware.errors import ConfigurationError, StoreError, StoreUnavailableError
-from mcp_persist_middleware.log.base import Purged
+from mcp_persist_middleware.log.base import Purged, StoreFacts
 from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.stores.postgres import engine as postgres_engine
 from mcp_persist_middleware.stores.postgres import hosts
@@ -28,6 +29,9 @@ T = TypeVar("T")
 
 # Of the store's time-out: an attempt that a dead connection has swallowed leaves time for another.
 _ATTEMPT = 0.4
+_STANDBYS = """
+SELECT count(sent_lsn), extract(epoch FROM max(replay_lag)) FROM pg_stat_replication
+"""
 
 
 class PostgresLog(SqlLog):
@@ -46,6 +50,7 @@ class PostgresLog(SqlLog):
             postgres_engine.check_pool(engine)
         super().__init__(hosts.shown(url), prefix=prefix, timeout=timeout * _ATTEMPT, engine=engine)
         self._url = url
+        self._lag: float | None = None
         self._plan = None if engine is not None else postgres_engine.plan(url, self._timeout)
         self._writers = WriteConnections(self._connect_raw)
         self._statements = PostgresStatements(self.tables)
@@ -53,6 +58,10 @@ class PostgresLog(SqlLog):
         self._wakeups = Notifications(prefix + "wake", self._connect_raw, self._timeout)
         self._sessions = PostgresSessions(self, self._statements, self.raw, self._wakeups.tell)
         self._inbox = PostgresInbox(self, self._statements, self.raw, self._wakeups.tell)
+
+    @property
+    def durability(self) -> str:
+        return "what is committed is as safe as the server's synchronous_commit and fsync make it"
 
     @property
     def max_in_flight(self) -> int:
@@ -104,6 +113,15 @@ class PostgresLog(SqlLog):
 
     async def ping(self) -> None:
         await self.append([])
+
+    async def _check(self) -> None:
+        await super()._check()
+        # Nothing is seen of them without the rights of pg_monitor.
+        seen, lag = await self._raw(lambda driver: driver.fetchrow(_STANDBYS))
+        self._lag = float(lag or 0) if seen else None
+
+    def facts(self) -> StoreFacts:
+        return replace(super().facts(), replication_lag=self._lag)
 
     async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
         # Cancelled or not, the batch runs to its end, and the next one after it.

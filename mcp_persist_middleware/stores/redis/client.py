@@ -3,7 +3,6 @@ and comes back by itself."""
 
 import asyncio
 import contextlib
-import logging
 import re
 import ssl
 import time
@@ -24,14 +23,14 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from mcp_persist_middleware import telemetry
+from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreUnavailableError
 from mcp_persist_middleware.stores.redis.rights import Rights, is_denied, listened
 from mcp_persist_middleware.stores.redis.scripts import ScriptCall
 from mcp_persist_middleware.stores.redis.url import Target
 from mcp_persist_middleware.supervision import Supervisor, end
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 T = TypeVar("T")
 
@@ -44,7 +43,8 @@ _REFUSING = (AuthenticationError, AuthorizationError, NoPermissionError)
 _UNFIT_ERRORS = (ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError)
 _UNFIT = re.compile(r"(^|-)(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|CLUSTERDOWN|MASTERDOWN)\b")
 
-
+# One line for both: of a Redis that comes and goes the last that is told is what it is.
+_STATE = "Redis %s is %s."
 _UNTRUSTED = (
     "Name the file of its authority in redis= (?ssl_ca_certs=/path/ca.pem), and the host as in its"
     " certificate"
@@ -181,7 +181,7 @@ class RedisClient:
             telemetry.redis_away.add(1)
             if not quiet:
                 logger.warning(
-                    "Redis %s is away (%s); events go to SQL until it is back.", self.name, why
+                    _STATE, self.name, f"away ({why}); events go to SQL until it is back"
                 )
 
     async def back(self, deadline: float) -> bool:
@@ -224,7 +224,7 @@ class RedisClient:
                     continue
                 self._warned = ""
                 self._back.set()
-                logger.warning("Redis %s is back.", self.name)
+                logger.warning(_STATE, self.name, "back")
 
     def _warn(self, text: str) -> None:
         if text != self._warned:

@@ -2,17 +2,16 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable
 
-from mcp_persist_middleware import telemetry
+from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import Event, Outcome, StreamWrite
 from mcp_persist_middleware.stores.redis.write_behind import WriteBehindBuffer, WriteBehindBuffers
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 # How long an event waits for others to go with it, how many go together (an end of a stream waits
 # for as many at most), and how long after a failure the next attempt comes (seconds).

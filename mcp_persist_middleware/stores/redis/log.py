@@ -19,10 +19,11 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.base import Answers, EventLog, Purged, Written
+from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import Beat, Event, Outcome, StreamRecord, StreamWrite
 from mcp_persist_middleware.stores.redis import scripts
@@ -50,6 +51,8 @@ T = TypeVar("T")
 _SLOWEST, _SHARE = 1.0, 0.2
 _IDLE, _LOOK = 5.0, 1.0
 _MOST_LATER = 8192
+# What has to have an event before it counts as committed.
+_COMMITTED = {"memory": "Redis", "replica": "a replica of Redis", "sql": "the store"}
 
 
 class RedisLog(EventLog):
@@ -73,6 +76,7 @@ class RedisLog(EventLog):
             target.username or "default",
             replicated=durability == "replica",
         )
+        self._committed = _COMMITTED[durability]
         self._client = RedisClient(target, rights, timeout=patience)
         self._tails = WriteBehindBuffers(self.name, timeout)
         self._flusher = Flusher(inner, self._tails, self._settle)
@@ -108,6 +112,11 @@ class RedisLog(EventLog):
     @property
     def name(self) -> str:
         return f"{self._inner.name} behind {self._client.name}"
+
+    @property
+    def durability(self) -> str:
+        below = self._inner.durability
+        return f"what {self._committed} has counts as committed, and in the store {below}"
 
     @property
     def secret(self) -> bytes:
@@ -180,6 +189,13 @@ class RedisLog(EventLog):
 
     async def ping(self) -> None:
         await self._inner.ping()
+
+    async def check(self) -> None:
+        await self._inner.check()
+
+    def facts(self) -> StoreFacts:
+        backlog, is_up = self._tails.events, self._client.is_up
+        return replace(self._inner.facts(), redis_up=is_up, redis_backlog=backlog)
 
     async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
         if not batch or not self._tasks:

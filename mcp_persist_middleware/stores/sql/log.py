@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import logging
 import secrets
 import time
 from abc import abstractmethod
@@ -12,10 +11,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL, ColumnElement, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import QueuePool
 
-from mcp_persist_middleware import telemetry
+from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import SchemaVersionError, StoreError, UnreadableRowError
-from mcp_persist_middleware.log.base import Answers, EventLog, Purged, Written
+from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import Beat, Event, EventKind, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import jsonrpc, sse
@@ -34,7 +34,7 @@ from mcp_persist_middleware.stores.sql.workers import (
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = rarely.logger(__name__)
 
 _ATTEND_STREAMS = 256
 _LOST = "The answer to this request is in the store, and this version cannot read it"
@@ -104,6 +104,11 @@ class SqlLog(SqlStore, EventLog):
     @property
     def secret(self) -> bytes:
         return self._secret
+
+    def facts(self) -> StoreFacts:
+        pool = self._made.pool if self._made is not None else None
+        sizes = (pool.checkedout(), pool.size()) if isinstance(pool, QueuePool) else (None, None)
+        return StoreFacts(schema.VERSION, *sizes)
 
     @property
     def sessions(self) -> SqlSessions:

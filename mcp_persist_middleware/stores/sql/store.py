@@ -3,15 +3,28 @@ driver raises."""
 
 import asyncio
 import contextlib
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, ColumnElement, Select, Table, UpdateBase, and_, text
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Select,
+    Table,
+    UpdateBase,
+    and_,
+    delete,
+    insert,
+    select,
+    text,
+)
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.clock import StoreClock, Timed
 from mcp_persist_middleware.stores.sql import schema
 from mcp_persist_middleware.stores.sql.workers import connected
@@ -96,6 +109,32 @@ class SqlStore(Timed, ABC):
                 await connection.invalidate()
                 raise
         return counts
+
+    async def check(self) -> None:
+        """Write, read and delete in one transaction.
+
+        Raises:
+            StoreError: the store does not do it.
+        """
+        await self._whole(self._check())
+
+    async def _check(self) -> None:
+        table, name = self.tables.meta, f"check-{secrets.token_hex(8)}"
+        of_mine = table.c.name == name
+        async with self._connection() as connection:
+            await connection.execute(text(self._exclusive))
+            try:
+                # What is written here is never seen by anybody else, whatever happens.
+                await connection.execute(insert(table).values(name=name, value=b""))
+                found = (await connection.execute(select(table.c.name).where(of_mine))).all()
+                await connection.execute(delete(table).where(of_mine))
+                await connection.execute(text("COMMIT"))
+            except BaseException:
+                # It may not go back into the pool with its transaction open.
+                await connection.invalidate()
+                raise
+        if not found:
+            raise StoreError(url=self.name, reason="what was written to it cannot be read")
 
     async def all(self, statement: Select[Any] | ReturningUpdate[Any]) -> Sequence[Row[Any]]:
         """The rows of a short read, or those that one statement has changed.

@@ -106,6 +106,13 @@ class SqliteLog(SqlLog):
         )
 
     @property
+    def durability(self) -> str:
+        if self._given is not None:
+            return "what is committed is as safe as your engine makes it"
+        power = "and" if self._synchronous == "full" else "not"
+        return f"what is committed survives the death of the process, {power} the loss of power"
+
+    @property
     def wakeups(self) -> Wakeups:
         return self._wakeups
 
