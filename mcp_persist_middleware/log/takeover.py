@@ -16,7 +16,7 @@ from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog, Written
 from mcp_persist_middleware.log.live import Limits, LiveStream
-from mcp_persist_middleware.log.membership.peers import Peers, Verdict
+from mcp_persist_middleware.log.membership.peers import Peers, PeerStatus
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import (
     Ending,
@@ -60,7 +60,7 @@ class Takeover:
         self._limits = limits
         self._kept_for = kept_for
 
-    async def left(self, record: StreamRecord) -> Verdict | None:
+    async def left(self, record: StreamRecord) -> PeerStatus | None:
         """What is known of a stream's worker if it is gone and the stream is still open.
 
         Raises:
@@ -69,11 +69,11 @@ class Takeover:
         if record.state is not StreamState.OPEN or record.id in self._writer.live:
             return None
         if record.worker == self._worker:
-            return Verdict(gone=True, seen_at=self._log.now())
+            return PeerStatus(gone=True, seen_at=self._log.now())
         verdict = await self._peers.verify(record.worker)
         return verdict if verdict.gone else None
 
-    async def end(self, record: StreamRecord, left: Verdict) -> StreamRecord | None:
+    async def end(self, record: StreamRecord, left: PeerStatus) -> StreamRecord | None:
         """End a stream whose worker is gone; see `end`."""
         return await end(self._log, record, self._kept_for(record.owner), left.seen_at)
 

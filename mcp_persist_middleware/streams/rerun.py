@@ -81,7 +81,7 @@ async def begin(
 
 async def _left(
     context: Context, stream: bytes, caller: Caller
-) -> tuple[StreamRecord, peers.Verdict] | None:
+) -> tuple[StreamRecord, peers.PeerStatus] | None:
     """A stream of the caller's that is still open without a worker, and what is known of that."""
     record = await context.log.find(stream)
     if record is None or not await caller.owns(record.owner):
