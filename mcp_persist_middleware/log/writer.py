@@ -342,7 +342,8 @@ class Writer:
             self._forget(forgiven)
 
     def _forget(self, stream: LiveStream) -> None:
-        if self.live.pop(stream.record.id, None) is not None:
+        if self.live.get(stream.record.id) is stream:
+            del self.live[stream.record.id]
             telemetry.streams.add(-1)
 
 

@@ -1,7 +1,7 @@
 """What differs between protocol revisions, as data. A question about a revision is asked here by
 its name; a new revision is a new entry."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mcp_persist_middleware.settings import Settings
@@ -47,15 +47,7 @@ EARLY = Era(
     retry_setting="retry_ms",
     streams_setting=None,
 )
-PRIMED = Era(
-    ("2025-11-25",),
-    keeps_sessions=True,
-    may_prime=True,
-    disconnect_cancels=False,
-    json_per_answer=False,
-    retry_setting="retry_ms",
-    streams_setting=None,
-)
+PRIMED = replace(EARLY, versions=("2025-11-25",), may_prime=True)
 # Its clients are blind to the era when an id reaches them: they come back with it.
 MODERN = Era(
     ("2026-07-28",),

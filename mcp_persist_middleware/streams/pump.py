@@ -224,6 +224,9 @@ class Exchange:
             self.state = ExchangeState.DROPPING
         elif self.kind is StreamKind.GET:
             self._answer_on(await self._recorder.open_for_session(self._app, self.scope, raw), raw)
+            if self.opened.done():
+                # Its client left meanwhile, and nobody can join it: the next one goes on at once.
+                self._recorder.finish("its client left")
         else:
             self.open(raw)
 

@@ -1,12 +1,14 @@
 """A request whose client is on another worker: run here and read there, through the log alone."""
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import asgi
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Event, EventKind, RequestId, StreamKind
@@ -126,9 +128,13 @@ async def deliver(
 ) -> None:
     """The first delivery of a stream that another worker writes."""
     if remote.kind is StreamKind.GET:
+        record = None
+        with contextlib.suppress(StoreError):
+            record = await context.log.find(remote.stream)
         point = ResumePoint(
             remote.stream,
             remote.after,
+            epoch=record.epoch if record is not None else 1,
             suppress_requests_through=remote.suppress_requests_through,
             resumed=remote.joined,
             head=remote.head,

@@ -1,6 +1,7 @@
 """The one stream of a session's own (GET): where it runs, how it goes on, where a reader begins."""
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 
@@ -13,8 +14,13 @@ from mcp_persist_middleware.model import Place, SessionKey, StreamKind
 from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
+from mcp_persist_middleware.streams.subscribers import Subscribers
+from mcp_persist_middleware.supervision import said
 
 logger = logging.getLogger(__name__)
+
+# A store that fails is asked again after so many seconds.
+_TRY_AGAIN = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +53,32 @@ def running_of(context: Context, key: SessionKey) -> LiveStream | None:
 
 async def next_epoch(context: Context, caller: Caller) -> LiveStream | None:
     """The stream of the caller's session, to go on here: this worker is the session's home. None
-    where none has begun, where it is somebody else's, or where the store does not tell."""
+    where none has begun, where it is somebody else's, or where the store does not tell in time."""
     owner = caller.owner
+    trouble: Exception = TimeoutError()
     turns = context.subscribers.of(SessionKey(owner.namespace, owner.path, owner.session))
-    if not owner.session or context.writer.is_down:
-        return None
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(context.settings.store_timeout):
-            state = await turns.look()
-            if state is None or not state.stream:
-                return None
-            await _landed(context, state.stream)
-            record = await context.log.find(state.stream)
-            if record is None or record.kind is not StreamKind.GET:
-                return None
-            if not await caller.owns(record.owner):
-                return None
-            return await context.takeover.go_on(record, given=turns.read_in(record.id))
-    except (StoreError, TimeoutError) as error:
-        logger.warning("A session's stream does not go on, and another one begins: %s", error)
+            while owner.session and not context.writer.is_down:
+                try:
+                    async with turns.going_on:
+                        return await _next_epoch(context, caller, turns)
+                except StoreError as error:
+                    trouble = error
+                await asyncio.sleep(_TRY_AGAIN)
+            return None
+    logger.warning("A session's stream does not go on, and another one begins: %s", said(trouble))
+    return None
+
+
+async def _next_epoch(context: Context, caller: Caller, turns: Subscribers) -> LiveStream | None:
+    state = await turns.look()
+    if state is None or not state.stream:
         return None
-
-
-async def _landed(context: Context, stream: bytes) -> None:
-    """What this worker wrote of a stream is in the store."""
-    while (live := context.writer.live.get(stream)) is not None and not live.degraded:
+    while (live := context.writer.live.get(state.stream)) is not None and not live.degraded:
+        # What was written here lands first.
         await live.signal.wait(context.settings.store_timeout)
+    record = await context.log.find(state.stream)
+    if record is None or record.kind is not StreamKind.GET or not await caller.owns(record.owner):
+        return None
+    return await context.takeover.go_on(record, given=turns.read_in(record.id))

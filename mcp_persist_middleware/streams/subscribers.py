@@ -83,6 +83,8 @@ class Subscribers:
         self.changed = Signal()
         self.opening = asyncio.Lock()
         """Of the connections that come together one opens the application's stream."""
+        self.going_on = asyncio.Lock()
+        """Of the exchanges that the application has answered one goes on with the session's."""
         self.stream, self.sequence = b"", 0
         """The last event that was written to a client, as far as this worker knows."""
         self._subscribers = subscribers

@@ -18,7 +18,7 @@ from mcp_persist_middleware import (
     StoreError,
 )
 from mcp_persist_middleware.store import EventLog
-from mcp_persist_middleware.testing import FaultProxy, MemoryLog, RandomCuts, Shelf
+from mcp_persist_middleware.testing import FaultProxy, MemoryLog, RandomCuts, Shelf, memory
 from tests.interaction.test_official_client import CLIENTS, WORK
 from tests.matrix.clients import run
 from tests.matrix.score import score
@@ -72,6 +72,25 @@ async def test_a_session_and_its_streams_live_on_in_it_when_the_server_is_anothe
             assert "counted 3" in str(seen[-1][-1].message["result"])
     (kept,) = make.shelf.sessions.values()
     assert kept.generation == 2, "the second server brought it back"
+
+
+async def test_a_store_that_opens_no_stream_again_costs_a_session_nothing_but_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def closing(call: Call) -> None:
+        await call.head()
+        await call.progress(len(app.calls))
+        await call.end()
+
+    monkeypatch.setattr(memory, "_reopened", lambda record: record)
+    app, cursor, seen = Scripted(GET=closing), None, []
+    async with serving(PersistMiddleware(app, log=Maker(), **QUICK)) as port:
+        session = await RawSession.open(port)
+        for _ in range(3):
+            response = await session.get(cursor)
+            seen += [frame async for frame in response.frames() if frame.data]
+            cursor = seen[-1].id
+    assert [frame.progress for frame in seen] == [1, 2, 3]
 
 
 async def test_each_event_loop_has_a_log_of_its_own_and_they_share_what_is_in_it() -> None:

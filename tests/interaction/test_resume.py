@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.support.processes import mcp_server, running
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
 from tests.support.squeezed import Squeezed
-from tests.support.sse_client import Frame, request
+from tests.support.sse_client import Frame, Response, request
 
 
 @pytest.fixture
@@ -408,6 +409,50 @@ async def test_a_session_stream_goes_on_when_its_end_is_still_on_its_way_to_the_
     assert before is not None
     assert after is not None
     assert (after.stream, after.sequence, after.epoch) == (before.stream, 2, 2)
+
+
+async def test_a_client_that_leaves_while_a_session_stream_goes_on_keeps_it_from_no_other(
+    store: str,
+) -> None:
+    """Also where the application does not hear that it has left."""
+    over = asyncio.Event()
+
+    async def session_stream(call: Call) -> None:
+        number = len(app.calls)
+        await call.head()
+        await call.progress(number)
+        if number == 1:
+            await call.end()
+        else:
+            await over.wait()
+
+    async def to_the_third(response: Response) -> AsyncIterator[Frame]:
+        async for frame in response.frames():
+            if frame.data:
+                yield frame
+            if frame.progress == 3:
+                return
+
+    app = Scripted(GET=session_stream)
+    async with persisted(app, store) as (port, _):
+        session = await RawSession.open(port)
+        (first,) = await (await session.get()).take(1)
+        with direct(Path(store.partition("///")[2])) as outside:
+            outside.execute("BEGIN IMMEDIATE")
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            lines = [f"{name}: {text}" for name, text in session.headers().items()]
+            writer.write(("GET /mcp HTTP/1.1\r\nhost: x\r\n" + "\r\n".join(lines)).encode())
+            writer.write(b"\r\n\r\n")
+            await until(lambda: len(app.calls) == 2)
+            writer.transport.abort()
+            await asyncio.sleep(0.5)
+            outside.execute("ROLLBACK")
+        began = time.monotonic()
+        frames = [frame async for frame in to_the_third(await session.get())]
+        assert time.monotonic() - began < 3
+        over.set()
+    ids = [event_id.parse(frame.id or "") for frame in (first, *frames)]
+    assert len({each.stream for each in ids if each}) == 1, "one stream"
 
 
 async def test_a_client_that_comes_back_does_not_end_the_stream_that_it_comes_back_for(

@@ -243,6 +243,38 @@ async def test_a_client_that_was_away_misses_nothing_of_two_generations(
         assert await store.rows(request_ids) == [(1, 2)]
 
 
+async def test_a_connection_through_another_worker_begins_in_the_epoch_that_the_stream_is_in(
+    tmp_store: str,
+) -> None:
+    """Or what its first cursor says would be taken for what an older epoch has lost."""
+    say = asyncio.Queue[int]()
+
+    async def stream(call: Call) -> None:
+        await call.head()
+        while (value := await say.get()) >= 0:
+            await call.progress(value)
+        await call.end()
+
+    async def heard(connection: Response, *values: int) -> list[Frame]:
+        for value in (*values, -1):
+            say.put_nowait(value)
+        return [frame async for frame in connection.frames() if frame.id]
+
+    async with (
+        persisted(Scripted(GET=stream), tmp_store) as (one, _),
+        persisted(Scripted(), tmp_store, retry_ms=1001) as (two, _),
+    ):
+        session = await RawSession.open(one)
+        for value in (1, 2):
+            await heard(await session.get(), value)
+        there = await RawSession(two, session_id=session.session_id).get()
+        primed = await anext(there.frames())
+        assert not primed.data
+        there.reset()
+        frames = await heard(await session.get(primed.id), 3)
+        assert [frame.progress for frame in frames if frame.data] == [3]
+
+
 async def test_whoever_listens_where_a_session_was_comes_to_where_it_is_and_misses_nothing(
     tmp_store: str,
 ) -> None:
