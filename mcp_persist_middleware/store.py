@@ -7,6 +7,8 @@
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
 from mcp_persist_middleware.log.base import Answers, EventLog, MakeLog, Purged, Removed, Written
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
+from mcp_persist_middleware.log.record_log import RecordLog
+from mcp_persist_middleware.log.records import Records
 from mcp_persist_middleware.model import (
     Beat,
     Certainty,
@@ -49,6 +51,8 @@ __all__ = [
     "Place",
     "Polling",
     "Purged",
+    "RecordLog",
+    "Records",
     "RelayRequest",
     "RelayRequestId",
     "RelayState",

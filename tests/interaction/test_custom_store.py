@@ -17,8 +17,9 @@ from mcp_persist_middleware import (
     Settings,
     StoreError,
 )
-from mcp_persist_middleware.store import EventLog
+from mcp_persist_middleware.store import EventLog, RecordLog, Records
 from mcp_persist_middleware.testing import FaultProxy, MemoryLog, RandomCuts, Shelf
+from mcp_persist_middleware.testing.memory import MemoryRecords
 from tests.interaction.test_official_client import CLIENTS, WORK
 from tests.matrix.clients import run
 from tests.matrix.score import score
@@ -54,7 +55,7 @@ async def test_every_call_that_is_cut_arrives_exactly_once(client: str) -> None:
     assert total.exactly_once(WORK), total
     kept = sum(len(rows) for rows in make.shelf.events.values())
     assert kept >= WORK.calls * (WORK.events + 1), "they are in that store and no other"
-    assert make.shelf.workers == {}, "who has left is not there any more"
+    assert make.shelf.kept("worker") == [], "who has left is not there any more"
 
 
 async def test_a_session_and_its_streams_live_on_in_it_when_the_server_is_another() -> None:
@@ -70,8 +71,8 @@ async def test_a_session_and_its_streams_live_on_in_it_when_the_server_is_anothe
             response = await session.call("count", n=3, delay=0)
             seen.append([f async for f in response.frames() if f.id])
             assert "counted 3" in str(seen[-1][-1].message["result"])
-    (kept,) = make.shelf.sessions.values()
-    assert kept.generation == 2, "the second server brought it back"
+    (kept,) = make.shelf.kept("session")
+    assert b'"generation": 2,' in make.shelf.records[f"session/{kept}"], "it was brought back"
 
 
 async def test_each_event_loop_has_a_log_of_its_own_and_they_share_what_is_in_it() -> None:
@@ -149,7 +150,7 @@ async def test_whatever_fails_once_after_a_lost_lease_the_worker_goes_on_as_anot
         fresh = await persistence.context()
         assert fresh.holds_lease
         assert not fails, "it has failed"
-        assert shelf.workers.keys() == {fresh.worker}, "nothing is left of those before"
+        assert shelf.kept("worker") == [fresh.worker], "nothing is left of those before"
     assert "There is no new lease yet" in caplog.text or "not left in order" in caplog.text
     assert "hunter2" not in caplog.text
 
@@ -170,15 +171,23 @@ async def test_sessions_that_cannot_be_kept_do_not_keep_the_old_worker_enrolled(
         async with asyncio.timeout(10):
             while (fresh := await persistence.parts()) is parts:
                 await asyncio.sleep(0.01)
-        assert make.shelf.workers.keys() == {fresh.exchanges.worker}
+        assert make.shelf.kept("worker") == [fresh.exchanges.worker]
     assert "not left in order: KeyError" in caplog.text
     assert "hunter2" not in caplog.text
+
+
+def test_so_much_of_a_store_is_its_authors_to_write() -> None:
+    streams = {"append", "find", "read", "open_streams", "expire_session", "purge"}
+    assert RecordLog.__abstractmethods__ == streams | {"make_records"}
+    assert Records.__abstractmethods__ == {"get", "swap", "list"}
+    mine = {name for each in (MemoryLog, MemoryRecords) for name in vars(each) if name[0] != "_"}
+    assert mine == RecordLog.__abstractmethods__ | Records.__abstractmethods__, "and no more is"
 
 
 class Unfinished(MemoryLog):
     """It leaves a method out."""
 
-    ping = EventLog.ping  # type: ignore[assignment]
+    find = EventLog.find  # type: ignore[assignment]
 
 
 class Broken(MemoryLog):

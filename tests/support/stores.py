@@ -33,6 +33,7 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores import connect
 from mcp_persist_middleware.testing import MemoryLog, Shelf
+from mcp_persist_middleware.testing.memory import MemoryRecords
 
 _READY_SECONDS = 20.0
 
@@ -306,10 +307,24 @@ def with_redis(below: Callable[[Path, Fixture], Store]) -> Callable[[Path, Fixtu
     return make
 
 
+class _Apart(MemoryRecords):
+    """As of a store that is elsewhere: much may happen after a look."""
+
+    async def get(self, key: str) -> bytes | None:
+        found = await super().get(key)
+        await asyncio.sleep(0)
+        return found
+
+
+class _Remote(MemoryLog):
+    def make_records(self) -> MemoryRecords:
+        return _Apart(self._shelf)
+
+
 def memory(_: Path, __: Fixture) -> Store:
     """A log of somebody else's, by the setting that takes one."""
     shelf = Shelf()
-    return Store("memory", {"log": lambda _: MemoryLog(shelf)})
+    return Store("memory", {"log": lambda _: _Remote(shelf)})
 
 
 STORES: dict[str, Callable[[Path, Fixture], Store]] = {

@@ -1,10 +1,10 @@
 """The statements of writing, of reading, of retention and of relayed requests, in PostgreSQL's
 words."""
 
-from mcp_persist_middleware.stores.sql.statements import BatchStatements, Sql
+from mcp_persist_middleware.stores.sql.statements import Sql, Statements
 
 
-class PostgresStatements(BatchStatements):
+class PostgresStatements(Statements):
     """Named by what they do. A CTE sees what was committed when its statement began."""
 
     # A lock and no change: it needs a store that takes writes.
@@ -171,7 +171,7 @@ class PostgresStatements(BatchStatements):
             FOR SHARE
         ), waiting AS (
             SELECT count(*) AS requests FROM (
-                SELECT 1 FROM {inbox} WHERE worker = $5 AND state = {WAITING} LIMIT $12
+                SELECT 1 FROM {inbox} WHERE worker = $5 AND state = {PENDING} LIMIT $12
             ) AS part
         ), put AS (
             INSERT INTO {inbox} (

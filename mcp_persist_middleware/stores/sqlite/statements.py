@@ -2,10 +2,10 @@
 words."""
 
 from mcp_persist_middleware.stores.sql.schema import Tables
-from mcp_persist_middleware.stores.sql.statements import BatchStatements, Sql
+from mcp_persist_middleware.stores.sql.statements import Sql, Statements
 
 
-class SqliteStatements(BatchStatements):
+class SqliteStatements(Statements):
     """Named by what they do."""
 
     def __init__(self, tables: Tables) -> None:

@@ -26,9 +26,9 @@ from mcp_persist_middleware.store import EventLog  # noqa: E402
 from mcp_persist_middleware.testing.contract.builders import Factory  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.appending import Appending  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.keeping import Keeping  # noqa: E402
-from mcp_persist_middleware.testing.contract.cases.letters import Letters  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.reader_notes import Readers  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.reading import Reading  # noqa: E402
+from mcp_persist_middleware.testing.contract.cases.relayed_requests import RelayedRequests  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.session_table import SessionTable  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.waking import Waking  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.worker_table import Workers  # noqa: E402
@@ -37,7 +37,9 @@ __all__ = ["Factory", "StoreContract"]
 
 
 @pytest.mark.asyncio
-class StoreContract(Appending, Keeping, Letters, Readers, Reading, SessionTable, Waking, Workers):
+class StoreContract(
+    Appending, Keeping, RelayedRequests, Readers, Reading, SessionTable, Waking, Workers
+):
     """Derive from it, name your class `Test...`, and give it the fixture `make_log`."""
 
     @pytest_asyncio.fixture

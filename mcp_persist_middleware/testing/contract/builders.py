@@ -126,7 +126,7 @@ async def begin_session(log: EventLog, key: SessionKey = KEY, home: str = "one")
         assert await log.inbox.claim(worker, 1, NOW, NOW + 60) == []
 
 
-def request(*, worker: str = "one", generation: int = 1, **more: Any) -> RelayRequest:
+def relayed(*, worker: str = "one", generation: int = 1, **more: Any) -> RelayRequest:
     """A request for the session."""
     made = RelayRequest(new_stream_id(), KEY, worker, generation, NOW + 10, b"please", sealed=False)
     return dataclasses.replace(made, **more)

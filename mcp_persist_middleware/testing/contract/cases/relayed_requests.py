@@ -14,17 +14,17 @@ from mcp_persist_middleware.store import (
     SessionKey,
     StoreError,
 )
-from mcp_persist_middleware.testing.contract.builders import KEY, NOW, begin_session, claim, request
+from mcp_persist_middleware.testing.contract.builders import KEY, NOW, begin_session, claim, relayed
 
 
-class Letters:
+class RelayedRequests:
     """The relayed requests between workers: what every store promises of them."""
 
     async def test_a_request_is_claimed_with_its_content_and_answered_once(
         self, log: EventLog, other: EventLog
     ) -> None:
         await begin_session(log)
-        sent = request()
+        sent = relayed()
         assert await other.inbox.put(sent, 10) is EnqueueResult.ENQUEUED
         assert await other.inbox.look(sent.name) == RelayStatus(RelayState.PENDING, "one", b"")
         (got,) = await claim(log, "one")
@@ -44,8 +44,8 @@ class Letters:
         await begin_session(log)
         elsewhere = SessionKey("default", "/mcp", "t")
         await begin_session(log, elsewhere, "two")
-        mine = [request() for _ in range(3)]
-        for each in [*mine, request(key=elsewhere, worker="two")]:
+        mine = [relayed() for _ in range(3)]
+        for each in [*mine, relayed(key=elsewhere, worker="two")]:
             assert await log.inbox.put(each, 10) is EnqueueResult.ENQUEUED
         (first,) = await log.inbox.claim("one", 1, NOW, NOW + 60)
         rest = await claim(log, "one")
@@ -53,16 +53,16 @@ class Letters:
 
     async def test_no_more_requests_wait_for_one_worker_than_may(self, log: EventLog) -> None:
         await begin_session(log)
-        put = [await log.inbox.put(request(), 3) for _ in range(5)]
+        put = [await log.inbox.put(relayed(), 3) for _ in range(5)]
         assert put == [EnqueueResult.ENQUEUED] * 3 + [EnqueueResult.FULL] * 2
         await log.inbox.claim("one", 1, NOW, NOW + 60)
-        assert await log.inbox.put(request(), 3) is EnqueueResult.ENQUEUED
+        assert await log.inbox.put(relayed(), 3) is EnqueueResult.ENQUEUED
 
     async def test_a_request_that_was_withdrawn_is_not_claimed_nor_the_reverse(
         self, log: EventLog
     ) -> None:
         await begin_session(log)
-        one, two = request(), request()
+        one, two = relayed(), relayed()
         await log.inbox.put(one, 10)
         assert await log.inbox.withdraw(one.name)
         assert await claim(log, "one") == []
@@ -74,7 +74,7 @@ class Letters:
         self, log: EventLog, other: EventLog
     ) -> None:
         await begin_session(log)
-        kept, left, gone = (request() for _ in range(3))
+        kept, left, gone = (relayed() for _ in range(3))
         for each in (kept, left, gone):
             assert await other.inbox.put(each, 10) is EnqueueResult.ENQUEUED
         now = log.inbox.now()
@@ -98,7 +98,7 @@ class Letters:
         self, log: EventLog, other: EventLog
     ) -> None:
         await begin_session(log)
-        sent = request()
+        sent = relayed()
         assert await log.inbox.tombstone(sent.name, NOW + 10)
         assert not await other.inbox.tombstone(sent.name, NOW + 10)
         with pytest.raises(StoreError):
@@ -106,7 +106,7 @@ class Letters:
         assert await claim(log, "one") == []
         assert await log.inbox.purge(NOW + 5, 100) == 0
         assert await log.inbox.purge(NOW + 11, 100) == 1
-        enqueued = request()
+        enqueued = relayed()
         assert await log.inbox.put(enqueued, 10) is EnqueueResult.ENQUEUED
         assert not await other.inbox.tombstone(enqueued.name, NOW + 10)
         assert [each.id for each in await claim(log, "one")] == [enqueued.id]
@@ -117,7 +117,7 @@ class Letters:
     ) -> None:
         await begin_session(log)
         for _ in range(20):
-            sent = request()
+            sent = relayed()
             both = [log.inbox.put(sent, 100), other.inbox.tombstone(sent.name, NOW + 10)]
             done = await asyncio.gather(
                 *both[:: 1 if first == "put" else -1], return_exceptions=True
@@ -132,7 +132,7 @@ class Letters:
     ) -> None:
         await begin_session(log)
         for _ in range(20):
-            sent = request()
+            sent = relayed()
             await log.inbox.put(sent, 10)
             *claims, withdrawn = await asyncio.gather(
                 claim(log, "one"),
