@@ -15,7 +15,13 @@ from tests.support.certificates import Authority
 from tests.support.forks import AVAILABLE, Forks
 from tests.support.packaged import Pgbouncer, Postgres15, TlsRedis
 from tests.support.processes import ServerProcess
-from tests.support.stores import PostgresServer, RedisServer, drop_database, new_database
+from tests.support.stores import (
+    PostgresServer,
+    RedisServer,
+    drop_database,
+    empty_database,
+    new_database,
+)
 
 _SECONDS = 5.0
 
@@ -64,18 +70,25 @@ def _for_postgres() -> Iterator[Path]:
         yield Path(directory)
 
 
+@pytest.fixture(scope="session")
+def free_databases() -> list[str]:
+    """Those on the shared PostgreSQL that are empty, and nobody's."""
+    return []
+
+
 @pytest.fixture
-def new_postgres(postgres_url: str) -> Iterator[Callable[[], str]]:
-    """Makes databases that go with the test."""
-    made: list[str] = []
+def new_postgres(postgres_url: str, free_databases: list[str]) -> Iterator[Callable[[], str]]:
+    """Gives a test databases that are empty and its own."""
+    given: list[str] = []
 
     def make() -> str:
-        made.append(new_database(postgres_url))
-        return made[-1]
+        given.append(free_databases.pop() if free_databases else new_database(postgres_url))
+        return given[-1]
 
     yield make
-    for url in made:
-        drop_database(url)
+    for url in given:
+        empty_database(url)
+        free_databases.append(url)
 
 
 @pytest.fixture(scope="session")
