@@ -23,10 +23,12 @@ from mcp_persist_middleware.testing.memory import MemoryRecords
 from tests.interaction.test_official_client import CLIENTS, WORK
 from tests.matrix.clients import run
 from tests.matrix.score import score
+from tests.multiworker.test_relay import value
 from tests.support.processes import ServerError, ServerProcess
 from tests.support.scripted import Call, Scripted, serving, until
 from tests.support.servers import _sdk2
 from tests.support.session import RawSession
+from tests.support.stateful import Stateful
 
 QUICK = {"retry_ms": 300, "modern_retry_ms": 300}
 
@@ -73,6 +75,23 @@ async def test_a_session_and_its_streams_live_on_in_it_when_the_server_is_anothe
             assert "counted 3" in str(seen[-1][-1].message["result"])
     (kept,) = make.shelf.kept("session")
     assert b'"generation": 2,' in make.shelf.records[f"session/{kept}"], "it was brought back"
+
+
+async def test_a_session_is_one_on_two_workers_also_when_its_home_is_gone() -> None:
+    make, (here, there) = Maker(), (Stateful(), Stateful())
+    apps = [
+        PersistMiddleware(app, log=make, retry_ms=1000 + n, drain_seconds=0.1)
+        for n, app in enumerate((here, there))
+    ]
+    async with serving(apps[1]) as second:
+        async with serving(apps[0]) as first:
+            session = await RawSession.open(first)
+            assert await value(await session.call("count")) == 1
+            session.port = second
+            assert await value(await session.call("count")) == 2, "it ran at its home"
+            assert (len(here.sessions), len(there.sessions)) == (1, 0)
+        assert await value(await session.call("count")) == 1, "it was brought back"
+        assert len(there.sessions) == 1
 
 
 async def test_each_event_loop_has_a_log_of_its_own_and_they_share_what_is_in_it() -> None:
