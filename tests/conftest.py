@@ -6,7 +6,6 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from tests.support.stores import (
     drop_database,
     empty_database,
     new_database,
+    place_for_postgres,
 )
 
 _SECONDS = 5.0
@@ -49,7 +49,7 @@ def postgres_url() -> Iterator[str]:
     if given := os.environ.get("MCP_PERSIST_TEST_POSTGRES"):
         yield given
         return
-    with _for_postgres() as directory:
+    with place_for_postgres() as directory:
         server = PostgresServer(directory / "data", _OPTIONS)
         server.start()
         yield server.url()
@@ -58,16 +58,6 @@ def postgres_url() -> Iterator[str]:
 
 # Databases come and go here by the hundred, and need not outlive a loss of power.
 _OPTIONS = {"max_connections": "300", "fsync": "off", "full_page_writes": "off"}
-
-
-@contextmanager
-def _for_postgres() -> Iterator[Path]:
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(
-        prefix="mcp-pg-", dir=memory, ignore_cleanup_errors=True
-    ) as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +112,7 @@ def replicated_redis_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgres_15() -> Iterator[Postgres15]:
     """The packaged PostgreSQL 15 that all tests share; it speaks TLS alone."""
-    with _for_postgres() as directory:
+    with place_for_postgres() as directory:
         server = Postgres15(directory / "data", _OPTIONS, Authority(directory / "tls"))
         server.start()
         yield server

