@@ -15,6 +15,8 @@ from mcp_persist_middleware.log.base import (
     Written,
 )
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
+from mcp_persist_middleware.log.record_log import RecordLog
+from mcp_persist_middleware.log.records import Records
 from mcp_persist_middleware.model import (
     Beat,
     Certainty,
@@ -57,6 +59,8 @@ __all__ = [
     "Place",
     "Polling",
     "Purged",
+    "RecordLog",
+    "Records",
     "RelayRequest",
     "RelayRequestId",
     "RelayState",

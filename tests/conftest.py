@@ -6,7 +6,6 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,14 @@ from tests.support.forks import AVAILABLE, Forks
 from tests.support.packaged import Pgbouncer, Postgres15, TlsRedis
 from tests.support.processes import ServerProcess
 from tests.support.started import replicated_redis
-from tests.support.stores import PostgresServer, RedisServer, drop_database, new_database
+from tests.support.stores import (
+    PostgresServer,
+    RedisServer,
+    drop_database,
+    empty_database,
+    new_database,
+    place_for_postgres,
+)
 
 _SECONDS = 5.0
 
@@ -44,7 +50,7 @@ def postgres_url() -> Iterator[str]:
     if given := os.environ.get("MCP_PERSIST_TEST_POSTGRES"):
         yield given
         return
-    with _for_postgres() as directory:
+    with place_for_postgres() as directory:
         server = PostgresServer(directory / "data", _OPTIONS)
         server.start()
         yield server.url()
@@ -55,28 +61,25 @@ def postgres_url() -> Iterator[str]:
 _OPTIONS = {"max_connections": "300", "fsync": "off", "full_page_writes": "off"}
 
 
-@contextmanager
-def _for_postgres() -> Iterator[Path]:
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(
-        prefix="mcp-pg-", dir=memory, ignore_cleanup_errors=True
-    ) as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
+@pytest.fixture(scope="session")
+def free_databases() -> list[str]:
+    """Those on the shared PostgreSQL that are empty, and nobody's."""
+    return []
 
 
 @pytest.fixture
-def new_postgres(postgres_url: str) -> Iterator[Callable[[], str]]:
-    """Makes databases that go with the test."""
-    made: list[str] = []
+def new_postgres(postgres_url: str, free_databases: list[str]) -> Iterator[Callable[[], str]]:
+    """Gives a test databases that are empty and its own."""
+    given: list[str] = []
 
     def make() -> str:
-        made.append(new_database(postgres_url))
-        return made[-1]
+        given.append(free_databases.pop() if free_databases else new_database(postgres_url))
+        return given[-1]
 
     yield make
-    for url in made:
-        drop_database(url)
+    for url in given:
+        empty_database(url)
+        free_databases.append(url)
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +108,7 @@ def replicated_redis_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgres_15() -> Iterator[Postgres15]:
     """The packaged PostgreSQL 15 that all tests share; it speaks TLS alone."""
-    with _for_postgres() as directory:
+    with place_for_postgres() as directory:
         server = Postgres15(directory / "data", _OPTIONS, Authority(directory / "tls"))
         server.start()
         yield server

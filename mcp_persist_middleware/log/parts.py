@@ -36,8 +36,8 @@ class Sessions(Timed, ABC):
     @abstractmethod
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         """Give a session a new home and the next generation, if it is not deleted and still in this
-        one: of many who try at once, one succeeds. In the same transaction the relayed requests
-        that wait in the same store for the old home are addressed to the new one."""
+        one: of many who try at once, one succeeds. The relayed requests that wait for the old home
+        may be addressed to the new one in the same transaction."""
 
     @abstractmethod
     async def note(self, record: SessionRecord) -> None:

@@ -16,6 +16,7 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.model import Place, SessionKey, SessionRecord
+from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.sessions.local import LocalSession
 from mcp_persist_middleware.settings import Settings
 
@@ -64,12 +65,12 @@ class Registry:
         self._owned: dict[str, OrderedDict[SessionKey, LocalSession]] = {}
         """What the store keeps of each owner, the one that was used last at the end."""
         self._has_warned = False
-        self._seen: dict[SessionKey, tuple[SessionRecord | None, float]] = {}
+        self._seen: Recent[SessionKey, tuple[SessionRecord | None, float]] = Recent(_MOST_SEEN)
         """Sessions of other workers, and until when they count as looked up."""
         self._locks: weakref.WeakValueDictionary[Hashable, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
-        self._refused: dict[Hashable, float] = {}
+        self._refused: Recent[Hashable, float] = Recent(_MOST_REFUSED)
         """Who was told of late that a session is unknown, and until when that holds."""
         self._left: dict[SessionKey, LocalSession] = {}
         """What the worker before this one held and nobody has asked for since."""
@@ -216,8 +217,6 @@ class Registry:
         if anew or record is None or time.monotonic() >= until:
             record, until = await self.find(key), time.monotonic() + _SEEN_SECONDS
         if record is not None:
-            while len(self._seen) >= _MOST_SEEN:
-                del self._seen[next(iter(self._seen))]
             self._seen[key] = dataclasses.replace(record, initialize=b""), until
         return record
 
@@ -348,8 +347,6 @@ class Registry:
 
     def refuse(self, alike: Hashable) -> None:
         """Who asks for a session like this has been seen not to own it."""
-        while len(self._refused) >= _MOST_REFUSED:
-            del self._refused[next(iter(self._refused))]
         self._refused[alike] = time.monotonic() + _REFUSED_SECONDS
 
     def was_refused(self, alike: Hashable) -> bool:

@@ -25,6 +25,7 @@ from mcp_persist_middleware.model import (
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.quota import Quota
+from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.sessions import envelope as envelopes
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.envelope import NotExecuted, Reply, RequestEnvelope
@@ -86,7 +87,7 @@ class RelayClient:
         self._read: list[RelayRequestId] = []
         self._of_sessions = Quota(math.inf, _OF_ONE_SESSION)
         self._of_principals = Quota(math.inf, _OF_ONE_PRINCIPAL)
-        self._keys: dict[str, bytes | None] = {}
+        self._keys: Recent[str, bytes | None] = Recent(_KEYS)
 
     async def can_seal(self, worker: str) -> bool:
         """Whether credentials may travel to a worker.
@@ -258,8 +259,6 @@ class RelayClient:
         if not sealing.is_available():
             return None
         if self._keys.get(worker) is None:
-            while len(self._keys) >= _KEYS:
-                del self._keys[next(iter(self._keys))]
             self._keys[worker] = await self._inbox.public_key(worker)
         return self._keys[worker]
 

@@ -15,6 +15,7 @@ from mcp_persist_middleware.log.membership.lease import Lease
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.model import RelayRequest, surely
+from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.sessions import envelope as envelopes
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.envelope import (
@@ -92,7 +93,7 @@ class RelayServer:
         self._running: dict[bytes, _Run] = {}
         self._woken = asyncio.Event()
         self._ended = asyncio.Event()
-        self._lost: dict[bytes, None] = {}
+        self._lost: Recent[bytes, None] = Recent(_MOST_LOST)
         """Relayed requests that were run, and whose answer could not be stored."""
         self._doubtful_until = 0.0
         self._has_warned = False
@@ -265,8 +266,6 @@ class RelayServer:
                 if time.monotonic() >= until:
                     logger.error("An answer is lost, as its caller has been told: %s", error)
                     self._lost[request.id] = None
-                    while len(self._lost) > _MOST_LOST:
-                        del self._lost[next(iter(self._lost))]
                     return
                 logger.warning("The answer to a relayed request cannot be kept yet: %s", error)
                 await asyncio.sleep(_AFTER_FAILURE)

@@ -2,14 +2,14 @@
 
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.protocol.jsonrpc import Call
+from mcp_persist_middleware.recent import Recent
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -23,28 +23,6 @@ MAX_LEARNED = 2 * _LARGE
 """More than this of an answer (bytes) teaches nothing."""
 _GREETINGS = frozenset({"initialize", "server/discover"})
 _GREETING = re.compile(rb'"(?:protocolVersion|supportedVersions)"\s*:')
-
-
-class Recent(Generic[K, V]):
-    """A bounded memory: the entry that was set longest ago goes first."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._entries: OrderedDict[K, V] = OrderedDict()
-
-    def set(self, key: K, value: V) -> None:
-        """Remember."""
-        self._entries[key] = value
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._size:
-            self._entries.popitem(last=False)
-
-    def get(self, key: K) -> V | None:
-        """What is remembered, or None."""
-        return self._entries.get(key)
-
-    def __contains__(self, key: K) -> bool:
-        return key in self._entries
 
 
 class Memory:
@@ -65,24 +43,24 @@ class Memory:
         """An exchange was answered with this head."""
         if not 200 <= status < 300:
             return
-        self._accepted.set((place, credential), time.monotonic())
+        self._accepted[(place, credential)] = time.monotonic()
         if headers.get(raw, headers.SESSION_ID) is not None:
-            self._speaks_mcp.set(place.path, None)
+            self._speaks_mcp[place.path] = None
         if not era.json_per_answer:
             is_json = headers.media_type(raw) == b"application/json"
-            self._answers_json.set(place, is_json)
+            self._answers_json[place] = is_json
 
     def learn_body(self, place: Place, call: Call | None, body: bytes) -> None:
         """Part of an answer. A path is known for MCP by what it says: headers of the request
         prove nothing, any caller can send them to any endpoint.
         """
         if call is not None and call.method in _GREETINGS and _GREETING.search(body):
-            self._speaks_mcp.set(place.path, None)
+            self._speaks_mcp[place.path] = None
 
     def learn_size(self, place: Place, call: Call | None, size: int, *, ended: bool) -> None:
         """An answer had at least this many bytes, or as many when a result has ended with them."""
         if call is not None and (ended or size > _LARGE):
-            self._is_large.set((place, call.method, call.name), size > _LARGE)
+            self._is_large[(place, call.method, call.name)] = size > _LARGE
 
     def speaks_mcp(self, path: str) -> bool:
         """Whether this path has greeted a client as an MCP server does."""

@@ -92,7 +92,7 @@ async def is_owner(context: Context, app: ASGIApp, scope: Scope, found: str, own
     if asked_for is None:
         asked_for, is_sure = await _asks_for(app, scope, doubt)
         if is_sure:
-            context.memory.asks_for.set(known, asked_for)
+            context.memory.asks_for[known] = asked_for
     if asked_for:
         identity.warn(context)
     return not asked_for

@@ -15,8 +15,7 @@ from mcp_persist_middleware.testing.fault_proxy.cuts import (
 )
 from mcp_persist_middleware.testing.fault_proxy.policies import RandomCuts, cut_calls
 from mcp_persist_middleware.testing.fault_proxy.proxy import FaultProxy, Route
-from mcp_persist_middleware.testing.memory import MemoryLog
-from mcp_persist_middleware.testing.memory_parts import Shelf
+from mcp_persist_middleware.testing.memory import MemoryLog, Shelf
 
 __all__ = [
     "Cut",

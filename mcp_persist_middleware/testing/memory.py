@@ -1,79 +1,80 @@
-"""An `EventLog` as somebody else would write one: on plain dictionaries, with nothing of ours but
+"""A whole store as somebody else would write one: on plain dictionaries, with nothing of ours but
 the public interface. What is in a `Shelf` lives as long as the process, for all logs on it."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from mcp_persist_middleware.store import (
-    Beat,
     Event,
     EventKind,
-    EventLog,
-    Inbox,
     Outcome,
     Purged,
+    RecordLog,
+    Records,
     Removed,
-    Sessions,
-    StoreError,
     StreamKind,
     StreamRecord,
     StreamState,
     StreamWrite,
-    WorkerState,
-    WorkerTable,
 )
-from mcp_persist_middleware.testing.memory_parts import (
-    MemoryInbox,
-    MemorySessions,
-    MemoryWorkers,
-    Shelf,
-)
+
+
+@dataclass
+class Shelf:
+    """What all logs on it share; whoever changes it holds the lock."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    streams: dict[bytes, StreamRecord] = field(default_factory=dict)
+    events: dict[bytes, dict[int, Event]] = field(default_factory=dict)
+    records: dict[str, bytes] = field(default_factory=dict)
+
+    def kept(self, kind: str) -> list[str]:
+        """The names of the records of a kind: `worker`, `session`, `request` or
+        `reader`."""
+        return [key.split("/", 1)[1] for key in self.records if key.startswith(kind + "/")]
+
+
+class MemoryRecords(Records):
+    """The records on a shelf."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    async def get(self, key: str) -> bytes | None:
+        return self._shelf.records.get(key)
+
+    async def swap(self, key: str, old: bytes | None, new: bytes | None) -> bool:
+        with self._shelf.lock:
+            if self._shelf.records.get(key) != old:
+                return False
+            if new is None:
+                self._shelf.records.pop(key, None)
+            else:
+                self._shelf.records[key] = new
+            return True
+
+    async def list(self, prefix: str, after: str, limit: int) -> Sequence[tuple[str, bytes]]:
+        with self._shelf.lock:
+            found = sorted(self._shelf.records.items())
+        return [each for each in found if each[0].startswith(prefix) and each[0] > after][:limit]
 
 
 class _FencedError(Exception):
     pass
 
 
-class MemoryLog(EventLog):
+class MemoryLog(RecordLog):
     """A worker's log on a shelf."""
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
-        self._worker: str | None = None
-        self._sessions = MemorySessions(shelf)
-        self._inbox = MemoryInbox(shelf)
 
-    @property
-    def name(self) -> str:
-        return "memory"
-
-    @property
-    def secret(self) -> bytes:
-        return self._shelf.secret
-
-    @property
-    def sessions(self) -> Sessions:
-        return self._sessions
-
-    @property
-    def inbox(self) -> Inbox:
-        return self._inbox
-
-    async def open(self, worker: str) -> None:
-        await MemoryWorkers(self._shelf).enrol(worker)
-        self._worker = worker
-
-    async def aclose(self) -> None:
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            await self.deregister(worker)
-
-    async def ping(self) -> None:
-        if self._worker is None:
-            raise StoreError(url=self.name, reason="it is not open")
+    def make_records(self) -> Records:
+        return MemoryRecords(self._shelf)
 
     async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
-        await self.ping()
+        self.must_be_open()
         with self._shelf.lock:
             return [self._outcome(entry) for entry in batch]
 
@@ -149,7 +150,7 @@ class MemoryLog(EventLog):
         )
 
     async def find(self, stream: bytes) -> StreamRecord | None:
-        await self.ping()
+        self.must_be_open()
         return self._shelf.streams.get(stream)
 
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
@@ -165,48 +166,10 @@ class MemoryLog(EventLog):
                 total = 0
         return found
 
-    async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:
-        until = self.now() + seconds
-        for stream in streams:
-            record = self._shelf.streams.get(stream)
-            if record is not None and record.state is StreamState.OPEN:
-                known = self._shelf.read_until.get(stream, until)
-                self._shelf.read_until[stream] = max(known, until)
-
-    async def reader_ttl(self, stream: bytes) -> float | None:
-        until = self._shelf.read_until.get(stream)
-        return None if until is None else until - self.now()
-
-    def worker_table(self) -> WorkerTable:
-        return MemoryWorkers(self._shelf)
-
-    async def workers(self) -> Mapping[str, Beat]:
-        return dict(self._shelf.workers)
-
-    async def declare_dead(self, worker: str, counter: int) -> bool:
+    async def open_streams(self, after: bytes, limit: int) -> Sequence[StreamRecord]:
         with self._shelf.lock:
-            beat = self._shelf.workers.get(worker)
-            if beat is None or beat.counter != counter:
-                return False
-            self._shelf.workers[worker] = beat._replace(state=WorkerState.DEAD)
-            return True
-
-    async def deregister(self, worker: str) -> None:
-        self._shelf.workers.pop(worker, None)
-        self._shelf.keys.pop(worker, None)
-
-    def _open(self) -> list[StreamRecord]:
-        with self._shelf.lock:
-            return [r for r in self._shelf.streams.values() if r.ended_at is None]
-
-    async def active_writers(self) -> list[str]:
-        return sorted({record.worker for record in self._open()})
-
-    async def open_streams_of(
-        self, worker: str, limit: int, after: bytes = b""
-    ) -> list[StreamRecord]:
-        left = [r for r in self._open() if r.worker == worker and r.id > after]
-        return sorted(left, key=lambda record: record.id)[:limit]
+            found = [r for r in self._shelf.streams.values() if r.ended_at is None and r.id > after]
+        return sorted(found, key=lambda record: record.id)[:limit]
 
     async def expire_session(self, namespace: str, path: str, session: str) -> None:
         with self._shelf.lock:
@@ -237,7 +200,6 @@ class MemoryLog(EventLog):
                 if rows or not max_events:
                     return Purged.of(gone, more=True)
                 self._shelf.events.pop(record.id, None)
-                self._shelf.read_until.pop(record.id, None)
                 del self._shelf.streams[record.id]
                 gone.append((record.owner.namespace, Removed(streams=1)))
         return Purged.of(gone, more=False)

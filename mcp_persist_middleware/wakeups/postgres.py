@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.supervision import Supervisor
 from mcp_persist_middleware.wakeups.base import Subscription, Subscriptions, Wakeups
 
@@ -65,8 +66,8 @@ class Notifications(Wakeups):
         self._connect = connect
         self._timeout = timeout
         self._subscriptions = Subscriptions()
-        self._wanted: dict[bytes, float] = {}
-        self._recent: dict[bytes, float] = {}
+        self._wanted: Recent[bytes, float] = Recent(_MOST_WANTED)
+        self._recent: Recent[bytes, float] = Recent(_MOST_RECENT)
         self._asking: dict[bytes, None] = {}
         self._telling: dict[bytes, None] = {}
         self._work = asyncio.Event()
@@ -102,12 +103,9 @@ class Notifications(Wakeups):
         now = time.monotonic()
         for topic in topics:
             self._subscriptions.notify([topic])
-            self._recent.pop(topic, None)
             self._recent[topic] = now
             if self._wanted.get(topic, 0.0) > now:
                 self._telling[topic] = None
-        while len(self._recent) > _MOST_RECENT:
-            del self._recent[next(iter(self._recent))]
         if self._telling:
             self._work.set()
 
@@ -191,10 +189,11 @@ class Notifications(Wakeups):
             )
 
     def _forget(self, now: float) -> None:
-        self._wanted = {topic: until for topic, until in self._wanted.items() if until > now}
+        while self._wanted and next(iter(self._wanted.values())) <= now:
+            self._wanted.popitem(last=False)
         old = now - _RECENT
         while self._recent and next(iter(self._recent.values())) < old:
-            del self._recent[next(iter(self._recent))]
+            self._recent.popitem(last=False)
 
     def _wake_all(self) -> None:
         self._subscriptions.notify(self._subscriptions)
@@ -219,12 +218,9 @@ class Notifications(Wakeups):
     def _want(self, topics: Iterable[bytes]) -> None:
         now = time.monotonic()
         for topic in topics:
-            self._wanted.pop(topic, None)
             self._wanted[topic] = now + _HOLD
             if now - self._recent.get(topic, -_RECENT) < _RECENT:
                 self._telling[topic] = None
-        while len(self._wanted) > _MOST_WANTED:
-            del self._wanted[next(iter(self._wanted))]
         if self._telling:
             self._work.set()
 

@@ -6,13 +6,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 
 import mcp_persist_middleware
+from mcp_persist_middleware import PersistMiddleware, Settings
 
 PACKAGE = Path(mcp_persist_middleware.__file__).parent
 README = (PACKAGE.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.+?)```", README[README.index("## Custom store") :], re.DOTALL)
 STORE = """
 from sqlalchemy import make_url
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
@@ -36,35 +40,29 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def suite(directory: Path, installed: Path, *, broken: bool) -> subprocess.CompletedProcess[str]:
-    """Run the README's test module, the part that is about reading."""
-    (block,) = re.findall(r"```python\n(# test_my_log.py\n.+?)```", README, re.DOTALL)
-    skip = "after += 1\n        " if broken else ""
-    (directory / "my_package.py").write_text(STORE.format(broken=skip))
-    (directory / "test_my_log.py").write_text(block)
+def test_a_log_that_keeps_the_contract_passes_and_one_that_does_not_fails(
+    tmp_path: Path, installed: Path
+) -> None:
+    block = next(block for block in BLOCKS if block.startswith("# test_my_log.py"))
+    for name, broken in (("right", ""), ("wrong", "after += 1\n        ")):
+        (tmp_path / f"{name}_package.py").write_text(STORE.format(broken=broken))
+        module = block.replace("my_package", f"{name}_package")
+        (tmp_path / f"test_{name}.py").write_text(module)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    return subprocess.run(
-        [*command, "-k", "page", "test_my_log.py"],
-        cwd=directory,
-        env={"PYTHONPATH": f"{directory}:{installed}"},
+    done = subprocess.run(
+        [*command, "-k", "page"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{tmp_path}:{installed}"},
         capture_output=True,
         text=True,
         check=False,
     )
-
-
-def test_a_log_that_keeps_the_contract_passes_and_one_that_does_not_fails(
-    tmp_path: Path, installed: Path
-) -> None:
-    right = suite(tmp_path, installed, broken=False)
-    assert right.returncode == 0, right.stdout
-    assert " passed" in right.stdout
-    wrong = suite(tmp_path, installed, broken=True)
-    assert wrong.returncode == 1, wrong.stdout
-    assert (
-        "FAILED test_my_log.py::TestMyLog::test_a_page_holds_as_many_events_as_fit" in wrong.stdout
-    )
-    assert "E       assert [" in wrong.stdout, "the values are shown"
+    assert done.returncode == 1, done.stdout
+    failed = re.findall(r"FAILED test_(\w+).py::TestMyLog::(\w+)", done.stdout)
+    assert ("wrong", "test_a_page_holds_as_many_events_as_fit") in failed
+    assert {module for module, _ in failed} == {"wrong"}, done.stdout
+    assert "E       assert [" in done.stdout, "the values are shown"
+    assert " passed" in done.stdout
 
 
 def test_without_pytest_the_contract_says_what_to_install(installed: Path) -> None:
@@ -83,3 +81,13 @@ import mcp_persist_middleware.testing.contract
         check=False,
     )
     assert "pip install 'mcp-persist-middleware[testing]'" in done.stderr, done.stderr
+
+
+def test_what_the_readme_derives_from_is_there_and_names_what_is_to_be_written() -> None:
+    names = {"app": Starlette(), "PersistMiddleware": PersistMiddleware}
+    exec(BLOCKS[0], names)
+    mine: Any = names["MyLog"]
+    said = set(re.findall(r"\w+", mine.__doc__))
+    assert said == mine.__abstractmethods__
+    with pytest.raises(TypeError, match="abstract"):
+        names["make"](Settings.load({"url": "unused.db"}))

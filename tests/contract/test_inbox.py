@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.membership.lease import Lease
+from mcp_persist_middleware.log.record_log import RecordLog
 from mcp_persist_middleware.model import (
     EnqueueResult,
     RelayRequestId,
@@ -41,7 +42,7 @@ from tests.support.stores import Store
 
 def may_forget(log: EventLog) -> bool:
     """Whether relayed requests lie where a session's move does not take them along."""
-    return isinstance(log, RedisLog)
+    return isinstance(log, RedisLog | RecordLog)
 
 
 async def contents(store: Store) -> list[bytes]:

@@ -20,7 +20,6 @@ from mcp_persist_middleware.testing.contract.builders import (
     settle,
     subscribed,
 )
-from mcp_persist_middleware.wakeups import postgres
 from tests.contract.postgres import somebody, subscribers
 from tests.support.packaged import PACKAGED, marked
 from tests.support.scripted import until
@@ -124,8 +123,8 @@ async def settle_one(subscription: object) -> None:
 async def test_wants_and_commits_are_forgotten_in_time_and_bounded(
     log: PostgresLog, other: PostgresLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "_MOST_WANTED", 100)
-    monkeypatch.setattr(postgres, "_MOST_RECENT", 100)
+    for bounded in (log.wakeups._wanted, log.wakeups._recent):
+        monkeypatch.setattr(bounded, "_most", 100)
     subscriptions = [other.wakeups.subscribe(record().id) for _ in range(300)]
     await until(lambda: len(log.wakeups._wanted) == 100)
     log.wakeups.tell(record().id for _ in range(300))

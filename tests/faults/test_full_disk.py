@@ -19,7 +19,13 @@ import redis
 
 from tests.faults.test_postgres import administer, all_have_ids, follow, in_thread, load
 from tests.support.scripted import until
-from tests.support.stores import PostgresServer, RedisServer, drop_database, new_database
+from tests.support.stores import (
+    PostgresServer,
+    RedisServer,
+    drop_database,
+    new_database,
+    place_for_postgres,
+)
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -84,10 +90,10 @@ def server(disk: Disk) -> Iterator[PostgresServer]:
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Disk]]:
     """A database on a server with room, but whose tables are on a small disk."""
     with (
-        tempfile.TemporaryDirectory(prefix="mcp-pg-", ignore_cleanup_errors=True) as directory,
+        place_for_postgres() as directory,
         mounted(64) as disk,
     ):
-        server = PostgresServer(Path(directory) / "data")
+        server = PostgresServer(directory / "data")
         server.start()
         (place := disk.place / "tables").mkdir()
         shutil.chown(place, (server.directory / "postmaster.pid").owner())

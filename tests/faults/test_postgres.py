@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ from mcp_persist_middleware.stores.postgres import engine
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession, last_id
 from tests.support.sse_client import Frame
-from tests.support.stores import PostgresServer, new_database
+from tests.support.stores import PostgresServer, new_database, place_for_postgres
 from tests.support.wire import Wire
 
 pytestmark = pytest.mark.timeout(90)
@@ -32,8 +31,8 @@ _BROKEN = (OSError, asyncio.IncompleteReadError)
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     """A server that may be hurt."""
-    with tempfile.TemporaryDirectory(prefix="mcp-pg-", ignore_cleanup_errors=True) as directory:
-        made = PostgresServer(Path(directory) / "data", {"max_connections": "30"})
+    with place_for_postgres() as directory:
+        made = PostgresServer(directory / "data", {"max_connections": "30"})
         made.start()
         yield made
         with contextlib.suppress(Exception):

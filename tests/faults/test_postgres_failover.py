@@ -3,11 +3,8 @@ what clients had seen, where the primary waits for its standby and where it does
 
 import asyncio
 import contextlib
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -19,7 +16,7 @@ from mcp_persist_middleware.testing.contract.builders import COMMITTED, events, 
 from tests.faults.test_postgres import administer, all_have_ids, count, in_thread, load
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
-from tests.support.stores import PostgresServer, free_port, new_database
+from tests.support.stores import PostgresServer, free_port, new_database, place_for_postgres
 from tests.support.wire import Wire
 
 pytestmark = pytest.mark.timeout(90)
@@ -49,16 +46,11 @@ class Pair:
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     """Both, started; the standby is not waited for."""
-    # What is killed here is a process: what it gave to the system stays.
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(
-        prefix="mcp-pg-", dir=memory, ignore_cleanup_errors=True
-    ) as directory:
-        Path(directory).chmod(0o755)
+    with place_for_postgres() as directory:
         options = {"max_connections": "50", "fsync": "off"}
-        primary = PostgresServer(Path(directory) / "primary", options)
+        primary = PostgresServer(directory / "primary", options)
         primary.start()
-        standby = primary.copy(Path(directory) / "standby")
+        standby = primary.copy(directory / "standby")
         standby.start()
         yield Pair(primary, standby)
         for each in (standby, primary):

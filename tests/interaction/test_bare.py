@@ -19,9 +19,9 @@ from mcp_persist_middleware import (
     PersistMiddleware,
     StoreError,
 )
+from mcp_persist_middleware.log.record_parts import RecordSessions
 from mcp_persist_middleware.store import EventLog
 from mcp_persist_middleware.testing import MemoryLog, Shelf
-from mcp_persist_middleware.testing.memory_parts import MemorySessions
 from tests.support.scripted import Call, Message, Scripted, persisted, serving, until
 from tests.support.session import RawSession
 from tests.support.sse_client import request
@@ -189,7 +189,7 @@ async def test_an_off_switch_lets_everything_pass(
     assert not list(tmp_path.iterdir())
 
 
-class Failing(MemorySessions):
+class Failing(RecordSessions):
     """It fails in a way that it may not."""
 
     async def create(self, record: Any) -> bool:
@@ -204,7 +204,7 @@ class Odd(MemoryLog):
     def __init__(self, shelf: Shelf) -> None:
         super().__init__(shelf)
         if "sessions" in self.failing:
-            self._sessions = Failing(shelf)
+            self.sessions = Failing(self.records)
 
     async def find(self, stream: bytes) -> Any:
         if "find" in self.failing:
@@ -288,7 +288,7 @@ async def test_the_first_of_two_closes_while_the_store_is_away_and_the_lease_is_
     async with asyncio.timeout(5):
         await one.aclose()
         await other.aclose()
-    assert not shelf.workers
+    assert not shelf.kept("worker")
 
 
 async def test_a_start_that_was_refused_is_raised_after_it_was_said(tmp_path: Path) -> None:

@@ -17,15 +17,18 @@ from mcp_persist_middleware import (
     Settings,
     StoreError,
 )
-from mcp_persist_middleware.store import EventLog
+from mcp_persist_middleware.store import EventLog, RecordLog, Records
 from mcp_persist_middleware.testing import FaultProxy, MemoryLog, RandomCuts, Shelf, memory
+from mcp_persist_middleware.testing.memory import MemoryRecords
 from tests.interaction.test_official_client import CLIENTS, WORK
 from tests.matrix.clients import run
 from tests.matrix.score import score
+from tests.multiworker.test_relay import value
 from tests.support.processes import ServerError, ServerProcess
 from tests.support.scripted import Call, Scripted, serving, until
 from tests.support.servers import _sdk2
 from tests.support.session import RawSession
+from tests.support.stateful import Stateful
 
 QUICK = {"retry_ms": 300, "modern_retry_ms": 300}
 
@@ -54,7 +57,7 @@ async def test_every_call_that_is_cut_arrives_exactly_once(client: str) -> None:
     assert total.exactly_once(WORK), total
     kept = sum(len(rows) for rows in make.shelf.events.values())
     assert kept >= WORK.calls * (WORK.events + 1), "they are in that store and no other"
-    assert make.shelf.workers == {}, "who has left is not there any more"
+    assert make.shelf.kept("worker") == [], "who has left is not there any more"
 
 
 async def test_a_session_and_its_streams_live_on_in_it_when_the_server_is_another() -> None:
@@ -70,8 +73,25 @@ async def test_a_session_and_its_streams_live_on_in_it_when_the_server_is_anothe
             response = await session.call("count", n=3, delay=0)
             seen.append([f async for f in response.frames() if f.id])
             assert "counted 3" in str(seen[-1][-1].message["result"])
-    (kept,) = make.shelf.sessions.values()
-    assert kept.generation == 2, "the second server brought it back"
+    (kept,) = make.shelf.kept("session")
+    assert b'"generation": 2,' in make.shelf.records[f"session/{kept}"], "it was brought back"
+
+
+async def test_a_session_is_one_on_two_workers_also_when_its_home_is_gone() -> None:
+    make, (here, there) = Maker(), (Stateful(), Stateful())
+    apps = [
+        PersistMiddleware(app, log=make, retry_ms=1000 + n, drain_seconds=0.1)
+        for n, app in enumerate((here, there))
+    ]
+    async with serving(apps[1]) as second:
+        async with serving(apps[0]) as first:
+            session = await RawSession.open(first)
+            assert await value(await session.call("count")) == 1
+            session.port = second
+            assert await value(await session.call("count")) == 2, "it ran at its home"
+            assert (len(here.sessions), len(there.sessions)) == (1, 0)
+        assert await value(await session.call("count")) == 1, "it was brought back"
+        assert len(there.sessions) == 1
 
 
 async def test_a_store_that_opens_no_stream_again_costs_a_session_nothing_but_its_name(
@@ -168,7 +188,7 @@ async def test_whatever_fails_once_after_a_lost_lease_the_worker_goes_on_as_anot
         fresh = await persistence.context()
         assert fresh.holds_lease
         assert not fails, "it has failed"
-        assert shelf.workers.keys() == {fresh.worker}, "nothing is left of those before"
+        assert shelf.kept("worker") == [fresh.worker], "nothing is left of those before"
     assert "There is no new lease yet" in caplog.text or "not left in order" in caplog.text
     assert "hunter2" not in caplog.text
 
@@ -189,15 +209,23 @@ async def test_sessions_that_cannot_be_kept_do_not_keep_the_old_worker_enrolled(
         async with asyncio.timeout(10):
             while (fresh := await persistence.parts()) is parts:
                 await asyncio.sleep(0.01)
-        assert make.shelf.workers.keys() == {fresh.exchanges.worker}
+        assert make.shelf.kept("worker") == [fresh.exchanges.worker]
     assert "not left in order: KeyError" in caplog.text
     assert "hunter2" not in caplog.text
+
+
+def test_so_much_of_a_store_is_its_authors_to_write() -> None:
+    streams = {"append", "find", "read", "open_streams", "expire_session", "purge"}
+    assert RecordLog.__abstractmethods__ == streams | {"make_records"}
+    assert Records.__abstractmethods__ == {"get", "swap", "list"}
+    mine = {name for each in (MemoryLog, MemoryRecords) for name in vars(each) if name[0] != "_"}
+    assert mine == RecordLog.__abstractmethods__ | Records.__abstractmethods__, "and no more is"
 
 
 class Unfinished(MemoryLog):
     """It leaves a method out."""
 
-    ping = EventLog.ping  # type: ignore[assignment]
+    find = EventLog.find  # type: ignore[assignment]
 
 
 class Broken(MemoryLog):

@@ -202,7 +202,7 @@ async def test_whichever_step_of_closing_fails_all_others_are_done(
     async with asyncio.timeout(10):
         await persistence.aclose()
     assert set(done) >= STEPS.keys()
-    assert not shelf.workers
+    assert not shelf.kept("worker")
     assert not any(heartbeat.is_alive() for heartbeat in heartbeats)
     await until(lambda: not children())
     if how == "raises":

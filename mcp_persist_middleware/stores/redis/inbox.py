@@ -26,11 +26,12 @@ from collections.abc import Callable, Collection
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.model import RelayRequest, RelayRequestId
+from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.stores.redis import requests
 from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
 from mcp_persist_middleware.stores.redis.dedup import DedupWindow
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
-from mcp_persist_middleware.stores.redis.sender import LARGE, LOOK, Sender, keep
+from mcp_persist_middleware.stores.redis.sender import LARGE, LOOK, MOST_KNOWN, Sender
 
 
 class RedisInbox(Sender):
@@ -47,7 +48,7 @@ class RedisInbox(Sender):
     ) -> None:
         super().__init__(inner, client, keys, later, takes=takes)
         self._memory = DedupWindow()
-        self._held: dict[bytes, None] = {}
+        self._held: Recent[bytes, None] = Recent(MOST_KNOWN)
         """Relayed requests that were claimed in Redis and are not answered."""
         self._who = f"n{secrets.token_hex(8)}"
         self._questions = 0
@@ -96,7 +97,7 @@ class RedisInbox(Sender):
             self._is_in_doubt = False
         mine = [each for each in found if self._memory.takes(each)]
         for each in mine:
-            keep(self._held, each.id, None)
+            self._held[each.id] = None
         return mine
 
     async def _unheard(self, worker: str) -> list[bytes]:

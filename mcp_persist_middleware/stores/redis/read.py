@@ -4,6 +4,7 @@ import time
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import Event, StreamState
+from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.stores.redis import scripts
 from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
 from mcp_persist_middleware.stores.redis.recovery import checked
@@ -24,7 +25,7 @@ class RedisReads:
     def __init__(self, inner: EventLog, client: RedisClient) -> None:
         self._inner = inner
         self._client = client
-        self._epochs: dict[bytes, tuple[int, float]] = {}
+        self._epochs: Recent[bytes, tuple[int, float]] = Recent(_MOST)
 
     async def read(
         self, keys: Keys, stream: bytes, after: int, max_events: int, max_bytes: int
@@ -67,8 +68,6 @@ class RedisReads:
         if time.monotonic() < until:
             return epoch
         record = await self._inner.find(stream)
-        if len(self._epochs) >= _MOST:
-            self._epochs.clear()
         if record is None or record.state is not StreamState.OPEN:
             if record is not None:
                 self._epochs[stream] = (0, float("inf"))

@@ -18,6 +18,7 @@ from mcp_persist_middleware.model import (
     RelayStatus,
 )
 from mcp_persist_middleware.protocol import event_id
+from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.stores.redis import requests
 from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
 from mcp_persist_middleware.stores.redis.requests import Box
@@ -37,7 +38,7 @@ LOOK = 0.5
 _LOST, _AGAIN = 2.5, 0.05
 # One that refuses a step is not asked for so long (seconds).
 _REFUSED = 60.0
-_MOST_KNOWN = 4096
+MOST_KNOWN = 4096
 
 
 class RefusedError(RedisAwayError):
@@ -70,11 +71,11 @@ class Sender(Inbox):
         self.look_seconds = 1.0 if takes else inner.look_seconds
         self._refused_until = 0.0
         # Of the sender.
-        self._tokens: dict[str, bytes] = {}
-        self._doubts: dict[bytes, bytes] = {}
+        self._tokens: Recent[str, bytes] = Recent(MOST_KNOWN)
+        self._doubts: Recent[bytes, bytes] = Recent(MOST_KNOWN)
         """Relayed requests whose posting was not answered, and the token they were put with."""
         self._has_posted = False
-        self._in_sql: dict[bytes, None] = {}
+        self._in_sql: Recent[bytes, None] = Recent(MOST_KNOWN)
         """Relayed requests that were posted to SQL, or whose reply was found there."""
 
     def now(self) -> float:
@@ -126,7 +127,7 @@ class Sender(Inbox):
                 return enqueued
         enqueued = await self._inner.put(request, most)
         if enqueued is EnqueueResult.ENQUEUED:
-            keep(self._in_sql, request.id, None)
+            self._in_sql[request.id] = None
             self._later(self._box(request.worker).hint())
         return enqueued
 
@@ -135,7 +136,7 @@ class Sender(Inbox):
         worker, until = request.worker, time.monotonic() + _LOST
         while time.monotonic() < until:
             token = self._tokens.get(worker, b"")
-            keep(self._doubts, request.id, self._doubts.get(request.id) or token)
+            self._doubts[request.id] = self._doubts.get(request.id) or token
             call = self._box(worker).put(request, token, most, self._milliseconds(request.deadline))
             self._has_posted = True
             try:
@@ -149,7 +150,7 @@ class Sender(Inbox):
                 case requests.OTHER:
                     # If an attempt of the driver has posted it before Redis lost its memory, its
                     # addressee remembers it.
-                    keep(self._tokens, worker, rest[0])
+                    self._tokens[worker] = rest[0]
                 case requests.GONE if token:
                     await asyncio.sleep(_AGAIN)
                 case requests.PUT | requests.FULL:
@@ -196,7 +197,7 @@ class Sender(Inbox):
             return found
         there = await self._inner.look(request)
         if there is not None and there.state is RelayState.REPLIED:
-            keep(self._in_sql, request.id, None)
+            self._in_sql[request.id] = None
             # Without a reply it is what bars a relayed request.
             there = there._replace(worker=request.worker) if there.reply else None
         if there is None and not is_known:
@@ -234,10 +235,3 @@ class Sender(Inbox):
             await self._inner.remove(there)
             for each in there:
                 self._in_sql.pop(each.id, None)
-
-
-def keep(known: dict[K, V], key: K, value: V) -> None:
-    """Bounded: the oldest goes."""
-    known[key] = value
-    while len(known) > _MOST_KNOWN:
-        del known[next(iter(known))]

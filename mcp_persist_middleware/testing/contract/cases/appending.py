@@ -42,14 +42,12 @@ class Appending:
         assert await log.read(stream.id, 0, *ALL) == [*written, *events(5, 3)]
         assert await numbers(log, other) == [1, 2]
 
-    @pytest.mark.parametrize("count", [1, 2, 3, 1023, 1024, 1025, 2500])
-    async def test_no_event_of_a_batch_of_any_size_is_missing(
-        self, log: EventLog, count: int
-    ) -> None:
-        stream = record()
-        await log.append([new(stream)])
-        assert await log.append([add(stream, *events(1, count))]) == [COMMITTED]
-        assert await numbers(log, stream) == list(range(1, count + 1))
+    async def test_no_event_of_a_batch_of_any_size_is_missing(self, log: EventLog) -> None:
+        for count in (1, 2, 3, 1023, 1024, 1025, 2500):
+            stream = record()
+            await log.append([new(stream)])
+            assert await log.append([add(stream, *events(1, count))]) == [COMMITTED]
+            assert await numbers(log, stream) == list(range(1, count + 1))
 
     async def test_an_empty_batch_is_answered_with_nothing(self, log: EventLog) -> None:
         assert await log.append([]) == []
