@@ -140,7 +140,7 @@ _ANYWHERE = [
 ]
 
 _OF_RAW = [
-    Case("own comments while quiet (A12)", (_with(tool("comments", n=5, delay=0.3), listen=1.5),)),
+    Case("own comments while quiet (A12)", (_with(tool("comments", n=5, delay=0.3), listen=2.5),)),
     Case("whole floats as integers (A13)", (tool("floats", id="1.0"),)),
     Case(
         "compressed JSON (A15)",

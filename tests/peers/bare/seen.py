@@ -97,7 +97,7 @@ def without_question(answer: Answer) -> list[dict[str, object]]:
 
 def _does_not_cross(request: Request, ours: Answer) -> bool:
     """A body that is over the cap, or that breaks off; or its client is gone before it crosses."""
-    gone = request.half_closes and ours.status in (0, 500)
+    gone = request.half_closes and ours.status in (0, 400, 500)
     return ours.status == 413 or gone
 
 
