@@ -11,6 +11,7 @@ from tests.peers.bare.seen import (
     is_comment_elsewhere,
     is_early,
     is_foreign_cursor,
+    is_head_elsewhere,
     is_left,
     is_not_relayed,
     is_read_first,
@@ -99,6 +100,12 @@ NAMED: list[Named] = [
         is_not_relayed,
         "a request is relayed whole: one over `max_body_bytes` is refused with 413, and one that "
         "breaks off, or whose client is gone before it crosses, has nobody who waits for it",
+    ),
+    Named(
+        "a relayed head comes with what follows",
+        is_head_elsewhere,
+        "the head of a stream leaves when its worker has said that it is committed; of what the "
+        "stream says nothing is later",
     ),
     Named(
         "comments stay with the worker that runs the call",

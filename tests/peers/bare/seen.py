@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.peers.bare.differ import Difference, frames
+from tests.peers.bare.differ import SLACK, Difference, frames
 from tests.peers.bare.requests import Request
 from tests.peers.bare.wire import Answer
 
@@ -110,6 +110,11 @@ def is_not_relayed(seen: Seen, it: Difference) -> bool:
         return it.what.startswith(("status", "end", "header ", "body"))
     missed = any(_does_not_cross(*step) for step in seen.before)
     return missed and it.what == "payloads" and "how many" in seen.request.id
+
+
+def is_head_elsewhere(seen: Seen, it: Difference) -> bool:
+    early = seen.ours.first < max(seen.bare.first, seen.bare.silence) + SLACK
+    return seen.state == "elsewhere" and it.what == "later head" and streams(seen) and early
 
 
 def is_comment_elsewhere(seen: Seen, it: Difference) -> bool:
