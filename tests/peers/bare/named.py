@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.peers.bare.differ import SLACK, Difference
+from tests.peers.bare.differ import Difference, slack
 from tests.peers.bare.seen import (
     Seen,
     adds_an_error,
@@ -170,7 +170,7 @@ NAMED: list[Named] = [
         lambda seen, it: (
             seen.state == "degraded"
             and it.what in ("later head", "later end", "longer silence")
-            and seen.ours.total < seen.bare.total + 2 * STORE_TIMEOUT + SLACK
+            and seen.ours.total < seen.bare.total + 2 * STORE_TIMEOUT + slack()
         ),
         "a store that fails is tried for `store_timeout` before a stream goes on without it",
     ),

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.peers.bare.differ import SLACK, Difference, frames
+from tests.peers.bare.differ import Difference, frames, slack
 from tests.peers.bare.requests import Request
 from tests.peers.bare.wire import Answer
 
@@ -113,7 +113,7 @@ def is_not_relayed(seen: Seen, it: Difference) -> bool:
 
 
 def is_head_elsewhere(seen: Seen, it: Difference) -> bool:
-    early = seen.ours.first < max(seen.bare.first, seen.bare.silence) + SLACK
+    early = seen.ours.first < max(seen.bare.first, seen.bare.silence) + slack()
     return seen.state == "elsewhere" and it.what == "later head" and streams(seen) and early
 
 
