@@ -80,6 +80,12 @@ _ANYWHERE = [
     Case("a plain content type (C3)", (Request(content=("text/plain",)),)),
     Case("an unknown version (A4, C3)", (Request(version=("1999-01-01",)),)),
     Case("no version (C3)", (Request(version=()),)),
+    Case("2026-07-28 in its version alone (C3)", (Request(version=(MODERN,)),)),
+    *(
+        Case(f"{method} of {version} (C3)", (Request(method=method, version=(version,)),))
+        for method in ("GET", "DELETE", "PUT")
+        for version in (MODERN, "1999-01-01")
+    ),
     Case("4.3 MB (A5)", (Request(pad=4_300_000),)),
     Case("9 MB (A5)", (Request(pad=9_000_000),)),
     Case("4.3 MB in chunks (A5)", (Request(pad=4_300_000, framing="many chunks"),)),
