@@ -81,6 +81,12 @@ def is_read_first(seen: Seen, it: Difference) -> bool:
     return closing and seen.ours.kept and not seen.bare.kept and bool(seen.request.body())
 
 
+def is_left_unread(seen: Seen, it: Difference) -> bool:
+    """granian reads a refused body to its end, or closes upon what is left of it."""
+    refused = seen.http == "granian" and 413 in (seen.bare.status, seen.ours.status)
+    return refused and it.what in ("status", "end", "connection")
+
+
 def is_early(seen: Seen, it: Difference) -> bool:
     """JSON that came late is the one event of a stream that began before it."""
     if not seen.ours.is_stream or seen.bare.is_stream or seen.bare.first < 1.0:
