@@ -15,6 +15,7 @@ from tests.peers.bare.seen import (
     is_left,
     is_left_unread,
     is_not_relayed,
+    is_of_another,
     is_read_first,
     is_refused_first,
     is_stale_reply,
@@ -131,6 +132,12 @@ NAMED: list[Named] = [
         is_left_unread,
         "whether granian keeps the connection then, and whether the refusal arrives on one that "
         "it closes, is chance: of 300 connections each bare lost 49 and ours 59",
+    ),
+    Named(
+        "a session comes back for its owner",
+        is_of_another,
+        "an SDK serves whoever holds a session's id; one that it has forgotten is brought back "
+        "only for the principal that began it, and unknown to any other (G7)",
     ),
     Named(
         "who asks comes before what is asked",

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tests.peers.bare.asked import USERS
 from tests.peers.bare.differ import Difference, frames, slack
 from tests.peers.bare.requests import Request
 from tests.peers.bare.wire import Answer
@@ -133,8 +134,20 @@ def is_another_path(target: str) -> bool:
 
 
 def is_stale_reply(seen: Seen, it: Difference) -> bool:
-    statuses = (seen.bare.status, seen.ours.status)
-    return it.what == "status" and statuses == (202, 409) and b"Not delivered" in seen.ours.body
+    refused = seen.bare.status in (202, 400) and seen.ours.status == 409
+    return refused and it.what == "status" and b"Not delivered" in seen.ours.body
+
+
+def is_of_another(seen: Seen, it: Difference) -> bool:
+    """Who is named asks for a session that was begun by nobody."""
+    if _is_stranger(seen.request, seen.ours):
+        return seen.state == "back" and it.what in ("status", "end", "connection")
+    missed = seen.state == "back" and any(_is_stranger(*step) for step in seen.before)
+    return missed and it.what == "payloads" and "how many" in seen.request.id
+
+
+def _is_stranger(request: Request, ours: Answer) -> bool:
+    return ours.status == 404 and any(name in USERS for name, _ in request.headers)
 
 
 _OF_THE_CALLER = (401, 403, 421, 429)
