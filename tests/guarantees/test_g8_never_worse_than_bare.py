@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware import PersistMiddleware
-from tests.peers.bare import differ, named
+from tests.peers.bare import differ
 from tests.peers.bare.apps import bare
 from tests.peers.bare.cases import CASES
 from tests.peers.bare.generate import generated
@@ -49,8 +49,7 @@ async def test_an_odd_request_is_answered_as_by_the_bare_application(
     server: str, state: str, tmp_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The other tests run beside it. By half a second it is measured when it runs by itself.
-    for module in (differ, named):
-        monkeypatch.setattr(module, "SLACK", 2.0)
+    monkeypatch.setattr(differ, "SLACK", 2.0)
     ours = Here(lambda: PersistMiddleware(bare(server), url=tmp_store, drain_seconds=0.1))
     alone = Here(lambda: bare(server))
     await ours.start()

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.stores.sqlite.inbox import SqliteSessions
 from tests.support.scripted import persisted
 from tests.support.session import MODERN, RawSession
 from tests.support.squeezed import Squeezed
@@ -285,6 +287,32 @@ async def test_a_session_comes_back_for_whatever_is_asked_in_it_first(
             assert found not in taken, odd
             taken.add(found)
         assert await value(other) == 1
+
+
+class Modern(Stateful):
+    """Knows 2026-07-28, where the id of a session means nothing."""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        self.sessions.setdefault("", State())
+        if (b"mcp-protocol-version", MODERN.encode()) in scope.get("headers", []):
+            without = [pair for pair in scope["headers"] if pair[0] != b"mcp-session-id"]
+            scope = {**scope, "headers": without}
+        await super().__call__(scope, receive, send)
+
+
+async def test_an_id_that_means_nothing_waits_for_no_store(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: Any) -> Any:
+        raise StoreError(url="events.db", reason="it is away")
+
+    async with persisted(Modern(), tmp_store) as (port, _):
+        session = RawSession(port, MODERN, session_id="what-was-long-ago")
+        assert await value(session) == 1
+        monkeypatch.setattr(SqliteSessions, "find", fails)
+        assert await value(session) == 2
+        session.version = "2025-11-25"
+        assert await value(session) == 503
 
 
 @pytest.mark.parametrize("restarted", [False, True])

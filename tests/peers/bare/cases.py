@@ -80,6 +80,12 @@ _ANYWHERE = [
     Case("a plain content type (C3)", (Request(content=("text/plain",)),)),
     Case("an unknown version (A4, C3)", (Request(version=("1999-01-01",)),)),
     Case("no version (C3)", (Request(version=()),)),
+    Case("2026-07-28 in its version alone (C3)", (Request(version=(MODERN,)),)),
+    *(
+        Case(f"{method} of {version} (C3)", (Request(method=method, version=(version,)),))
+        for method in ("GET", "DELETE", "PUT")
+        for version in (MODERN, "1999-01-01")
+    ),
     Case("4.3 MB (A5)", (Request(pad=4_300_000),)),
     Case("9 MB (A5)", (Request(pad=9_000_000),)),
     Case("4.3 MB in chunks (A5)", (Request(pad=4_300_000, framing="many chunks"),)),
@@ -140,7 +146,7 @@ _ANYWHERE = [
 ]
 
 _OF_RAW = [
-    Case("own comments while quiet (A12)", (_with(tool("comments", n=5, delay=0.3), listen=1.5),)),
+    Case("own comments while quiet (A12)", (_with(tool("comments", n=5, delay=0.3), listen=2.5),)),
     Case("whole floats as integers (A13)", (tool("floats", id="1.0"),)),
     Case(
         "compressed JSON (A15)",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.peers.bare.differ import SLACK, Difference
+from tests.peers.bare.differ import Difference, slack
 from tests.peers.bare.seen import (
     Seen,
     adds_an_error,
@@ -11,8 +11,11 @@ from tests.peers.bare.seen import (
     is_comment_elsewhere,
     is_early,
     is_foreign_cursor,
+    is_head_elsewhere,
     is_left,
+    is_left_unread,
     is_not_relayed,
+    is_of_another,
     is_read_first,
     is_refused_first,
     is_stale_reply,
@@ -101,6 +104,12 @@ NAMED: list[Named] = [
         "breaks off, or whose client is gone before it crosses, has nobody who waits for it",
     ),
     Named(
+        "a relayed head comes with what follows",
+        is_head_elsewhere,
+        "the head of a stream leaves when its worker has said that it is committed; of what the "
+        "stream says nothing is later",
+    ),
+    Named(
         "comments stay with the worker that runs the call",
         is_comment_elsewhere,
         "a comment is not stored, and nothing else crosses to the worker of its client, which "
@@ -117,6 +126,18 @@ NAMED: list[Named] = [
         is_read_first,
         "a body is read before the application sees the request; an application that answers "
         "without reading it closes the connection by that, ours keeps it",
+    ),
+    Named(
+        "a body that is refused unread",
+        is_left_unread,
+        "whether granian keeps the connection then, and whether the refusal arrives on one that "
+        "it closes, is chance: of 300 connections each bare lost 49 and ours 59",
+    ),
+    Named(
+        "a session comes back for its owner",
+        is_of_another,
+        "an SDK serves whoever holds a session's id; one that it has forgotten is brought back "
+        "only for the principal that began it, and unknown to any other (G7)",
     ),
     Named(
         "who asks comes before what is asked",
@@ -163,7 +184,7 @@ NAMED: list[Named] = [
         lambda seen, it: (
             seen.state == "degraded"
             and it.what in ("later head", "later end", "longer silence")
-            and seen.ours.total < seen.bare.total + 2 * STORE_TIMEOUT + SLACK
+            and seen.ours.total < seen.bare.total + 2 * STORE_TIMEOUT + slack()
         ),
         "a store that fails is tried for `store_timeout` before a stream goes on without it",
     ),

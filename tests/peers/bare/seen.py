@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.peers.bare.differ import Difference, frames
+from tests.peers.bare.asked import USERS
+from tests.peers.bare.differ import Difference, frames, slack
 from tests.peers.bare.requests import Request
 from tests.peers.bare.wire import Answer
 
@@ -81,6 +82,12 @@ def is_read_first(seen: Seen, it: Difference) -> bool:
     return closing and seen.ours.kept and not seen.bare.kept and bool(seen.request.body())
 
 
+def is_left_unread(seen: Seen, it: Difference) -> bool:
+    """granian reads a refused body to its end, or closes upon what is left of it."""
+    refused = seen.http == "granian" and 413 in (seen.bare.status, seen.ours.status)
+    return refused and it.what in ("status", "end", "connection")
+
+
 def is_early(seen: Seen, it: Difference) -> bool:
     """JSON that came late is the one event of a stream that began before it."""
     if not seen.ours.is_stream or seen.bare.is_stream or seen.bare.first < 1.0:
@@ -97,7 +104,7 @@ def without_question(answer: Answer) -> list[dict[str, object]]:
 
 def _does_not_cross(request: Request, ours: Answer) -> bool:
     """A body that is over the cap, or that breaks off; or its client is gone before it crosses."""
-    gone = request.half_closes and ours.status in (0, 500)
+    gone = request.half_closes and ours.status in (0, 400, 500)
     return ours.status == 413 or gone
 
 
@@ -112,6 +119,11 @@ def is_not_relayed(seen: Seen, it: Difference) -> bool:
     return missed and it.what == "payloads" and "how many" in seen.request.id
 
 
+def is_head_elsewhere(seen: Seen, it: Difference) -> bool:
+    early = seen.ours.first < max(seen.bare.first, seen.bare.silence) + slack()
+    return seen.state == "elsewhere" and it.what == "later head" and streams(seen) and early
+
+
 def is_comment_elsewhere(seen: Seen, it: Difference) -> bool:
     lost = seen.state == "elsewhere" and streams(seen)
     return lost and b"\n:" in b"\n" + seen.bare.body and it.what in ("comments", "longer silence")
@@ -122,8 +134,20 @@ def is_another_path(target: str) -> bool:
 
 
 def is_stale_reply(seen: Seen, it: Difference) -> bool:
-    statuses = (seen.bare.status, seen.ours.status)
-    return it.what == "status" and statuses == (202, 409) and b"Not delivered" in seen.ours.body
+    refused = seen.bare.status in (202, 400) and seen.ours.status == 409
+    return refused and it.what == "status" and b"Not delivered" in seen.ours.body
+
+
+def is_of_another(seen: Seen, it: Difference) -> bool:
+    """Who is named asks for a session that was begun by nobody."""
+    if _is_stranger(seen.request, seen.ours):
+        return seen.state == "back" and it.what in ("status", "end", "connection")
+    missed = seen.state == "back" and any(_is_stranger(*step) for step in seen.before)
+    return missed and it.what == "payloads" and "how many" in seen.request.id
+
+
+def _is_stranger(request: Request, ours: Answer) -> bool:
+    return ours.status == 404 and any(name in USERS for name, _ in request.headers)
 
 
 _OF_THE_CALLER = (401, 403, 421, 429)

@@ -118,13 +118,28 @@ class Site:
 
     async def anew(self) -> None:
         """All servers start again, on an empty store: a server that has been asked knows more."""
-        servers = list(dict.fromkeys((self.bare, self.ours, self.other)))
-        await asyncio.gather(*(each.kill() for each in servers))
+        await self.kill()
         if self.store is not None and self.state != "shut":
             file = Path(make_url(self.store.url).database or "")
             for left in file.parent.glob(f"{file.name}*"):
                 left.unlink()
-        await asyncio.gather(*(each.start() for each in servers))
+        await self.start()
+
+    async def start(self) -> None:
+        """All servers; two workers have met afterwards. One that was alone looks for others now
+        and then (0.4 s), and until then nobody serves what is relayed to it."""
+        await asyncio.gather(*(each.start() for each in self._servers))
+        if self.other is not self.ours:
+            known = await opened(self.ours.port, [Opening()])
+            await exchange(self.other.port, Request().send(self.other.port, known))
+
+    async def kill(self) -> None:
+        """All servers."""
+        await asyncio.gather(*(each.kill() for each in self._servers))
+
+    @property
+    def _servers(self) -> list[Server]:
+        return list(dict.fromkeys((self.bare, self.ours, self.other)))
 
     @asynccontextmanager
     async def ready(self, openings: Sequence[Sequence[Opening]]) -> AsyncIterator[Pair]:
@@ -183,12 +198,11 @@ async def site(
     with tempfile.TemporaryDirectory(prefix="bare-") as name:
         directory = Path(name)
         made = _made(state, server, http, python, directory, mode)
-        servers = list(dict.fromkeys((made.bare, made.ours, made.other)))
         try:
-            await asyncio.gather(*(each.start() for each in servers))
+            await made.start()
             yield made
         finally:
-            await asyncio.gather(*(each.kill() for each in servers))
+            await made.kill()
             _keep(directory, f"{state}-{server}-{http}")
 
 
