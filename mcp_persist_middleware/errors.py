@@ -37,8 +37,19 @@ class StoreUnavailableError(StoreError):
 
 
 class SchemaVersionError(StoreError):
-    """The store {url} has schema version {found}, this library knows versions up to {known}:
-    upgrade mcp-persist-middleware on this worker, or point it at another store."""
+    """The store {url} has schema {found}, and this version, {own}, knows {known} and may not go on
+    beside it: install mcp-persist-middleware {package} or newer on this worker, or point it at
+    another store."""
+
+
+class SchemaInUseError(StoreError):
+    """The store {url} needs schema {number}, beside which older workers may not go on, and {count}
+    of them are still on it: stop them, and start this one again."""
+
+
+class SchemaRightsError(StoreError):
+    """The store {url} has schema {found} and needs {newest}, and its user may not change tables:
+    let somebody who may run what follows, or let the tables' owner open the store once.{plan}"""
 
 
 class UnreadableRowError(StoreError):

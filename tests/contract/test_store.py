@@ -3,9 +3,7 @@
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
-from mcp_persist_middleware.errors import SchemaVersionError
 from mcp_persist_middleware.log.base import EventLog
 from tests.contract.builders import ALL, COMMITTED, add, ending, events, new, record
 from tests.contract.conftest import Factory
@@ -54,19 +52,3 @@ async def test_the_secret_is_shared_on_a_store_and_differs_between_stores(
 async def test_a_ping_writes_nothing_and_returns(log: EventLog) -> None:
     await log.ping()
     assert (await log.purge(10.0**12, 100)).streams == 0
-
-
-async def test_a_newer_schema_is_refused(make_log: Factory, store: Store) -> None:
-    first = make_log()
-    await first.open("one")
-    await first.aclose()
-    async with store.connected() as outside:
-        await outside.execute(text("UPDATE mcp_meta SET value = :new"), {"new": b"999"})
-    late = make_log()
-    with pytest.raises(SchemaVersionError, match="999"):
-        await late.open("two")
-    async with store.connected() as outside:
-        await outside.execute(text("UPDATE mcp_meta SET value = :old"), {"old": b"1"})
-    await first.open("one")
-    assert (await first.workers()).keys() == {"one"}, "who was refused has left nothing behind"
-    await first.aclose()

@@ -10,21 +10,21 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, ColumnElement, func, insert, select, text, update
+from sqlalchemy import URL, ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.errors import SchemaVersionError, StoreError, UnreadableRowError
+from mcp_persist_middleware.errors import StoreError, UnreadableRowError
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, Written
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import Beat, Event, EventKind, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import jsonrpc, sse
-from mcp_persist_middleware.stores.sql import schema
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox
 from mcp_persist_middleware.stores.sql.lent import Lent
 from mcp_persist_middleware.stores.sql.rows import RowPage, page_of, reading, record_of
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from mcp_persist_middleware.stores.sql.store import SqlStore
+from mcp_persist_middleware.stores.sql.upgrade import Upgrade
 from mcp_persist_middleware.stores.sql.workers import (
     Connect,
     OwnConnection,
@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 
 _ATTEND_STREAMS = 256
 _LOST = "The answer to this request is in the store, and this version cannot read it"
-# Making the tables may take longer than a stream may wait.
-_SCHEMA_SECONDS = 30.0
+# To look at the tables, or to make them, may take longer than a stream may wait.
+_LOOK_SECONDS, _STEP_SECONDS = 30.0, 600.0
 
 
 class SqlLog(SqlStore, EventLog):
@@ -114,27 +114,24 @@ class SqlLog(SqlStore, EventLog):
         return self._inbox
 
     async def _prepare_schema(self) -> None:
-        """Make the tables, or check that the ones that are there are ours.
+        """Make the tables, or bring those that are there to this version.
 
         Raises:
-            SchemaVersionError: a newer library has been here.
+            SchemaVersionError: a newer version has been here, and no older one may go on.
         """
-        async with self._connection(max(self._timeout, _SCHEMA_SECONDS)) as connection:
+        upgrade, seconds = Upgrade(self.name, self.tables), max(self._timeout, _LOOK_SECONDS)
+        while True:
             # Several workers start at once; one makes the tables, the others find them.
-            await connection.execute(text(self._exclusive))
-            try:
+            async with self._transaction(seconds) as connection:
                 await self._make_room(connection)
-                await connection.run_sync(self.tables.metadata.create_all)
-                rows = await self._meta(connection)
-                await self._set_clock(connection, rows)
-                await connection.execute(text("COMMIT"))
-            except BaseException:
-                # It may not go back into the pool with its transaction open.
-                await connection.invalidate()
-                raise
-        found = int(rows["version"])
-        if found > schema.VERSION:
-            raise SchemaVersionError(url=self.name, found=found, known=schema.VERSION)
+                lacks = await upgrade.next(connection)
+                if lacks is None:
+                    rows = await self._meta(connection)
+                    await self._set_clock(connection, rows)
+                    break
+                if seconds == _STEP_SECONDS:
+                    await upgrade.take(connection, lacks, self.now())
+            seconds = _STEP_SECONDS
         self._secret = rows["secret"]
 
     async def _make_room(self, connection: AsyncConnection) -> None:
@@ -152,7 +149,6 @@ class SqlLog(SqlStore, EventLog):
         meta = self.tables.meta
         rows = {row.name: row.value for row in await connection.execute(select(meta))}
         for name, value in (
-            ("version", str(schema.VERSION).encode()),
             ("secret", secrets.token_bytes(32)),
             ("store", secrets.token_bytes(16)),
         ):
