@@ -28,6 +28,11 @@ class MissingDriverError(ConfigurationError):
     "mcp-persist-middleware[{extra}]"."""
 
 
+class MissingPackageError(ConfigurationError):
+    """Setting {name!r} needs the package {package!r}, which is not installed: install the extra
+    "mcp-persist-middleware[{extra}]"."""
+
+
 class StoreError(PersistError):
     """The store {url} failed: {reason}."""
 

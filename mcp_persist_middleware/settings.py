@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from mcp_persist_middleware import keyring
 from mcp_persist_middleware.errors import (
     ConfigurationError,
     InvalidSettingError,
     UnknownSettingError,
 )
+from mcp_persist_middleware.keyring import Keyring
 from mcp_persist_middleware.model import Owner
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ Synchronous = Literal["normal", "full"]
 ModernStreams = Literal["resume", "pass"]
 OnStoreFailure = Literal["degrade", "refuse"]
 RedisDurability = Literal["memory", "replica", "sql"]
+Compression = Literal["zstd", "gzip"]
 SessionRouting = Literal["relay", "revive", "local"]
 NamespaceOf = Callable[[HTTPConnection], str]
 PrincipalOf = Callable[[HTTPConnection], str | None]
@@ -59,6 +62,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "modern_streams": get_args(ModernStreams),
     "on_store_failure": get_args(OnStoreFailure),
     "redis_durability": get_args(RedisDurability),
+    "compression": get_args(Compression),
     "session_routing": get_args(SessionRouting),
 }
 
@@ -112,6 +116,16 @@ class Settings:
         "memory",
         "with `redis`, an event counts as committed when Redis has it (`memory`), a replica too "
         "(`replica`), or the store (`sql`)",
+    )
+    compression: Compression | None = _setting(
+        None, "`zstd` or `gzip`: compress what is stored, where that makes it smaller", none=True
+    )
+    compress_min_bytes: int = _setting(1024, "`compression` leaves what is smaller as it is", low=0)
+    encryption_keys: Keyring | None = _setting(
+        None,
+        'encrypt what is stored: keys by name, the current one first, or `"file:…"` with a '
+        "`name:base64` on each line",
+        none=True,
     )
     table_prefix: str = _setting("mcp_", "the beginning of every table's name")
     namespace: str | NamespaceOf = _setting(
@@ -321,12 +335,15 @@ def _parse(text: str, spec: Any) -> Any:
 
 
 def _check(name: str, value: Any, spec: Any, source: str) -> Any:
-    expected = _complaint(value, spec)
+    of_keys = name == "encryption_keys" and value is not None
+    expected = keyring.complaint(value) if of_keys else _complaint(value, spec)
     if expected is not None:
-        shown = value if name not in (*_SECRET, "log") else "(hidden)"
+        shown = value if name not in (*_SECRET, "log", "encryption_keys") else "(hidden)"
         raise InvalidSettingError(name=name, source=source, value=shown, expected=expected)
     if name == "identity_headers":
         return tuple(value)
+    if of_keys:
+        return Keyring.load(value)
     if name == "paths" and value is not None:
         return tuple(path.rstrip("/") or "/" for path in value)
     _check_hash(name, value, source)

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.codecs.coded import CodedLog
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.membership.failure_detector import FailureDetector
 from mcp_persist_middleware.log.membership.peers import Peers
@@ -27,9 +28,16 @@ from mcp_persist_middleware.model import (
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.settings import Settings
 from tests.contract.builders import add, ending, events, new, record
+from tests.contract.conftest import Factory
 from tests.contract.test_orphans import answer
 from tests.contract.test_sessions import session
 from tests.support.stores import Store
+
+
+@pytest.fixture
+def make_log(store: Store) -> Factory:
+    """Logs as a worker has them: with what reads rows in front."""
+    return lambda: CodedLog(store.make_log(), Settings.load({"url": "x"}, {}))
 
 
 def named(stream: StreamRecord, dialect: str) -> str:
@@ -81,7 +89,7 @@ async def test_an_answer_that_cannot_be_read_is_an_error_in_its_place(
     assert (first.sequence, last.sequence, last.kind) == (1, 2, EventKind.RESPONSE)
     message = json.loads(last.frame.split(b"data: ")[1])
     assert message["id"] == 1
-    assert "cannot read it" in message["error"]["message"]
+    assert "cannot be read" in message["error"]["message"]
 
 
 async def test_a_stream_that_cannot_be_read_is_an_error_of_the_store_and_no_other_is(

@@ -12,7 +12,6 @@ from asyncpg import Connection
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
-from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.model import EventKind, Outcome, StreamState, StreamWrite
 from mcp_persist_middleware.stores.sql.schema import Tables, quoted
 from mcp_persist_middleware.stores.sql.text import escape
@@ -248,7 +247,7 @@ def _columns(rows: Sequence[tuple[object, ...]], width: int) -> list[Iterable[ob
 
 def _events(entries: Sequence[StreamWrite]) -> list[Iterable[object]]:
     rows = [
-        (entry.id, event.sequence, event.epoch, int(event.kind), *codec.encode(event.frame))
+        (entry.id, event.sequence, event.epoch, int(event.kind), event.codec, event.frame)
         for entry in entries
         for event in entry.events
     ]

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import secrets
 import time
@@ -18,7 +17,6 @@ from mcp_persist_middleware.errors import StoreError, UnreadableRowError
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, Written
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import Beat, Event, EventKind, StreamRecord, StreamState
-from mcp_persist_middleware.protocol import jsonrpc, sse
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox
 from mcp_persist_middleware.stores.sql.lent import Lent
 from mcp_persist_middleware.stores.sql.rows import RowPage, page_of, reading, record_of
@@ -37,7 +35,6 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _ATTEND_STREAMS = 256
-_LOST = "The answer to this request is in the store, and this version cannot read it"
 # To look at the tables, or to make them, may take longer than a stream may wait.
 _LOOK_SECONDS, _STEP_SECONDS = 30.0, 600.0
 
@@ -173,27 +170,16 @@ class SqlLog(SqlStore, EventLog):
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         while True:
             page = await self._whole(self._read(stream, after, max_events, max_bytes))
-            if not page.lost:
+            if not page.lost or self._readable(page):
                 return page.events
-            if events := await self._readable(stream, page):
-                return events
             after = page.lost[-1][0]
 
-    async def _readable(self, stream: bytes, page: RowPage) -> list[Event]:
-        """What can be read of a page: what cannot is a gap in it, and an error where it was the
-        answer."""
-        telemetry.unreadable.add(len(page.lost), {"what": "event"})
-        logger.warning("%d events of a stream in %s cannot be read", len(page.lost), self.name)
-        answers = [row for row in page.lost if row[2] == EventKind.RESPONSE]
-        record = await self.find(stream) if answers else None
-        with reading(self.name, "stream"):
-            request_ids = json.loads(record.request_ids) if record is not None else []
-        if len(request_ids) != 1:
-            return page.events
-        error = jsonrpc.error(request_ids[0], _LOST, {"resumable": False}, jsonrpc.INTERRUPTED)
-        frame = sse.event(error)
-        told = [Event(row[0], row[1], EventKind.RESPONSE, frame) for row in answers]
-        return sorted([*page.events, *told], key=lambda event: event.sequence)
+    def _readable(self, page: RowPage) -> list[Event]:
+        """What can be read of a page; what cannot is a gap in it."""
+        if page.lost:
+            telemetry.unreadable.add(len(page.lost), {"what": "event"})
+            logger.warning("%d events in %s are of a newer version", len(page.lost), self.name)
+        return page.events
 
     async def written(self, stream: bytes, after: int = 0) -> Written:
         c = self.tables.event.c
@@ -217,8 +203,7 @@ class SqlLog(SqlStore, EventLog):
             .order_by(c.sequence)
         )
         page = page_of(tuple(row) for row in await self.all(answers))
-        found = await self._readable(stream, page) if page.lost else page.events
-        return Answers(last or after, found)
+        return Answers(last or after, self._readable(page))
 
     async def _one(self, statement: Any) -> Any:
         async with self._connection() as connection:
