@@ -17,7 +17,7 @@ from sqlalchemy import text
 from mcp_persist_middleware.errors import ConfigurationError, StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.codecs import chain, coded
-from mcp_persist_middleware.log.codecs.chain import Chain, Place
+from mcp_persist_middleware.log.codecs.chain import Bound, Chain
 from mcp_persist_middleware.log.codecs.coded import CodedLog
 from mcp_persist_middleware.log.codecs.compression import has_zstd
 from mcp_persist_middleware.log.cursor import Cursor
@@ -242,7 +242,7 @@ async def test_a_small_row_that_says_it_is_large_brings_no_large_thing_into_memo
         payload = told.to_bytes(4, "big") + packed
         tracemalloc.start()
         with pytest.raises(ValueError, match="damaged"):
-            plain().decode(1, payload, Place(b"", b""))
+            plain().decode(1, payload, Bound(b"", b""))
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
         tracemalloc.stop()
 
@@ -254,8 +254,8 @@ def plain() -> Chain:
 
 def test_nothing_that_is_encrypted_is_there_in_the_clear_or_twice_the_same() -> None:
     made = Chain(Settings.load({"url": "x", "encryption_keys": KEYS}, {}))
-    place = Place(b"stream", b"1")
-    one, two = made.encode(TEXT, place), made.encode(TEXT, place)
+    bound = Bound(b"stream", b"1")
+    one, two = made.encode(TEXT, bound), made.encode(TEXT, bound)
     assert one != two
     assert b"jsonrpc" not in one[1]
     assert one[0] == chain.cipher.AES_GCM

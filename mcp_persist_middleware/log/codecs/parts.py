@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import UnreadableRowError
-from mcp_persist_middleware.log.codecs.chain import RAW, Chain, Place
+from mcp_persist_middleware.log.codecs.chain import RAW, Bound, Chain
 from mcp_persist_middleware.log.outer import OuterInbox, OuterSessions
 from mcp_persist_middleware.log.parts import Inbox, Sessions
 from mcp_persist_middleware.model import (
@@ -53,12 +53,12 @@ class Blobs:
         """Whether it is not as it was given."""
         return blob is not None and blob.startswith(_MARK)
 
-    def encode(self, data: bytes, place: Place) -> bytes:
+    def encode(self, data: bytes, bound: Bound) -> bytes:
         """What to store."""
-        codec, payload = self._chain.encode(data, place) if data else (RAW, data)
+        codec, payload = self._chain.encode(data, bound) if data else (RAW, data)
         return data if codec == RAW else _MARK + bytes([codec]) + payload
 
-    def decode(self, blob: bytes, place: Place) -> bytes:
+    def decode(self, blob: bytes, bound: Bound) -> bytes:
         """What was encoded.
 
         Raises:
@@ -67,7 +67,7 @@ class Blobs:
         if not self.is_encoded(blob):
             return blob
         at = len(_MARK)
-        return self._chain.decode(blob[at] if len(blob) > at else 255, blob[at + 1 :], place)
+        return self._chain.decode(blob[at] if len(blob) > at else 255, blob[at + 1 :], bound)
 
 
 def _unreadable(store: str, what: str, error: ValueError) -> UnreadableRowError:
@@ -75,12 +75,12 @@ def _unreadable(store: str, what: str, error: ValueError) -> UnreadableRowError:
     return UnreadableRowError(url=store, what=what, reason=str(error))
 
 
-def _of_session(key: SessionKey) -> Place:
-    return Place("\0".join(("session", *key)).encode("utf-8", "surrogatepass"), b"initialize")
+def _of_session(key: SessionKey) -> Bound:
+    return Bound("\0".join(("session", *key)).encode("utf-8", "surrogatepass"), b"initialize")
 
 
-def _of_letter(request: bytes, part: bytes) -> Place:
-    return Place(b"letter " + request, part)
+def _of_letter(request: bytes, part: bytes) -> Bound:
+    return Bound(b"letter " + request, part)
 
 
 class CodedSessions(OuterSessions):
@@ -157,10 +157,10 @@ class CodedInbox(OuterInbox):
             raise _unreadable(self._store, "letter", error) from error
         return status._replace(reply=reply)
 
-    async def _encoded(self, data: bytes, place: Place) -> bytes:
+    async def _encoded(self, data: bytes, bound: Bound) -> bytes:
         if self._blobs.is_idle:
             return data
-        return await self._blobs.away(len(data), lambda: self._blobs.encode(data, place))
+        return await self._blobs.away(len(data), lambda: self._blobs.encode(data, bound))
 
-    async def _decoded(self, blob: bytes, place: Place) -> bytes:
-        return await self._blobs.away(len(blob), lambda: self._blobs.decode(blob, place))
+    async def _decoded(self, blob: bytes, bound: Bound) -> bytes:
+        return await self._blobs.away(len(blob), lambda: self._blobs.decode(blob, bound))
