@@ -1,6 +1,8 @@
 """gzip and zstd, each with a bound for what comes out again."""
 
+import functools
 import importlib
+import threading
 import zlib
 from typing import Any, Final
 
@@ -24,9 +26,14 @@ def _module() -> Any | None:
 
 
 _zstd = _module()
-# One for all: to make it takes longer than to compress a short text. It lets in one thread at a
-# time.
-_compressor = _zstd.ZstdCompressor(_ZSTD_LEVEL) if _zstd is not None else None
+
+
+class _Kept(threading.local):
+    """A compressor for each thread: to make it takes longer than to compress a short text, and it
+    lets in one thread at a time."""
+
+    def __init__(self) -> None:
+        self.compressor = _needed().ZstdCompressor(_ZSTD_LEVEL)
 
 
 def has_zstd() -> bool:
@@ -38,8 +45,8 @@ def compress(method: int, data: bytes) -> bytes:
     """The same, smaller in most cases."""
     if method == GZIP:
         return zlib.compress(data, _GZIP_LEVEL, _GZIP_WINDOW)
-    assert _compressor is not None
-    compressed: bytes = _compressor.compress(data, _compressor.FLUSH_FRAME)
+    compressor = _kept().compressor
+    compressed: bytes = compressor.compress(data, compressor.FLUSH_FRAME)
     return compressed
 
 
@@ -66,6 +73,11 @@ def _reader(method: int) -> Any:
     if method == ZSTD:
         return _needed().ZstdDecompressor()
     raise ValueError(f"compression {method} is not known to this version")
+
+
+@functools.cache
+def _kept() -> _Kept:
+    return _Kept()
 
 
 def _needed() -> Any:
