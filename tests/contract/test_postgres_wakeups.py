@@ -122,7 +122,7 @@ async def test_wants_and_commits_are_forgotten_in_time_and_bounded(
     monkeypatch.setattr(postgres, "_MOST_RECENT", 100)
     subscriptions = [other.wakeups.subscribe(record().id) for _ in range(300)]
     await until(lambda: len(log.wakeups._wanted) == 100)
-    log.wakeups.tell(record().id for _ in range(300))
+    log.wakeups.publish(record().id for _ in range(300))
     assert len(log.wakeups._recent) == 100
     for subscription in subscriptions:
         subscription.close()

@@ -138,3 +138,17 @@ async def test_with_every_wake_up_lost_every_event_arrives_all_the_same(
         await reading
     assert numbers == [1, 2, 3, 4, 5]
     cursor.close()
+
+
+@pytest.mark.parametrize("store", ["postgres", "sqlite+redis"], indirect=True)
+async def test_what_is_published_wakes_who_waits_for_it_elsewhere_and_nobody_else(
+    log: EventLog, other: EventLog
+) -> None:
+    topic, beside = record(), record()
+    with subscribed(other, topic) as subscription, subscribed(other, beside) as bystander:
+        await settle(subscription)
+        await settle(bystander)
+        log.wakeups.publish([topic.id])
+        async with asyncio.timeout(5):
+            await subscription.wait()
+        assert not bystander._notified

@@ -1,7 +1,7 @@
 """The steps that every relayed request takes, each one statement on the driver's connection; and
 the locks that a relayed request and a session that moves take, so that neither misses the other."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Protocol, TypeVar
@@ -22,10 +22,10 @@ from mcp_persist_middleware.stores.sql.schema import quoted
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from mcp_persist_middleware.stores.sql.store import SqlStore
 from mcp_persist_middleware.stores.sql.text import escape, unescape
+from mcp_persist_middleware.wakeups.base import Wakeups
 
 T = TypeVar("T")
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
-Tell = Callable[[Iterable[bytes]], None]
 
 _WAITING, _CLAIMED, _ANSWERED = (int(state) for state in RelayState)
 
@@ -41,13 +41,13 @@ class PostgresSessions(SqlSessions):
     """`SqlSessions` with a short way for the one read that routing needs.
 
     Args:
-        tell: wakes whoever waits for these topics.
+        wakeups: hears of what was committed to whom.
     """
 
-    def __init__(self, store: SqlStore, raw: Raw, tell: Tell) -> None:
+    def __init__(self, store: SqlStore, raw: Raw, wakeups: Wakeups) -> None:
         super().__init__(store)
         self._raw = raw
-        self._tell = tell
+        self._wakeups = wakeups
         names = ", ".join(column.name for column in self._table.c)
         self._find = (
             f"SELECT {names} FROM {quoted(self._table)}"
@@ -61,7 +61,7 @@ class PostgresSessions(SqlSessions):
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         moved = await super().move(key, generation, home)
         if moved:
-            self._tell([home.encode()])
+            self._wakeups.publish([home.encode()])
         return moved
 
 
@@ -72,10 +72,10 @@ class PostgresInbox(SqlInbox):
     may wait as are put at once.
     """
 
-    def __init__(self, store: SqlStore, raw: Raw, tell: Tell) -> None:
+    def __init__(self, store: SqlStore, raw: Raw, wakeups: Wakeups) -> None:
         super().__init__(store)
         self._raw = raw
-        self._tell = tell
+        self._wakeups = wakeups
         table = self._table
         inbox, session = quoted(table), quoted(store.tables.session)
         self._columns = [column.name for column in table.c]
@@ -119,7 +119,7 @@ class PostgresInbox(SqlInbox):
         values += [*key, request.generation, request.worker, most]
         home, put = await self._raw(lambda driver: driver.fetchrow(self._put, *values))
         if put:
-            self._tell([self.topic(request.worker)])
+            self._wakeups.publish([self.topic(request.worker)])
             return EnqueueResult.ENQUEUED
         return EnqueueResult.FULL if home else EnqueueResult.MOVED
 
@@ -135,7 +135,7 @@ class PostgresInbox(SqlInbox):
         values = (reply, deadline, request, worker)
         row = await self._raw(lambda driver: driver.fetchrow(self._answer, *values))
         if row is not None:
-            self._tell([request])
+            self._wakeups.publish([request])
         return row is not None
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
