@@ -53,12 +53,12 @@ class SchemaInUseError(StoreError):
 
 
 class SchemaRightsError(StoreError):
-    """The store {url} has schema {found} and needs {newest}, and its user may not change tables:
-    let somebody who may run what follows, or let the tables' owner open the store once.{plan}"""
+    """The store {url} has schema {found} and needs {newest}, and its user may not change tables.
+    Let somebody who may run this: {plan} Or let the tables' owner open the store once."""
 
 
 class UnreadableRowError(StoreError):
-    """The store {url} has a {what} that this version cannot read: {reason}."""
+    """The store {url} has a {what} that cannot be read here: {reason}."""
 
 
 class ClosedError(PersistError):

@@ -87,7 +87,7 @@ class Upgrade:
                 url=self._name,
                 found=found.number,
                 newest=migrations.NEWEST,
-                plan="\n\n" + self._plan(connection, found),
+                plan=f"\n\n{self._plan(connection, found)}\n\n",
             ) from None
 
     def _plan(self, connection: AsyncConnection, found: Schema) -> str:
