@@ -28,6 +28,11 @@ class MissingDriverError(ConfigurationError):
     "mcp-persist-middleware[{extra}]"."""
 
 
+class MissingPackageError(ConfigurationError):
+    """Setting {name!r} needs the package {package!r}, which is not installed: install the extra
+    "mcp-persist-middleware[{extra}]"."""
+
+
 class StoreError(PersistError):
     """The store {url} failed: {reason}."""
 
@@ -37,12 +42,23 @@ class StoreUnavailableError(StoreError):
 
 
 class SchemaVersionError(StoreError):
-    """The store {url} has schema version {found}, this library knows versions up to {known}:
-    upgrade mcp-persist-middleware on this worker, or point it at another store."""
+    """The store {url} has schema {found}, and this version, {own}, knows {known} and may not go on
+    beside it: install mcp-persist-middleware {package} or newer on this worker, or point it at
+    another store."""
+
+
+class SchemaInUseError(StoreError):
+    """The store {url} needs schema {number}, beside which older workers may not go on, and {count}
+    of them are still on it: stop them, and start this one again."""
+
+
+class SchemaRightsError(StoreError):
+    """The store {url} has schema {found} and needs {newest}, and its user may not change tables.
+    Let somebody who may run this: {plan} Or let the tables' owner open the store once."""
 
 
 class UnreadableRowError(StoreError):
-    """The store {url} has a {what} that this version cannot read: {reason}."""
+    """The store {url} has a {what} that cannot be read here: {reason}."""
 
 
 class ClosedError(PersistError):

@@ -48,6 +48,9 @@ class Event(NamedTuple):
     epoch: int
     kind: EventKind
     frame: bytes
+    codec: int = 0
+    """How the frame is written (`log.codecs`), 0 to 15; 0 is as it is. A store keeps it beside the
+    frame, and looks into neither."""
 
 
 class Place(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Self
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.codecs.coded import CodedLog
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.membership.heartbeat import Heartbeat
 from mcp_persist_middleware.log.membership.lease import Lease
@@ -154,7 +155,7 @@ async def _open(
     on_lost: Callable[[], None],
     before: Registry | None,
 ) -> Parts:
-    log, name = make_log(settings), secrets.token_hex(8)
+    log, name = CodedLog(make_log(settings), settings), secrets.token_hex(8)
     lease = Lease(settings.lease_seconds)
     closing.add("The store", log.aclose)
     await log.open(name)

@@ -2,7 +2,7 @@
 checkers. `Settings` is what becomes of it; a test compares the two, name by name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,6 +20,7 @@ Texts = list[str] | tuple[str, ...]
 Synchronous = Literal["normal", "full"]
 ModernStreams = Literal["resume", "pass"]
 OnStoreFailure = Literal["degrade", "refuse"]
+Compression = Literal["zstd", "gzip"]
 RedisDurability = Literal["memory", "replica", "sql"]
 SessionRouting = Literal["relay", "revive", "local"]
 NamespaceOf = Callable[[HTTPConnection], str]
@@ -43,6 +44,13 @@ class SettingsArguments(TypedDict, total=False):
     redis_durability: RedisDurability
     """With `redis`, an event counts as committed when Redis has it (`memory`), a replica too
     (`replica`), or the store (`sql`)."""
+    compression: Compression | None
+    """`zstd` or `gzip`: compress what is stored, where that makes it smaller."""
+    compress_min_bytes: Size
+    """`compression` leaves what is smaller as it is."""
+    encryption_keys: Mapping[str, bytes | str] | str | None
+    """Encrypt what is stored: keys by name, the current one first, or `"file:…"` with a
+    `name:base64` on each line."""
     table_prefix: str
     """The beginning of every table's name."""
     namespace: str | NamespaceOf

@@ -1,11 +1,14 @@
 """What is right and what is wrong with one value."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
+from mcp_persist_middleware import keyring
 from mcp_persist_middleware.errors import InvalidSettingError
+from mcp_persist_middleware.keyring import Keyring
 from mcp_persist_middleware.settings.arguments import (
+    Compression,
     ModernStreams,
     OnStoreFailure,
     RedisDurability,
@@ -21,6 +24,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "modern_streams": get_args(ModernStreams),
     "on_store_failure": get_args(OnStoreFailure),
     "redis_durability": get_args(RedisDurability),
+    "compression": get_args(Compression),
     "session_routing": get_args(SessionRouting),
 }
 
@@ -59,10 +63,12 @@ def checked(name: str, value: Any, spec: Any, source: str) -> Any:
         value = number
     expected = _complaint(value, spec)
     if expected is not None:
-        told = given if name not in (*SECRET, "log") else "(hidden)"
+        told = given if name not in (*SECRET, "log", "encryption_keys") else "(hidden)"
         raise InvalidSettingError(name=name, source=source, value=told, expected=expected)
     if name == "identity_headers":
         return tuple(value)
+    if name == "encryption_keys" and value is not None:
+        return Keyring.load(value)
     if name == "paths" and value is not None:
         return tuple(path.rstrip("/") or "/" for path in value)
     _check_hash(name, value, source)
@@ -102,8 +108,8 @@ def _complaint(value: Any, spec: Any) -> str | None:
             return None if callable(value) else namespace_complaint(value)
         case "paths" | "identity_headers":
             return _several(value, spec)
-        case "table_prefix" | "health_path":
-            return _prefix_complaint(value) if spec.name == "table_prefix" else _place(value)
+        case name if name in _COMPLAINTS:
+            return _COMPLAINTS[name](value)
         case "relay_scope":
             right = isinstance(value, tuple) and len(value) == 2 and all(map(callable, value))
             return None if right else "expected a tuple of two callables, (dump, load)"
@@ -195,3 +201,10 @@ def _scalar(value: Any, spec: Any) -> str | None:
             return (
                 f"expected {what} of {unit.name}, at least {low}, or a text such as {unit.examples}"
             )
+
+
+_COMPLAINTS: Mapping[str, Callable[[Any], str | None]] = {
+    "table_prefix": _prefix_complaint,
+    "health_path": _place,
+    "encryption_keys": keyring.complaint,
+}

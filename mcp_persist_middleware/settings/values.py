@@ -7,9 +7,11 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from mcp_persist_middleware.keyring import Keyring
 from mcp_persist_middleware.model import Owner
 from mcp_persist_middleware.settings import loading, units
 from mcp_persist_middleware.settings.arguments import (
+    Compression,
     ModernStreams,
     NamespaceOf,
     OnStoreFailure,
@@ -63,6 +65,13 @@ class Settings:
     redis_durability: RedisDurability = _setting("memory")
     """With `redis`, an event counts as committed when Redis has it (`memory`), a replica too
     (`replica`), or the store (`sql`)."""
+    compression: Compression | None = _setting(None, none=True)
+    """`zstd` or `gzip`: compress what is stored, where that makes it smaller."""
+    compress_min_bytes: int = _bytes(1024, low=0)
+    """`compression` leaves what is smaller as it is."""
+    encryption_keys: Keyring | None = _setting(None, none=True)
+    """Encrypt what is stored: keys by name, the current one first, or `"file:…"` with a
+    `name:base64` on each line."""
     table_prefix: str = _setting("mcp_")
     """The beginning of every table's name."""
     namespace: str | NamespaceOf = _setting("default")

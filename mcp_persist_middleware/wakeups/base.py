@@ -89,7 +89,8 @@ class Subscriptions:
 
 
 class Wakeups(ABC):
-    """Tells the readers of one event loop that another worker may have committed something.
+    """Tells the readers of one event loop that another worker may have committed something, and
+    those of the others what was committed here.
 
     A wake-up carries no data, may be for nothing and may be lost: what counts is only what the
     store says when the reader looks.
@@ -104,6 +105,16 @@ class Wakeups(ABC):
     def subscribe(self, stream: bytes) -> Subscription:
         """Be notified for a stream until the subscription is closed. Without subscriptions
         nothing runs and nothing is asked."""
+
+    def publish(self, topics: Iterable[bytes]) -> None:
+        """Something was committed to these topics: who waits for one, here or elsewhere, is to be
+        woken soon. Called after the commit; waits for nothing, and may be lost like any wake-up.
+
+        A transport that sees by itself what is committed does nothing here. One whose message may
+        travel with the write (in the function that Redis runs) has a `statement` for that as well.
+        In PostgreSQL it may not: a NOTIFY in a transaction makes commits wait for each other.
+        """
+        del topics
 
     @abstractmethod
     async def aclose(self) -> None:

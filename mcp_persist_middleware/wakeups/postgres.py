@@ -98,8 +98,7 @@ class Notifications(Wakeups):
         if self._subscriptions.discard(stream, subscription):
             self._asking.pop(stream, None)
 
-    def tell(self, topics: Iterable[bytes]) -> None:
-        """Something was committed to these topics: wake who waits here, tell those elsewhere."""
+    def publish(self, topics: Iterable[bytes]) -> None:
         now = time.monotonic()
         for topic in topics:
             self._subscriptions.notify([topic])

@@ -7,7 +7,7 @@ else.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError
@@ -19,6 +19,7 @@ from mcp_persist_middleware.wakeups.local import Signal
 logger = logging.getLogger(__name__)
 
 _IDLE, _AFTER_FAILURE, _CLOSE = 5.0, 0.25, 1.0
+Command = tuple[str, str, bytes]
 
 
 class RedisWakeups(Wakeups):
@@ -28,14 +29,20 @@ class RedisWakeups(Wakeups):
         inner: the wake-ups of the SQL log below.
         connect: makes a client for one connection of its own.
         channel: the channel of a topic.
+        send: sends a command soon after.
     """
 
     def __init__(
-        self, inner: Wakeups, connect: Callable[[], Any], channel: Callable[[bytes], str]
+        self,
+        inner: Wakeups,
+        connect: Callable[[], Any],
+        channel: Callable[[bytes], str],
+        send: Callable[[Command], None],
     ) -> None:
         self._inner = inner
         self._connect = connect
         self._channel = channel
+        self._send = send
         self._subscriptions = Subscriptions()
         self._wanted: dict[bytes, bytes] = {}
         self._changed = Signal()
@@ -67,6 +74,14 @@ class RedisWakeups(Wakeups):
     @property
     def is_connected(self) -> bool | None:
         return self._inner.is_connected is not False and not self._failing
+
+    def publish(self, topics: Iterable[bytes]) -> None:
+        for topic in topics:
+            self._send(self.statement(topic))
+
+    def statement(self, topic: bytes) -> Command:
+        """The command that publishes for one topic, for whoever sends it with others."""
+        return "PUBLISH", self._channel(topic), b""
 
     def notify(self, topic: bytes) -> None:
         """Wake whoever waits here for a topic."""

@@ -127,7 +127,7 @@ async def test_wants_and_commits_are_forgotten_in_time_and_bounded(
         monkeypatch.setattr(bounded, "_most", 100)
     subscriptions = [other.wakeups.subscribe(record().id) for _ in range(300)]
     await until(lambda: len(log.wakeups._wanted) == 100)
-    log.wakeups.tell(record().id for _ in range(300))
+    log.wakeups.publish(record().id for _ in range(300))
     assert len(log.wakeups._recent) == 100
     for subscription in subscriptions:
         subscription.close()

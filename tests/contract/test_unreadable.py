@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.codecs.coded import CodedLog
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.membership.failure_detector import FailureDetector
@@ -30,6 +31,7 @@ from mcp_persist_middleware.model import (
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.testing.contract.builders import (
+    Factory,
     add,
     answer,
     ending,
@@ -39,6 +41,12 @@ from mcp_persist_middleware.testing.contract.builders import (
     session,
 )
 from tests.support.stores import Store
+
+
+@pytest.fixture
+def make_log(store: Store) -> Factory:
+    """Logs as a worker has them: with what reads rows in front."""
+    return lambda: CodedLog(store.make_log(), Settings.load({"url": "x"}, {}))
 
 
 def named(stream: StreamRecord, dialect: str) -> str:
@@ -90,7 +98,7 @@ async def test_an_answer_that_cannot_be_read_is_an_error_in_its_place(
     assert (first.sequence, last.sequence, last.kind) == (1, 2, EventKind.RESPONSE)
     message = json.loads(last.frame.split(b"data: ")[1])
     assert message["id"] == 1
-    assert "cannot read it" in message["error"]["message"]
+    assert "cannot be read" in message["error"]["message"]
 
 
 async def test_a_stream_that_cannot_be_read_is_an_error_of_the_store_and_no_other_is(
@@ -99,7 +107,7 @@ async def test_a_stream_that_cannot_be_read_is_an_error_of_the_store_and_no_othe
     bad, good = record(worker="gone"), record(worker="gone")
     await log.append([new(bad), new(good)])
     await change(store, "stream", kind="z", of=bad)
-    with pytest.raises(StoreError, match="cannot read"):
+    with pytest.raises(StoreError, match="cannot be read"):
         await log.find(bad.id)
     assert await log.find(good.id) == good
     assert await log.open_streams_of("gone", 10) == [good]
@@ -135,7 +143,7 @@ async def test_a_session_that_cannot_be_read_is_an_error_and_no_other_is(
         assert await log.sessions.create(made)
     for values in ({"subscriptions": "{"}, {"subscriptions": "5"}, {"initialize": b"x?"}):
         await change(store, "session", where="id = 'bad'", **{"subscriptions": "[]"} | values)
-        with pytest.raises(StoreError, match="cannot read"):
+        with pytest.raises(StoreError, match="cannot be read"):
             await log.sessions.find(bad.key)
     assert await log.sessions.find(good.key) == good
 
@@ -153,7 +161,7 @@ async def test_a_request_in_a_state_that_nobody_knows_is_an_error_of_its_own(
     ):
         pytest.skip("its relayed requests are not in SQL")
     await change(store, "inbox", state=9)
-    with pytest.raises(StoreError, match="cannot read"):
+    with pytest.raises(StoreError, match="cannot be read"):
         await log.inbox.look(RelayRequestId(relayed.id, "one"))
     assert await log.inbox.claim("one", 10, 0.0, time.time() + 60) == []
 

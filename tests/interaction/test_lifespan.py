@@ -201,8 +201,9 @@ async def test_a_newer_schema_is_left_alone(store: str, tmp_path: Path) -> None:
     async with Persistence(url=store):
         pass
     with sqlite3.connect(tmp_path / "events.db") as file:
-        file.execute("UPDATE mcp_meta SET value = CAST('99' AS BLOB) WHERE name = 'version'")
-    with pytest.raises(StoreError, match="version 99"):
+        told = "UPDATE mcp_meta SET value = CAST('99' AS BLOB) WHERE name IN ('schema', 'version')"
+        file.execute(told)
+    with pytest.raises(StoreError, match="schema 99"):
         await Persistence(url=store).start()
 
 

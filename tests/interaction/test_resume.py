@@ -5,6 +5,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,29 @@ async def test_a_finished_stream_answers_by_the_place_of_the_cursor(store: str) 
         assert error.message["error"]["code"] == -32000
 
         assert (await session.get("17")).status == 404
+
+
+async def test_without_its_key_a_stream_ends_in_an_error_its_session_waits_and_others_go_on(
+    store: str,
+) -> None:
+    old, new = {"old": b"o" * 32}, {"new": b"n" * 32}
+    async with persisted(Scripted(three=three), store, encryption_keys=old) as (port, _):
+        session = await RawSession.open(port)
+        frames = await (await session.call("three")).take(4)
+    async with persisted(Scripted(three=three), store, encryption_keys=new) as (port, _):
+        later = replace(session, port=port)
+        replay = [f async for f in (await later.get(frames[0].id)).frames() if f.data]
+        assert [f.message["error"]["message"].endswith("cannot be read here") for f in replay] == [
+            True
+        ]
+        assert (await later.call("three")).status == 503, "who comes back with the key finds it"
+        other = await RawSession.open(port)
+        assert len(await (await other.call("three")).take(4)) == 4
+    async with persisted(Scripted(three=three), store, encryption_keys=new | old) as (port, _):
+        later = replace(session, port=port)
+        replay = [f async for f in (await later.get(frames[0].id)).frames() if f.data]
+        assert [f.data for f in replay] == [f.data for f in frames[1:]]
+        assert len(await (await later.call("three")).take(4)) == 4
 
 
 async def test_a_young_cursor_is_looked_for_again(store: str) -> None:

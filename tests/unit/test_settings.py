@@ -168,7 +168,7 @@ def test_a_variable_that_is_no_setting_is_warned_of_by_name(
     environ = {
         "MCP_PERSIST_URL": "events.db",
         "MCP_PERSIST_TLL": "5",
-        "MCP_PERSIST_ENCRYPTION_KEY": "hunter2",
+        "MCP_PERSIST_SQLITE_PATH": "hunter2",
         "MCP_PERSIST_LOG": "debug",
         "MCP_PERSIST_TEST_REDIS": "redis://h",
         "OTHER": "1",
@@ -177,7 +177,7 @@ def test_a_variable_that_is_no_setting_is_warned_of_by_name(
     misspelt, stranger = caplog.messages
     assert "MCP_PERSIST_TLL in the environment is no setting" in misspelt
     assert "did you mean MCP_PERSIST_TTL?" in misspelt
-    assert "MCP_PERSIST_ENCRYPTION_KEY" in stranger
+    assert "MCP_PERSIST_SQLITE_PATH" in stranger
     assert "did you mean" not in stranger
     assert "mcp-persist" in stranger
     assert "hunter2" not in caplog.text
@@ -321,3 +321,46 @@ def test_a_client_of_2026_tries_once_within_the_grace_and_once_after_a_restart()
     first = defaults.modern_retry_ms / 1000
     assert first < defaults.disconnect_grace - 1
     assert 2 * first >= 4
+
+
+KEY = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVowMTIzNDU="
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"new": KEY, "old": b"o" * 32},
+        f"new:{KEY},old:{'b29v' * 10}b28=",
+        f"# the current one\nnew: {KEY}\n\nold:{'b29v' * 10}b28",
+    ],
+)
+def test_keys_are_given_as_a_mapping_a_text_or_a_file(given: Any, tmp_path: Path) -> None:
+    forms = [given]
+    if isinstance(given, str):
+        file = tmp_path / "keys"
+        file.write_text(given)
+        forms.append(f"file:{file}")
+    for form in forms:
+        settings = Settings.load({"url": "e.db", "encryption_keys": form}, {})
+        keys = settings.encryption_keys
+        assert keys is not None
+        assert (keys.current, dict(keys)) == (
+            "new",
+            {"new": b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345", "old": b"o" * 32},
+        )
+        assert KEY[:8] not in repr(settings)
+        assert settings == Settings.load({"url": "e.db", "encryption_keys": form}, {})
+    if isinstance(given, str):
+        environ = {"MCP_PERSIST_URL": "e.db", "MCP_PERSIST_ENCRYPTION_KEYS": given}
+        assert Settings.load({}, environ).encryption_keys == keys
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "hunter2", "new:hunter2", f"new:{KEY},new:{KEY}", f"a b:{KEY}", {}, 5, "file:/no/such"],
+)
+def test_what_is_no_key_is_refused_and_not_shown(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="encryption_keys") as raised:
+        Settings.load({"url": "e.db", "encryption_keys": given}, {})
+    assert "hunter2" not in str(raised.value)
+    assert KEY not in str(raised.value)

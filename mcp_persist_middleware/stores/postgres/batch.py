@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 import asyncpg
 from asyncpg import Connection
 
-from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.stores.postgres.statements import PostgresStatements
 from mcp_persist_middleware.stores.sql.batch import UNFIT, stream_row, trace_of
@@ -148,7 +147,7 @@ def _columns(rows: Sequence[tuple[object, ...]], width: int) -> list[Iterable[ob
 
 def _events(entries: Sequence[StreamWrite]) -> list[Iterable[object]]:
     rows = [
-        (entry.id, event.sequence, event.epoch, int(event.kind), *codec.encode(event.frame))
+        (entry.id, event.sequence, event.epoch, int(event.kind), event.codec, event.frame)
         for entry in entries
         for event in entry.events
     ]

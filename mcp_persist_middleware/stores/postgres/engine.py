@@ -252,7 +252,7 @@ _REMEDIES = {
     "28P01": "Check the user and the password in the URL, and the server's pg_hba.conf",
     "28000": "Check the user and the password in the URL, and the server's pg_hba.conf",
     "3D000": "Create the database {database!r}, or correct its name in the URL",
-    "42501": "Grant the user CREATE on the schema, or let its owner open the store once",
+    "42501": "Grant the user SELECT, INSERT, UPDATE and DELETE on the tables",
     "25006": "Connect to the primary: this server takes no writes",
     "53300": "Raise max_connections of the server, or lower the number of workers",
     "42704": "Take it out of the URL's query: neither the driver nor the server knows it",

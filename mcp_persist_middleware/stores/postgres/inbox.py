@@ -1,7 +1,7 @@
 """The steps that every relayed request takes, each one statement on the driver's connection; and
 the locks that a relayed request and a session that moves take, so that neither misses the other."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -19,9 +19,9 @@ from mcp_persist_middleware.stores.sql.inbox import SqlInbox, relay_request_of, 
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from mcp_persist_middleware.stores.sql.store import SqlStore
 from mcp_persist_middleware.stores.sql.text import escape
+from mcp_persist_middleware.wakeups.base import Wakeups
 
 T = TypeVar("T")
-Tell = Callable[[Iterable[bytes]], None]
 
 
 class Raw(Protocol):
@@ -35,16 +35,16 @@ class PostgresSessions(SqlSessions):
     """`SqlSessions` with a short way for the one read that routing needs.
 
     Args:
-        tell: wakes whoever waits for these topics.
+        wakeups: hears of what was committed to whom.
     """
 
     def __init__(
-        self, store: SqlStore, statements: PostgresStatements, raw: Raw, tell: Tell
+        self, store: SqlStore, statements: PostgresStatements, raw: Raw, wakeups: Wakeups
     ) -> None:
         super().__init__(store)
         self._sql = statements
         self._raw = raw
-        self._tell = tell
+        self._wakeups = wakeups
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
         row = await self._raw(
@@ -55,7 +55,7 @@ class PostgresSessions(SqlSessions):
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         moved = await super().move(key, generation, home)
         if moved:
-            self._tell([home.encode()])
+            self._wakeups.publish([home.encode()])
         return moved
 
 
@@ -67,12 +67,12 @@ class PostgresInbox(SqlInbox):
     """
 
     def __init__(
-        self, store: SqlStore, statements: PostgresStatements, raw: Raw, tell: Tell
+        self, store: SqlStore, statements: PostgresStatements, raw: Raw, wakeups: Wakeups
     ) -> None:
         super().__init__(store)
         self._sql = statements
         self._raw = raw
-        self._tell = tell
+        self._wakeups = wakeups
 
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
         key = SessionKey(*map(escape, request.key))
@@ -80,7 +80,7 @@ class PostgresInbox(SqlInbox):
         values = (*row.values(), most)
         home, put = await self._raw(lambda driver: driver.fetchrow(self._sql.put, *values))
         if put:
-            self._tell([self.topic(request.worker)])
+            self._wakeups.publish([self.topic(request.worker)])
             return EnqueueResult.ENQUEUED
         return EnqueueResult.FULL if home else EnqueueResult.MOVED
 
@@ -96,7 +96,7 @@ class PostgresInbox(SqlInbox):
         values = (reply, deadline, request, worker)
         row = await self._raw(lambda driver: driver.fetchrow(self._sql.answer, *values))
         if row is not None:
-            self._tell([request])
+            self._wakeups.publish([request])
         return row is not None
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:

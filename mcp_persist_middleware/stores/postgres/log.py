@@ -56,8 +56,8 @@ class PostgresLog(SqlLog):
         self._statements = PostgresStatements(self.tables)
         self._reads = ReadStatements(self._statements)
         self._wakeups = Notifications(prefix + "wake", self._connect_raw, self._timeout)
-        self._sessions = PostgresSessions(self, self._statements, self.raw, self._wakeups.tell)
-        self._inbox = PostgresInbox(self, self._statements, self.raw, self._wakeups.tell)
+        self._sessions = PostgresSessions(self, self._statements, self.raw, self._wakeups)
+        self._inbox = PostgresInbox(self, self._statements, self.raw, self._wakeups)
 
     @property
     def durability(self) -> str:
@@ -133,7 +133,7 @@ class PostgresLog(SqlLog):
             self._writers.one() as writer,
         ):
             outcomes = await PostgresBatch(self._statements, await writer.driver())(batch)
-        self._wakeups.tell(
+        self._wakeups.publish(
             write.id
             for write, outcome in zip(batch, outcomes, strict=True)
             if outcome is Outcome.COMMITTED

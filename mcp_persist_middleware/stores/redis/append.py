@@ -19,6 +19,7 @@ from mcp_persist_middleware.stores.redis.flush import Flusher
 from mcp_persist_middleware.stores.redis.recovery import Recovery
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 from mcp_persist_middleware.stores.redis.write_behind import WriteBehindBuffer, WriteBehindBuffers
+from mcp_persist_middleware.wakeups.redis import RedisWakeups
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Appender:
         flusher: Flusher,
         drain: Recovery,
         later: Callable[..., None],
+        wakeups: RedisWakeups,
         durability: str,
         confirmed: float,
     ) -> None:
@@ -62,6 +64,7 @@ class Appender:
         self._flusher = flusher
         self._drain = drain
         self._later = later
+        self._wakeups = wakeups
         self._durability = durability
         self._confirmed = confirmed
         self._no_replica_until = 0.0
@@ -265,7 +268,7 @@ class Appender:
             if tail is not None and ours and result is Outcome.FENCED:
                 self._tails.drop(tail)
             return
-        calls = [ScriptCall(("PUBLISH", keys.channel(write.id), b""))]
+        calls = [ScriptCall(self._wakeups.statement(write.id))]
         if write.takes_over is not None:
             calls.insert(0, scripts.BURY(keys.of(write.id), write.epoch, _FENCE_MS))
         elif write.ending is not None and tail is not None and tail.indexed:

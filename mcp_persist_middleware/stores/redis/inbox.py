@@ -32,6 +32,7 @@ from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClie
 from mcp_persist_middleware.stores.redis.dedup import DedupWindow
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 from mcp_persist_middleware.stores.redis.sender import LARGE, LOOK, MOST_KNOWN, Sender
+from mcp_persist_middleware.wakeups.base import Wakeups
 
 
 class RedisInbox(Sender):
@@ -43,10 +44,12 @@ class RedisInbox(Sender):
         client: RedisClient,
         keys: Callable[[], Keys],
         later: Callable[[ScriptCall], None],
+        wakeups: Wakeups,
         *,
         takes: bool,
     ) -> None:
         super().__init__(inner, client, keys, later, takes=takes)
+        self._wakeups = wakeups
         self._memory = DedupWindow()
         self._held: Recent[bytes, None] = Recent(MOST_KNOWN)
         """Relayed requests that were claimed in Redis and are not answered."""
@@ -124,12 +127,12 @@ class RedisInbox(Sender):
         return there + held
 
     async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
-        channel = self._keys().channel(request)
         if request not in self._held:
             answered = await self._inner.answer(request, worker, reply, deadline)
             if answered:
-                self._later(ScriptCall(("PUBLISH", channel, b"")))
+                self._wakeups.publish([request])
             return answered
+        channel = self._keys().channel(request)
         name, is_large = RelayRequestId(request, worker), len(reply) > LARGE
         if is_large or not self._is_up:
             await self._inner.tombstone(name, deadline, reply)

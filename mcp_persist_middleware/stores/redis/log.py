@@ -83,6 +83,12 @@ class RedisLog(EventLog):
         self._drain = Recovery(inner, self._client, timeout)
         self._reader = RedisReads(inner, self._client)
         self._index = KeyIndex(inner, self._client)
+        self._wakeups = RedisWakeups(
+            inner.wakeups,
+            self._client.pubsub,
+            self._channel,
+            lambda command: self._later(ScriptCall(command)),
+        )
         self._appender = Appender(
             inner,
             self._client,
@@ -90,15 +96,16 @@ class RedisLog(EventLog):
             self._flusher,
             self._drain,
             self._later,
+            self._wakeups,
             durability,
             timeout,
         )
-        self._wakeups = RedisWakeups(inner.wakeups, self._client.pubsub, self._channel)
         self._inbox = RedisInbox(
             inner.inbox,
             self._client,
             lambda: self._keys,
             self._later,
+            self._wakeups,
             takes=durability != "sql",
         )
         self._known: Keys | None = None

@@ -14,6 +14,8 @@ from typing import Any
 from mcp_persist_middleware.model import Event, EventKind
 
 _KINDS = {int(kind): kind for kind in EventKind}
+# Of the one byte of an event: its kind below, its codec above.
+_KIND, _CODEC = 15, 4
 DONE, FENCED, LOST = 1, 0, -1
 
 # KEYS: hash, chunks. ARGV: epoch, first, last, chunk, whether it may begin here (SQL has all
@@ -124,7 +126,8 @@ def encode(events: Sequence[Event]) -> bytes:
     count = len(events)
     sizes = [len(event.frame) for event in events]
     head = struct.pack(f">II{count}I", events[0].epoch, count, *sizes)
-    return b"".join((head, bytes([event.kind for event in events]), *[e.frame for e in events]))
+    kinds = bytes([event.kind | event.codec << _CODEC for event in events])
+    return b"".join((head, kinds, *[event.frame for event in events]))
 
 
 def decode(entry: bytes, chunk: bytes) -> list[Event]:
@@ -138,7 +141,8 @@ def decode(entry: bytes, chunk: bytes) -> list[Event]:
     for n, size in enumerate(sizes):
         frame = chunk[at : at + size]
         # Of a kind that this version does not know: as in SQL, a gap.
-        if (kind := _KINDS.get(chunk[kinds + n])) is not None:
-            events.append(Event(last - count + 1 + n, epoch, kind, frame))
+        code = chunk[kinds + n]
+        if (kind := _KINDS.get(code & _KIND)) is not None:
+            events.append(Event(last - count + 1 + n, epoch, kind, frame, code >> _CODEC))
         at += size
     return events

@@ -2,29 +2,28 @@
 
 import asyncio
 import contextlib
-import json
 import secrets
 import time
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, ColumnElement, func, insert, select, text, update
+from sqlalchemy import URL, ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
 from mcp_persist_middleware import rarely, telemetry
-from mcp_persist_middleware.errors import SchemaVersionError, StoreError, UnreadableRowError
+from mcp_persist_middleware.errors import StoreError, UnreadableRowError
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import Beat, Event, EventKind, StreamRecord, StreamState
-from mcp_persist_middleware.protocol import jsonrpc, sse
-from mcp_persist_middleware.stores.sql import schema
+from mcp_persist_middleware.stores.sql import migrations
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox
 from mcp_persist_middleware.stores.sql.lent import Lent
 from mcp_persist_middleware.stores.sql.rows import RowPage, page_of, reading, record_of
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from mcp_persist_middleware.stores.sql.store import SqlStore
+from mcp_persist_middleware.stores.sql.upgrade import Upgrade
 from mcp_persist_middleware.stores.sql.workers import (
     Connect,
     OwnConnection,
@@ -37,9 +36,8 @@ T = TypeVar("T")
 logger = rarely.logger(__name__)
 
 _ATTEND_STREAMS = 256
-_LOST = "The answer to this request is in the store, and this version cannot read it"
-# Making the tables may take longer than a stream may wait.
-_SCHEMA_SECONDS = 30.0
+# To look at the tables, or to make them, may take longer than a stream may wait.
+_LOOK_SECONDS, _STEP_SECONDS = 30.0, 600.0
 
 
 class SqlLog(SqlStore, EventLog):
@@ -108,7 +106,7 @@ class SqlLog(SqlStore, EventLog):
     def facts(self) -> StoreFacts:
         pool = self._made.pool if self._made is not None else None
         sizes = (pool.checkedout(), pool.size()) if isinstance(pool, QueuePool) else (None, None)
-        return StoreFacts(schema.VERSION, *sizes)
+        return StoreFacts(migrations.NEWEST, *sizes)
 
     @property
     def sessions(self) -> SqlSessions:
@@ -119,27 +117,24 @@ class SqlLog(SqlStore, EventLog):
         return self._inbox
 
     async def _prepare_schema(self) -> None:
-        """Make the tables, or check that the ones that are there are ours.
+        """Make the tables, or bring those that are there to this version.
 
         Raises:
-            SchemaVersionError: a newer library has been here.
+            SchemaVersionError: a newer version has been here, and no older one may go on.
         """
-        async with self._connection(max(self._timeout, _SCHEMA_SECONDS)) as connection:
+        upgrade, seconds = Upgrade(self.name, self.tables), max(self._timeout, _LOOK_SECONDS)
+        while True:
             # Several workers start at once; one makes the tables, the others find them.
-            await connection.execute(text(self._exclusive))
-            try:
+            async with self._transaction(seconds) as connection:
                 await self._make_room(connection)
-                await connection.run_sync(self.tables.metadata.create_all)
-                rows = await self._meta(connection)
-                await self._set_clock(connection, rows)
-                await connection.execute(text("COMMIT"))
-            except BaseException:
-                # It may not go back into the pool with its transaction open.
-                await connection.invalidate()
-                raise
-        found = int(rows["version"])
-        if found > schema.VERSION:
-            raise SchemaVersionError(url=self.name, found=found, known=schema.VERSION)
+                lacks = await upgrade.next(connection)
+                if lacks is None:
+                    rows = await self._meta(connection)
+                    await self._set_clock(connection, rows)
+                    break
+                if seconds == _STEP_SECONDS:
+                    await upgrade.take(connection, lacks, self.now())
+            seconds = _STEP_SECONDS
         self._secret = rows["secret"]
 
     async def _make_room(self, connection: AsyncConnection) -> None:
@@ -157,7 +152,6 @@ class SqlLog(SqlStore, EventLog):
         meta = self.tables.meta
         rows = {row.name: row.value for row in await connection.execute(select(meta))}
         for name, value in (
-            ("version", str(schema.VERSION).encode()),
             ("secret", secrets.token_bytes(32)),
             ("store", secrets.token_bytes(16)),
         ):
@@ -180,27 +174,16 @@ class SqlLog(SqlStore, EventLog):
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         while True:
             page = await self._whole(self._read(stream, after, max_events, max_bytes))
-            if not page.lost:
+            if not page.lost or self._readable(page):
                 return page.events
-            if events := await self._readable(stream, page):
-                return events
             after = page.lost[-1][0]
 
-    async def _readable(self, stream: bytes, page: RowPage) -> list[Event]:
-        """What can be read of a page: what cannot is a gap in it, and an error where it was the
-        answer."""
-        telemetry.unreadable.add(len(page.lost), {"what": "event"})
-        logger.warning("%d events of a stream in %s cannot be read", len(page.lost), self.name)
-        answers = [row for row in page.lost if row[2] == EventKind.RESPONSE]
-        record = await self.find(stream) if answers else None
-        with reading(self.name, "stream"):
-            request_ids = json.loads(record.request_ids) if record is not None else []
-        if len(request_ids) != 1:
-            return page.events
-        error = jsonrpc.error(request_ids[0], _LOST, {"resumable": False}, jsonrpc.INTERRUPTED)
-        frame = sse.event(error)
-        told = [Event(row[0], row[1], EventKind.RESPONSE, frame) for row in answers]
-        return sorted([*page.events, *told], key=lambda event: event.sequence)
+    def _readable(self, page: RowPage) -> list[Event]:
+        """What can be read of a page; what cannot is a gap in it."""
+        if page.lost:
+            telemetry.unreadable.add(len(page.lost), {"what": "event"})
+            logger.warning("%d events in %s are of a newer version", len(page.lost), self.name)
+        return page.events
 
     async def written(self, stream: bytes, after: int = 0) -> Written:
         c = self.tables.event.c
@@ -224,8 +207,7 @@ class SqlLog(SqlStore, EventLog):
             .order_by(c.sequence)
         )
         page = page_of(tuple(row) for row in await self.all(answers))
-        found = await self._readable(stream, page) if page.lost else page.events
-        return Answers(last or after, found)
+        return Answers(last or after, self._readable(page))
 
     async def _one(self, statement: Any) -> Any:
         async with self._connection() as connection:

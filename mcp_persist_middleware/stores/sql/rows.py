@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import UnreadableRowError
-from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.model import (
     Event,
     EventKind,
@@ -27,7 +26,7 @@ EventRow = tuple[int, int, int, int, bytes]
 
 
 class RowPage(NamedTuple):
-    """Events of a stream, and the rows between them that cannot be read."""
+    """Events of a stream, and the rows between them whose kind this version does not know."""
 
     events: list[Event]
     lost: list[EventRow]
@@ -40,7 +39,7 @@ def page_of(rows: Iterable[EventRow]) -> RowPage:
     for row in rows:
         sequence, epoch, kind, code, payload = row
         try:
-            events.append(Event(sequence, epoch, EventKind(kind), codec.decode(code, payload)))
+            events.append(Event(sequence, epoch, EventKind(kind), payload, code))
         except ValueError:
             lost.append(row)
     return RowPage(events, lost)

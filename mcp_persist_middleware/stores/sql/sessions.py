@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import and_, case, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.model import RelayState, SessionKey, SessionRecord, SessionStreamState
+from mcp_persist_middleware.stores.sql.packing import pack, unpack
 from mcp_persist_middleware.stores.sql.rows import reading
 from mcp_persist_middleware.stores.sql.store import SqlStore
 
@@ -36,7 +36,7 @@ class SqlSessions(Sessions):
             id=key.id,
             principal=record.principal,
             version=record.version,
-            initialize=codec.pack(record.initialize),
+            initialize=pack(record.initialize),
             generation=record.generation,
             home=record.home,
             deleted=record.deleted,
@@ -169,7 +169,7 @@ def session_of(row: Any) -> SessionRecord:
         key=SessionKey(row.namespace, row.path, row.id),
         principal=row.principal,
         version=row.version,
-        initialize=codec.unpack(row.initialize),
+        initialize=unpack(row.initialize),
         generation=row.generation,
         home=row.home,
         deleted=row.deleted,

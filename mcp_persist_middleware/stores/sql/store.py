@@ -99,16 +99,21 @@ class SqlStore(Timed, ABC):
         return await self._whole(self._execute_together(statements))
 
     async def _execute_together(self, statements: Sequence[UpdateBase]) -> list[int]:
-        async with self._connection() as connection:
+        async with self._transaction() as connection:
+            return [(await connection.execute(each)).rowcount for each in statements]
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, timeout: float = 0.0) -> AsyncIterator[AsyncConnection]:
+        """A connection in a transaction of its own, which is committed at the end."""
+        async with self._connection(timeout) as connection:
             await connection.execute(text(self._exclusive))
             try:
-                counts = [(await connection.execute(each)).rowcount for each in statements]
+                yield connection
                 await connection.execute(text("COMMIT"))
             except BaseException:
                 # It may not go back into the pool with its transaction open.
                 await connection.invalidate()
                 raise
-        return counts
 
     async def check(self) -> None:
         """Write, read and delete in one transaction.

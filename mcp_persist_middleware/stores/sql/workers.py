@@ -17,6 +17,7 @@ from mcp_persist_middleware.errors import StoreError, UnreadableRowError
 from mcp_persist_middleware.log.clock import StoreClock
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import Beat, WorkerState
+from mcp_persist_middleware.stores.sql import migrations
 from mcp_persist_middleware.stores.sql.rows import state_of
 
 Connect = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
@@ -149,6 +150,7 @@ class SqlWorkers(WorkerTable):
     async def enrol(self, worker: str) -> None:
         self._check()
         row = {"id": worker, "counter": 1, "state": WorkerState.LIVE, "seen_at": self.now()}
+        row["schema"] = migrations.NEWEST
         async with self._connect() as connection:
             await connection.execute(delete(self._table).where(self._table.c.id == worker))
             await connection.execute(insert(self._table).values(row))

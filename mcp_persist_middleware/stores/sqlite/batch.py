@@ -3,7 +3,6 @@
 import sqlite3
 from collections.abc import Sequence
 
-from mcp_persist_middleware.log import codec
 from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.stores.sql.batch import UNFIT, stream_row, trace_of
 from mcp_persist_middleware.stores.sql.workers import is_damaged
@@ -133,8 +132,8 @@ def _insert(
     values: list[object] = []
     for entry in entries:
         for event in entry.events:
-            code, payload = codec.encode(event.frame)
-            values += (entry.id, event.sequence, event.epoch, int(event.kind), code, payload)
+            sequence, epoch, kind, frame, codec = event
+            values += (entry.id, sequence, epoch, int(kind), codec, frame)
     total, inserted = len(values) // _COLUMNS, 0
     for start in range(0, total, _MAX_ROWS):
         part = values[start * _COLUMNS : (start + _MAX_ROWS) * _COLUMNS]

@@ -1,27 +1,10 @@
-"""How a frame is put into a row. The codec is recorded per event, so that rows written under
-other settings stay readable."""
+"""JSON texts that are kept small in a column, whatever the settings: bytes, not kilobytes, for each
+session."""
 
 import zlib
 from typing import Final
 
-RAW: Final = 0
-_PACKED = b"\x78"
-
-
-def encode(frame: bytes) -> tuple[int, bytes]:
-    """The codec and the payload to store."""
-    return RAW, frame
-
-
-def decode(codec: int, payload: bytes) -> bytes:
-    """The frame in a row.
-
-    Raises:
-        ValueError: this version does not know the codec.
-    """
-    if codec != RAW:
-        raise ValueError(f"codec {codec} is not known to this version")
-    return payload
+_PACKED: Final = b"\x78"
 
 
 def pack(body: bytes) -> bytes:
