@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import redis
 from sqlalchemy import text
-from tests.contract.builders import ALL, COMMITTED, add, ending, events, new, record
-from tests.contract.test_sessions import session
 
 from mcp_persist_middleware.errors import ConfigurationError, StoreError
 from mcp_persist_middleware.log.base import EventLog
@@ -34,6 +32,16 @@ from mcp_persist_middleware.model import (
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.testing.contract.builders import (
+    ALL,
+    COMMITTED,
+    add,
+    ending,
+    events,
+    new,
+    record,
+    session,
+)
 from tests.contract.test_unreadable import named
 from tests.support.stores import Store
 

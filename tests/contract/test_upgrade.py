@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import make_url
-from tests.contract.builders import ALL, COMMITTED, add, events
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import SchemaInUseError, SchemaRightsError, SchemaVersionError
@@ -25,6 +24,7 @@ from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores import connect
 from mcp_persist_middleware.stores.sql import migrations, schema
 from mcp_persist_middleware.stores.sql.migrations import Step
+from mcp_persist_middleware.testing.contract.builders import ALL, COMMITTED, add, events
 from tests.contract.postgres import somebody
 from tests.support import stores
 from tests.support.stores import Store

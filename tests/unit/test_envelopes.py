@@ -74,6 +74,7 @@ def test_a_request_arrives_with_its_named_parts_and_nothing_else(
                     st.integers(1, 1 << 30),
                     st.sampled_from(EventKind),
                     st.binary(max_size=50),
+                    st.just(0),
                 ),
                 max_size=4,
             ).map(tuple),

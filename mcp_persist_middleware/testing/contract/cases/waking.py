@@ -86,12 +86,3 @@ class Waking:
         with subscribed(made, record()):
             await made.aclose()
             await made.aclose()
-
-    async def test_what_is_published_wakes_who_waits_for_it_elsewhere(
-        self, log: EventLog, other: EventLog
-    ) -> None:
-        topic = record()
-        with subscribed(other, topic) as subscription:
-            await settle(subscription)
-            log.wakeups.publish([topic.id])
-            await woken(subscription)
