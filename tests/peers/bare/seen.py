@@ -143,7 +143,7 @@ def is_of_another(seen: Seen, it: Difference) -> bool:
     if _is_stranger(seen.request, seen.ours):
         return seen.state == "back" and it.what in ("status", "end", "connection")
     missed = seen.state == "back" and any(_is_stranger(*step) for step in seen.before)
-    return missed and it.what == "payloads" and "how many" in seen.request.id
+    return missed and it.what == "payloads" and seen.request.tool == "tally"
 
 
 def _is_stranger(request: Request, ours: Answer) -> bool:
