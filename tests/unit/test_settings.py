@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mcp_persist_middleware.errors import ConfigurationError, PersistError, UnknownSettingError
 from mcp_persist_middleware.settings import Settings, SettingsArguments, source_of
+from mcp_persist_middleware.settings.arguments import Keys
 from mcp_persist_middleware.stores import connect
 from tests.support.documented import attribute_docs
 
