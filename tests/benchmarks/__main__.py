@@ -39,7 +39,8 @@ _WITHOUT_SERVERS = ("appends", "history")
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
-    parser.add_argument("--quick", action="store_true", help="3 rounds and smaller sizes")
+    parser.add_argument("--rounds", type=int, default=5, help="how many are counted")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run here too")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="and a picture of it, as SVG")
     parser.add_argument("--only", action="append", choices=MEASURES, help="just this measure")
@@ -71,6 +72,7 @@ async def _run(
     if arguments.competitor:
         contenders += PEERS
     servers = Servers(directory, fixture, loop, arguments.competitor)
+    plan = Plan(servers, contenders, arguments.rounds, arguments.quick)
     taken = []
     try:
         for name in arguments.only or MEASURES:
@@ -79,7 +81,7 @@ async def _run(
                 continue
             begin, what = time.monotonic(), "s"
             try:
-                taken += await MEASURES[name](Plan(servers, arguments.quick, contenders))
+                taken += await MEASURES[name](plan)
             except (BenchmarkError, OSError, TimeoutError) as error:
                 what = f"s, and nothing to show: {type(error).__name__}: {error}"
             took = time.monotonic() - begin
