@@ -6,7 +6,9 @@ import importlib.util
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks import calls, logs, memory, picture, relay, report, streams, tail
 from tests.benchmarks.contenders import OURS, PEERS, USUAL, Loop
@@ -66,14 +68,17 @@ def _arguments() -> argparse.Namespace:
 
 
 async def _run(
-    arguments: argparse.Namespace, loop: Loop, directory: Path, fixture: Fixture
-) -> list[report.Row]:
+    arguments: argparse.Namespace,
+    loop: Loop,
+    directory: Path,
+    fixture: Fixture,
+    taken: list[report.Taken],
+) -> None:
     contenders = [OURS[name] for name in arguments.store or USUAL]
     if arguments.competitor:
         contenders += PEERS
     servers = Servers(directory, fixture, loop, arguments.competitor)
     plan = Plan(servers, contenders, arguments.rounds, arguments.quick)
-    taken = []
     try:
         for name in arguments.only or MEASURES:
             # What runs in no server knows no loop of one.
@@ -88,25 +93,33 @@ async def _run(
             print(f"{loop}, {name}: {took:.1f} {what}", file=sys.stderr, flush=True)
     finally:
         await servers.aclose()
-    return report.judged(f"{loop}, {loop.parser}", taken)
 
 
-def main() -> None:
-    """Measure and report."""
-    arguments = _arguments()
-    away = {"postgres": arguments.postgres_ms, "redis": arguments.redis_ms}
-    rows: list[report.Row] = []
-    with tempfile.TemporaryDirectory(dir=arguments.dir, prefix="benchmark-") as directory:
-        about = report.machine(Path(directory)) | {f"{k}_ms": v for k, v in away.items() if v}
-        with fixtures(away) as fixture:
-            for loop in arguments.loop:
-                rows += asyncio.run(_run(arguments, loop, Path(directory), fixture))
+def _show(arguments: argparse.Namespace, about: dict[str, Any], rows: Sequence[report.Row]) -> None:
     print(" · ".join(f"{name} {value}" for name, value in about.items()), end="\n\n")
     print(report.table(rows), report.verdict(rows), sep="\n\n")
     if arguments.json:
         arguments.json.write_text(report.document(rows, about) + "\n")
-    if arguments.picture:
+    if arguments.picture and rows:
         arguments.picture.write_text(picture.drawn(rows))
+
+
+def main() -> None:
+    """Measure and report; a run that is interrupted shows what it has."""
+    arguments = _arguments()
+    away = {"postgres": arguments.postgres_ms, "redis": arguments.redis_ms}
+    with tempfile.TemporaryDirectory(
+        dir=arguments.dir, prefix="benchmark-", ignore_cleanup_errors=True
+    ) as directory:
+        about = report.machine(Path(directory)) | {f"{k}_ms": v for k, v in away.items() if v}
+        taken: dict[Loop, list[report.Taken]] = {loop: [] for loop in arguments.loop}
+        try:
+            with fixtures(away) as fixture:
+                for loop, here in taken.items():
+                    asyncio.run(_run(arguments, loop, Path(directory), fixture, here))
+        finally:
+            judged = [report.judged(f"{loop}, {loop.parser}", here) for loop, here in taken.items()]
+            _show(arguments, about, [row for rows in judged for row in rows])
 
 
 if __name__ == "__main__":
