@@ -6,7 +6,9 @@ import importlib.util
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks import calls, logs, memory, picture, relay, report, streams, tail
 from tests.benchmarks.contenders import OURS, PEERS, USUAL, Loop
@@ -39,7 +41,8 @@ _WITHOUT_SERVERS = ("appends", "history")
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
-    parser.add_argument("--quick", action="store_true", help="3 rounds and smaller sizes")
+    parser.add_argument("--rounds", type=int, default=5, help="how many are counted")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run here too")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="and a picture of it, as SVG")
     parser.add_argument("--only", action="append", choices=MEASURES, help="just this measure")
@@ -65,13 +68,17 @@ def _arguments() -> argparse.Namespace:
 
 
 async def _run(
-    arguments: argparse.Namespace, loop: Loop, directory: Path, fixture: Fixture
-) -> list[report.Row]:
+    arguments: argparse.Namespace,
+    loop: Loop,
+    directory: Path,
+    fixture: Fixture,
+    taken: list[report.Taken],
+) -> None:
     contenders = [OURS[name] for name in arguments.store or USUAL]
     if arguments.competitor:
         contenders += PEERS
     servers = Servers(directory, fixture, loop, arguments.competitor)
-    taken = []
+    plan = Plan(servers, contenders, arguments.rounds, arguments.quick)
     try:
         for name in arguments.only or MEASURES:
             # What runs in no server knows no loop of one.
@@ -79,32 +86,40 @@ async def _run(
                 continue
             begin, what = time.monotonic(), "s"
             try:
-                taken += await MEASURES[name](Plan(servers, arguments.quick, contenders))
+                taken += await MEASURES[name](plan)
             except (BenchmarkError, OSError, TimeoutError) as error:
                 what = f"s, and nothing to show: {type(error).__name__}: {error}"
             took = time.monotonic() - begin
             print(f"{loop}, {name}: {took:.1f} {what}", file=sys.stderr, flush=True)
     finally:
         await servers.aclose()
-    return report.judged(f"{loop}, {loop.parser}", taken)
 
 
-def main() -> None:
-    """Measure and report."""
-    arguments = _arguments()
-    away = {"postgres": arguments.postgres_ms, "redis": arguments.redis_ms}
-    rows: list[report.Row] = []
-    with tempfile.TemporaryDirectory(dir=arguments.dir, prefix="benchmark-") as directory:
-        about = report.machine(Path(directory)) | {f"{k}_ms": v for k, v in away.items() if v}
-        with fixtures(away) as fixture:
-            for loop in arguments.loop:
-                rows += asyncio.run(_run(arguments, loop, Path(directory), fixture))
+def _show(arguments: argparse.Namespace, about: dict[str, Any], rows: Sequence[report.Row]) -> None:
     print(" · ".join(f"{name} {value}" for name, value in about.items()), end="\n\n")
     print(report.table(rows), report.verdict(rows), sep="\n\n")
     if arguments.json:
         arguments.json.write_text(report.document(rows, about) + "\n")
-    if arguments.picture:
+    if arguments.picture and rows:
         arguments.picture.write_text(picture.drawn(rows))
+
+
+def main() -> None:
+    """Measure and report; a run that is interrupted shows what it has."""
+    arguments = _arguments()
+    away = {"postgres": arguments.postgres_ms, "redis": arguments.redis_ms}
+    with tempfile.TemporaryDirectory(
+        dir=arguments.dir, prefix="benchmark-", ignore_cleanup_errors=True
+    ) as directory:
+        about = report.machine(Path(directory)) | {f"{k}_ms": v for k, v in away.items() if v}
+        taken: dict[Loop, list[report.Taken]] = {loop: [] for loop in arguments.loop}
+        try:
+            with fixtures(away) as fixture:
+                for loop, here in taken.items():
+                    asyncio.run(_run(arguments, loop, Path(directory), fixture, here))
+        finally:
+            judged = [report.judged(f"{loop}, {loop.parser}", here) for loop, here in taken.items()]
+            _show(arguments, about, [row for rows in judged for row in rows])
 
 
 if __name__ == "__main__":

@@ -16,14 +16,11 @@ class Plan:
     """How much is done, and with whom."""
 
     servers: Servers
-    quick: bool
     contenders: Sequence[Contender]
     """All but the bare application, which is in every measure."""
-
-    @property
-    def rounds(self) -> int:
-        """How many rounds are counted; a first one is not."""
-        return 3 if self.quick else 5
+    rounds: int
+    """How many are counted; a first one is not."""
+    quick: bool
 
     def pick(self, quick: int, full: int) -> int:
         """A size that depends on how much time there is."""
