@@ -2,20 +2,18 @@
 
 import dataclasses
 import logging
-from collections.abc import MutableMapping
-from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from mcp_persist_middleware.asgi import EXTENSION, path_of
+from mcp_persist_middleware.asgi import path_of
+from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.errors import InvalidSettingError, StoreError
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.settings import Settings, namespace_complaint
-from mcp_persist_middleware.streams.body import Body
 from mcp_persist_middleware.streams.context import Context
 
 logger = logging.getLogger(__name__)
@@ -51,16 +49,6 @@ async def forget(context: Context, place: Place, session: str) -> None:
 def refuses(context: Context) -> bool:
     """Whether nothing new is begun while the store is away."""
     return context.writer.is_down and context.settings.on_store_failure == "refuse"
-
-
-def with_extension(scope: Scope, **told: str) -> Scope:
-    """The scope for what is inside, so that a second middleware there steps aside, and for the
-    next attempt, so that it finds nothing of this one's."""
-    known = scope.get("extensions", {})
-    if EXTENSION in known and not told:
-        told = {"namespace": known[EXTENSION]["namespace"]}
-    extensions: MutableMapping[str, Any] = {**known, EXTENSION: dict(told)}
-    return {**scope, "extensions": extensions}
 
 
 def namespace(settings: Settings, scope: Scope) -> str:

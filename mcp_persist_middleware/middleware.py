@@ -9,8 +9,10 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import admission, relayed, relaying, telemetry
-from mcp_persist_middleware.asgi import EXTENSION, path_of, place_of
-from mcp_persist_middleware.attempt import Attempt
+from mcp_persist_middleware.asgi import EXTENSION, path_of, place_of, with_extension
+from mcp_persist_middleware.asgi import body as bodies
+from mcp_persist_middleware.asgi.attempt import Attempt
+from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.errors import (
     ConfigurationError,
     LeaseLostError,
@@ -28,9 +30,7 @@ from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.sessions.envelope import Reply, RequestEnvelope
 from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.settings import Settings
-from mcp_persist_middleware.streams import body as bodies
 from mcp_persist_middleware.streams import listen, ownership, remote, rerun, resume, serve
-from mcp_persist_middleware.streams.body import Body
 from mcp_persist_middleware.streams.lease_guard import LeaseGuard, refuse
 from mcp_persist_middleware.streams.memory import Memory
 from mcp_persist_middleware.streams.stored_request import StoredRequest
@@ -87,9 +87,7 @@ class PersistMiddleware:
             await self.app(scope, receive, send)
         elif scope["type"] == "lifespan":
             self._base_scope["state"] = scope.get("state", {})
-            await Lifespan(self.app, self.persistence)(
-                admission.with_extension(scope), receive, send
-            )
+            await Lifespan(self.app, self.persistence)(with_extension(scope), receive, send)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
@@ -171,7 +169,7 @@ class PersistMiddleware:
         self, parts: Parts, request: classify.Request, scope: Scope, attempt: Attempt
     ) -> None:
         namespace = admission.namespace(parts.exchanges.settings, scope)
-        marked = admission.with_extension(scope, namespace=namespace)
+        marked = with_extension(scope, namespace=namespace)
         await self._dispatch(parts, request, marked, attempt.receive, attempt.send)
 
     def _app(self, parts: Parts, era: Era, *, takes_over: bool = False) -> ASGIApp:
@@ -253,7 +251,7 @@ class PersistMiddleware:
 
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
-            marked, again_body = admission.with_extension(question), body.again()
+            marked, again_body = with_extension(question), body.again()
             try:
                 refusal = await rerun.begin(context, app, marked, asked, again_body, left.id)
                 if refusal is not None:
@@ -273,7 +271,7 @@ class PersistMiddleware:
     ) -> None:
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
-            marked = admission.with_extension(scope)
+            marked = with_extension(scope)
             await listen.serve_stream(parts.exchanges, app, marked, request, rest, send)
 
         nothing = Body(complete=True)
@@ -293,7 +291,7 @@ class PersistMiddleware:
 
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
-            marked, again = admission.with_extension(scope), body.again()
+            marked, again = with_extension(scope), body.again()
             if request.kind is Kind.EXCHANGE:
                 await serve.exchange(context, app, marked, request, again, rest, send)
                 return
@@ -316,7 +314,7 @@ class PersistMiddleware:
 
         async def here(rest: Receive, *, takes_over: bool) -> None:
             app = self._app(parts, request.era, takes_over=takes_over)
-            await app(admission.with_extension(scope), bodies.replay(body.again(), rest), watch)
+            await app(with_extension(scope), bodies.replay(body.again(), rest), watch)
 
         await self._in_session(parts, request, scope, body, receive, send).run(here)
 

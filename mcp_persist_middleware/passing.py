@@ -7,14 +7,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
 from mcp_persist_middleware import admission, telemetry
+from mcp_persist_middleware.asgi import body as bodies
 from mcp_persist_middleware.asgi import path_of
-from mcp_persist_middleware.attempt import Attempt
+from mcp_persist_middleware.asgi.attempt import Attempt
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, PersistError, StoreError
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.protocol import classify, headers, sse
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.settings import Settings
-from mcp_persist_middleware.streams import body as bodies
 from mcp_persist_middleware.streams.lease_guard import refuse
 from mcp_persist_middleware.supervision import frames, said
 from mcp_persist_middleware.worker import Parts

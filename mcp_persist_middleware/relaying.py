@@ -10,8 +10,11 @@ from typing import Any, Protocol
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from mcp_persist_middleware import asgi, attempt, telemetry
-from mcp_persist_middleware.asgi import place_of
+from mcp_persist_middleware import asgi, telemetry
+from mcp_persist_middleware.asgi import attempt, place_of
+from mcp_persist_middleware.asgi import body as bodies
+from mcp_persist_middleware.asgi.body import Body
+from mcp_persist_middleware.asgi.client import Client
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.model import SessionRecord
 from mcp_persist_middleware.protocol import callers, classify, headers, jsonrpc, sse
@@ -25,10 +28,7 @@ from mcp_persist_middleware.sessions.envelope import (
     StreamResponse,
 )
 from mcp_persist_middleware.sessions.relay_client import RelayFailure
-from mcp_persist_middleware.streams import body as bodies
 from mcp_persist_middleware.streams import remote, resume
-from mcp_persist_middleware.streams.body import Body
-from mcp_persist_middleware.streams.client import Client
 from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)

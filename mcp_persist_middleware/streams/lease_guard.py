@@ -3,7 +3,7 @@
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_persist_middleware import attempt
+from mcp_persist_middleware.asgi import attempt
 from mcp_persist_middleware.errors import LeaseLostError
 from mcp_persist_middleware.protocol import jsonrpc
 from mcp_persist_middleware.streams.context import Context

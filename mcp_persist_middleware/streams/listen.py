@@ -15,6 +15,8 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_persist_middleware import asgi
+from mcp_persist_middleware.asgi.body import Body
+from mcp_persist_middleware.asgi.client import Client, nowhere, stay
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.model import SessionKey, StreamKind
@@ -22,8 +24,6 @@ from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.protocol.event_id import EventIds
 from mcp_persist_middleware.streams import authorise, chain, serve
-from mcp_persist_middleware.streams.body import Body
-from mcp_persist_middleware.streams.client import Client, nowhere, stay
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.ownership import Caller

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import asgi
+from mcp_persist_middleware.asgi.body import Body
+from mcp_persist_middleware.asgi.client import Client
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Event, EventKind, RequestId, StreamKind
 from mcp_persist_middleware.protocol import classify, event_id, headers
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.streams import chain, listen, rerun, serve
-from mcp_persist_middleware.streams.body import Body
-from mcp_persist_middleware.streams.client import Client
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.pump import Exchange

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.asgi import place_of
+from mcp_persist_middleware.asgi.client import Client
 from mcp_persist_middleware.errors import StoreError, TooManyWaitError
 from mcp_persist_middleware.log import orphans
 from mcp_persist_middleware.log.base import EventLog
@@ -17,7 +18,6 @@ from mcp_persist_middleware.log.membership.peers import PeerStatus
 from mcp_persist_middleware.model import SessionKey, StreamKind, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
 from mcp_persist_middleware.streams import authorise, chain, listen, rerun, serve
-from mcp_persist_middleware.streams.client import Client
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.ownership import Caller
