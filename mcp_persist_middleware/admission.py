@@ -4,9 +4,9 @@ import dataclasses
 import logging
 
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope, Send
 
+from mcp_persist_middleware import asgi
 from mcp_persist_middleware.asgi import path_of
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.errors import InvalidSettingError, StoreError
@@ -67,8 +67,6 @@ def namespace(settings: Settings, scope: Scope) -> str:
     return found
 
 
-async def unavailable(scope: Scope, receive: Receive, send: Send) -> None:
+async def unavailable(send: Send) -> None:
     """The answer to a request that needs the store."""
-    error = {"code": -32000, "message": "The event store is unavailable"}
-    body = {"jsonrpc": "2.0", "id": None, "error": error}
-    await JSONResponse(body, 503, headers={"Retry-After": "5"})(scope, receive, send)
+    await asgi.unavailable(send, "The event store is unavailable")

@@ -142,7 +142,7 @@ class PersistMiddleware:
             trouble = error
         # Outside of the handlers: what the application raises now is not a consequence of ours.
         if isinstance(trouble, LeaseLostError):
-            await refuse(scope, attempt.receive, attempt.send)
+            await refuse(attempt.send)
         else:
             await self._passing.go_on(trouble, self._settings, parts, request, scope, attempt)
 
@@ -218,7 +218,7 @@ class PersistMiddleware:
             case Kind.DELETE:
                 await self._delete(parts, request, scope, receive, send)
             case Kind.STREAM:
-                await admission.unavailable(scope, receive, send)
+                await admission.unavailable(send)
             case Kind.PASS | Kind.EXCHANGE:
                 await self._app(parts, request.era)(scope, receive, send)
 
@@ -258,7 +258,7 @@ class PersistMiddleware:
                     await refusal.pass_on(send)
                     return
             except StoreError:
-                await resume.later(context)(scope, rest, send)
+                await resume.later(context, send)
                 return
             await resume.go_on(context, scope, request, rest, send)
 
@@ -286,7 +286,7 @@ class PersistMiddleware:
         if head.kind is Kind.BODY:
             request = admission.by_body(context, head, scope, body)
         if request.kind is Kind.EXCHANGE and admission.refuses(context):
-            await admission.unavailable(scope, receive, send)
+            await admission.unavailable(send)
             return
 
         async def here(rest: Receive, *, takes_over: bool) -> None:

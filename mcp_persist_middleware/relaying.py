@@ -7,17 +7,16 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from mcp_persist_middleware import asgi, telemetry
-from mcp_persist_middleware.asgi import attempt, place_of
+from mcp_persist_middleware.asgi import attempt, place_of, responses
 from mcp_persist_middleware.asgi import body as bodies
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.asgi.client import Client
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.model import SessionRecord
-from mcp_persist_middleware.protocol import callers, classify, headers, jsonrpc, sse
+from mcp_persist_middleware.protocol import callers, classify, headers, jsonrpc
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.sessions import sealing
 from mcp_persist_middleware.sessions.envelope import (
@@ -36,6 +35,9 @@ logger = logging.getLogger(__name__)
 # A session that moves more often than this while one request looks for it is not found by it.
 _MOVES = 4
 _ASK_AGAIN = 0.1
+_LOST = (
+    "Interrupted: the worker that ran this request is gone or cannot answer; it was not run again"
+)
 _UNSEALED = (
     "Not delivered: the call that this belongs to runs on another worker, and the credentials of "
     "this request cannot be sealed for it; install the extra 'relay' on every worker"
@@ -248,7 +250,8 @@ class Request:
             case RelayFailure.CLIENT_GONE:
                 return
             case RelayFailure.UNKNOWN_OUTCOME if self.request.kind is Kind.EXCHANGE:
-                await self._end_calls()
+                call = self.request.call
+                await responses.end_calls(self.send, call.request_ids if call else (), _LOST)
             case RelayFailure.UNKNOWN_OUTCOME:
                 text = "the worker of this session is gone or cannot answer"
                 await self._refuse(text, run="Perhaps not run")
@@ -269,27 +272,9 @@ class Request:
             "there (max_event_bytes, max_body_bytes)"
         )
 
-    async def _end_calls(self) -> None:
-        """An HTTP error would leave most clients waiting for their answer."""
-        call = self.request.call
-        text = (
-            "Interrupted: the worker that ran this request is gone or cannot answer; it was not "
-            "run again"
-        )
-        errors = [
-            sse.event(jsonrpc.error(each, text, {"resumable": False}, jsonrpc.INTERRUPTED))
-            for each in (call.request_ids if call is not None else ())
-        ]
-        response = Response(b"".join(error + sse.CRLF for error in errors))
-        response.raw_headers = headers.stream_head([])
-        await response(self.scope, self.receive, self.send)
-
     async def _refuse(self, text: str, run: str = "Not run") -> None:
         if self.again:
             # It waits in the log; an HTTP error would make its client give up.
-            await resume.later(self.parts.exchanges, text)(self.scope, self.receive, self.send)
-            return
-        error = {"code": jsonrpc.INTERRUPTED, "message": f"{run}: {text}"}
-        body = {"jsonrpc": "2.0", "id": None, "error": error}
-        response = JSONResponse(body, 503, headers={"Retry-After": "1"})
-        await response(self.scope, self.receive, self.send)
+            await resume.later(self.parts.exchanges, self.send, text)
+        else:
+            await asgi.unavailable(self.send, f"{run}: {text}", retry_after=1)

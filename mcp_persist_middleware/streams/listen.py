@@ -156,7 +156,7 @@ async def _begin(
     """Open the application's stream; the next segment, known to all."""
     running = Exchange(context, app, scope, request, send)
     body = Body([{"type": "http.request", "body": b"", "more_body": False}], complete=True)
-    opened = await serve.begin(context, running, body, scope, client, send)
+    opened = await serve.begin(context, running, body, client, send)
     if opened is None:
         return None
     running.join_session()

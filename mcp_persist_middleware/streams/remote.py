@@ -56,7 +56,7 @@ async def begin(
     running = Exchange(context, app, scope, request, send)
     client = Client(receive)
     try:
-        opened = await serve.begin(context, running, body, scope, client, send)
+        opened = await serve.begin(context, running, body, client, send)
         if opened is not None:
             await _created(opened.stream)
             events = await _whole(opened.stream)

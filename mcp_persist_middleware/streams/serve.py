@@ -38,7 +38,7 @@ async def exchange(
     running = Exchange(context, app, scope, request, send)
     client = Client(receive)
     try:
-        opened = await begin(context, running, body, scope, client, send)
+        opened = await begin(context, running, body, client, send)
         if opened is not None:
             await _deliver(context, running, opened, scope, client, send)
     finally:
@@ -46,7 +46,7 @@ async def exchange(
 
 
 async def begin(
-    context: Context, running: Exchange, body: Body, scope: Scope, client: Client, send: Send
+    context: Context, running: Exchange, body: Body, client: Client, send: Send
 ) -> Opened | None:
     """Run a request. The stream that answers it; None when its client has had the whole answer,
     or has left."""
@@ -56,7 +56,7 @@ async def begin(
         if opened is None and running.state is ExchangeState.PASSING:
             await _pass(running, client)
         elif opened is None and running.state is ExchangeState.HOLDING and not context.holds_lease:
-            await refuse(scope, client.receive, send)
+            await refuse(send)
     except asyncio.CancelledError:
         if running.state in (ExchangeState.HOLDING, ExchangeState.PASSING):
             running.cancel()
