@@ -8,6 +8,7 @@ from mcp_persist_middleware.asgi.probe import (
     Answer,
     ask,
     cancellation,
+    probe_caller,
     question,
 )
 from mcp_persist_middleware.asgi.responses import refuse, unavailable
@@ -34,6 +35,7 @@ __all__ = [
     "cancellation",
     "path_of",
     "place_of",
+    "probe_caller",
     "question",
     "refuse",
     "unavailable",

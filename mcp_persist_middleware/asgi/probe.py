@@ -49,6 +49,32 @@ def question(scope: Scope, method: str, *, without: tuple[bytes, ...] = ()) -> S
     return {**scope, "method": method, "headers": raw, "extensions": extensions}
 
 
+async def probe_caller(
+    app: ASGIApp,
+    scope: Scope,
+    *,
+    revives: bool = False,
+    without: tuple[bytes, ...] = (),
+    instead: headers.RawHeaders = (),
+) -> tuple[Scope, "Answer"]:
+    """Ask the application about a caller with a message that changes nothing, in the caller's name.
+
+    The answer, and the scope that the application's authentication has had.
+
+    Args:
+        revives: whether a session that is not here may be brought back for it.
+        without: headers that are left out.
+        instead: headers that are added.
+    """
+    asked = question(scope, "POST", without=without)
+    asked["headers"] += instead
+    told = asked["extensions"][EXTENSION]
+    if not revives:
+        told.pop("session", None)
+        told["probe"] = True
+    return asked, await ask(app, asked, cancellation())
+
+
 @dataclass(slots=True)
 class Answer:
     """What the application said to a question."""
