@@ -27,7 +27,7 @@ from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.protocol import classify, event_id, headers
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.protocol.eras import Era
-from mcp_persist_middleware.sessions.envelope import Reply, RequestEnvelope
+from mcp_persist_middleware.relay.envelope import Reply, RequestEnvelope
 from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams import listen, ownership, remote, rerun, resume, serve

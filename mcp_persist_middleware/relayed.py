@@ -4,11 +4,7 @@ from starlette.types import Message, Scope
 
 from mcp_persist_middleware.asgi import EXTENSION
 from mcp_persist_middleware.protocol import headers
-from mcp_persist_middleware.sessions.envelope import (
-    BufferedResponse,
-    RequestEnvelope,
-    StreamResponse,
-)
+from mcp_persist_middleware.relay.envelope import BufferedResponse, RequestEnvelope, StreamResponse
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams import remote
 from mcp_persist_middleware.worker import Parts

@@ -18,15 +18,15 @@ from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.model import SessionRecord
 from mcp_persist_middleware.protocol import callers, classify, headers, jsonrpc
 from mcp_persist_middleware.protocol.classify import Kind
-from mcp_persist_middleware.sessions import sealing
-from mcp_persist_middleware.sessions.envelope import (
+from mcp_persist_middleware.relay import sealing
+from mcp_persist_middleware.relay.client import RelayFailure
+from mcp_persist_middleware.relay.envelope import (
     BufferedResponse,
     NotExecuted,
     Reply,
     RequestEnvelope,
     StreamResponse,
 )
-from mcp_persist_middleware.sessions.relay_client import RelayFailure
 from mcp_persist_middleware.streams import remote, resume
 from mcp_persist_middleware.worker import Parts
 
@@ -161,7 +161,7 @@ class Request:
         """Whether this request may lie in the store until it is fetched."""
         if not self._is_secret:
             return True
-        if await self.parts.relay_client.can_seal(record.home):
+        if await self.parts.relay.can_seal(record.home):
             return True
         self._say(
             "seal",
@@ -178,16 +178,16 @@ class Request:
             self._client = Client(self.receive)
         client = self._client
         attempt.spend()
-        return await self.parts.relay_client.carry(record, self._parcel(), client.watch())
+        return await self.parts.relay.carry(record, self._envelope(), client.watch())
 
     async def _read_on(self, record: SessionRecord) -> RelayFailure | None:
         """Have all of a body that is larger than most, if it may be so large on its way."""
-        rooms, seconds = self.parts.relay_client.rooms, self.parts.exchanges.settings.send_timeout
+        rooms, seconds = self.parts.relay.rooms, self.parts.exchanges.settings.send_timeout
         told = headers.get(self.scope["headers"], b"content-length") or "0"
         if self.body.is_broken_off:
             return RelayFailure.CLIENT_GONE
         if told.isdecimal() and int(told) > rooms.of_one:
-            return RelayFailure.LARGE
+            return RelayFailure.TOO_LARGE
         # It is not kept a second time meanwhile.
         attempt.spend()
         owner = asgi.account_of(self.scope, record.principal)
@@ -195,13 +195,15 @@ class Request:
         try:
             if not await bodies.read_on(self.body, self.receive, room.take, seconds):
                 return (
-                    RelayFailure.LARGE if self.body.size > rooms.of_one else RelayFailure.QUEUE_FULL
+                    RelayFailure.TOO_LARGE
+                    if self.body.size > rooms.of_one
+                    else RelayFailure.QUEUE_FULL
                 )
         except TimeoutError:
             return RelayFailure.CLIENT_GONE
         return None if self.body.complete else RelayFailure.CLIENT_GONE
 
-    def _parcel(self) -> RequestEnvelope:
+    def _envelope(self) -> RequestEnvelope:
         scope, context = self.scope, self.parts.exchanges
         if trace := telemetry.traceparent():
             kept = headers.without(scope["headers"], *headers.TRACE)
@@ -257,7 +259,7 @@ class Request:
                 await self._refuse(text, run="Perhaps not run")
             case RelayFailure.UNSEALED:
                 await asgi.refuse(self.send, 409, _UNSEALED)
-            case RelayFailure.LARGE:
+            case RelayFailure.TOO_LARGE:
                 await asgi.refuse(self.send, 413, self._too_large)
             case RelayFailure.QUEUE_FULL:
                 await self._refuse("too much waits for the worker of this session, or runs there")
@@ -266,7 +268,7 @@ class Request:
 
     @property
     def _too_large(self) -> str:
-        most = self.parts.relay_client.rooms.of_one
+        most = self.parts.relay.rooms.of_one
         return (
             f"Not run: this session is on another worker, and no more than {most} bytes travel "
             "there (max_event_bytes, max_body_bytes)"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from starlette.types import Receive
 
 from mcp_persist_middleware.model import SessionRecord
-from mcp_persist_middleware.sessions.envelope import Reply, RequestEnvelope
+from mcp_persist_middleware.relay.envelope import Reply, RequestEnvelope
 
 # `notifications/initialized`, a list and a call or two: then somebody has come to stay. So has who
 # listens.

@@ -6,7 +6,7 @@ import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from starlette.types import Scope
 
@@ -61,6 +61,7 @@ class RequestEnvelope:
 class StreamResponse:
     """The answer is a stream in the log."""
 
+    name: ClassVar = "stream"
     stream: bytes
     kind: StreamKind
     request_id: RequestId
@@ -74,48 +75,51 @@ class StreamResponse:
     events: tuple[Event, ...] = ()
     """All events of the stream, if it has ended and they are few."""
 
+    def pack(self) -> bytes:
+        """As bytes."""
+        head = {
+            "stream": self.stream.hex(),
+            "kind": self.kind.value,
+            "id": self.request_id,
+            "headers": _texts(self.head),
+            "after": self.after,
+            "joined": self.joined,
+            "quiet": self.suppress_requests_through,
+            "events": [(e.sequence, e.epoch, e.kind, len(e.frame)) for e in self.events],
+        }
+        return _join(head, b"".join(event.frame for event in self.events))
+
 
 @dataclass(frozen=True, slots=True)
 class BufferedResponse:
     """The answer, from its status to its last byte."""
 
+    name: ClassVar = "buffered"
     status: int
     head: RawHeaders
     body: bytes
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return _join({"status": self.status, "headers": _texts(self.head)}, self.body)
 
 
 @dataclass(frozen=True, slots=True)
 class NotExecuted:
     """The application has not seen the request, and will not."""
 
+    name: ClassVar = "not_executed"
     home_vacant: bool = False
     """The addressee is the session's home and does not hold it: whoever can may take it over."""
-    full: bool = False
+    queue_full: bool = False
     """Too much runs there already for this session, or for whom it belongs to."""
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return _join({"home_vacant": self.home_vacant, "full": self.queue_full}, b"")
 
 
 Reply = StreamResponse | BufferedResponse | NotExecuted
-
-
-def pack_reply(reply: Reply) -> bytes:
-    """A reply as bytes."""
-    match reply:
-        case StreamResponse():
-            head = {
-                "stream": reply.stream.hex(),
-                "kind": reply.kind.value,
-                "id": reply.request_id,
-                "headers": _texts(reply.head),
-                "after": reply.after,
-                "joined": reply.joined,
-                "quiet": reply.suppress_requests_through,
-                "events": [(e.sequence, e.epoch, e.kind, len(e.frame)) for e in reply.events],
-            }
-            return _join(head, b"".join(event.frame for event in reply.events))
-        case BufferedResponse():
-            return _join({"status": reply.status, "headers": _texts(reply.head)}, reply.body)
-        case NotExecuted():
-            return _join({"home_vacant": reply.home_vacant, "full": reply.full}, b"")
 
 
 def unpack_reply(data: bytes) -> Reply:

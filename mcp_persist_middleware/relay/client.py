@@ -1,5 +1,4 @@
-"""The sender's side of a relay: a relayed request to the worker that holds the session, and its
-reply."""
+"""The asking side of a relay: a request to the worker that holds the session, and its reply."""
 
 import asyncio
 import contextlib
@@ -26,9 +25,15 @@ from mcp_persist_middleware.model import (
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.quota import Quota
-from mcp_persist_middleware.sessions import envelope as envelopes
-from mcp_persist_middleware.sessions import sealing
-from mcp_persist_middleware.sessions.envelope import NotExecuted, Reply, RequestEnvelope
+from mcp_persist_middleware.relay import sealing
+from mcp_persist_middleware.relay.envelope import (
+    NotExecuted,
+    Reply,
+    RequestEnvelope,
+    away,
+    has_cookie,
+    unpack_reply,
+)
 from mcp_persist_middleware.wakeups.base import Subscription, Wakeups
 
 logger = logging.getLogger(__name__)
@@ -52,23 +57,23 @@ _KEYS = 256
 class RelayFailure(enum.Enum):
     """Why there is no reply."""
 
-    QUEUE_FULL = "full"
+    QUEUE_FULL = "queue_full"
     """Too much waits for the session's worker, or runs there for this session or its owner."""
-    TIMEOUT = "late"
-    """It lives, and has not taken the relayed request in time; it was not run."""
-    UNKNOWN_OUTCOME = "lost"
-    """It had taken the relayed request, or may have, and cannot be heard or cannot answer; nobody
-    runs it again."""
-    CLIENT_GONE = "left"
+    TIMEOUT = "timeout"
+    """Its worker lives, and has not taken it in time; it was not run."""
+    UNKNOWN_OUTCOME = "unknown_outcome"
+    """Its worker had taken it, or may have, and cannot be heard or cannot answer; nobody runs it
+    again."""
+    CLIENT_GONE = "client_gone"
     """The client has gone."""
-    LARGE = "large"
+    TOO_LARGE = "too_large"
     """It is larger than what travels between workers."""
     UNSEALED = "unsealed"
     """It belongs to a call at the session's worker, and cannot be sealed for it."""
 
 
 class RelayClient:
-    """Carries requests to other workers. Bounded by the callers, who wait, and by the inbox."""
+    """Puts requests to other workers. Bounded by the callers, who wait, and by the inbox."""
 
     def __init__(
         self,
@@ -119,7 +124,7 @@ class RelayClient:
         self, record: SessionRecord, envelope: RequestEnvelope, left: Awaitable[None]
     ) -> Reply | RelayFailure:
         name, key = new_stream_id(self._inbox.now()), await self._key(record.home)
-        content = await envelopes.away(len(envelope.body), partial(_content, envelope, key, name))
+        content = await away(len(envelope.body), partial(_content, envelope, key, name))
         request = RelayRequest(
             id=name,
             key=record.key,
@@ -147,7 +152,7 @@ class RelayClient:
             topic.close()
         attributes = {"namespace": record.key.namespace, "outcome": _name(outcome)}
         telemetry.relayed.add(1, attributes)
-        is_full = isinstance(outcome, NotExecuted) and outcome.full
+        is_full = isinstance(outcome, NotExecuted) and outcome.queue_full
         return RelayFailure.QUEUE_FULL if is_full else outcome
 
     async def _put(self, request: RelayRequest) -> EnqueueResult:
@@ -246,9 +251,9 @@ class RelayClient:
 
     async def _take(self, request: RelayRequestId, reply: bytes) -> Reply:
         self._read.append(request)
-        found = envelopes.unpack_reply(reply)
+        found = unpack_reply(reply)
         # A cookie stays in the store no longer than it has to.
-        if len(self._read) >= _READ_AT_ONCE or envelopes.has_cookie(found):
+        if len(self._read) >= _READ_AT_ONCE or has_cookie(found):
             read, self._read = self._read, []
             # What cannot be removed now is removed when its time is over.
             with contextlib.suppress(StoreError):
@@ -275,4 +280,4 @@ def _is_doubtful(status: RelayStatus) -> bool:
 
 
 def _name(outcome: Reply | RelayFailure) -> str:
-    return outcome.value if isinstance(outcome, RelayFailure) else type(outcome).__name__.lower()
+    return outcome.value if isinstance(outcome, RelayFailure) else outcome.name

@@ -1,5 +1,5 @@
-"""The addressee's side of a relay: relayed requests for this worker are claimed and run as if their
-clients were here."""
+"""The answering side of a relay: requests for this worker's sessions are claimed and run as if
+their clients were here."""
 
 import asyncio
 import logging
@@ -15,13 +15,13 @@ from mcp_persist_middleware.log.membership.lease import Lease
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.model import RelayRequest, surely
-from mcp_persist_middleware.sessions import envelope as envelopes
-from mcp_persist_middleware.sessions import sealing
-from mcp_persist_middleware.sessions.envelope import (
+from mcp_persist_middleware.relay import sealing
+from mcp_persist_middleware.relay.envelope import (
     BufferedResponse,
     NotExecuted,
     Reply,
     RequestEnvelope,
+    away,
 )
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
@@ -255,7 +255,7 @@ class RelayServer:
 
     async def _serve(self, run: _Run, before: Sequence[_Run]) -> None:
         request = run.request
-        reply = NotExecuted(full=True) if run.is_full else await self._reply(run, before)
+        reply = NotExecuted(queue_full=True) if run.is_full else await self._reply(run, before)
         run.is_answered = True
         until = time.monotonic() + self._patience
         while True:
@@ -278,12 +278,12 @@ class RelayServer:
         held = None if request.not_executable else self._registry.held(request.key)
         if held is None:
             return NotExecuted(
-                home_vacant=not request.not_executable and await self._is_home_vacant(request)
+                home_vacant=not request.not_executable and await self._is_vacant(request)
             )
         if held.record.generation != request.generation or held.site is None:
             return NotExecuted()
         try:
-            envelope = await envelopes.away(len(request.content), partial(self._read, request))
+            envelope = await away(len(request.content), partial(self._read, request))
         except sealing.UnreadableError:
             # It was addressed to the home before this one. Its sender has it, and seals it anew.
             return NotExecuted()
@@ -301,7 +301,7 @@ class RelayServer:
             body = b"Internal Server Error"
             return BufferedResponse(500, [(b"content-type", b"text/plain; charset=utf-8")], body)
 
-    async def _is_home_vacant(self, request: RelayRequest) -> bool:
+    async def _is_vacant(self, request: RelayRequest) -> bool:
         """Whether this worker is still the home of a session that it does not hold: it may have
         been once, when the relayed request was addressed."""
         try:
@@ -321,4 +321,4 @@ class RelayServer:
 
     async def _answer(self, request: bytes, reply: Reply) -> None:
         until = self._inbox.now() + _REPLY_SECONDS
-        await self._inbox.answer(request, self._worker, envelopes.pack_reply(reply), until)
+        await self._inbox.answer(request, self._worker, reply.pack(), until)
