@@ -19,7 +19,6 @@ from mcp_persist_middleware.model import SessionRecord
 from mcp_persist_middleware.protocol import callers, classify, headers, jsonrpc
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.relay import sealing
-from mcp_persist_middleware.relay.client import RelayFailure
 from mcp_persist_middleware.relay.envelope import (
     BufferedResponse,
     NotExecuted,
@@ -27,6 +26,7 @@ from mcp_persist_middleware.relay.envelope import (
     RequestEnvelope,
     StreamResponse,
 )
+from mcp_persist_middleware.relay.outcome import RelayFailure
 from mcp_persist_middleware.streams import remote, resume
 from mcp_persist_middleware.worker import Parts
 

@@ -2,19 +2,17 @@
 
 import asyncio
 import contextlib
-import enum
+import dataclasses
 import logging
 import math
-import time
 from collections.abc import Awaitable
 from functools import partial
 
-from mcp_persist_middleware import asgi, telemetry
+from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.model import (
-    Certainty,
     EnqueueResult,
     RelayRequest,
     RelayRequestId,
@@ -34,42 +32,23 @@ from mcp_persist_middleware.relay.envelope import (
     has_cookie,
     unpack_reply,
 )
+from mcp_persist_middleware.relay.outcome import RelayFailure, Seen, Step, is_lost, step_of
+from mcp_persist_middleware.relay.watch import Watch
 from mcp_persist_middleware.wakeups.base import Subscription, Wakeups
 
 logger = logging.getLogger(__name__)
 
-# Longer than a lease by this: by then a worker that has not claimed a relayed request is known to
-# be dead, or too busy.
+# Longer than a lease by this: by then a worker that has not claimed a request is known to be dead,
+# or too busy.
 _AFTER_LEASE = 2.0
 _MOST_WAITING = 1000
 # Of those that are under way from here to one worker, one session and one principal have a part.
 _OF_ONE_PRINCIPAL, _OF_ONE_SESSION = 256, 128
-_LOOK_SECONDS = 1.0
-# So long a relayed request is waited for of which it cannot be known whether it was claimed.
-_DOUBT_SECONDS = 5.0
 _AFTER_FAILURE = 0.25
 _READ_AT_ONCE = 64
 # The largest requests of so many owners are held at once.
 _MOST_LARGE = 4
 _KEYS = 256
-
-
-class RelayFailure(enum.Enum):
-    """Why there is no reply."""
-
-    QUEUE_FULL = "queue_full"
-    """Too much waits for the session's worker, or runs there for this session or its owner."""
-    TIMEOUT = "timeout"
-    """Its worker lives, and has not taken it in time; it was not run."""
-    UNKNOWN_OUTCOME = "unknown_outcome"
-    """Its worker had taken it, or may have, and cannot be heard or cannot answer; nobody runs it
-    again."""
-    CLIENT_GONE = "client_gone"
-    """The client has gone."""
-    TOO_LARGE = "too_large"
-    """It is larger than what travels between workers."""
-    UNSEALED = "unsealed"
-    """It belongs to a call at the session's worker, and cannot be sealed for it."""
 
 
 class RelayClient:
@@ -136,8 +115,8 @@ class RelayClient:
         )
         topic = self._wakeups.subscribe(name)
         try:
-            # The first look is for what was there before the relayed request: nothing. An answer
-            # may come before its posting is known.
+            # The first look is for what was there before the request: nothing. An answer may come
+            # before its posting is known.
             await topic.wait()
             enqueued = await self._put(request)
             if enqueued is not EnqueueResult.ENQUEUED:
@@ -150,8 +129,8 @@ class RelayClient:
             raise
         finally:
             topic.close()
-        attributes = {"namespace": record.key.namespace, "outcome": _name(outcome)}
-        telemetry.relayed.add(1, attributes)
+        said = outcome.value if isinstance(outcome, RelayFailure) else outcome.name
+        telemetry.relayed.add(1, {"namespace": record.key.namespace, "outcome": said})
         is_full = isinstance(outcome, NotExecuted) and outcome.queue_full
         return RelayFailure.QUEUE_FULL if is_full else outcome
 
@@ -165,7 +144,7 @@ class RelayClient:
             raise
 
     async def _is_posted(self, request: RelayRequest) -> bool:
-        """Whether a relayed request may be on its way in spite of all, or still get there."""
+        """Whether a request may be on its way in spite of all, or still get there."""
         try:
             if await self._inbox.tombstone(request.name, request.deadline):
                 return False
@@ -173,84 +152,77 @@ class RelayClient:
         except StoreError:
             return True
 
+    # Until it is known what became of it.
+
     async def _wait(
         self, request: RelayRequest, topic: Subscription, left: asyncio.Future[None]
     ) -> Reply | RelayFailure:
-        woken = asyncio.ensure_future(topic.wait())
-        due, failing = time.monotonic() + _LOOK_SECONDS, 0.0
-        doubtful, left_at = time.monotonic(), math.inf
+        watch = Watch(topic, left)
         try:
             while True:
-                waiting: set[asyncio.Future[None]] = {woken, left} if not left.done() else {woken}
-                await asyncio.wait(
-                    waiting, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
-                if woken.done():
-                    woken = asyncio.ensure_future(topic.wait())
+                await watch.next()
                 try:
-                    status = await self._inbox.look(request.name)
-                    if status is not None and status.state is RelayState.REPLIED:
-                        return await self._take(request.name, status.reply)
-                    now = time.monotonic()
-                    if status is None or status.certainty is not Certainty.UNKNOWN:
-                        doubtful = now
-                    elif now - doubtful > _DOUBT_SECONDS:
-                        return (
-                            RelayFailure.CLIENT_GONE
-                            if left.done()
-                            else RelayFailure.UNKNOWN_OUTCOME
-                        )
-                    left_at = min(left_at, now) if left.done() else math.inf
-                    has_left = now - left_at >= asgi.HALF_CLOSED
-                    if has_left or now >= due:
-                        due = now + _LOOK_SECONDS
-                        outcome = await self._judge(request, status, left=has_left)
-                        if outcome is not None:
-                            return outcome
-                    failing = 0.0
+                    outcome = await self._look(request, watch)
                 except StoreError as error:
                     # It may be running: nobody may be told that it was not.
-                    failing = failing or time.monotonic()
-                    if left.done() or time.monotonic() - failing > self._patience:
+                    if left.done() or watch.has_failed_for(self._patience):
                         logger.warning("What became of a relayed request is not known: %s", error)
-                        return (
-                            RelayFailure.CLIENT_GONE
-                            if left.done()
-                            else RelayFailure.UNKNOWN_OUTCOME
-                        )
+                        return watch.given_up
                     await asyncio.sleep(_AFTER_FAILURE)
+                else:
+                    if outcome is not None:
+                        return outcome
+                    watch.failed_at = math.inf
         finally:
-            woken.cancel()
+            watch.close()
 
-    async def _judge(
-        self, request: RelayRequest, status: RelayStatus | None, *, left: bool
-    ) -> Reply | RelayFailure | None:
-        """What has become of a relayed request that has no answer; None while that is open."""
+    async def _look(self, request: RelayRequest, watch: Watch) -> Reply | RelayFailure | None:
+        """What has become of it; None while that is open."""
+        status = await self._inbox.look(request.name)
+        if status is not None and status.state is RelayState.REPLIED:
+            return await self._take(request.name, status.reply)
+        watch.note(status)
+        if not watch.is_due:
+            return None
         if status is None:
             return RelayFailure.UNKNOWN_OUTCOME
-        gone = (
-            self._peers.is_suspect(status.worker) and (await self._peers.verify(status.worker)).gone
+        seen = Seen(
+            status.state,
+            status.certainty,
+            home_is_gone=await self._is_gone(status.worker),
+            is_late=self._inbox.now() > request.deadline,
+            has_left=watch.has_left,
+            was_in_doubt=watch.is_suspect,
         )
-        late = status.state is RelayState.PENDING and self._inbox.now() > request.deadline
-        gone_or_deaf = gone or status.certainty is Certainty.UNDELIVERABLE
-        if (gone_or_deaf or late) and await self._inbox.withdraw(request.name):
-            return NotExecuted() if gone_or_deaf else RelayFailure.TIMEOUT
-        if left and status.state is RelayState.CLAIMED:
-            # Its addressee sees from it that nobody waits for the answer.
-            await self._inbox.remove([request.name])
-            return RelayFailure.CLIENT_GONE
-        if not gone and status.certainty is not Certainty.OVERDUE:
-            return None
-        # Its last word may have come between the two looks; or it is another worker's now.
-        last = await self._inbox.look(request.name)
-        is_his = last is not None and last.worker == status.worker
-        if last is None or (is_his and last.state is RelayState.CLAIMED) or _is_doubtful(last):
-            await self._inbox.remove([request.name])
-            return RelayFailure.UNKNOWN_OUTCOME
-        return None
+        step = step_of(seen)
+        if step in (Step.RECALL, Step.EXPIRE):
+            if await self._inbox.withdraw(request.name):
+                return NotExecuted() if step is Step.RECALL else RelayFailure.TIMEOUT
+            step = step_of(dataclasses.replace(seen, is_fast=True))
+        return await self._end(step, request.name, status, watch)
 
-    async def _take(self, request: RelayRequestId, reply: bytes) -> Reply:
-        self._read.append(request)
+    async def _end(
+        self, step: Step, name: RelayRequestId, status: RelayStatus, watch: Watch
+    ) -> RelayFailure | None:
+        match step:
+            case Step.GIVE_UP:
+                return watch.given_up
+            case Step.LEAVE:
+                # Its addressee sees from it that nobody waits for the answer.
+                await self._inbox.remove([name])
+                return RelayFailure.CLIENT_GONE
+            case Step.VERIFY if is_lost(status, await self._inbox.look(name)):
+                await self._inbox.remove([name])
+                return RelayFailure.UNKNOWN_OUTCOME
+            case _:
+                return None
+
+    async def _is_gone(self, worker: str) -> bool:
+        peers = self._peers
+        return peers.is_suspect(worker) and (await peers.verify(worker)).gone
+
+    async def _take(self, name: RelayRequestId, reply: bytes) -> Reply:
+        self._read.append(name)
         found = unpack_reply(reply)
         # A cookie stays in the store no longer than it has to.
         if len(self._read) >= _READ_AT_ONCE or has_cookie(found):
@@ -270,14 +242,6 @@ class RelayClient:
         return self._keys[worker]
 
 
-def _content(envelope: RequestEnvelope, key: bytes | None, request: bytes) -> bytes:
+def _content(envelope: RequestEnvelope, key: bytes | None, name: bytes) -> bytes:
     content = envelope.pack()
-    return content if key is None else sealing.seal(content, key, request)
-
-
-def _is_doubtful(status: RelayStatus) -> bool:
-    return status.certainty is Certainty.UNKNOWN and status.state is not RelayState.REPLIED
-
-
-def _name(outcome: Reply | RelayFailure) -> str:
-    return outcome.value if isinstance(outcome, RelayFailure) else outcome.name
+    return content if key is None else sealing.seal(content, key, name)

@@ -29,8 +29,9 @@ from mcp_persist_middleware.model import (
     SessionRecord,
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
-from mcp_persist_middleware.relay.client import RelayClient, RelayFailure
+from mcp_persist_middleware.relay.client import RelayClient
 from mcp_persist_middleware.relay.envelope import BufferedResponse, NotExecuted, RequestEnvelope
+from mcp_persist_middleware.relay.outcome import RelayFailure
 from mcp_persist_middleware.relay.server import RelayServer, _Run
 from mcp_persist_middleware.sessions.registry import LocalSession, Registry
 from mcp_persist_middleware.settings import Settings

@@ -294,7 +294,7 @@ async def test_an_answer_that_is_there_before_its_request_is_known_to_be_posted_
         session = await RawSession.open(one)
         session.port = other
         assert (await value(await session.call("count")))["calls"] == 1
-        monkeypatch.setattr("mcp_persist_middleware.relay.client._LOOK_SECONDS", 60.0)
+        monkeypatch.setattr("mcp_persist_middleware.relay.watch._LOOK_SECONDS", 60.0)
         monkeypatch.setattr(SqliteInbox, "remove", _nothing)
         monkeypatch.setattr(SqliteInbox, "put", slow)
         began = time.monotonic()
