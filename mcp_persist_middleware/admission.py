@@ -15,13 +15,28 @@ from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.settings import Settings, namespace_complaint
 from mcp_persist_middleware.streams.context import Context
+from mcp_persist_middleware.streams.memory import Memory
 
 logger = logging.getLogger(__name__)
 
 
-def whole(content: bytes) -> Body:
-    """A body that is all here."""
-    return Body([{"type": "http.request", "body": content, "more_body": False}], complete=True)
+def by_head(settings: Settings, memory: Memory, scope: Scope) -> classify.Request:
+    """What a request is, as far as its head says, and whether it is ours at all."""
+    path = path_of(scope)
+    if settings.paths is not None and not any(
+        path.rstrip("/") == prefix or path.startswith(prefix.rstrip("/") + "/")
+        for prefix in settings.paths
+    ):
+        return classify.PASS
+    request = classify.by_head(
+        scope["method"],
+        scope["headers"],
+        known_path=memory.speaks_mcp(path),
+        modern=settings.modern_streams == "resume",
+    )
+    if request.kind is not Kind.PASS and settings.persist is not None:
+        return request if settings.persist(HTTPConnection(scope)) else classify.PASS
+    return request
 
 
 def by_body(context: Context, head: classify.Request, scope: Scope, body: Body) -> classify.Request:

@@ -37,6 +37,11 @@ class Body:
     complete: bool = False
     """All of the body is here."""
 
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        """One that is all here."""
+        return cls([{"type": "http.request", "body": content, "more_body": False}], complete=True)
+
     @property
     def content(self) -> bytes:
         """The bytes read so far."""

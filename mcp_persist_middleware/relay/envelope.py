@@ -11,6 +11,8 @@ from typing import Any, ClassVar, TypeVar
 from starlette.types import Scope
 
 from mcp_persist_middleware.model import Event, EventKind, RequestId, StreamKind
+from mcp_persist_middleware.protocol import headers
+from mcp_persist_middleware.protocol.headers import RawHeaders
 
 _TEXT = ("method", "path", "root_path", "scheme", "http_version")
 _BYTES = ("query_string", "raw_path")
@@ -19,8 +21,6 @@ _LENGTH = struct.Struct(">I")
 # To copy and to seal this takes about a millisecond.
 _MANY = 1024 * 1024
 T = TypeVar("T")
-
-RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,14 @@ class RequestEnvelope:
     namespace: str
     outer: Any = None
     """What the `relay_scope` setting made of the rest."""
-    again: str = ""
-    """The cursor of a client that came back for this request, if it is to be run again."""
+    cursor: str = ""
+    """That of the client that came back for this request, if it is to be run again."""
+
+    @property
+    def trace(self) -> dict[str, str]:
+        """The headers that say which trace it belongs to."""
+        found = {each.decode(): headers.get(self.scope["headers"], each) for each in headers.TRACE}
+        return {name: value for name, value in found.items() if value is not None}
 
     def pack(self) -> bytes:
         """As bytes."""
@@ -42,19 +48,19 @@ class RequestEnvelope:
         head: dict[str, Any] = {name: scope[name] for name in _TEXT if name in scope}
         head |= {name: _text(scope[name]) for name in _BYTES if scope.get(name) is not None}
         head |= {name: scope[name] for name in _ADDRESSES if scope.get(name) is not None}
-        head |= {"headers": _texts(scope["headers"]), "outer": self.outer, "again": self.again}
+        head |= {"headers": _texts(scope["headers"]), "outer": self.outer, "again": self.cursor}
         return _join({**head, "namespace": self.namespace}, self.body)
 
     @classmethod
     def unpack(cls, data: bytes) -> "RequestEnvelope":
         """From bytes."""
         head, body = _split(data)
-        namespace, outer, again = (head.pop(name) for name in ("namespace", "outer", "again"))
+        namespace, outer, cursor = (head.pop(name) for name in ("namespace", "outer", "again"))
         scope: dict[str, Any] = {"type": "http", "client": None, "server": None, **head}
         scope |= {name: head[name].encode("latin-1") for name in _BYTES if name in head}
         scope |= {name: tuple(head[name]) for name in _ADDRESSES if name in head}
         scope["headers"] = _bytes(head["headers"])
-        return cls(scope, body, namespace, outer, again)
+        return cls(scope, body, namespace, outer, cursor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +134,9 @@ def unpack_reply(data: bytes) -> Reply:
     match head:
         case {"stream": stream}:
             kind, number = StreamKind(head["kind"]), head["id"]
-            headers = _bytes(head["headers"])
             place = (head["after"], head["joined"], head["quiet"])
-            events = _events(head.get("events", ()), body)
-            return StreamResponse(bytes.fromhex(stream), kind, number, headers, *place, events)
+            told = (_bytes(head["headers"]), *place, _events(head.get("events", ()), body))
+            return StreamResponse(bytes.fromhex(stream), kind, number, *told)
         case {"status": status}:
             return BufferedResponse(status, _bytes(head["headers"]), body)
         case _:
@@ -174,9 +179,9 @@ def _text(data: bytes) -> str:
     return data.decode("latin-1")
 
 
-def _texts(headers: RawHeaders) -> list[tuple[str, str]]:
-    return [(_text(name), _text(value)) for name, value in headers]
+def _texts(raw: RawHeaders) -> list[tuple[str, str]]:
+    return [(_text(name), _text(value)) for name, value in raw]
 
 
-def _bytes(headers: Sequence[Sequence[str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+def _bytes(raw: Sequence[Sequence[str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in raw]

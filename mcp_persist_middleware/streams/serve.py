@@ -5,7 +5,7 @@ import asyncio
 import time
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Scope, Send
 
 from mcp_persist_middleware import asgi, telemetry
 from mcp_persist_middleware.asgi.body import Body
@@ -13,7 +13,7 @@ from mcp_persist_middleware.asgi.client import Client
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import StreamKind
-from mcp_persist_middleware.protocol import classify, headers
+from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
@@ -23,26 +23,6 @@ from mcp_persist_middleware.streams.state import ExchangeState, Opened
 
 # Most answers begin within this time, and then nobody has to watch for the client's leaving.
 _UNWATCHED = 0.05
-
-
-async def exchange(
-    context: Context,
-    app: ASGIApp,
-    scope: Scope,
-    request: classify.Request,
-    body: Body,
-    receive: Receive,
-    send: Send,
-) -> None:
-    """Serve a POST that asks for something."""
-    running = Exchange(context, app, scope, request, send)
-    client = Client(receive)
-    try:
-        opened = await begin(context, running, body, client, send)
-        if opened is not None:
-            await _deliver(context, running, opened, scope, client, send)
-    finally:
-        client.close()
 
 
 async def begin(
@@ -64,9 +44,10 @@ async def begin(
     return opened
 
 
-async def _deliver(
+async def deliver(
     context: Context, running: Exchange, opened: Opened, scope: Scope, client: Client, send: Send
 ) -> None:
+    """The first delivery of a stream that is written here."""
     stream, era = opened.stream, running.request.era
     record, reader = stream.record, _Reader(stream, client)
     try:

@@ -15,6 +15,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mcp_persist_middleware.asgi.client import stay
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.membership.lease import Lease
@@ -31,8 +32,9 @@ from mcp_persist_middleware.model import (
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.relay.client import RelayClient
 from mcp_persist_middleware.relay.envelope import BufferedResponse, NotExecuted, RequestEnvelope
+from mcp_persist_middleware.relay.execute import Executor
 from mcp_persist_middleware.relay.outcome import RelayFailure
-from mcp_persist_middleware.relay.server import RelayServer, _Run
+from mcp_persist_middleware.relay.server import RelayServer
 from mcp_persist_middleware.sessions.registry import LocalSession, Registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.redis.log import RedisLog
@@ -483,13 +485,13 @@ async def test_only_the_home_of_a_session_gives_it_up_to_whoever_asks(log: Event
     up."""
     given, nobody = Settings.load({"url": "events.db"}), cast("Any", None)
     registry = Registry(log.sessions, given, "one", nobody)
-    server = RelayServer(log.inbox, log.wakeups, nobody, nobody, registry, given, "one")
+    executor = Executor(registry, None, "one", 60)
     await session(log)
     late = relayed()
-    assert await server._reply(_Run(late, ""), []) == NotExecuted(home_vacant=True)
+    assert await executor.run(late, [], stay) == NotExecuted(home_vacant=True)
     assert (
-        await server._reply(_Run(dataclasses.replace(late, not_executable=True), ""), [])
+        await executor.run(dataclasses.replace(late, not_executable=True), [], stay)
         == NotExecuted()
     )
     assert await log.sessions.move(KEY, 1, "two")
-    assert await server._reply(_Run(late, ""), []) == NotExecuted()
+    assert await executor.run(late, [], stay) == NotExecuted()
