@@ -12,8 +12,8 @@ from functools import partial
 from starlette.types import ASGIApp, Message, Receive, Scope
 
 from mcp_persist_middleware import admission, telemetry
-from mcp_persist_middleware.asgi import EXTENSION, place_of
 from mcp_persist_middleware.asgi import body as bodies
+from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.clients import LocalClient, Recipient, RelayedClient
@@ -69,7 +69,10 @@ class Dispatcher:
 
     async def serve_relayed(self, envelope: RequestEnvelope, receive: Receive) -> Reply:
         """Serve a request of a session that is held here, for a client of another worker."""
-        context, scope = self.parts.exchanges, self._scope_of(envelope)
+        context, scope = self.parts.exchanges, envelope.scope_on(self.ground)
+        load = context.settings.relay_scope
+        if load is not None and envelope.outer is not None:
+            load[1](scope, envelope.outer)
         body, cursor = Body.of(envelope.body), event_id.parse(envelope.cursor)
         request = admission.by_head(context.settings, context.memory, scope)
         if request.kind is Kind.BODY:
@@ -116,17 +119,6 @@ class Dispatcher:
                 kept = StoredRequest.unpack(left.request or b"")
                 again = kept.request(head), kept.scope(scope), Body.of(kept.body)
                 await self._in_session(Asked(*again, resume=came_back), client)
-
-    def _scope_of(self, envelope: RequestEnvelope) -> Scope:
-        """The scope of a request that came from another worker, on the application's ground."""
-        state = dict(self.ground.get("state", {}))
-        scope = {"asgi": {"version": "3.0"}, **self.ground, **envelope.scope, "state": state}
-        scope["extensions"] = {EXTENSION: {"namespace": envelope.namespace}}
-        scope.setdefault("raw_path", scope["path"].encode())
-        load = self.parts.exchanges.settings.relay_scope
-        if load is not None and envelope.outer is not None:
-            load[1](scope, envelope.outer)
-        return scope
 
     # Where it is served.
 

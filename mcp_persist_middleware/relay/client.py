@@ -103,7 +103,7 @@ class RelayClient:
         self, record: SessionRecord, envelope: RequestEnvelope, left: Awaitable[None]
     ) -> Reply | RelayFailure:
         name, key = new_stream_id(self._inbox.now()), await self._key(record.home)
-        content = await away(len(envelope.body), partial(_content, envelope, key, name))
+        content = await away(len(envelope.body), partial(envelope.seal, key, name))
         request = RelayRequest(
             id=name,
             key=record.key,
@@ -240,8 +240,3 @@ class RelayClient:
                 del self._keys[next(iter(self._keys))]
             self._keys[worker] = await self._inbox.public_key(worker)
         return self._keys[worker]
-
-
-def _content(envelope: RequestEnvelope, key: bytes | None, name: bytes) -> bytes:
-    content = envelope.pack()
-    return content if key is None else sealing.seal(content, key, name)

@@ -10,9 +10,11 @@ from typing import Any, ClassVar, TypeVar
 
 from starlette.types import Scope
 
-from mcp_persist_middleware.model import Event, EventKind, RequestId, StreamKind
+from mcp_persist_middleware.asgi import EXTENSION
+from mcp_persist_middleware.model import Event, EventKind, RelayRequest, RequestId, StreamKind
 from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.protocol.headers import RawHeaders
+from mcp_persist_middleware.relay import sealing
 
 _TEXT = ("method", "path", "root_path", "scheme", "http_version")
 _BYTES = ("query_string", "raw_path")
@@ -42,6 +44,14 @@ class RequestEnvelope:
         found = {each.decode(): headers.get(self.scope["headers"], each) for each in headers.TRACE}
         return {name: value for name, value in found.items() if value is not None}
 
+    def scope_on(self, ground: Scope) -> Scope:
+        """The scope of this request in an application whose every request has the `ground`."""
+        state = dict(ground.get("state", {}))
+        scope = {"asgi": {"version": "3.0"}, **ground, **self.scope, "state": state}
+        scope["extensions"] = {EXTENSION: {"namespace": self.namespace}}
+        scope.setdefault("raw_path", scope["path"].encode())
+        return scope
+
     def pack(self) -> bytes:
         """As bytes."""
         scope = self.scope
@@ -50,6 +60,24 @@ class RequestEnvelope:
         head |= {name: scope[name] for name in _ADDRESSES if scope.get(name) is not None}
         head |= {"headers": _texts(scope["headers"]), "outer": self.outer, "again": self.cursor}
         return _join({**head, "namespace": self.namespace}, self.body)
+
+    def seal(self, key: bytes | None, request: bytes) -> bytes:
+        """As bytes, in a box for the holder of the key if there is one."""
+        content = self.pack()
+        return content if key is None else sealing.seal(content, key, request)
+
+    @classmethod
+    def open(cls, request: RelayRequest, seal: sealing.Seal | None) -> "RequestEnvelope":
+        """From bytes that may be in a box.
+
+        Raises:
+            UnreadableError: in one that is not for this worker.
+        """
+        if not request.sealed:
+            return cls.unpack(request.content)
+        if seal is None:
+            raise sealing.UnreadableError
+        return cls.unpack(seal.open(request.content, request.id))
 
     @classmethod
     def unpack(cls, data: bytes) -> "RequestEnvelope":

@@ -86,7 +86,8 @@ class Executor:
         if held.record.generation != request.generation or held.site is None:
             return NotExecuted()
         try:
-            envelope = await away(len(request.content), partial(self._read, request))
+            opened = partial(RequestEnvelope.open, request, self._seal)
+            envelope = await away(len(request.content), opened)
         except sealing.UnreadableError:
             # It was addressed to the home before this one. Its sender has it, and seals it anew.
             return NotExecuted()
@@ -113,11 +114,3 @@ class Executor:
             return False
         home = (self._worker, request.generation)
         return record is not None and (record.home, record.generation) == home
-
-    def _read(self, request: RelayRequest) -> RequestEnvelope:
-        content = request.content
-        if request.sealed:
-            if self._seal is None:
-                raise sealing.UnreadableError
-            content = self._seal.open(content, request.id)
-        return RequestEnvelope.unpack(content)
