@@ -1,29 +1,41 @@
 """What is settled about a request before it goes anywhere."""
 
 import dataclasses
-from collections.abc import MutableMapping
-from typing import Any
 
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope, Send
 
-from mcp_persist_middleware import rarely
-from mcp_persist_middleware.asgi import EXTENSION, path_of
+from mcp_persist_middleware import asgi, rarely
+from mcp_persist_middleware.asgi import path_of
+from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.errors import InvalidSettingError, StoreError
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.settings import Settings, namespace_complaint
-from mcp_persist_middleware.streams.body import Body
 from mcp_persist_middleware.streams.context import Context
+from mcp_persist_middleware.streams.memory import Memory
 
 logger = rarely.logger(__name__)
 
 
-def whole(content: bytes) -> Body:
-    """A body that is all here."""
-    return Body([{"type": "http.request", "body": content, "more_body": False}], complete=True)
+def by_head(settings: Settings, memory: Memory, scope: Scope) -> classify.Request:
+    """What a request is, as far as its head says, and whether it is ours at all."""
+    path = path_of(scope)
+    if settings.paths is not None and not any(
+        path.rstrip("/") == prefix or path.startswith(prefix.rstrip("/") + "/")
+        for prefix in settings.paths
+    ):
+        return classify.PASS
+    request = classify.by_head(
+        scope["method"],
+        scope["headers"],
+        settings,
+        known_path=memory.speaks_mcp(path),
+    )
+    if request.kind is not Kind.PASS and settings.persist is not None:
+        return request if settings.persist(HTTPConnection(scope)) else classify.PASS
+    return request
 
 
 def by_body(context: Context, head: classify.Request, scope: Scope, body: Body) -> classify.Request:
@@ -53,16 +65,6 @@ def refuses(context: Context) -> bool:
     return context.writer.is_down and context.settings.on_store_failure == "refuse"
 
 
-def with_extension(scope: Scope, **told: str) -> Scope:
-    """The scope for what is inside, so that a second middleware there steps aside, and for the
-    next attempt, so that it finds nothing of this one's."""
-    known = scope.get("extensions", {})
-    if EXTENSION in known and not told:
-        told = {"namespace": known[EXTENSION]["namespace"]}
-    extensions: MutableMapping[str, Any] = {**known, EXTENSION: dict(told)}
-    return {**scope, "extensions": extensions}
-
-
 def namespace(settings: Settings, scope: Scope) -> str:
     """Where the streams and sessions of a request live.
 
@@ -79,8 +81,6 @@ def namespace(settings: Settings, scope: Scope) -> str:
     return found
 
 
-async def unavailable(scope: Scope, receive: Receive, send: Send) -> None:
+async def unavailable(send: Send) -> None:
     """The answer to a request that needs the store."""
-    error = {"code": -32000, "message": "The event store is unavailable"}
-    body = {"jsonrpc": "2.0", "id": None, "error": error}
-    await JSONResponse(body, 503, headers={"Retry-After": "5"})(scope, receive, send)
+    await asgi.unavailable(send, "The event store is unavailable")

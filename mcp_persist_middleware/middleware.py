@@ -1,39 +1,24 @@
-"""The ASGI entry: lifespan, classify, dispatch."""
+"""The ASGI entry: guard, classify, dispatch."""
 
-import dataclasses
 import logging
-from functools import partial
 from typing import Unpack
 
-from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_persist_middleware import admission, health, relayed, relaying, telemetry
-from mcp_persist_middleware.asgi import EXTENSION, path_of, place_of
-from mcp_persist_middleware.attempt import Attempt
-from mcp_persist_middleware.errors import (
-    ConfigurationError,
-    LeaseLostError,
-    SessionElsewhereError,
-    StoreError,
-)
+from mcp_persist_middleware import admission, health
+from mcp_persist_middleware.asgi import EXTENSION, with_extension
+from mcp_persist_middleware.asgi.attempt import Attempt
+from mcp_persist_middleware.clients import LocalClient
+from mcp_persist_middleware.dispatch import Dispatcher
+from mcp_persist_middleware.errors import ConfigurationError, LeaseLostError
 from mcp_persist_middleware.lifespan import Lifespan
 from mcp_persist_middleware.log.base import MakeLog
-from mcp_persist_middleware.model import SessionRecord, StreamRecord
 from mcp_persist_middleware.passing import Passing
 from mcp_persist_middleware.persistence import Persistence
-from mcp_persist_middleware.protocol import classify, event_id, headers
+from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
-from mcp_persist_middleware.protocol.eras import Era, era_of_initialize
-from mcp_persist_middleware.sessions.envelope import Reply, RequestEnvelope
-from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
-from mcp_persist_middleware.streams import body as bodies
-from mcp_persist_middleware.streams import listen, ownership, remote, rerun, resume, serve
-from mcp_persist_middleware.streams.body import Body
-from mcp_persist_middleware.streams.lease_guard import LeaseGuard, refuse
-from mcp_persist_middleware.streams.memory import Memory
-from mcp_persist_middleware.streams.stored_request import StoredRequest
+from mcp_persist_middleware.streams.lease_guard import refuse
 from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)
@@ -90,9 +75,7 @@ class PersistMiddleware:
             await self.app(scope, receive, send)
         elif scope["type"] == "lifespan":
             self._base_scope["state"] = scope.get("state", {})
-            await Lifespan(self.app, self.persistence)(
-                admission.with_extension(scope), receive, send
-            )
+            await Lifespan(self.app, self.persistence)(with_extension(scope), receive, send)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
@@ -119,7 +102,7 @@ class PersistMiddleware:
         if "app" in scope:
             self._base_scope["app"] = scope["app"]
         try:
-            request = self._classify(self._settings, self.persistence.memory, scope)
+            request = admission.by_head(self._settings, self.persistence.memory, scope)
         except Exception as error:  # noqa: BLE001
             self._passing.count(error)
             request = classify.PASS
@@ -147,7 +130,7 @@ class PersistMiddleware:
             trouble = error
         # Outside of the handlers: what the application raises now is not a consequence of ours.
         if isinstance(trouble, LeaseLostError):
-            await refuse(scope, attempt.receive, attempt.send)
+            await refuse(attempt.send)
         else:
             await self._passing.go_on(trouble, self._settings, parts, request, scope, attempt)
 
@@ -173,202 +156,10 @@ class PersistMiddleware:
     async def _dispatched(
         self, parts: Parts, request: classify.Request, scope: Scope, attempt: Attempt
     ) -> None:
-        namespace = admission.namespace(parts.exchanges.settings, scope)
-        marked = admission.with_extension(scope, namespace=namespace)
-        await self._dispatch(parts, request, marked, attempt.receive, attempt.send)
-
-    def _app(self, parts: Parts, era: Era, *, takes_over: bool = False) -> ASGIApp:
-        """The application as requests of an era may call it."""
-        context = parts.exchanges
-        app: ASGIApp = LeaseGuard(context, self.app)
-        callers, site = ownership.Callers(context), partial(self._from_elsewhere, parts)
-
-        async def revived(record: SessionRecord, scope: Scope) -> None:
-            spoken = era_of_initialize(record.version)
-            app = self._app(parts, spoken)
-            await listen.open_unread(context, app, scope, spoken, record.key)
-
-        return SessionLayer(
-            app, parts.sessions, callers, site, revived, takes_over, has_sessions=era.keeps_sessions
-        )
-
-    def _classify(self, settings: Settings, memory: Memory, scope: Scope) -> classify.Request:
-        path = path_of(scope)
-        if settings.paths is not None and not any(
-            path.rstrip("/") == prefix or path.startswith(prefix.rstrip("/") + "/")
-            for prefix in settings.paths
-        ):
-            return classify.PASS
-        request = classify.by_head(
-            scope["method"],
-            scope["headers"],
-            settings,
-            known_path=memory.speaks_mcp(path),
-        )
-        if request.kind is not Kind.PASS and settings.persist is not None:
-            return request if settings.persist(HTTPConnection(scope)) else classify.PASS
-        return request
-
-    async def _dispatch(
-        self, parts: Parts, request: classify.Request, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        context = parts.exchanges
-        match request.kind:
-            case Kind.BODY | Kind.SESSION:
-                await self._post(parts, request, scope, receive, send)
-            case Kind.STREAM if not admission.refuses(context):
-                await self._stream(parts, request, scope, receive, send)
-            case Kind.RESUME:
-                await self._resume(parts, request, scope, receive, send)
-            case Kind.FOREIGN_CURSOR:
-                await resume.foreign_cursor(context, self._app(parts, request.era), scope, send)
-            case Kind.DELETE:
-                await self._delete(parts, request, scope, receive, send)
-            case Kind.STREAM:
-                await admission.unavailable(scope, receive, send)
-            case Kind.PASS | Kind.EXCHANGE:
-                await self._app(parts, request.era)(scope, receive, send)
-
-    async def _resume(
-        self, parts: Parts, request: classify.Request, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        app = self._app(parts, request.era)
+        settings = parts.exchanges.settings
+        marked = with_extension(scope, namespace=admission.namespace(settings, scope))
+        client = LocalClient(parts.exchanges, attempt.receive, attempt.send)
         try:
-            left = await resume.resume(parts.exchanges, app, scope, request, receive, send)
-        except SessionElsewhereError:
-            # What is left is the session's stream, at its home.
-            asked = dataclasses.replace(request, kind=Kind.STREAM)
-            await self._stream(parts, asked, scope, receive, send)
-        else:
-            if left is not None:
-                await self._run_again(parts, request, left, scope, receive, send)
-
-    async def _run_again(
-        self,
-        parts: Parts,
-        request: classify.Request,
-        left: StreamRecord,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        context, kept = parts.exchanges, StoredRequest.unpack(left.request or b"")
-        asked, question = kept.request(request), kept.scope(scope)
-        body = admission.whole(kept.body)
-
-        async def here(rest: Receive, *, takes_over: bool) -> None:
-            app = self._app(parts, request.era, takes_over=takes_over)
-            marked, again_body = admission.with_extension(question), body.again()
-            try:
-                refusal = await rerun.begin(context, app, marked, asked, again_body, left.id)
-                if refusal is not None:
-                    await refusal.pass_on(send)
-                    return
-            except StoreError:
-                await resume.later(context)(scope, rest, send)
-                return
-            await resume.go_on(context, scope, request, rest, send)
-
-        at_home = self._in_session(parts, asked, question, body, receive, send)
-        at_home.again = headers.get(scope["headers"], headers.LAST_EVENT_ID) or ""
-        await at_home.run(here)
-
-    async def _stream(
-        self, parts: Parts, request: classify.Request, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        async def here(rest: Receive, *, takes_over: bool) -> None:
-            app = self._app(parts, request.era, takes_over=takes_over)
-            marked = admission.with_extension(scope)
-            await listen.serve_stream(parts.exchanges, app, marked, request, rest, send)
-
-        nothing = Body(complete=True)
-        await self._in_session(parts, request, scope, nothing, receive, send).run(here)
-
-    async def _post(
-        self, parts: Parts, head: classify.Request, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        context = parts.exchanges
-        body = await bodies.read(receive, context.settings.max_body_bytes)
-        request = head
-        if head.kind is Kind.BODY:
-            request = admission.by_body(context, head, scope, body)
-        if request.kind is Kind.EXCHANGE and admission.refuses(context):
-            await admission.unavailable(scope, receive, send)
-            return
-
-        async def here(rest: Receive, *, takes_over: bool) -> None:
-            app = self._app(parts, request.era, takes_over=takes_over)
-            marked, again = admission.with_extension(scope), body.again()
-            if request.kind is Kind.EXCHANGE:
-                await serve.exchange(context, app, marked, request, again, rest, send)
-                return
-            if not head.session and b'"initialize"' not in body.content:
-                app = LeaseGuard(context, self.app)
-            await app(marked, bodies.replay(again, rest), send)
-
-        await self._in_session(parts, request, scope, body, receive, send).run(here)
-
-    async def _delete(
-        self, parts: Parts, request: classify.Request, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        context = parts.exchanges
-        body = await bodies.read(receive, context.settings.max_body_bytes)
-
-        async def watch(message: Message) -> None:
-            if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
-                await admission.forget(context, place_of(scope), request.session)
-            await send(message)
-
-        async def here(rest: Receive, *, takes_over: bool) -> None:
-            app = self._app(parts, request.era, takes_over=takes_over)
-            await app(admission.with_extension(scope), bodies.replay(body.again(), rest), watch)
-
-        await self._in_session(parts, request, scope, body, receive, send).run(here)
-
-    def _in_session(
-        self,
-        parts: Parts,
-        request: classify.Request,
-        scope: Scope,
-        body: Body,
-        receive: Receive,
-        send: Send,
-    ) -> relaying.Request:
-        state = self._base_scope.get("state", {})
-        return relaying.Request(parts, request, scope, body, receive, send, state)
-
-    async def _from_elsewhere(
-        self, parts: Parts, envelope: RequestEnvelope, receive: Receive
-    ) -> Reply:
-        """Run a request of a session that is held here for a client of another worker."""
-        context = parts.exchanges
-        scope = relayed.scope_of(parts, envelope, self._base_scope)
-        body, cursor = admission.whole(envelope.body), event_id.parse(envelope.again)
-        head = self._classify(context.settings, context.memory, scope)
-        request = (
-            head if head.kind is not Kind.BODY else admission.by_body(context, head, scope, body)
-        )
-        app, collected = self._app(parts, request.era), relayed.Collected(context.settings)
-        found: remote.Remote | None = None
-        with telemetry.continued(relayed.carrier(scope)):
-            match request.kind:
-                case Kind.EXCHANGE if cursor is not None:
-                    found = await remote.begin_again(
-                        context, app, scope, request, body, cursor, collected
-                    )
-                case Kind.EXCHANGE:
-                    found = await remote.begin(
-                        context, app, scope, request, body, receive, collected
-                    )
-                case Kind.STREAM | Kind.RESUME | Kind.FOREIGN_CURSOR | Kind.SESSION if (
-                    scope["method"] == "GET"
-                ):
-                    found = await remote.begin_session_stream(
-                        context, app, scope, request, receive, collected
-                    )
-                case Kind.DELETE:
-                    rest = bodies.replay(body, receive)
-                    await self._delete(parts, request, scope, rest, collected)
-                case _:
-                    await app(scope, bodies.replay(body, receive), collected)
-        return collected.reply if found is None else relayed.streamed(found)
+            await Dispatcher(self.app, parts, self._base_scope).serve(request, marked, client)
+        finally:
+            client.close()

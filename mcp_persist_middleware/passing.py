@@ -3,18 +3,17 @@ this layer cannot serve it."""
 
 import logging
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
 from mcp_persist_middleware import admission, telemetry
-from mcp_persist_middleware.asgi import path_of
-from mcp_persist_middleware.attempt import Attempt
+from mcp_persist_middleware.asgi import body as bodies
+from mcp_persist_middleware.asgi import path_of, responses
+from mcp_persist_middleware.asgi.attempt import Attempt
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, PersistError, StoreError
 from mcp_persist_middleware.model import Place
-from mcp_persist_middleware.protocol import classify, headers, sse
+from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.settings import Settings
-from mcp_persist_middleware.streams import body as bodies
 from mcp_persist_middleware.streams.lease_guard import refuse
 from mcp_persist_middleware.supervision import frames, said
 from mcp_persist_middleware.worker import Parts
@@ -49,16 +48,13 @@ class Passing:
         if head.kind is Kind.RESUME:
             # Its call may be in the log; an HTTP error would make most clients give up.
             self._say(error)
-            body = sse.comment("the store is unavailable") + sse.retry(settings.retry_ms)
-            response = Response(body)
-            response.raw_headers = headers.stream_head([])
-            await response(scope, attempt.receive, attempt.send)
+            await responses.come_back(attempt.send, settings.retry_ms)
         elif _is_refused(error, settings) and await _is_mcp(settings, parts, head, scope, attempt):
             self._say(error)
-            await admission.unavailable(scope, attempt.receive, attempt.send)
+            await admission.unavailable(attempt.send)
         elif head.session and parts is not None and not _is_plain(settings, parts, head, scope):
             self._say(error)
-            await refuse(scope, attempt.receive, attempt.send)
+            await refuse(attempt.send)
         else:
             self.count(error)
             await self._app(scope, attempt.receive, attempt.send)

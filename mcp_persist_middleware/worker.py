@@ -21,9 +21,9 @@ from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.maintenance.retention import RetentionLoop
 from mcp_persist_middleware.model import WorkerState
 from mcp_persist_middleware.protocol import eras
+from mcp_persist_middleware.relay.client import RelayClient
+from mcp_persist_middleware.relay.server import RelayServer
 from mcp_persist_middleware.sessions.registry import Registry
-from mcp_persist_middleware.sessions.relay_client import RelayClient
-from mcp_persist_middleware.sessions.relay_server import RelayServer
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.shutdown import ShutdownWatch
 from mcp_persist_middleware.stores.connect import make_log
@@ -52,7 +52,7 @@ class Parts:
 
     exchanges: Context
     sessions: Registry
-    relay_client: RelayClient
+    relay: RelayClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,14 +208,14 @@ async def _open(
     tasks.keep(retention.run, "mcp-persist-retention")
     tasks.keep(reaper.run, "mcp-persist-reaper")
     tasks.keep(relay_server.run, "mcp-persist-relay-server")
-    tasks.keep(relay_server.renew, "mcp-persist-relay-server-renewals")
+    tasks.keep(relay_server.renew, "mcp-persist-relay-renewals")
     exit_guard.install()
     watch = ShutdownWatch(drain.begin, tasks)
     closing.add("The watch for a shutdown", watch.aclose)
     await watch.open()
     largest = max(settings.max_event_bytes, settings.max_body_bytes)
-    relay_client = RelayClient(log.inbox, log.wakeups, peers, settings.lease_seconds, largest)
-    return Parts(context, registry, relay_client)
+    relay = RelayClient(log.inbox, log.wakeups, peers, settings.lease_seconds, largest)
+    return Parts(context, registry, relay)
 
 
 async def _end_calls(context: Context) -> None:

@@ -3,11 +3,11 @@
 from starlette.types import Message, Scope, Send
 
 from mcp_persist_middleware import asgi
+from mcp_persist_middleware.asgi.body import Repeatable
 from mcp_persist_middleware.protocol import headers, jsonrpc
 from mcp_persist_middleware.sessions.initialize import MAX_GREETING, InitializeResult
 from mcp_persist_middleware.sessions.local import LocalSession, Site
 from mcp_persist_middleware.sessions.registry import Registry
-from mcp_persist_middleware.sessions.repeatable import Repeatable
 from mcp_persist_middleware.sessions.revive import Callers
 
 _ID = headers.SESSION_ID

@@ -50,12 +50,11 @@ async def asked(
     app: ASGIApp, scope: Scope, session: str, version: str
 ) -> tuple[Scope, asgi.Answer]:
     """The same, with the scope that the application's authentication has had."""
-    question = asgi.question(scope, "POST", without=_NAMES)
-    question["headers"] += [
+    named = [
         (_ID, session.encode("latin-1")),
         (headers.PROTOCOL_VERSION, version.encode("latin-1")),
     ]
-    return question, await asgi.ask(app, question, asgi.cancellation())
+    return await asgi.probe_caller(app, scope, revives=True, without=_NAMES, instead=named)
 
 
 def made_up() -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_persist_middleware import asgi, rarely
+from mcp_persist_middleware.asgi.body import Repeatable
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.model import SessionKey, SessionRecord
 from mcp_persist_middleware.protocol import headers
@@ -14,7 +15,6 @@ from mcp_persist_middleware.sessions.beginning import Beginning
 from mcp_persist_middleware.sessions.forgotten import Said, asked, made_up, unknown
 from mcp_persist_middleware.sessions.local import LocalSession, Site
 from mcp_persist_middleware.sessions.registry import Registry
-from mcp_persist_middleware.sessions.repeatable import Repeatable
 from mcp_persist_middleware.sessions.revive import Callers, count_refused, revive
 from mcp_persist_middleware.sessions.rewrite import RequestRewriter
 

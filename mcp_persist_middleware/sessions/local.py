@@ -5,17 +5,17 @@ import dataclasses
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-
-from starlette.types import Receive
+from typing import Any
 
 from mcp_persist_middleware.model import SessionRecord
-from mcp_persist_middleware.sessions.envelope import Reply, RequestEnvelope
 
 # `notifications/initialized`, a list and a call or two: then somebody has come to stay. So has who
 # listens.
 _BRIEF = 4
 
-Site = Callable[[RequestEnvelope, Receive], Awaitable[Reply]]
+# Who serves the requests of a session that come from other workers: kept here for the relay, which
+# alone knows what they look like.
+Site = Callable[..., Awaitable[Any]]
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

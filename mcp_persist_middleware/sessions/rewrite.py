@@ -3,13 +3,13 @@
 from starlette.types import ASGIApp, Message, Scope, Send
 
 from mcp_persist_middleware import asgi, telemetry
+from mcp_persist_middleware.asgi.body import Repeatable
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.model import EventKind
 from mcp_persist_middleware.protocol import headers, jsonrpc, request_ids, sse
 from mcp_persist_middleware.sessions.change import Change
 from mcp_persist_middleware.sessions.local import LocalSession
 from mcp_persist_middleware.sessions.registry import Registry
-from mcp_persist_middleware.sessions.repeatable import Repeatable
 
 _ID = headers.SESSION_ID
 # What an application says of a session that it does not know is short; a longer refusal is about

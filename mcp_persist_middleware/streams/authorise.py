@@ -38,7 +38,5 @@ async def ask(context: Context, app: ASGIApp, scope: Scope, *, revives: bool = F
     It is a POST for a GET stream as well: a GET of ours could take or end the application's one
     stream, and proves nothing, for stateless servers answer 405 before any authentication.
     """
-    probe = asgi.question(scope, "POST")
-    probe["extensions"][asgi.EXTENSION]["probe"] = not revives
-    answer = await asgi.ask(app, probe, asgi.cancellation())
-    return Verdict(answer, Caller.of(context, app, scope, probe))
+    asked, answer = await asgi.probe_caller(app, scope, revives=revives)
+    return Verdict(answer, Caller.of(context, app, scope, asked))

@@ -1,11 +1,10 @@
 """Nothing reaches the application through a worker that may be dead."""
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_persist_middleware import attempt
+from mcp_persist_middleware import asgi
+from mcp_persist_middleware.asgi import attempt
 from mcp_persist_middleware.errors import LeaseLostError
-from mcp_persist_middleware.protocol import jsonrpc
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.unpack import unpacked
 
@@ -33,9 +32,7 @@ class LeaseGuard:
         await self._app(scope, receive, unpacked(scope, send))
 
 
-async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+async def refuse(send: Send) -> None:
     """Answer that nothing was run, and that another attempt is welcome."""
-    message = "Not run: this worker has lost its lease and begins anew"
-    error = {"code": jsonrpc.INTERRUPTED, "message": message}
-    body = {"jsonrpc": "2.0", "id": None, "error": error}
-    await JSONResponse(body, 503, headers={"Retry-After": "1"})(scope, receive, send)
+    text = "Not run: this worker has lost its lease and begins anew"
+    await asgi.unavailable(send, text, retry_after=1)

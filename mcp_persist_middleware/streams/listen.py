@@ -14,6 +14,8 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_persist_middleware import asgi, rarely
+from mcp_persist_middleware.asgi.body import Body
+from mcp_persist_middleware.asgi.client import Client, nowhere, stay
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
@@ -23,8 +25,6 @@ from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.protocol.event_id import EventIds, Position
 from mcp_persist_middleware.streams import authorise, serve
-from mcp_persist_middleware.streams.body import Body
-from mcp_persist_middleware.streams.client import Client, nowhere, stay
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.pump import Exchange
@@ -147,7 +147,7 @@ async def _begin(
     """Open the application's stream: the session's goes on with it, or begins."""
     running = Exchange(context, app, scope, request, send)
     body = Body([{"type": "http.request", "body": b"", "more_body": False}], complete=True)
-    opened = await serve.begin(context, running, body, scope, client, send)
+    opened = await serve.begin(context, running, body, client, send)
     if opened is None:
         return None
     running.join_session()

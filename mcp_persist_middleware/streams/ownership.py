@@ -117,18 +117,14 @@ async def _asks_for(app: ASGIApp, scope: Scope, doubt: Doubt) -> tuple[bool, boo
 
 async def _said(app: ASGIApp, scope: Scope) -> tuple[int, bool]:
     """The status of an answer, and whether the application was asked in a session that it has."""
-    question = asgi.question(scope, "POST")
-    told = question["extensions"][asgi.EXTENSION]
-    told.pop("session", None)
-    told["probe"] = True
     try:
-        answer = await asgi.ask(app, question, asgi.cancellation())
+        asked, answer = await asgi.probe_caller(app, scope)
     except PersistError:
         raise
     except Exception:
         logger.exception("The application raised when it was asked what it knows its users by")
         return 500, False
-    return answer.status, "session" in told
+    return answer.status, "session" in asked["extensions"][asgi.EXTENSION]
 
 
 def _less(scope: Scope, doubt: Doubt) -> Scope:

@@ -8,14 +8,14 @@ from starlette.types import ASGIApp, Message, Scope, Send
 
 from mcp_persist_middleware import rarely
 from mcp_persist_middleware.asgi import account_of, place_of
+from mcp_persist_middleware.asgi.body import Body
+from mcp_persist_middleware.asgi.client import nowhere
 from mcp_persist_middleware.errors import EventTooLargeError
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Place, StreamKind
 from mcp_persist_middleware.protocol import classify, coding, headers
 from mcp_persist_middleware.streams import exit_guard, identity
-from mcp_persist_middleware.streams.body import Body
 from mcp_persist_middleware.streams.buffered_answer import BufferedAnswer
-from mcp_persist_middleware.streams.client import nowhere
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.disconnect import DisconnectTimer
 from mcp_persist_middleware.streams.drain import INTERRUPTED

@@ -6,13 +6,13 @@ import logging
 from starlette.types import ASGIApp, Scope
 
 from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.asgi.body import Body
+from mcp_persist_middleware.asgi.client import nowhere
 from mcp_persist_middleware.log.membership import peers
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.streams import authorise
 from mcp_persist_middleware.streams.authorise import Verdict
-from mcp_persist_middleware.streams.body import Body
-from mcp_persist_middleware.streams.client import nowhere
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.pump import Exchange

@@ -3,19 +3,18 @@
 import contextlib
 import dataclasses
 
-from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.asgi import place_of
+from mcp_persist_middleware.asgi import place_of, responses
+from mcp_persist_middleware.asgi.client import Client
 from mcp_persist_middleware.errors import StoreError, TooManyWaitError
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.takeover import rewound
 from mcp_persist_middleware.model import SessionKey, StreamKind, StreamRecord, StreamState
-from mcp_persist_middleware.protocol import classify, event_id, headers, jsonrpc, sse
+from mcp_persist_middleware.protocol import classify, event_id, headers
 from mcp_persist_middleware.streams import authorise, listen, rerun
-from mcp_persist_middleware.streams.client import Client
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.ownership import Caller
@@ -45,7 +44,7 @@ async def resume(
         record = await _find(context, position, verdict.caller)
         if record is not None and (left := await context.takeover.left(record)) is not None:
             if context.draining:
-                await later(context, "the server is about to stop")(scope, receive, send)
+                await later(context, send, "the server is about to stop")
                 return None
             if rerun.is_wanted(context, record):
                 _count(scope, "run again")
@@ -55,7 +54,7 @@ async def resume(
             position = await rewound(context.log, position, record)
             request = dataclasses.replace(request, cursor=position)
     except (StoreError, TooManyWaitError) as error:
-        await _put_off(context, scope, error)(scope, receive, send)
+        await _put_off(context, scope, error, send)
         return None
     await _answer(context, app, scope, request, record, receive, send)
     return None
@@ -81,7 +80,7 @@ async def _answer(
         await _listen(context, app, scope, request, record, receive, send)
     elif live is None and _is_over(position, record):
         _count(scope, "consumed")
-        await Response(status_code=204)(scope, receive, send)
+        await responses.read_to_the_end(send)
     else:
         _count(scope, "resumed")
         with telemetry.replay_span(record.trace):
@@ -127,7 +126,7 @@ async def go_on(
     live = context.writer.live.get(position.stream)
     record = live.record if live is not None else await context.log.find(position.stream)
     if record is None:
-        await Response(status_code=204)(scope, receive, send)
+        await responses.read_to_the_end(send)
     else:
         position = await rewound(context.log, position, record)
         request = dataclasses.replace(request, cursor=position)
@@ -239,32 +238,24 @@ async def _unknown(
     if position.kind is StreamKind.GET:
         await listen.serve_stream(context, app, scope, request.anew(), receive, send)
         return
-    error = jsonrpc.error(
-        position.request_id,
-        "The stream of this request is unknown or has expired",
-        {"resumable": False},
-        jsonrpc.INTERRUPTED,
-    )
-    body = sse.event(error) + sse.CRLF
-    response = Response(body, media_type="text/event-stream")
-    response.raw_headers = headers.stream_head([(b"content-type", headers.EVENT_STREAM)])
-    await response(scope, receive, send)
+    text = "The stream of this request is unknown or has expired"
+    await responses.end_calls(send, [position.request_id], text)
 
 
-def _put_off(context: Context, scope: Scope, error: StoreError | TooManyWaitError) -> Response:
+async def _put_off(
+    context: Context, scope: Scope, error: StoreError | TooManyWaitError, send: Send
+) -> None:
     if isinstance(error, StoreError):
         _count(scope, "store failure")
-        return later(context)
-    _count(scope, "put off")
-    return later(context, "too many wait for streams that are not known yet")
+        await later(context, send)
+    else:
+        _count(scope, "put off")
+        await later(context, send, "too many wait for streams that are not known yet")
 
 
-def later(context: Context, why: str = "the store is unavailable") -> Response:
-    """Nothing can be said now: an empty stream with a `retry` brings the client back."""
-    body = sse.comment(why) + sse.retry(context.settings.retry_ms)
-    response = Response(body)
-    response.raw_headers = headers.stream_head([])
-    return response
+async def later(context: Context, send: Send, why: str = "the store is unavailable") -> None:
+    """Nothing can be said now: the client is to come back."""
+    await responses.come_back(send, context.settings.retry_ms, why)
 
 
 async def foreign_cursor(context: Context, app: ASGIApp, scope: Scope, send: Send) -> None:
@@ -274,8 +265,4 @@ async def foreign_cursor(context: Context, app: ASGIApp, scope: Scope, send: Sen
         await verdict.pass_on(send)
         return
     text = "Last-Event-ID names no stream of this server; begin anew without it"
-
-    async def receive() -> Message:
-        return {"type": "http.disconnect"}
-
-    await PlainTextResponse(text, status_code=404)(scope, receive, send)
+    await responses.not_found(send, text)

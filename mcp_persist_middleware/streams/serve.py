@@ -5,15 +5,15 @@ import asyncio
 import time
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Scope, Send
 
 from mcp_persist_middleware import asgi, telemetry
+from mcp_persist_middleware.asgi.body import Body
+from mcp_persist_middleware.asgi.client import Client
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import StreamKind
-from mcp_persist_middleware.protocol import classify, headers
-from mcp_persist_middleware.streams.body import Body
-from mcp_persist_middleware.streams.client import Client
+from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.lease_guard import refuse
@@ -24,28 +24,8 @@ from mcp_persist_middleware.streams.state import ExchangeState, Opened
 _UNWATCHED = 0.05
 
 
-async def exchange(
-    context: Context,
-    app: ASGIApp,
-    scope: Scope,
-    request: classify.Request,
-    body: Body,
-    receive: Receive,
-    send: Send,
-) -> None:
-    """Serve a POST that asks for something."""
-    running = Exchange(context, app, scope, request, send)
-    client = Client(receive)
-    try:
-        opened = await begin(context, running, body, scope, client, send)
-        if opened is not None:
-            await _deliver(context, running, opened, scope, client, send)
-    finally:
-        client.close()
-
-
 async def begin(
-    context: Context, running: Exchange, body: Body, scope: Scope, client: Client, send: Send
+    context: Context, running: Exchange, body: Body, client: Client, send: Send
 ) -> Opened | None:
     """Run a request. The stream that answers it; None when its client has had the whole answer,
     or has left."""
@@ -55,7 +35,7 @@ async def begin(
         if opened is None and running.state is ExchangeState.PASSING:
             await _pass(running, client)
         elif opened is None and running.state is ExchangeState.HOLDING and not context.holds_lease:
-            await refuse(scope, client.receive, send)
+            await refuse(send)
     except asyncio.CancelledError:
         if running.state in (ExchangeState.HOLDING, ExchangeState.PASSING):
             running.cancel()
@@ -63,9 +43,10 @@ async def begin(
     return opened
 
 
-async def _deliver(
+async def deliver(
     context: Context, running: Exchange, opened: Opened, scope: Scope, client: Client, send: Send
 ) -> None:
+    """The first delivery of a stream that is written here."""
     stream, era = opened.stream, running.request.era
     record, reader = stream.record, _Reader(stream, client)
     try:

@@ -15,6 +15,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mcp_persist_middleware.asgi.client import stay
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.membership.lease import Lease
@@ -28,10 +29,12 @@ from mcp_persist_middleware.model import (
     SessionRecord,
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
-from mcp_persist_middleware.sessions.envelope import BufferedResponse, NotExecuted, RequestEnvelope
+from mcp_persist_middleware.relay.client import RelayClient
+from mcp_persist_middleware.relay.envelope import BufferedResponse, NotExecuted, RequestEnvelope
+from mcp_persist_middleware.relay.execute import Executor
+from mcp_persist_middleware.relay.outcome import RelayFailure
+from mcp_persist_middleware.relay.server import RelayServer
 from mcp_persist_middleware.sessions.registry import LocalSession, Registry
-from mcp_persist_middleware.sessions.relay_client import RelayClient, RelayFailure
-from mcp_persist_middleware.sessions.relay_server import RelayServer, _Run
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.redis.log import RedisLog
 from mcp_persist_middleware.supervision import end
@@ -201,7 +204,9 @@ class Home:
         alone: Any = SimpleNamespace(has_peers=lambda _: True, is_suspect=lambda _: False)
         lease = Lease(60)
         self._registry = Registry(log.sessions, given, "one", alone)
-        self._desk = RelayServer(log.inbox, log.wakeups, alone, lease, self._registry, given, "one")
+        self._server = RelayServer(
+            log.inbox, log.wakeups, alone, lease, self._registry, given, "one"
+        )
         self.let: dict[str, asyncio.Event] = {}
         self.left: list[str] = []
         self.running: list[str] = []
@@ -209,12 +214,12 @@ class Home:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Serve."""
-        runs = [asyncio.create_task(run()) for run in (self._desk.run, self._desk.renew)]
+        runs = [asyncio.create_task(run()) for run in (self._server.run, self._server.renew)]
         try:
             yield
         finally:
             await end(*runs)
-            await self._desk._tasks.aclose()
+            await self._server._tasks.aclose()
 
     async def hold(self, key: SessionKey, owner: str) -> SessionRecord:
         """A session of somebody's."""
@@ -240,9 +245,9 @@ class Home:
 def client_of(log: EventLog, record: SessionRecord) -> tuple[asyncio.Task[Any], asyncio.Event]:
     """A call through another worker; set when its client leaves."""
     left, alive = asyncio.Event(), cast("Any", SimpleNamespace(is_suspect=lambda _: False))
-    relay_client = RelayClient(log.inbox, log.wakeups, alive, 1.0, 1024)
+    relay = RelayClient(log.inbox, log.wakeups, alive, 1.0, 1024)
     scope = {"method": "POST", "path": "/mcp", "headers": []}
-    call = relay_client.carry(record, RequestEnvelope(scope, b"{}", "default"), left.wait())
+    call = relay.carry(record, RequestEnvelope(scope, b"{}", "default"), left.wait())
     return asyncio.create_task(call), left
 
 
@@ -250,8 +255,8 @@ def client_of(log: EventLog, record: SessionRecord) -> tuple[asyncio.Task[Any], 
 async def test_no_client_keeps_the_others_out_and_what_nobody_waits_for_makes_room(
     log: EventLog, other: EventLog, monkeypatch: pytest.MonkeyPatch, of: str
 ) -> None:
-    monkeypatch.setattr("mcp_persist_middleware.sessions.relay_server._OF_ONE_SESSION", 3)
-    monkeypatch.setattr("mcp_persist_middleware.sessions.relay_server._OF_ONE_PRINCIPAL", 3)
+    monkeypatch.setattr("mcp_persist_middleware.relay.server._OF_ONE_SESSION", 3)
+    monkeypatch.setattr("mcp_persist_middleware.relay.server._OF_ONE_PRINCIPAL", 3)
     home = Home(log)
     async with home.open():
         greedy = [await home.hold(SessionKey("d", "/mcp", f"g{n}"), "eve") for n in range(3)]
@@ -298,7 +303,7 @@ async def test_what_was_run_and_cannot_be_answered_is_never_said_not_to_have_run
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its sender may hear that when the store is back, and would have it run a second time."""
-    monkeypatch.setattr("mcp_persist_middleware.sessions.relay_server._AFTER_FAILURE", 0.05)
+    monkeypatch.setattr("mcp_persist_middleware.relay.server._AFTER_FAILURE", 0.05)
     home = Home(log)
     record = await home.hold(SessionKey("d", "/mcp", "run"), "ann")
     home.let["run"].set()
@@ -332,13 +337,13 @@ async def test_only_the_home_of_a_session_gives_it_up_to_whoever_asks(log: Event
     up."""
     given, nobody = Settings.load({"url": "events.db"}), cast("Any", None)
     registry = Registry(log.sessions, given, "one", nobody)
-    relay_server = RelayServer(log.inbox, log.wakeups, nobody, nobody, registry, given, "one")
+    executor = Executor(registry, None, "one", 60)
     await begin_session(log)
     late = relayed()
-    assert await relay_server._reply(_Run(late, ""), []) == NotExecuted(home_vacant=True)
+    assert await executor.run(late, [], stay) == NotExecuted(home_vacant=True)
     assert (
-        await relay_server._reply(_Run(dataclasses.replace(late, not_executable=True), ""), [])
+        await executor.run(dataclasses.replace(late, not_executable=True), [], stay)
         == NotExecuted()
     )
     assert await log.sessions.move(KEY, 1, "two")
-    assert await relay_server._reply(_Run(late, ""), []) == NotExecuted()
+    assert await executor.run(late, [], stay) == NotExecuted()

@@ -15,7 +15,8 @@ import pytest
 from mcp_persist_middleware import Persistence
 from mcp_persist_middleware.maintenance import retention
 from mcp_persist_middleware.model import RelayRequest, RelayState, SessionKey
-from mcp_persist_middleware.sessions import registry, relay_client, relay_server, rewrite
+from mcp_persist_middleware.relay import client, server
+from mcp_persist_middleware.sessions import registry, rewrite
 from tests.faults.workers import Store
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
@@ -270,7 +271,7 @@ async def test_requests_that_nobody_fetched_and_answers_that_nobody_read_are_pur
 async def test_requests_that_were_read_do_not_pile_up(
     store: str, file: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay_client, "_READ_AT_ONCE", 5)
+    monkeypatch.setattr(client, "_READ_AT_ONCE", 5)
     async with two_workers(store, Stateful()) as (ports, _):
         session = await RawSession.open(ports[0])
         session.port = ports[1]
@@ -298,7 +299,7 @@ async def test_a_cookie_that_crossed_from_worker_to_worker_does_not_stay_in_the_
 async def test_no_more_requests_run_at_once_than_may_and_the_others_wait_their_turn(
     store: str, file: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay_server, "_MOST_RUNNING", 3)
+    monkeypatch.setattr(server, "_MOST_RUNNING", 3)
     go_on, running = asyncio.Event(), 0
 
     async def hold(call: Call) -> None:
@@ -323,12 +324,12 @@ async def test_no_more_requests_run_at_once_than_may_and_the_others_wait_their_t
 async def test_no_more_keys_of_other_workers_are_kept_than_may(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay_client, "_KEYS", 3)
+    monkeypatch.setattr(client, "_KEYS", 3)
     async with persisted(Stateful(), store) as (_, persistence):
         parts = await persistence.parts()
         for number in range(10):
-            await parts.relay_client.can_seal(f"worker-{number}")
-        assert len(parts.relay_client._keys) <= 3
+            await parts.relay.can_seal(f"worker-{number}")
+        assert len(parts.relay._keys) <= 3
 
 
 async def test_retention_goes_on_until_nothing_is_left_of_what_has_expired(

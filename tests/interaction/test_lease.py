@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware import Persistence
+from mcp_persist_middleware.asgi import body
 from mcp_persist_middleware.model import SessionKey, StreamState, WorkerState
 from mcp_persist_middleware.sessions import registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.connect import make_log
-from mcp_persist_middleware.streams import body
 from mcp_persist_middleware.streams.context import Context
 from tests.faults.workers import Store
 from tests.support.scripted import Call, Scripted, persisted, until

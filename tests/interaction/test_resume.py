@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.contract.builders import direct
 
+from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.protocol import event_id
 from mcp_persist_middleware.protocol.event_id import EventIds, StreamKind
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
-from mcp_persist_middleware.streams.body import Body
 from mcp_persist_middleware.streams.pump import Exchange
 from tests.support.processes import mcp_server, running
 from tests.support.scripted import Call, Scripted, persisted, until

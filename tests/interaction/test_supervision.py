@@ -15,8 +15,8 @@ from mcp_persist_middleware.log.membership.heartbeat import Heartbeat
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.maintenance.retention import RetentionLoop
+from mcp_persist_middleware.relay.server import RelayServer
 from mcp_persist_middleware.sessions.registry import Registry
-from mcp_persist_middleware.sessions.relay_server import RelayServer
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.shutdown import ShutdownWatch
 from mcp_persist_middleware.streams.context import Context

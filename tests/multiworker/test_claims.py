@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.log.membership.lease import Lease
-from mcp_persist_middleware.sessions import envelope as envelopes
-from mcp_persist_middleware.sessions.envelope import RequestEnvelope, StreamResponse
+from mcp_persist_middleware.relay import envelope
+from mcp_persist_middleware.relay.envelope import RequestEnvelope, StreamResponse
 from tests.guarantees.test_g10_sessions import two_workers
 from tests.multiworker.test_relay import value, waiting
 from tests.support.scripted import persisted, until
@@ -67,11 +67,11 @@ async def test_a_request_to_another_generation_of_the_session_is_not_run(
 
             def answer(name: bytes) -> object:
                 (found,) = store.execute("SELECT state, reply FROM mcp_inbox WHERE id = ?", (name,))
-                return envelopes.unpack_reply(found[1]) if found[0] == 2 else None
+                return envelope.unpack_reply(found[1]) if found[0] == 2 else None
 
             other, mine = post(7), post(1)
             await until(lambda: answer(other) is not None and answer(mine) is not None)
-            assert isinstance(answer(other), envelopes.NotExecuted)
+            assert isinstance(answer(other), envelope.NotExecuted)
             assert isinstance(answer(mine), StreamResponse), "or this test proves nothing"
         store.close()
         assert await value(await session.call("count")) == 3

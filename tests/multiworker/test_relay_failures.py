@@ -294,7 +294,7 @@ async def test_an_answer_that_is_there_before_its_request_is_known_to_be_posted_
         session = await RawSession.open(one)
         session.port = other
         assert (await value(await session.call("count")))["calls"] == 1
-        monkeypatch.setattr("mcp_persist_middleware.sessions.relay_client._LOOK_SECONDS", 60.0)
+        monkeypatch.setattr("mcp_persist_middleware.relay.watch._LOOK_SECONDS", 60.0)
         monkeypatch.setattr(SqliteInbox, "remove", _nothing)
         monkeypatch.setattr(SqliteInbox, "put", slow)
         began = time.monotonic()
@@ -319,10 +319,10 @@ async def test_a_short_answer_comes_with_its_reply_and_is_not_read_again(
         session = await RawSession.open(one)
         session.port = other
         monkeypatch.setattr(SqliteLog, "read", counted)
-        monkeypatch.setattr("mcp_persist_middleware.streams.remote._SOON", 5.0)
+        monkeypatch.setattr("mcp_persist_middleware.clients._SOON", 5.0)
         assert (await value(await session.call("count")))["calls"] == 1
         assert reads == [0]
         # A larger one is read where it lies.
-        monkeypatch.setattr("mcp_persist_middleware.streams.remote._SMALL", 1)
+        monkeypatch.setattr("mcp_persist_middleware.clients._SMALL", 1)
         assert (await value(await session.call("count")))["calls"] == 2
         assert reads[0] > 0

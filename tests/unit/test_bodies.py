@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from mcp_persist_middleware.attempt import Attempt
-from mcp_persist_middleware.sessions.repeatable import Repeatable
-from mcp_persist_middleware.streams import body as bodies
-from mcp_persist_middleware.streams.client import nowhere
+from mcp_persist_middleware.asgi import body as bodies
+from mcp_persist_middleware.asgi.attempt import Attempt
+from mcp_persist_middleware.asgi.body import Repeatable
+from mcp_persist_middleware.asgi.client import nowhere
 
 
 def sent(parts: Iterable[bytes]) -> Any:

@@ -8,17 +8,16 @@ from hypothesis import strategies as st
 
 from mcp_persist_middleware.model import Event, EventKind, StreamKind
 from mcp_persist_middleware.quota import Quota
-from mcp_persist_middleware.sessions import sealing
-from mcp_persist_middleware.sessions.envelope import (
+from mcp_persist_middleware.relay import sealing
+from mcp_persist_middleware.relay.envelope import (
     BufferedResponse,
     NotExecuted,
     Reply,
     RequestEnvelope,
     StreamResponse,
-    pack_reply,
     unpack_reply,
 )
-from mcp_persist_middleware.sessions.sealing import Seal, UnreadableError, seal
+from mcp_persist_middleware.relay.sealing import Seal, UnreadableError, seal
 
 HEADERS = st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=50)))
 IDS = st.one_of(st.none(), st.integers(), st.text(max_size=20))
@@ -84,7 +83,7 @@ def test_a_request_arrives_with_its_named_parts_and_nothing_else(
     )
 )
 def test_a_reply_arrives_as_it_was_sent(reply: Reply) -> None:
-    assert unpack_reply(pack_reply(reply)) == reply
+    assert unpack_reply(reply.pack()) == reply
 
 
 def test_a_box_opens_for_its_addressee_and_its_request_alone() -> None:

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from mcp_persist_middleware import clients
 from mcp_persist_middleware.model import Ending, EventKind, StreamState
-from mcp_persist_middleware.streams import remote
 from tests.contract.lanes import FRAME, fresh
 
 
@@ -11,7 +11,7 @@ async def test_a_stream_that_the_store_never_heard_of_is_told_whole_when_it_has_
     stream = fresh()
     stream.add(EventKind.NOISE, FRAME)
     stream.degrade()
-    told = asyncio.create_task(remote._whole(stream))
+    told = asyncio.create_task(clients._whole(stream))
     await asyncio.sleep(0)
     assert not told.done(), "nobody could read the rest of it"
     stream.add(EventKind.RESPONSE, b"data: answer\r\n")

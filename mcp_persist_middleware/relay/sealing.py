@@ -1,5 +1,5 @@
-"""Relayed requests that only their addressee can read: anonymous boxes for an X25519 key that lives
-and dies with a worker's process. Needs the package `cryptography` (extra "relay")."""
+"""Requests that only their addressee can read: anonymous boxes for an X25519 key that lives and
+dies with a worker's process. Needs the package `cryptography` (extra "relay")."""
 
 try:
     from cryptography.exceptions import InvalidTag
@@ -18,12 +18,12 @@ _NONCE = bytes(12)
 
 
 def is_available() -> bool:
-    """Whether relayed requests can be sealed and opened here."""
+    """Whether requests can be sealed and opened here."""
     return _found
 
 
 class UnreadableError(Exception):
-    """A relayed request that was sealed for another worker, or changed on its way."""
+    """A request that was sealed for another worker, or changed on its way."""
 
 
 class Seal:
@@ -35,7 +35,7 @@ class Seal:
         """What the others seal to."""
 
     def open(self, box: bytes, request: bytes) -> bytes:
-        """The content of a box that was made for this key and this relayed request.
+        """The content of a box that was made for this key and this request.
 
         Raises:
             UnreadableError: it was not.
@@ -49,7 +49,7 @@ class Seal:
 
 
 def seal(content: bytes, public: bytes, request: bytes) -> bytes:
-    """A box around the content of one relayed request that only the holder of the key can open."""
+    """A box around the content of one request that only the holder of the key can open."""
     mine = X25519PrivateKey.generate()
     shared = mine.exchange(X25519PublicKey.from_public_bytes(public))
     own = mine.public_key().public_bytes_raw()

@@ -1,55 +1,45 @@
-"""The addressee's side of a relay: relayed requests for this worker are claimed and run as if their
-clients were here."""
+"""The answering side of a relay: requests for this worker's sessions are claimed and run as if
+their clients were here."""
 
 import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from starlette.types import Message
 
 from mcp_persist_middleware import rarely
-from mcp_persist_middleware.errors import LeaseLostError, SessionElsewhereError, StoreError
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.membership.lease import Lease
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.model import RelayRequest, surely
 from mcp_persist_middleware.recent import Recent
-from mcp_persist_middleware.sessions import envelope as envelopes
-from mcp_persist_middleware.sessions import sealing
-from mcp_persist_middleware.sessions.envelope import (
-    BufferedResponse,
-    NotExecuted,
-    Reply,
-    RequestEnvelope,
-)
-from mcp_persist_middleware.sessions.registry import Registry
+from mcp_persist_middleware.relay import sealing
+from mcp_persist_middleware.relay.envelope import NotExecuted, Reply
+from mcp_persist_middleware.relay.execute import Executor, LocalSessions
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.supervision import Supervisor
 from mcp_persist_middleware.wakeups.base import Subscription, Wakeups
 
 logger = rarely.logger(__name__)
 
-# Relayed requests that were claimed and have no answer yet, which somebody waits for; the others
-# wait in the inbox. One session, and whom it belongs to, has a part of them: nobody keeps all
-# others out. There may be many behind one address.
+# Requests that were claimed and have no answer yet, which somebody waits for; the others wait in
+# the inbox. One session, and whom it belongs to, has a part of them: nobody keeps all others out.
+# There may be many behind one address.
 _MOST_RUNNING, _OF_ONE_ADDRESS, _OF_ONE_PRINCIPAL, _OF_ONE_SESSION = 1024, 512, 256, 128
 _MOST_LOST = 4096
 _PAGE = 64
 # What runs is renewed so many times in a lease.
 _RENEWALS = 5
 _REPLY_SECONDS = 60.0
-# So long a cancellation is held for the calls before it to reach the application.
-_HOLD_SECONDS = 0.5
 _AFTER_FAILURE = 0.5
 _PURGED = 500
-_CANCELLED = b"notifications/cancelled"
 
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """A relayed request that was claimed here, until its answer is in the store."""
+    """A request that was claimed here, until its answer is in the store."""
 
     request: RelayRequest
     owner: str
@@ -76,7 +66,7 @@ class RelayServer:
         wakeups: Wakeups,
         peers: Peers,
         lease: Lease,
-        registry: Registry,
+        sessions: LocalSessions,
         settings: Settings,
         worker: str,
         tasks: Supervisor | None = None,
@@ -86,15 +76,15 @@ class RelayServer:
         self._wakeups = wakeups
         self._peers = peers
         self._lease = lease
-        self._registry = registry
         self._settings = settings
         self._worker = worker
         self._seal = sealing.Seal() if sealing.is_available() else None
+        self._executor = Executor(sessions, self._seal, worker, settings.detach_seconds)
         self._running: dict[bytes, _Run] = {}
         self._woken = asyncio.Event()
         self._ended = asyncio.Event()
         self._lost: Recent[bytes, None] = Recent(_MOST_LOST)
-        """Relayed requests that were run, and whose answer could not be stored."""
+        """Requests that were run, and whose answer could not be stored."""
         self._doubtful_until = 0.0
         self._has_warned = False
         # A claim is overdue after this time without a word (seconds): by then a worker whose
@@ -184,7 +174,7 @@ class RelayServer:
                 if len(requests) < min(room, _PAGE):
                     return
         except StoreError as error:
-            logger.warning("Relayed requests of other workers wait: %s", error)
+            logger.warning("Requests of other workers wait: %s", error)
             await asyncio.sleep(_AFTER_FAILURE)
             topic.notify()
 
@@ -215,7 +205,7 @@ class RelayServer:
                     await self._answer(request, NotExecuted())
 
     def _start(self, request: RelayRequest) -> None:
-        held = None if request.not_executable else self._registry.held(request.key)
+        held = self._executor.session(request)
         principal = surely(held.record.principal) if held is not None else ""
         run = _Run(request, principal or (held.owner or "" if held is not None else ""))
         others = [each for each in self._running.values() if not each.left.is_set()]
@@ -232,8 +222,7 @@ class RelayServer:
         self._ended.set()
 
     async def renew(self) -> None:
-        """Say which relayed requests still run here, until cancelled, and hear whom nobody waits
-        for."""
+        """Say which requests still run here, until cancelled, and hear whom nobody waits for."""
         pause = seldom = self._settings.lease_seconds / _RENEWALS
         while True:
             await asyncio.sleep(pause)
@@ -256,7 +245,10 @@ class RelayServer:
 
     async def _serve(self, run: _Run, before: Sequence[_Run]) -> None:
         request = run.request
-        reply = NotExecuted(full=True) if run.is_full else await self._reply(run, before)
+        reply: Reply = NotExecuted(queue_full=True)
+        if not run.is_full:
+            tasks = [each.task for each in before]
+            reply = await self._executor.run(request, tasks, run.receive)
         run.is_answered = True
         until = time.monotonic() + self._patience
         while True:
@@ -272,52 +264,6 @@ class RelayServer:
             else:
                 return
 
-    async def _reply(self, run: _Run, before: Sequence[_Run]) -> Reply:
-        request = run.request
-        held = None if request.not_executable else self._registry.held(request.key)
-        if held is None:
-            return NotExecuted(
-                home_vacant=not request.not_executable and await self._is_home_vacant(request)
-            )
-        if held.record.generation != request.generation or held.site is None:
-            return NotExecuted()
-        try:
-            envelope = await envelopes.away(len(request.content), partial(self._read, request))
-        except sealing.UnreadableError:
-            # It was addressed to the home before this one. Its sender has it, and seals it anew.
-            return NotExecuted()
-        if before and _CANCELLED in envelope.body:
-            await asyncio.wait([each.task for each in before], timeout=_HOLD_SECONDS)
-        try:
-            async with asyncio.timeout(self._settings.detach_seconds):
-                return await held.site(envelope, run.receive)
-        except (SessionElsewhereError, LeaseLostError):
-            return NotExecuted()
-        except TimeoutError:
-            return BufferedResponse(504, [(b"content-length", b"0")], b"")
-        except Exception:
-            logger.exception("The application raised at a relayed request")
-            body = b"Internal Server Error"
-            return BufferedResponse(500, [(b"content-type", b"text/plain; charset=utf-8")], body)
-
-    async def _is_home_vacant(self, request: RelayRequest) -> bool:
-        """Whether this worker is still the home of a session that it does not hold: it may have
-        been once, when the relayed request was addressed."""
-        try:
-            record = await self._registry.find(request.key)
-        except StoreError:
-            return False
-        home = (self._worker, request.generation)
-        return record is not None and (record.home, record.generation) == home
-
-    def _read(self, request: RelayRequest) -> RequestEnvelope:
-        content = request.content
-        if request.sealed:
-            if self._seal is None:
-                raise sealing.UnreadableError
-            content = self._seal.open(content, request.id)
-        return RequestEnvelope.unpack(content)
-
     async def _answer(self, request: bytes, reply: Reply) -> None:
         until = self._inbox.now() + _REPLY_SECONDS
-        await self._inbox.answer(request, self._worker, envelopes.pack_reply(reply), until)
+        await self._inbox.answer(request, self._worker, reply.pack(), until)

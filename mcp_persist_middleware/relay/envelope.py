@@ -6,11 +6,15 @@ import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from starlette.types import Scope
 
-from mcp_persist_middleware.model import Event, EventKind, RequestId, StreamKind
+from mcp_persist_middleware.asgi import EXTENSION
+from mcp_persist_middleware.model import Event, EventKind, RelayRequest, RequestId, StreamKind
+from mcp_persist_middleware.protocol import headers
+from mcp_persist_middleware.protocol.headers import RawHeaders
+from mcp_persist_middleware.relay import sealing
 
 _TEXT = ("method", "path", "root_path", "scheme", "http_version")
 _BYTES = ("query_string", "raw_path")
@@ -19,8 +23,6 @@ _LENGTH = struct.Struct(">I")
 # To copy and to seal this takes about a millisecond.
 _MANY = 1024 * 1024
 T = TypeVar("T")
-
-RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,22 @@ class RequestEnvelope:
     namespace: str
     outer: Any = None
     """What the `relay_scope` setting made of the rest."""
-    again: str = ""
-    """The cursor of a client that came back for this request, if it is to be run again."""
+    cursor: str = ""
+    """That of the client that came back for this request, if it is to be run again."""
+
+    @property
+    def trace(self) -> dict[str, str]:
+        """The headers that say which trace it belongs to."""
+        found = {each.decode(): headers.get(self.scope["headers"], each) for each in headers.TRACE}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def scope_on(self, ground: Scope) -> Scope:
+        """The scope of this request in an application whose every request has the `ground`."""
+        state = dict(ground.get("state", {}))
+        scope = {"asgi": {"version": "3.0"}, **ground, **self.scope, "state": state}
+        scope["extensions"] = {EXTENSION: {"namespace": self.namespace}}
+        scope.setdefault("raw_path", scope["path"].encode())
+        return scope
 
     def pack(self) -> bytes:
         """As bytes."""
@@ -42,25 +58,44 @@ class RequestEnvelope:
         head: dict[str, Any] = {name: scope[name] for name in _TEXT if name in scope}
         head |= {name: _text(scope[name]) for name in _BYTES if scope.get(name) is not None}
         head |= {name: scope[name] for name in _ADDRESSES if scope.get(name) is not None}
-        head |= {"headers": _texts(scope["headers"]), "outer": self.outer, "again": self.again}
+        head |= {"headers": _texts(scope["headers"]), "outer": self.outer, "again": self.cursor}
         return _join({**head, "namespace": self.namespace}, self.body)
+
+    def seal(self, key: bytes | None, request: bytes) -> bytes:
+        """As bytes, in a box for the holder of the key if there is one."""
+        content = self.pack()
+        return content if key is None else sealing.seal(content, key, request)
+
+    @classmethod
+    def open(cls, request: RelayRequest, seal: sealing.Seal | None) -> "RequestEnvelope":
+        """From bytes that may be in a box.
+
+        Raises:
+            UnreadableError: in one that is not for this worker.
+        """
+        if not request.sealed:
+            return cls.unpack(request.content)
+        if seal is None:
+            raise sealing.UnreadableError
+        return cls.unpack(seal.open(request.content, request.id))
 
     @classmethod
     def unpack(cls, data: bytes) -> "RequestEnvelope":
         """From bytes."""
         head, body = _split(data)
-        namespace, outer, again = (head.pop(name) for name in ("namespace", "outer", "again"))
+        namespace, outer, cursor = (head.pop(name) for name in ("namespace", "outer", "again"))
         scope: dict[str, Any] = {"type": "http", "client": None, "server": None, **head}
         scope |= {name: head[name].encode("latin-1") for name in _BYTES if name in head}
         scope |= {name: tuple(head[name]) for name in _ADDRESSES if name in head}
         scope["headers"] = _bytes(head["headers"])
-        return cls(scope, body, namespace, outer, again)
+        return cls(scope, body, namespace, outer, cursor)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamResponse:
     """The answer is a stream in the log."""
 
+    name: ClassVar = "stream"
     stream: bytes
     kind: StreamKind
     request_id: RequestId
@@ -74,48 +109,51 @@ class StreamResponse:
     events: tuple[Event, ...] = ()
     """All events of the stream, if it has ended and they are few."""
 
+    def pack(self) -> bytes:
+        """As bytes."""
+        head = {
+            "stream": self.stream.hex(),
+            "kind": self.kind.value,
+            "id": self.request_id,
+            "headers": _texts(self.head),
+            "after": self.after,
+            "joined": self.joined,
+            "quiet": self.suppress_requests_through,
+            "events": [(e.sequence, e.epoch, e.kind, len(e.frame)) for e in self.events],
+        }
+        return _join(head, b"".join(event.frame for event in self.events))
+
 
 @dataclass(frozen=True, slots=True)
 class BufferedResponse:
     """The answer, from its status to its last byte."""
 
+    name: ClassVar = "buffered"
     status: int
     head: RawHeaders
     body: bytes
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return _join({"status": self.status, "headers": _texts(self.head)}, self.body)
 
 
 @dataclass(frozen=True, slots=True)
 class NotExecuted:
     """The application has not seen the request, and will not."""
 
+    name: ClassVar = "not_executed"
     home_vacant: bool = False
     """The addressee is the session's home and does not hold it: whoever can may take it over."""
-    full: bool = False
+    queue_full: bool = False
     """Too much runs there already for this session, or for whom it belongs to."""
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return _join({"home_vacant": self.home_vacant, "full": self.queue_full}, b"")
 
 
 Reply = StreamResponse | BufferedResponse | NotExecuted
-
-
-def pack_reply(reply: Reply) -> bytes:
-    """A reply as bytes."""
-    match reply:
-        case StreamResponse():
-            head = {
-                "stream": reply.stream.hex(),
-                "kind": reply.kind.value,
-                "id": reply.request_id,
-                "headers": _texts(reply.head),
-                "after": reply.after,
-                "joined": reply.joined,
-                "quiet": reply.suppress_requests_through,
-                "events": [(e.sequence, e.epoch, e.kind, len(e.frame)) for e in reply.events],
-            }
-            return _join(head, b"".join(event.frame for event in reply.events))
-        case BufferedResponse():
-            return _join({"status": reply.status, "headers": _texts(reply.head)}, reply.body)
-        case NotExecuted():
-            return _join({"home_vacant": reply.home_vacant, "full": reply.full}, b"")
 
 
 def unpack_reply(data: bytes) -> Reply:
@@ -124,10 +162,9 @@ def unpack_reply(data: bytes) -> Reply:
     match head:
         case {"stream": stream}:
             kind, number = StreamKind(head["kind"]), head["id"]
-            headers = _bytes(head["headers"])
             place = (head["after"], head["joined"], head["quiet"])
-            events = _events(head.get("events", ()), body)
-            return StreamResponse(bytes.fromhex(stream), kind, number, headers, *place, events)
+            told = (_bytes(head["headers"]), *place, _events(head.get("events", ()), body))
+            return StreamResponse(bytes.fromhex(stream), kind, number, *told)
         case {"status": status}:
             return BufferedResponse(status, _bytes(head["headers"]), body)
         case _:
@@ -170,9 +207,9 @@ def _text(data: bytes) -> str:
     return data.decode("latin-1")
 
 
-def _texts(headers: RawHeaders) -> list[tuple[str, str]]:
-    return [(_text(name), _text(value)) for name, value in headers]
+def _texts(raw: RawHeaders) -> list[tuple[str, str]]:
+    return [(_text(name), _text(value)) for name, value in raw]
 
 
-def _bytes(headers: Sequence[Sequence[str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+def _bytes(raw: Sequence[Sequence[str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in raw]

@@ -1,5 +1,4 @@
-"""What every part knows of the application: where a request goes, and how to ask the application
-something of our own."""
+"""A question of our own to the application, in the name of a client."""
 
 import asyncio
 import contextlib
@@ -10,18 +9,12 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Scope, Send
 
-from mcp_persist_middleware import attempt
-from mcp_persist_middleware.model import Place, surely
+from mcp_persist_middleware.asgi import attempt
+from mcp_persist_middleware.asgi.scope import EXTENSION
 from mcp_persist_middleware.protocol import headers
 
-EXTENSION = "mcp_persist"
 REFUSALS = frozenset({401, 403, 421, 429})
 """The application's own word on the caller, or on its own state: the client has to hear it."""
-HALF_CLOSED = 1.0
-"""Some servers tell of a client that has closed its half of the connection, and reads on, as of one
-that has gone: what comes within so many seconds is sent all the same."""
-"""The key in `scope["extensions"]` under which the application finds what it is told."""
-
 MAX_ANSWER = 1024 * 1024
 """The largest answer to a question of ours (bytes); of a larger one the head alone is used."""
 
@@ -35,28 +28,6 @@ _NOT_COPIED = (
     b"accept",
     b"accept-encoding",
 )
-
-
-def path_of(scope: Scope) -> str:
-    """The full path of a request, mounts included (Starlette keeps the mount in both). A slash at
-    its end makes no other place of it: applications redirect from the one to the other, and a
-    client goes on with the one that it was given."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    full = path if path.startswith(root) else root + path
-    return full.rstrip("/") or "/"
-
-
-def place_of(scope: Scope) -> Place:
-    """The namespace and the full path of a request that the middleware has let in."""
-    return Place(scope["extensions"][EXTENSION]["namespace"], path_of(scope))
-
-
-def account_of(scope: Scope, principal: str) -> str:
-    """Whose a request is when what one caller has is counted: the principal's, or, where there is
-    none, the address's that it comes from."""
-    client = scope.get("client")
-    return surely(principal) or (f"@{client[0]}" if client else "@")
 
 
 def cancellation() -> bytes:
@@ -76,6 +47,32 @@ def question(scope: Scope, method: str, *, without: tuple[bytes, ...] = ()) -> S
     extensions = dict(scope.get("extensions", {}))
     extensions[EXTENSION] = dict(extensions.get(EXTENSION, {}))
     return {**scope, "method": method, "headers": raw, "extensions": extensions}
+
+
+async def probe_caller(
+    app: ASGIApp,
+    scope: Scope,
+    *,
+    revives: bool = False,
+    without: tuple[bytes, ...] = (),
+    instead: headers.RawHeaders = (),
+) -> tuple[Scope, "Answer"]:
+    """Ask the application about a caller with a message that changes nothing, in the caller's name.
+
+    The answer, and the scope that the application's authentication has had.
+
+    Args:
+        revives: whether a session that is not here may be brought back for it.
+        without: headers that are left out.
+        instead: headers that are added.
+    """
+    asked = question(scope, "POST", without=without)
+    asked["headers"] += instead
+    told = asked["extensions"][EXTENSION]
+    if not revives:
+        told.pop("session", None)
+        told["probe"] = True
+    return asked, await ask(app, asked, cancellation())
 
 
 @dataclass(slots=True)
@@ -184,24 +181,6 @@ class _Listener:
 
     def _is_enough(self) -> bool:
         return self._is_stream and self._until is not None and self._until(self.answer.body)
-
-
-async def unavailable(send: Send, text: str, retry_after: int = 5) -> None:
-    """The answer to a request that nothing was done for: 503, with a JSON-RPC error."""
-    await refuse(send, 503, text, (b"retry-after", b"%d" % retry_after))
-
-
-async def refuse(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -> None:
-    """An answer of ours: a JSON-RPC error that is nobody's, with a status and `more` headers."""
-    error = {"code": -32000, "message": text}
-    body = json.dumps({"jsonrpc": "2.0", "id": None, "error": error}, separators=(",", ":"))
-    raw = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        *more,
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body.encode()})
 
 
 def _silence(status: int) -> Answer:

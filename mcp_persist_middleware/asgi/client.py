@@ -23,6 +23,12 @@ class Client:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
+    @property
+    def rest(self) -> Receive:
+        """What there is to hear behind what was read of the body. Some servers tell of a disconnect
+        only once: where it is watched for, it is heard from who watches."""
+        return self._receive if self._task is None else self.receive
+
     async def receive(self) -> Message:
         """The disconnect, when it comes."""
         if self._task is None:

@@ -6,26 +6,7 @@ from contextvars import ContextVar
 
 from starlette.types import Message, Receive, Send
 
-# So many messages of a body are kept as they came; more of them become one, for each costs far more
-# than its bytes.
-_MOST = 256
-
-
-def keep(messages: list[Message], message: Message) -> None:
-    """Keep another message of a body. What has become one grows in place: it is not copied anew
-    each time."""
-    if len(messages) >= _MOST:
-        first = messages[0].get("body", b"")
-        whole = first if isinstance(first, bytearray) else bytearray(first)
-        whole += b"".join(each.get("body", b"") for each in messages[1:])
-        messages[:] = [{"type": "http.request", "body": whole, "more_body": True}]
-    messages.append(message)
-
-
-def handed_on(message: Message) -> Message:
-    """A kept message as an application may have it."""
-    body = message.get("body")
-    return {**message, "body": bytes(body)} if isinstance(body, bytearray) else message
+from mcp_persist_middleware.asgi.body import handed_on, keep
 
 
 class Attempt:

@@ -1,0 +1,116 @@
+"""One request that was claimed here is run, where its session is held."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
+from typing import Any, Protocol
+
+from starlette.types import Receive
+
+from mcp_persist_middleware import rarely
+from mcp_persist_middleware.errors import LeaseLostError, SessionElsewhereError, StoreError
+from mcp_persist_middleware.model import RelayRequest, SessionKey, SessionRecord
+from mcp_persist_middleware.relay import sealing
+from mcp_persist_middleware.relay.envelope import (
+    BufferedResponse,
+    NotExecuted,
+    Reply,
+    RequestEnvelope,
+    away,
+)
+
+logger = rarely.logger(__name__)
+
+# So long a cancellation is held for the calls before it to reach the application.
+_HOLD_SECONDS = 0.5
+_CANCELLED = b"notifications/cancelled"
+
+Dispatch = Callable[[RequestEnvelope, Receive], Awaitable[Reply]]
+
+
+class LocalSession(Protocol):
+    """A session that is held here."""
+
+    @property
+    def record(self) -> SessionRecord:
+        """What the store has of it."""
+
+    @property
+    def owner(self) -> str | None:
+        """Whose sessions it is counted among."""
+
+    @property
+    def site(self) -> Dispatch | None:
+        """Serves a request where the session's own requests are served."""
+
+
+class LocalSessions(Protocol):
+    """All of them."""
+
+    def held(self, key: SessionKey, /) -> LocalSession | None:
+        """The session, if it is held here."""
+
+    async def find(self, key: SessionKey, /) -> SessionRecord | None:
+        """What the store knows of it, wherever it is held."""
+
+
+class Executor:
+    """Runs requests of other workers as if their clients were here."""
+
+    def __init__(
+        self, sessions: LocalSessions, seal: sealing.Seal | None, worker: str, seconds: float
+    ) -> None:
+        self._sessions = sessions
+        self._seal = seal
+        self._worker = worker
+        self._seconds = seconds
+
+    def session(self, request: RelayRequest) -> LocalSession | None:
+        """The session of a request, if it may run in it."""
+        return None if request.not_executable else self._sessions.held(request.key)
+
+    async def run(
+        self, request: RelayRequest, before: Collection[asyncio.Task[Any]], receive: Receive
+    ) -> Reply:
+        """What becomes of it.
+
+        Args:
+            before: what runs in the session already.
+            receive: what the application hears behind the body.
+        """
+        held = self.session(request)
+        if held is None:
+            return NotExecuted(
+                home_vacant=not request.not_executable and await self._is_vacant(request)
+            )
+        if held.record.generation != request.generation or held.site is None:
+            return NotExecuted()
+        try:
+            opened = partial(RequestEnvelope.open, request, self._seal)
+            envelope = await away(len(request.content), opened)
+        except sealing.UnreadableError:
+            # It was addressed to the home before this one. Its sender has it, and seals it anew.
+            return NotExecuted()
+        if before and _CANCELLED in envelope.body:
+            await asyncio.wait(before, timeout=_HOLD_SECONDS)
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await held.site(envelope, receive)
+        except (SessionElsewhereError, LeaseLostError):
+            return NotExecuted()
+        except TimeoutError:
+            return BufferedResponse(504, [(b"content-length", b"0")], b"")
+        except Exception:
+            logger.exception("The application raised at a relayed request")
+            body = b"Internal Server Error"
+            return BufferedResponse(500, [(b"content-type", b"text/plain; charset=utf-8")], body)
+
+    async def _is_vacant(self, request: RelayRequest) -> bool:
+        """Whether this worker is still the home of a session that it does not hold: it may have
+        been once, when the request was addressed."""
+        try:
+            record = await self._sessions.find(request.key)
+        except StoreError:
+            return False
+        home = (self._worker, request.generation)
+        return record is not None and (record.home, record.generation) == home
