@@ -51,6 +51,8 @@ class Delivery:
     head: Sequence[tuple[bytes, bytes]]
     subscriber: Subscriber | None = None
     """The place of this connection among those of one session stream."""
+    _page: Page | None = None
+    """What was read and is not sent yet."""
     _leaving: bool = False
     _delivered: int = 0
     _replaying: bool = True
@@ -58,6 +60,37 @@ class Delivery:
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the stream ends, the client leaves, or it takes nothing any more."""
+        opening = self._opening()
+        try:
+            if not await self._send_whole(opening, send):
+                await self._stream(opening, scope, receive, send)
+        except (SendTimeoutError, TimeoutError):
+            telemetry.clients_cut.add(1)
+            seconds = self.context.settings.send_timeout
+            logger.info("A client took nothing for %s s and was cut", seconds)
+        finally:
+            self.cursor.close()
+
+    async def _send_whole(self, opening: bytes, send: Send) -> bool:
+        """Send a short stream that is over, or is about to be, as one response. It cannot be slow,
+        so there is nobody to watch meanwhile."""
+        if self.subscriber is not None or not self.context.holds_lease:
+            return False
+        page = self.cursor.ready()
+        if page is None:
+            # What comes at once leaves together with what opens its stream.
+            await self.cursor.wait(_TOGETHER)
+            page = self.cursor.ready()
+        self._page = page
+        if page is None or page.size > _CHUNK or not self._is_last(page):
+            return False
+        raw, body = headers.stream_head(self.head), b"".join([opening, *self._render(page)])
+        async with asyncio.timeout(self.context.settings.send_timeout):
+            await send({"type": "http.response.start", "status": 200, "headers": raw})
+            await send({"type": "http.response.body", "body": body})
+        return True
+
+    async def _stream(self, opening: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         settings = self.context.settings
         if self.subscriber is not None:
             self.subscriber.on_over = self.stop
@@ -65,7 +98,7 @@ class Delivery:
                 # It was one too many before it got here.
                 self.stop()
         response = EventSourceResponse(
-            self._chunks(),
+            self._chunks(opening),
             # Releases of sse-starlette before its issue 206 take 0 for "without a pause".
             ping=settings.ping_seconds or _SELDOM,
             ping_message_factory=KeepAlive,
@@ -85,12 +118,8 @@ class Delivery:
         except asyncio.CancelledError:
             await clean_close.say(self._last_retry_ms)
             raise
-        except SendTimeoutError:
-            telemetry.clients_cut.add(1)
-            logger.info("A client took nothing for %s s and was cut", settings.send_timeout)
         finally:
             self.context.drain.readers.discard(self)
-            self.cursor.close()
             telemetry.readers.add(-1)
 
     @property
@@ -110,10 +139,7 @@ class Delivery:
         """What covers a restart, whatever the era's own pace is."""
         return max(self.retry_ms, self.context.settings.retry_ms)
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        opening = self._opening()
-        # An answer that comes at once leaves together with what opens its stream.
-        await self.cursor.wait(_TOGETHER)
+    async def _chunks(self, opening: bytes) -> AsyncIterator[bytes]:
         async with contextlib.aclosing(self._bodies()) as bodies:
             async for body in bodies:
                 if opening or body:
@@ -130,7 +156,7 @@ class Delivery:
                     yield sse.retry(_CHECKPOINT_RETRY_MS)
                     return
                 before = self.cursor.position
-                page = self.cursor.ready()
+                page, self._page = self._page or self.cursor.ready(), None
                 if page is None:
                     self._note_caught_up()
                     yield b""
