@@ -24,8 +24,11 @@ _FIRST_RETRY, _LAST_RETRY = 0.02, 0.5
 _FAST, _WINDOW, _PACE = 16, 0.02, 0.01
 # A commit that takes longer (seconds) holds up nobody else's events where there is a second lane.
 _SLOW = 0.05
-# How long the row of a new stream waits for the stream's first event.
-_PATIENCE = 0.02
+# So many streams at most wait for a store that does not keep them waiting.
+_FEW = 256
+# How long the row of a new stream waits for the stream's first event, and an answer that is told
+# already for others.
+_PATIENCE = 0.01
 
 
 class Writer:
@@ -70,6 +73,12 @@ class Writer:
     def is_down(self) -> bool:
         """Whether the store has failed for longer than `timeout`."""
         return self._breaker.is_open
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether what is queued now is committed in a moment, as far as can be known."""
+        is_well = self._breaker.is_half_open and not (self.is_down or self._is_slow)
+        return is_well and len(self._queue) <= _FEW
 
     def start(self) -> None:
         """Begin to commit."""
@@ -116,14 +125,18 @@ class Writer:
         """
         self.live[stream.record.id] = stream
         telemetry.streams.add(1)
-        self._queue.add(stream)
-        if self._soon is None:
-            self._soon = asyncio.get_running_loop().call_later(_PATIENCE, self._begin)
+        self._gather(stream)
 
     def go_on(self, stream: LiveStream) -> None:
         """Write a stream from now on that was taken over from another worker."""
         self.live[stream.record.id] = stream
         telemetry.streams.add(1)
+
+    def _gather(self, stream: LiveStream) -> None:
+        """It goes with what comes next, or in a moment."""
+        self._queue.add(stream)
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(_PATIENCE, self._begin)
 
     def _begin(self) -> None:
         self._soon = None
@@ -154,10 +167,20 @@ class Writer:
             # Woken by every commit and by the end of the store's patience.
             await stream.space_available.wait(self._timeout)
 
-    def end(self, stream: LiveStream, ending: Ending) -> None:
-        """Queue the end of a stream, behind all its events."""
-        if stream.ending is None:
-            stream.ending = ending
+    def end(self, stream: LiveStream, ending: Ending, *, is_told: bool = False) -> None:
+        """Queue the end of a stream, behind all its events.
+
+        Args:
+            is_told: whoever has asked for the answer has it now, if it is the last word: nobody
+                waits for its commit, which others may share.
+        """
+        if stream.ending is not None:
+            return
+        stream.ending = ending
+        if is_told and stream.last_word is not None:
+            self._gather(stream)
+            stream.signal.notify()
+        else:
             self._flush_hint()
             self._touch(stream)
 

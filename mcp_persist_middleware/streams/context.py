@@ -68,6 +68,11 @@ class Context:
         """Whether this worker may run anything: see `Lease`."""
         return self.lease.is_held
 
+    def tells_ahead(self) -> bool:
+        """Whether an answer may reach whoever has asked for it while its commit is on its way: it
+        is known that nobody has taken its stream over, and the store does not keep it waiting."""
+        return self.lease.is_young and self.writer.is_prompt
+
     async def give_up(self, timeout: float) -> None:
         """The lease is lost: drop the queues, end the clients' connections, cancel the pumps."""
         self.lease.lose()

@@ -82,6 +82,10 @@ class Exchange:
             return account_of(self.scope, owner.principal), owner.session
         return account_of(self.scope, self.credential), self.request.session
 
+    def ask_here(self) -> None:
+        """The connection that has asked is this worker's: the answer may reach it at once."""
+        self._recorder.is_asked_here = True
+
     @functools.cached_property
     def credential(self) -> str:
         """What names its caller."""

@@ -38,6 +38,8 @@ class Recorder:
         self._unanswered = jsonrpc.pending(request.call.request_ids if request.call else ())
         self._mark = b""
         self.stream: LiveStream | None = None
+        self.is_asked_here = False
+        """Whether the connection that has asked is this worker's."""
 
     @property
     def kind(self) -> StreamKind:
@@ -164,4 +166,7 @@ class Recorder:
             stream.add(kind, frame)
         settings, now = self._context.settings, self._context.log.now()
         ttl = settings.kept_for(stream.record.owner)
-        self._context.writer.end(stream, Ending(state, stream.last, now, now + ttl))
+        is_told = self.is_asked_here and self._context.tells_ahead()
+        self._context.writer.end(
+            stream, Ending(state, stream.last, now, now + ttl), is_told=is_told
+        )

@@ -36,6 +36,7 @@ async def exchange(
 ) -> None:
     """Serve a POST that asks for something."""
     running = Exchange(context, app, scope, request, send)
+    running.ask_here()
     client = Client(receive)
     try:
         opened = await begin(context, running, body, scope, client, send)
@@ -79,6 +80,7 @@ async def _deliver(
                 stream,
                 resumed=False,
                 epoch=record.epoch,
+                ahead=context.tells_ahead,
             ),
             record.id,
             stream.ids,
