@@ -20,8 +20,9 @@ from mcp_persist_middleware.wakeups.local import Signal
 logger = logging.getLogger(__name__)
 
 _FIRST_RETRY, _LAST_RETRY = 0.02, 0.5
-# So many events in so short a time (seconds) are fast; then commits begin this far apart.
-_FAST, _WINDOW, _PACE = 16, 0.02, 0.01
+# Commits take so much of the time, if they may: the next one begins so many times as long after the
+# last as that took, or so many seconds.
+_SHARE, _PACE = 5, 0.01
 # A commit that takes longer (seconds) holds up nobody else's events where there is a second lane.
 _SLOW = 0.05
 # So many streams at most wait for a store that does not keep them waiting.
@@ -59,7 +60,7 @@ class Writer:
         self._pending_answers = PendingAnswers(log)
         self._wake = asyncio.Event()
         self._pressure = Signal()
-        self._window, self._count = 0.0, 0
+        self._is_pressed, self._due = False, 0.0
         self._idle = asyncio.Event()
         self._committers: list[asyncio.Task[None]] = []
         self._soon: asyncio.TimerHandle | None = None
@@ -153,6 +154,7 @@ class Writer:
 
     def _flush_hint(self) -> None:
         """A stream is full, or ends: nothing more is to be gathered for it."""
+        self._is_pressed = True
         self._pressure.notify()
         if self._is_flying:
             self._second_committer.set()
@@ -243,23 +245,24 @@ class Writer:
         if self.is_down:
             self._give_up("the store is down")
             return
-        while self._may_write() and (batch := self._queue.gather()):
-            began = time.monotonic()
+        while self._queue:
+            await self._linger()
+            if not (self._may_write() and (batch := self._queue.gather())):
+                break
+            began, self._is_pressed = time.monotonic(), False
             await self._fly(batch)
-            await self._linger(began, sum(len(write.events) for _, write in batch))
+            took = time.monotonic() - began
+            self._due = began + min(_SHARE * took, _PACE)
         if not self.is_down:
             await self._pay()
         self._breaker.tell_end()
 
-    async def _linger(self, began: float, events: int) -> None:
-        """Where events come fast, commit less often: fewer, larger batches cost less in all. A
+    async def _linger(self) -> None:
+        """Commit less often where events come fast: fewer, larger batches cost less in all. A
         stream that is full or ends does not wait, and neither does a whole batch.
         """
-        if began - self._window > _WINDOW:
-            self._window, self._count = began, 0
-        self._count += events
-        wait = began + _PACE - time.monotonic()
-        if self._count >= _FAST and wait > 0 and not self._queue.fills_a_batch:
+        wait = self._due - time.monotonic()
+        if wait > 0 and not (self._is_pressed or self._queue.fills_a_batch):
             await self._pressure.wait(wait)
 
     async def _commit(self, batch: Batch) -> None:
