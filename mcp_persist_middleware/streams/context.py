@@ -50,18 +50,17 @@ class Context:
     """Streams of workers that are gone are taken over one at a time."""
     warned: set[str] = field(default_factory=set)
     """The warnings that are given once."""
+    identity_headers: frozenset[bytes] = field(init=False)
+    """Headers that name the caller beside those that are known to, in lower case."""
     reads: Reads = field(init=False)
     """What readers have of the store, each page once."""
 
     def __post_init__(self) -> None:
+        named = self.settings.identity_headers
+        self.identity_headers = frozenset(name.lower().encode() for name in named)
         self.reads, is_down = Reads(self.log), self.subscribers.is_down
         self.newborn = Newborn(self.log, self.background)
         self.detached = Detached(self.settings.max_detached, is_down, self.background)
-
-    @property
-    def identity_headers(self) -> frozenset[bytes]:
-        """Headers that name the caller beside those that are known to, in lower case."""
-        return frozenset(name.lower().encode() for name in self.settings.identity_headers)
 
     @property
     def holds_lease(self) -> bool:

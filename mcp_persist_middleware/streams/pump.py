@@ -234,7 +234,8 @@ class Exchange:
         self.state = ExchangeState.STREAMING
         # The server's side of the request is not needed any more, and is not small.
         self._send_to_client = nowhere
-        self._write_to(self._recorder.open(self.scope, raw, self._kept, early=early), raw)
+        known = self.credential
+        self._write_to(self._recorder.open(self.scope, known, raw, self._kept, early=early), raw)
         # The client's side is made ready while the first event is on its way to the store.
         self._announcing = asyncio.get_running_loop().call_later(_FIRST_EVENT, self.announce)
 

@@ -58,15 +58,22 @@ class Recorder:
         self._mark = _RUN_AGAIN
 
     def open(
-        self, scope: Scope, head: headers.RawHeaders, kept: bytes | None, *, early: bool
+        self,
+        scope: Scope,
+        credential: str,
+        head: headers.RawHeaders,
+        kept: bytes | None,
+        *,
+        early: bool,
     ) -> LiveStream:
         """Begin the stream; `scope` is the one that the application's authentication has had (of
-        an `early` one that may have to come), `kept` what it takes to run the request again."""
+        an `early` one that may have to come), `credential` what in it may name its caller, `kept`
+        what it takes to run the request again."""
         context, call = self._context, self._request.call
         stream_id = event_id.new_stream_id(context.log.now())
         session = headers.get(head, headers.SESSION_ID) or self._request.session
         named = identity.early if early else identity.principal
-        owner = Owner(*self._place, session, named(context, scope))
+        owner = Owner(*self._place, session, named(context, scope, credential))
         record = StreamRecord(
             id=stream_id,
             kind=self.kind,
