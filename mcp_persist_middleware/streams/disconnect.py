@@ -24,7 +24,7 @@ class DisconnectTimer:
 
     def __init__(self, context: Context, exchange: Running, cancel: Callable[[], None]) -> None:
         self._context = context
-        self._exchange = exchange
+        self._exchange: Running | None = exchange
         self._cancel = cancel
         self._grace = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -34,7 +34,8 @@ class DisconnectTimer:
 
     @property
     def exchange(self) -> Running:
-        """The exchange."""
+        """The exchange; asked only before it has ended."""
+        assert self._exchange is not None
         return self._exchange
 
     @property
@@ -48,7 +49,7 @@ class DisconnectTimer:
 
     def start(self, seconds: float) -> None:
         """Nobody reads here; after `seconds` without a reader anywhere, that is final."""
-        if not self._has_left:
+        if not self._has_left and self._exchange is not None:
             self._grace = seconds
             self._set_timer(seconds, self._ask)
             self._context.detached.add(self)
@@ -82,9 +83,11 @@ class DisconnectTimer:
         self._set_timer(seconds + self._grace, self._ask)
 
     def close(self) -> None:
-        """The exchange has ended: no clock runs any more."""
+        """The exchange has ended: no clock runs any more. It is let go, for the two hold each
+        other, and a circle of what each call leaves is dear to collect."""
         self._context.detached.discard(self)
         self._stop()
+        self._exchange, self._cancel = None, _nothing
 
     def _ask(self) -> None:
         self._stop()
@@ -105,7 +108,7 @@ class DisconnectTimer:
 
     async def reader_ttl(self) -> float:
         """For how long somebody is known to read elsewhere; negative when nobody is."""
-        stream = self._exchange.stream
+        stream = self._exchange.stream if self._exchange is not None else None
         if stream is None or stream.degraded:
             return -math.inf
         for _ in range(_QUESTIONS):
@@ -129,3 +132,7 @@ class DisconnectTimer:
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
+
+
+def _nothing() -> None:
+    """What there is to cancel when all is over."""

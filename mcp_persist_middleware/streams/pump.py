@@ -129,6 +129,8 @@ class Exchange:
     def _ended(self, _: asyncio.Task[None]) -> None:
         # Cancelled before its first step it has resolved nothing.
         self._resolve(self._stream_opened)
+        if self.stream is not None:
+            self.stream.on_readers = self.stream.on_lost = None
         self._context.drain.runners.discard(self)
         self._context.drain.changed.notify()
 
