@@ -28,11 +28,6 @@ class Page:
     comment: bytes = b""
     """What the application says while it has no events."""
 
-    @property
-    def size(self) -> int:
-        """The bytes of its events."""
-        return sum(len(event.frame) for event in self.events)
-
 
 class Cursor:
     """Reads committed events after a position, each once, in order. Close it after use.
@@ -128,9 +123,9 @@ class Cursor:
         return said[1] if said[0] >= self.position else b""
 
     async def wait(self, timeout: float) -> None:
-        """Wait a moment for the next event, if it is on its way to the store from here."""
+        """Wait a moment for the next event of a stream that is written here."""
         live = self._live
-        if live is not None and live.last > self.position >= live.visible and not self._stopped:
+        if live is not None and self.position >= live.visible and not (live.ended or self._stopped):
             await live.signal.wait(timeout)
 
     async def next(self) -> Page:

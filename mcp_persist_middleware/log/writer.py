@@ -25,8 +25,8 @@ _FIRST_RETRY, _LAST_RETRY = 0.02, 0.5
 _SHARE, _PACE = 5, 0.01
 # A commit that takes longer (seconds) holds up nobody else's events where there is a second lane.
 _SLOW = 0.05
-# So many streams at most wait for a store that does not keep them waiting.
-_FEW = 256
+# A store that takes longer (seconds), or for which more streams wait, keeps them waiting.
+_LATE, _FEW = 1.0, 256
 # How long the row of a new stream waits for the stream's first event, and an answer that is told
 # already for others.
 _PATIENCE = 0.01
@@ -66,7 +66,8 @@ class Writer:
         self._soon: asyncio.TimerHandle | None = None
         self._breaker = StoreBreaker(log, self._wake.set, self._tasks)
         self._second_committer = asyncio.Event()
-        self._is_flying = self._is_slow = False
+        self._is_flying = self._is_slow = self._is_failing = False
+        self._left = 0.0
         self.live: dict[bytes, LiveStream] = {}
         """The streams that are written here, by id."""
 
@@ -78,8 +79,9 @@ class Writer:
     @property
     def is_prompt(self) -> bool:
         """Whether what is queued now is committed in a moment, as far as can be known."""
-        is_well = self._breaker.is_half_open and not (self.is_down or self._is_slow)
-        return is_well and len(self._queue) <= _FEW
+        if self.is_down or self._is_failing or len(self._queue) > _FEW:
+            return False
+        return not self._is_flying or time.monotonic() - self._left < _LATE
 
     def start(self) -> None:
         """Begin to commit."""
@@ -218,7 +220,7 @@ class Writer:
 
     async def _fly(self, batch: Batch) -> None:
         """Commit a batch on the first lane."""
-        self._is_flying = True
+        self._is_flying, self._left = True, time.monotonic()
         if self._queue.fills_a_batch:
             self._second_committer.set()
         slow = asyncio.get_running_loop().call_later(_SLOW, self._slow_down)
@@ -306,8 +308,9 @@ class Writer:
         pause, outages = _FIRST_RETRY, self._breaker.number
         while True:
             try:
-                return await self._log.append(writes)
+                outcomes = await self._log.append(writes)
             except StoreError as error:
+                self._is_failing = True
                 telemetry.store_failures.add(1)
                 if outages != self._breaker.number:
                     return None
@@ -316,6 +319,9 @@ class Writer:
                     self._breaker.tell(error)
                     return None
                 logger.warning("%s It is tried again.", error)
+            else:
+                self._is_failing = False
+                return outcomes
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LAST_RETRY)
 

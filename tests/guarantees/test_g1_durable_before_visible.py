@@ -150,10 +150,11 @@ async def test_an_answer_waits_for_its_commit_where_that_is_not_sure_to_come_soo
             monkeypatch.setattr(writer, "_FEW", 0)
         else:
             # The first one is on its way when the store turns out to be slow.
+            monkeypatch.setattr(writer, "_LATE", 0.1)
             asked = gated.asked
             assert (await whole(await session.call("quick")))[-1].is_response
             await until(lambda: gated.asked > asked)
-            await asyncio.sleep(2 * writer._SLOW)
+            await asyncio.sleep(2 * writer._LATE)
         response = await session.call("quick")
         taken = asyncio.create_task(response.take(1))
         assert await is_held(taken), why
