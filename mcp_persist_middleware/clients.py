@@ -44,6 +44,9 @@ class Recipient(Client, ABC):
         self.context = context
         self.send = send
 
+    is_here = False
+    """Whether its connection is this worker's: then its answer may reach it ahead of its commit."""
+
     @abstractmethod
     async def read(self, asked: Asked, running: Exchange, opened: Opened) -> None:
         """The answer is this stream, from its beginning."""
@@ -60,6 +63,8 @@ class Recipient(Client, ABC):
 
 class LocalClient(Recipient):
     """One whose connection is here."""
+
+    is_here = True
 
     async def read(self, asked: Asked, running: Exchange, opened: Opened) -> None:
         """Deliver it."""

@@ -217,6 +217,8 @@ class Dispatcher:
                 await self._run_again(app, asked, client)
             case Kind.EXCHANGE:
                 running = Exchange(context, app, scope, request, send)
+                if client.is_here:
+                    running.ask_here()
                 opened = await serve.begin(context, running, asked.body, client, send)
                 if opened is not None:
                     await client.read(asked, running, opened)

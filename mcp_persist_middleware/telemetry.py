@@ -162,6 +162,8 @@ circuit = _meter.create_counter(
 
 def traceparent() -> str:
     """The current trace context, to be kept with a stream; empty without one."""
+    if not trace.get_current_span().get_span_context().is_valid:
+        return ""
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return carrier.get("traceparent", "")

@@ -1,7 +1,7 @@
 """A reader's place in a stream. The same loop serves a client that never left and one that
 returns for the fifth time: tail, else store, else wait and look again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mcp_persist_middleware.log.live import LiveStream
@@ -39,6 +39,8 @@ class Cursor:
             reader had when it came, and the answer; not again what may have reached it.
         told: the events of a stream that has ended, all that there are, where they are known.
         epoch: the epoch in which the reader found the stream.
+        ahead: of the connection that asked for the stream's answer: whether it may have that now,
+            while its commit is on its way.
     """
 
     def __init__(
@@ -51,10 +53,12 @@ class Cursor:
         resumed: bool,
         told: Sequence[Event] = (),
         epoch: int = 0,
+        ahead: Callable[[], bool] | None = None,
     ) -> None:
         self._log = reads.log
         self._reads = reads
         self._epoch = epoch
+        self._ahead = ahead
         self._stream = stream
         self._live = live
         self._handed = live.handed if live is not None and resumed else 0
@@ -97,6 +101,10 @@ class Cursor:
         if self.position >= live.visible:
             if live.ended:
                 return Page([], ended=True)
+            answer = live.last_word if self._ahead is not None else None
+            if answer is not None and self._ahead is not None and self._ahead():
+                self.position = answer.sequence
+                return Page([answer], ended=True)
             comment = self._comment(live)
             return Page([], comment=comment) if comment else None
         events = live.tail_after(self.position)

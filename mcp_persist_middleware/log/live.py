@@ -11,6 +11,9 @@ from mcp_persist_middleware.protocol.event_id import EventIds
 from mcp_persist_middleware.protocol.sse import CRLF
 from mcp_persist_middleware.wakeups.local import Signal
 
+# Of many that wait for the store at once no more than this (bytes) is told before.
+_SHORT = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -264,6 +267,14 @@ class LiveStream:
     def visible(self) -> int:
         """The number of the last event that a reader may see."""
         return self.last if self.degraded else self.committed
+
+    @property
+    def last_word(self) -> Event | None:
+        """The answer that ends the stream, where that alone is not committed yet, and is short."""
+        if self.ending is None or len(self._waiting) != 1 or self._waiting_bytes > _SHORT:
+            return None
+        answer = self._waiting[0]
+        return answer if answer.kind is EventKind.RESPONSE else None
 
     def tail_after(self, sequence: int) -> list[Event] | None:
         """The visible events after a number if the tail holds all that are left, else None."""

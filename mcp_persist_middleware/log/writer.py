@@ -19,12 +19,16 @@ from mcp_persist_middleware.wakeups.local import Signal
 logger = rarely.logger(__name__)
 
 _FIRST_RETRY, _LAST_RETRY = 0.02, 0.5
-# So many events in so short a time (seconds) are fast; then commits begin this far apart.
-_FAST, _WINDOW, _PACE = 16, 0.02, 0.01
+# Commits take so much of the time, if they may: the next one begins so many times as long after the
+# last as that took, or so many seconds.
+_SHARE, _PACE = 5, 0.01
 # A commit that takes longer (seconds) holds up nobody else's events where there is a second lane.
 _SLOW = 0.05
-# How long the row of a new stream waits for the stream's first event.
-_PATIENCE = 0.02
+# A store that takes longer (seconds), or for which more streams wait, keeps them waiting.
+_LATE, _FEW = 1.0, 256
+# How long the row of a new stream waits for the stream's first event, and an answer that is told
+# already for others.
+_PATIENCE = 0.01
 
 
 class Writer:
@@ -55,14 +59,15 @@ class Writer:
         self._pending_answers = PendingAnswers(log)
         self._wake = asyncio.Event()
         self._pressure = Signal()
-        self._window, self._count = 0.0, 0
+        self._is_pressed, self._due = False, 0.0
         self._idle = asyncio.Event()
         self._committers: list[asyncio.Task[None]] = []
         self._soon: asyncio.TimerHandle | None = None
         self._breaker = StoreBreaker(log, self._wake.set, self._tasks)
         self._second_committer = asyncio.Event()
-        self._is_flying = self._is_slow = False
+        self._is_flying = self._is_slow = self._is_failing = False
         self._begun: set[float] = set()
+        self._left = 0.0
         self.live: dict[bytes, LiveStream] = {}
         """The streams that are written here, by id."""
 
@@ -81,6 +86,13 @@ class Writer:
         """How long (seconds) the oldest commit that is on its way has taken by now, each attempt
         included; 0 when there is none."""
         return time.monotonic() - min(self._begun) if self._begun else 0.0
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether what is queued now is committed in a moment, as far as can be known."""
+        if self.is_down or self._is_failing or len(self._queue) > _FEW:
+            return False
+        return not self._is_flying or time.monotonic() - self._left < _LATE
 
     def start(self) -> None:
         """Begin to commit."""
@@ -127,14 +139,18 @@ class Writer:
         """
         self.live[stream.record.id] = stream
         telemetry.streams.add(1)
-        self._queue.add(stream)
-        if self._soon is None:
-            self._soon = asyncio.get_running_loop().call_later(_PATIENCE, self._begin)
+        self._gather(stream)
 
     def go_on(self, stream: LiveStream) -> None:
         """Write a stream from now on that was taken over from another worker."""
         self.live[stream.record.id] = stream
         telemetry.streams.add(1)
+
+    def _gather(self, stream: LiveStream) -> None:
+        """It goes with what comes next, or in a moment."""
+        self._queue.add(stream)
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(_PATIENCE, self._begin)
 
     def _begin(self) -> None:
         self._soon = None
@@ -151,6 +167,7 @@ class Writer:
 
     def _flush_hint(self) -> None:
         """A stream is full, or ends: nothing more is to be gathered for it."""
+        self._is_pressed = True
         self._pressure.notify()
         if self._is_flying:
             self._second_committer.set()
@@ -165,10 +182,20 @@ class Writer:
             # Woken by every commit and by the end of the store's patience.
             await stream.space_available.wait(self._timeout)
 
-    def end(self, stream: LiveStream, ending: Ending) -> None:
-        """Queue the end of a stream, behind all its events."""
-        if stream.ending is None:
-            stream.ending = ending
+    def end(self, stream: LiveStream, ending: Ending, *, is_told: bool = False) -> None:
+        """Queue the end of a stream, behind all its events.
+
+        Args:
+            is_told: whoever has asked for the answer has it now, if it is the last word: nobody
+                waits for its commit, which others may share.
+        """
+        if stream.ending is not None:
+            return
+        stream.ending = ending
+        if is_told and stream.last_word is not None:
+            self._gather(stream)
+            stream.signal.notify()
+        else:
             self._flush_hint()
             self._touch(stream)
 
@@ -204,7 +231,7 @@ class Writer:
 
     async def _fly(self, batch: Batch) -> None:
         """Commit a batch on the first lane."""
-        self._is_flying = True
+        self._is_flying, self._left = True, time.monotonic()
         if self._queue.fills_a_batch:
             self._second_committer.set()
         slow = asyncio.get_running_loop().call_later(_SLOW, self._slow_down)
@@ -231,23 +258,24 @@ class Writer:
         if self.is_down:
             self._give_up("the store is down")
             return
-        while self._may_write() and (batch := self._queue.gather()):
-            began = time.monotonic()
+        while self._queue:
+            await self._linger()
+            if not (self._may_write() and (batch := self._queue.gather())):
+                break
+            began, self._is_pressed = time.monotonic(), False
             await self._fly(batch)
-            await self._linger(began, sum(len(write.events) for _, write in batch))
+            took = time.monotonic() - began
+            self._due = began + min(_SHARE * took, _PACE)
         if not self.is_down:
             await self._pay()
         self._breaker.tell_end()
 
-    async def _linger(self, began: float, events: int) -> None:
-        """Where events come fast, commit less often: fewer, larger batches cost less in all. A
+    async def _linger(self) -> None:
+        """Commit less often where events come fast: fewer, larger batches cost less in all. A
         stream that is full or ends does not wait, and neither does a whole batch.
         """
-        if began - self._window > _WINDOW:
-            self._window, self._count = began, 0
-        self._count += events
-        wait = began + _PACE - time.monotonic()
-        if self._count >= _FAST and wait > 0 and not self._queue.fills_a_batch:
+        wait = self._due - time.monotonic()
+        if wait > 0 and not (self._is_pressed or self._queue.fills_a_batch):
             await self._pressure.wait(wait)
 
     async def _commit(self, batch: Batch) -> None:
@@ -298,8 +326,9 @@ class Writer:
         pause, outages = _FIRST_RETRY, self._breaker.number
         while True:
             try:
-                return await self._log.append(writes)
+                outcomes = await self._log.append(writes)
             except StoreError as error:
+                self._is_failing = True
                 telemetry.store_failures.add(1)
                 if outages != self._breaker.number:
                     return None
@@ -308,6 +337,9 @@ class Writer:
                     self._breaker.tell(error)
                     return None
                 logger.warning("%s It is tried again.", error)
+            else:
+                self._is_failing = False
+                return outcomes
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LAST_RETRY)
 

@@ -103,6 +103,11 @@ def secrets(raw: RawHeaders) -> list[bytes]:
     )
 
 
+def telling(raw: RawHeaders, more: Collection[bytes] = ()) -> RawHeaders:
+    """The headers that may name a caller, surely or not: most requests have one or none."""
+    return [each for each in raw if _may_tell(each[0]) or (more and each[0].lower() in more)]
+
+
 def identity(raw: RawHeaders, more: Collection[bytes] = ()) -> list[bytes]:
     """What names the caller wherever it is sent, as `name:value`, in a fixed order.
 
@@ -162,6 +167,11 @@ def _proved_by(key: bytes) -> tuple[frozenset[bytes], ...]:
 @_remembered
 def _may_be_secret(key: bytes) -> bool:
     return bool(_SECRET.search(key) or _proved_by(key))
+
+
+@_remembered
+def _may_tell(key: bytes) -> bool:
+    return _may_name(key) or _is_doubtful(key) or key.lower() == b"cookie"
 
 
 @_remembered

@@ -4,6 +4,7 @@ Only gzip is: every client that takes a compressed answer takes it, and the stan
 undo it bit by bit.
 """
 
+import functools
 import re
 import zlib
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ _GZIP = (b"gzip", b"x-gzip")
 _HEADER = b"accept-encoding"
 _NO_OTHER = re.compile(rb"\*\s*;\s*q=0(?:\.0*)?", re.IGNORECASE)
 _WITH_GZIP_HEAD = 16 + zlib.MAX_WBITS
+_LONG = 256
 PIECE = 64 * 1024
 """The most that is unpacked at a time (bytes)."""
 
@@ -22,16 +24,27 @@ def handed_in(raw: headers.RawHeaders) -> list[tuple[bytes, bytes]]:
     """A request's headers with those codings that can be undone here; with no coding at all where
     the client takes none of them."""
     kept, takes_gzip = [], False
-    for name, value in raw:
-        if name.lower() != _HEADER:
-            kept.append((name, value))
-            continue
-        codings = value.split(b",")
-        known = [each for each in codings if _is_known(each)]
-        takes_gzip |= any(_name(each) in _GZIP for each in known)
-        if known:
-            kept.append((name, value if known == codings else b",".join(known).strip()))
+    for pair in raw:
+        if pair[0].lower() == _HEADER:
+            known, is_gzip = _known(pair[1]) if len(pair[1]) > _LONG else _known_by_heart(pair[1])
+            takes_gzip |= is_gzip
+            if known:
+                kept.append((pair[0], known))
+        else:
+            kept.append(pair)
     return kept if takes_gzip else headers.without(raw, _HEADER)
+
+
+def _known(value: bytes) -> tuple[bytes, bool]:
+    """What of a list of codings can be undone here, and whether gzip is among it."""
+    codings = value.split(b",")
+    known = [each for each in codings if _is_known(each)]
+    left = value if known == codings else b",".join(known).strip()
+    return left, any(_name(each) in _GZIP for each in known)
+
+
+# Clients send the same few.
+_known_by_heart = functools.lru_cache(maxsize=256)(_known)
 
 
 def _is_known(coding: bytes) -> bool:

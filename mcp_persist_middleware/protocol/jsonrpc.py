@@ -12,7 +12,7 @@ from mcp_persist_middleware.model import EventKind, RequestId
 # What the SDKs write begins like this. Anything else is parsed in full.
 _METHOD_FIRST = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"method"\s*:\s*"([^"\\]*)"')
 _RESPONSE_FIRST = re.compile(
-    rb'\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*(-?\d{1,18}|"(?:[^"\\]|\\.){0,256}")\s*,'
+    rb'\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*(-?(?:0|[1-9]\d{0,17})|"(?:[^"\\]|\\.){0,256}")\s*,'
     rb'\s*"(?:result|error)"\s*:'
 )
 _NOISE = frozenset({"notifications/progress", "notifications/message"})
@@ -25,6 +25,8 @@ INTERRUPTED = -32000
 def key(request_id: RequestId) -> str:
     """A request id as text in which `1` and `"1"` differ, and equal numbers do not: some
     applications write `1.0` as `1`."""
+    if type(request_id) is int:
+        return str(request_id)
     if isinstance(request_id, float) and request_id.is_integer():
         return str(int(request_id))
     return json.dumps(request_id)
@@ -42,7 +44,8 @@ def scan(data: bytes) -> tuple[EventKind, tuple[str, ...]]:
     if match := _METHOD_FIRST.match(data):
         return _kind_of_method(match[1].decode("utf-8", "replace")), ()
     if match := _RESPONSE_FIRST.match(data):
-        return EventKind.RESPONSE, (key(_load(match[1])),)
+        given = match[1]
+        return EventKind.RESPONSE, (key(_load(given) if given.startswith(b'"') else int(given)),)
     loaded = _load(data)
     messages = loaded if isinstance(loaded, list) else [loaded]
     kinds, answered = [EventKind.MESSAGE if len(messages) > 1 else EventKind.NOISE], []

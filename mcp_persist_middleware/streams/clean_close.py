@@ -33,11 +33,12 @@ class CleanClose:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._is_open = False
+        self._is_open = self._has_begun = False
         self._turn = asyncio.Lock()
 
     async def send(self, message: Message) -> None:
-        """Send, and note whether the body could end after it. sse-starlette sends its keep-alives
+        """Send, and note whether the body could end after it; a second head is left out.
+        sse-starlette sends its keep-alives
         beside the events, also between two messages of a large one: there it would become a part
         of that, and is not needed. Each wait is bounded by `send_timeout` of the message before.
         """
@@ -45,6 +46,10 @@ class CleanClose:
         async with self._turn:
             if body is _KEEP_ALIVE and not self._is_open:
                 return
+            if message["type"] == "http.response.start":
+                if self._has_begun:
+                    return
+                self._has_begun = True
             self._is_open = False
             await self._send(message)
             is_whole = message["type"] == "http.response.start" or body.endswith(_BLANK)

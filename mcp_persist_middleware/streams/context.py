@@ -53,10 +53,14 @@ class Context:
     """Streams of workers that are gone are taken over one at a time."""
     warned: set[str] = field(default_factory=set)
     """The warnings that are given once."""
+    identity_headers: frozenset[bytes] = field(init=False)
+    """Headers that name the caller beside those that are known to, in lower case."""
     reads: Reads = field(init=False)
     """What readers have of the store, each page once."""
 
     def __post_init__(self) -> None:
+        named = self.settings.identity_headers
+        self.identity_headers = frozenset(name.lower().encode() for name in named)
         self.reads, is_down = Reads(self.log), self.subscribers.is_down
         self.takeover = Takeover(
             self.log,
@@ -70,14 +74,14 @@ class Context:
         self.detached = Detached(self.settings.max_detached, is_down, self.background)
 
     @property
-    def identity_headers(self) -> frozenset[bytes]:
-        """Headers that name the caller beside those that are known to, in lower case."""
-        return frozenset(name.lower().encode() for name in self.settings.identity_headers)
-
-    @property
     def holds_lease(self) -> bool:
         """Whether this worker may run anything: see `Lease`."""
         return self.lease.is_held
+
+    def tells_ahead(self) -> bool:
+        """Whether an answer may reach whoever has asked for it while its commit is on its way: it
+        is known that nobody has taken its stream over, and the store does not keep it waiting."""
+        return self.lease.is_young and self.writer.is_prompt
 
     async def give_up(self, timeout: float) -> None:
         """The lease is lost: drop the queues, end the clients' connections, cancel the pumps."""

@@ -28,6 +28,8 @@ _CHUNK = 64 * 1024
 # How soon a client is asked back after a connection ended for its own good.
 _CHECKPOINT_RETRY_MS = 10
 _TOGETHER = 0.01
+# Most streams are over within this time, and then nobody has to watch for the client's leaving.
+_UNWATCHED = 0.2
 # At an abrupt cut this share of a call's age, at most, comes twice.
 _SELDOM = 86_400
 _ROTATE_SHARE = 0.01
@@ -50,6 +52,12 @@ class Delivery:
     head: Sequence[tuple[bytes, bytes]]
     subscriber: Subscriber | None = None
     """The place of this connection among those of one session stream."""
+    _page: Page | None = None
+    """What was read and is not looked at yet."""
+    _opening: bytes = b""
+    """What opens the stream: it leaves with what comes first."""
+    _held: bytes = b""
+    """What is sent next, when it is known whether more follows."""
     _leaving: bool = False
     _delivered: int = 0
     _replaying: bool = True
@@ -57,14 +65,72 @@ class Delivery:
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the stream ends, the client leaves, or it takes nothing any more."""
-        settings = self.context.settings
+        clean_close = CleanClose(send)
+        self._join()
+        self._opening = self._prime()
+        try:
+            async with contextlib.aclosing(self._bodies()) as bodies:
+                if self.subscriber is not None or not await self._send_short(
+                    bodies, clean_close.send
+                ):
+                    with hushed_response():
+                        await self._response(bodies)(scope, receive, clean_close.send)
+        except asyncio.CancelledError:
+            await clean_close.say(self._last_retry_ms)
+            raise
+        except (SendTimeoutError, TimeoutError):
+            telemetry.clients_cut.add(1)
+            seconds = self.context.settings.send_timeout
+            logger.info("A client took nothing for %s s and was cut", seconds)
+        finally:
+            self.context.drain.readers.discard(self)
+            self.cursor.close()
+            telemetry.readers.add(-1)
+
+    def _join(self) -> None:
+        telemetry.readers.add(1)
         if self.subscriber is not None:
             self.subscriber.on_over = self.stop
             if self.subscriber.is_over:
                 # It was one too many before it got here.
                 self.stop()
+        self.context.drain.join(self)
+        if not self.context.holds_lease:
+            self.stop()
+
+    async def _send_short(self, bodies: AsyncGenerator[bytes, None], send: Send) -> bool:
+        """Send what comes at once, with nobody to watch for the client's leaving meanwhile;
+        whether the stream was over by then, as most are."""
+        until, raw = time.monotonic() + _UNWATCHED, headers.stream_head(self.head)
+        async with asyncio.timeout(_UNWATCHED + self.context.settings.send_timeout):
+            await send({"type": "http.response.start", "status": 200, "headers": raw})
+            # What opens the stream leaves with what comes first, if that comes soon.
+            await self._comes(_TOGETHER)
+            async for body in bodies:
+                held, self._held = self._held, body
+                if held:
+                    await send({"type": "http.response.body", "body": held, "more_body": True})
+                left = until - time.monotonic()
+                if left <= 0 or not (body or await self._comes(left)):
+                    return False
+            await send({"type": "http.response.body", "body": self._held})
+        return True
+
+    async def _comes(self, seconds: float) -> bool:
+        """Whether there is more of a stream that is written here, within so long."""
+        until = time.monotonic() + seconds
+        while self.cursor.is_local and self._page is None:
+            self._page = self.cursor.ready()
+            left = until - time.monotonic()
+            if self._page is not None or left <= 0:
+                break
+            await self.cursor.wait(left)
+        return self._page is not None
+
+    def _response(self, bodies: AsyncGenerator[bytes, None]) -> EventSourceResponse:
+        settings = self.context.settings
         response = EventSourceResponse(
-            self._chunks(),
+            self._chunks(bodies),
             # Releases of sse-starlette before its issue 206 take 0 for "without a pause".
             ping=settings.ping_seconds or _SELDOM,
             ping_message_factory=KeepAlive,
@@ -73,24 +139,7 @@ class Delivery:
             shutdown_grace_period=settings.drain_seconds + 1,
         )
         response.raw_headers = headers.stream_head(self.head)
-        telemetry.readers.add(1)
-        clean_close = CleanClose(send)
-        self.context.drain.join(self)
-        if not self.context.holds_lease:
-            self.stop()
-        try:
-            with hushed_response():
-                await response(scope, receive, clean_close.send)
-        except asyncio.CancelledError:
-            await clean_close.say(self._last_retry_ms)
-            raise
-        except SendTimeoutError:
-            telemetry.clients_cut.add(1)
-            logger.info("A client took nothing for %s s and was cut", settings.send_timeout)
-        finally:
-            self.context.drain.readers.discard(self)
-            self.cursor.close()
-            telemetry.readers.add(-1)
+        return response
 
     @property
     def is_idle(self) -> bool:
@@ -109,15 +158,13 @@ class Delivery:
         """What covers a restart, whatever the era's own pace is."""
         return max(self.retry_ms, self.context.settings.retry_ms)
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        opening = self._opening()
-        # An answer that comes at once leaves together with what opens its stream.
-        await self.cursor.wait(_TOGETHER)
-        async with contextlib.aclosing(self._bodies()) as bodies:
-            async for body in bodies:
-                if opening or body:
-                    yield opening + body
-                    opening = b""
+    async def _chunks(self, bodies: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+        held, self._held = self._held, b""
+        if held:
+            yield held
+        async for body in bodies:
+            if body:
+                yield body
 
     async def _bodies(self) -> AsyncGenerator[bytes, None]:
         """The stream from the cursor on; an empty body comes before every wait."""
@@ -129,11 +176,12 @@ class Delivery:
                     yield sse.retry(_CHECKPOINT_RETRY_MS)
                     return
                 before = self.cursor.position
-                page = self.cursor.ready()
+                page = self._take()
                 if page is None:
                     self._note_caught_up()
+                    yield self._open()
                     yield b""
-                    page = await self._wait(until)
+                    page = self._take() or await self._wait(until)
                 if page is None:
                     continue
                 if self.subscriber is not None and not await self._may_deliver(
@@ -150,7 +198,11 @@ class Delivery:
         except StoreError as error:
             # A clean end brings the client back with its cursor, when the store may be back.
             logger.warning("A stream cannot be read now: %s", error)
-        yield sse.retry(self._last_retry_ms if self._leaving else self.retry_ms)
+        yield self._open() + sse.retry(self._last_retry_ms if self._leaving else self.retry_ms)
+
+    def _take(self) -> Page | None:
+        page, self._page = self._page or self.cursor.ready(), None
+        return page
 
     def _is_last(self, page: Page) -> bool:
         if self.subscriber is not None and page.events:
@@ -159,7 +211,11 @@ class Delivery:
             self._note_caught_up()
         return page.ended and not self._leaving
 
-    def _opening(self) -> bytes:
+    def _open(self) -> bytes:
+        opening, self._opening = self._opening, b""
+        return opening
+
+    def _prime(self) -> bytes:
         if not self.priming:
             return b""
         make = self.ids.prime if self.resumed else self.ids.at
@@ -239,7 +295,7 @@ class Delivery:
     def _before(self, page: Page) -> list[bytes]:
         """What the application says while it has no events, and what is said of events that a
         reader does not get."""
-        said = [page.comment] if page.comment else []
+        said = [each for each in (self._open(), page.comment) if each]
         if page.missing:
             telemetry.gaps.add(page.missing)
             said.append(sse.comment(f"gap: {page.missing} events were removed by retention"))

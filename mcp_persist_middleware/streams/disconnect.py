@@ -18,7 +18,7 @@ class DisconnectTimer:
 
     def __init__(self, context: Context, exchange: Running, cancel: Callable[[], None]) -> None:
         self._context = context
-        self._exchange = exchange
+        self._exchange: Running | None = exchange
         self._cancel = cancel
         self._grace = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -28,7 +28,8 @@ class DisconnectTimer:
 
     @property
     def exchange(self) -> Running:
-        """The exchange."""
+        """The exchange; asked only before it has ended."""
+        assert self._exchange is not None
         return self._exchange
 
     @property
@@ -50,7 +51,7 @@ class DisconnectTimer:
 
     def detached(self, grace: float) -> None:
         """Nobody reads here; after so many seconds without a reader anywhere, that is final."""
-        if not self._has_left:
+        if not self._has_left and self._exchange is not None:
             self._grace = grace
             self._set_timer(grace, self._ask)
             self._context.detached.add(self)
@@ -84,13 +85,16 @@ class DisconnectTimer:
         self._set_timer(_LAST_WORD_SECONDS, self._cancel)
 
     def close(self) -> None:
-        """The exchange has ended: no timer runs any more."""
+        """The exchange has ended: no timer runs any more. It is let go, for the two hold each
+        other, and a circle of what each call leaves is dear to collect."""
         self._context.detached.discard(self)
         self._stop()
+        self._exchange, self._cancel = None, _nothing
 
     async def reader_ttl(self) -> float:
         """The lease of a reader elsewhere, as `reader_lease` is told it."""
-        return await self._context.reader_leases.lease(self._exchange.stream)
+        stream = self._exchange.stream if self._exchange is not None else None
+        return await self._context.reader_leases.lease(stream)
 
     def _ask(self) -> None:
         self._stop()
@@ -113,3 +117,7 @@ class DisconnectTimer:
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
+
+
+def _nothing() -> None:
+    """What there is to cancel when all is over."""

@@ -27,21 +27,27 @@ def credential(context: Context, scope: Scope) -> str:
     It begins with what names a caller anywhere; each kind that may follow is one that the
     application has to be asked about (see `Doubt`).
     """
-    raw, more = scope["headers"], context.identity_headers
+    more, query = context.identity_headers, scope.get("query_string", b"")
+    raw = callers.telling(scope["headers"], more)
+    if not (raw or query):
+        return ANONYMOUS
     parts = callers.identity(raw, more)
     found = _keyed(context, "credential", b"\0".join(parts)) if parts else ANONYMOUS
-    doubtful = callers.doubtful(raw, scope.get("query_string", b""), more)
+    doubtful = callers.doubtful(raw, query, more)
     if not doubtful:
         return found
     hashes = {kind: _keyed(context, kind, b"\0".join(doubtful[kind])) for kind in doubtful}
     return _joined(found, hashes)
 
 
-def principal(context: Context, scope: Scope) -> str:
+def principal(context: Context, scope: Scope, known: str | None = None) -> str:
     """The owner of what this request makes, as a keyed hash; empty when nobody is named.
 
     `scope` is the one that the application has had: its authentication leaves the user there.
     Order: the `principal=` setting, the authenticated user, the request's credentials.
+
+    Args:
+        known: the `credential` of the request, if somebody has asked for that already.
     """
     if context.settings.principal is not None:
         named = context.settings.principal(HTTPConnection(scope))
@@ -52,26 +58,26 @@ def principal(context: Context, scope: Scope) -> str:
         if is_person:
             return _keyed(context, "user", claim)
         # A client id alone is shared by all the users of that client.
-        sure, hashes = _split(credential(context, scope))
+        sure, hashes = _split(credential(context, scope) if known is None else known)
         return _joined(_keyed(context, "client", claim + sure.encode()), hashes)
-    found = credential(context, scope)
+    found = credential(context, scope) if known is None else known
     if surely(found):
         warn(context)
     return found
 
 
-def early(context: Context, scope: Scope) -> str:
+def early(context: Context, scope: Scope, known: str) -> str:
     """The same for a stream that begins before the application has answered: it may not have named
     its user yet, and then whoever has the same credentials is the owner until it has."""
     user = scope.get("user")
     if context.settings.principal is not None:
         # It may look for the user; what it raises then is no fault of this request's.
         with contextlib.suppress(Exception):
-            if found := principal(context, scope):
+            if found := principal(context, scope, known):
                 return found
     elif user is not None and getattr(user, "is_authenticated", False):
-        return principal(context, scope)
-    return EARLY + credential(context, scope)
+        return principal(context, scope, known)
+    return EARLY + known
 
 
 def warn(context: Context) -> None:

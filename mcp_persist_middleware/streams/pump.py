@@ -82,6 +82,10 @@ class Exchange:
             return account_of(self.scope, owner.principal), owner.session
         return account_of(self.scope, self.credential), self.request.session
 
+    def ask_here(self) -> None:
+        """The connection that has asked is this worker's: the answer may reach it at once."""
+        self._recorder.is_asked_here = True
+
     @functools.cached_property
     def credential(self) -> str:
         """What names its caller."""
@@ -125,6 +129,8 @@ class Exchange:
     def _ended(self, _: asyncio.Task[None]) -> None:
         # Cancelled before its first step it has resolved nothing.
         self._resolve(self._stream_opened)
+        if self.stream is not None:
+            self.stream.on_readers = self.stream.on_lost = None
         self._context.drain.runners.discard(self)
         self._context.drain.changed.notify()
 
@@ -223,7 +229,10 @@ class Exchange:
             # The client left before it held an id: nobody can ever ask for this stream.
             self.state = ExchangeState.DROPPING
         elif self.kind is StreamKind.GET:
-            self._answer_on(await self._recorder.open_for_session(self._app, self.scope, raw), raw)
+            stream = await self._recorder.open_for_session(
+                self._app, self.scope, self.credential, raw
+            )
+            self._answer_on(stream, raw)
             if self.opened.done():
                 # Its client left meanwhile, and nobody can join it: the next one goes on at once.
                 self._recorder.finish("its client left")
@@ -232,7 +241,8 @@ class Exchange:
 
     def open(self, raw: list[tuple[bytes, bytes]], *, early: bool = False) -> None:
         """Open the stream that answers this request; `early`, before the application has begun."""
-        self._answer_on(self._recorder.open(self.scope, raw, self._kept, early=early), raw)
+        known = self.credential
+        self._answer_on(self._recorder.open(self.scope, known, raw, self._kept, early=early), raw)
 
     def _answer_on(self, stream: LiveStream, raw: list[tuple[bytes, bytes]]) -> None:
         self.state = ExchangeState.STREAMING

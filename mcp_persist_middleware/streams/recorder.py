@@ -39,6 +39,8 @@ class Recorder:
         self._unanswered = jsonrpc.pending(request.call.request_ids if request.call else ())
         self._mark = b""
         self.stream: LiveStream | None = None
+        self.is_asked_here = False
+        """Whether the connection that has asked is this worker's."""
 
     @property
     def kind(self) -> StreamKind:
@@ -58,14 +60,21 @@ class Recorder:
         self._mark = _RUN_AGAIN
 
     def open(
-        self, scope: Scope, head: headers.RawHeaders, kept: bytes | None, *, early: bool
+        self,
+        scope: Scope,
+        credential: str,
+        head: headers.RawHeaders,
+        kept: bytes | None,
+        *,
+        early: bool,
     ) -> LiveStream:
         """Begin the stream; `scope` is the one that the application's authentication has had (of
-        an `early` one that may have to come), `kept` what it takes to run the request again."""
+        an `early` one that may have to come), `credential` what in it may name its caller, `kept`
+        what it takes to run the request again."""
         context, call = self._context, self._request.call
         stream_id = event_id.new_stream_id(context.log.now())
         named = identity.early if early else identity.principal
-        owner = self._owner(head, named(context, scope))
+        owner = self._owner(head, named(context, scope, credential))
         record = StreamRecord(
             id=stream_id,
             kind=self.kind,
@@ -88,13 +97,13 @@ class Recorder:
         return self.stream
 
     async def open_for_session(
-        self, app: ASGIApp, scope: Scope, head: headers.RawHeaders
+        self, app: ASGIApp, scope: Scope, credential: str, head: headers.RawHeaders
     ) -> LiveStream:
         """Go on with the stream of the request's session, or begin it."""
-        owner = self._owner(head, identity.principal(self._context, scope))
+        owner = self._owner(head, identity.principal(self._context, scope, credential))
         caller = Caller(self._context, app, scope, owner)
         self.stream = await session_stream.next_epoch(self._context, caller)
-        return self.stream or self.open(scope, head, None, early=False)
+        return self.stream or self.open(scope, credential, head, None, early=False)
 
     def _owner(self, head: headers.RawHeaders, principal: str) -> Owner:
         session = headers.get(head, headers.SESSION_ID) or self._request.session
@@ -178,4 +187,7 @@ class Recorder:
             stream.add(kind, frame)
         settings, now = self._context.settings, self._context.log.now()
         ttl = settings.kept_for(stream.record.owner)
-        self._context.writer.end(stream, Ending(state, stream.last, now, now + ttl))
+        is_told = self.is_asked_here and self._context.tells_ahead()
+        self._context.writer.end(
+            stream, Ending(state, stream.last, now, now + ttl), is_told=is_told
+        )

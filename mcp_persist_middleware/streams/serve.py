@@ -59,6 +59,7 @@ async def deliver(
                 stream,
                 resumed=False,
                 epoch=record.epoch,
+                ahead=context.tells_ahead,
             ),
             record.id,
             stream.ids,

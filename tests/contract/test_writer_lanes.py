@@ -234,3 +234,23 @@ async def test_a_single_event_does_not_wait_for_a_batch_of_others_that_is_slow(
     assert held.committed == 0
     log.let_all()
     await until(lambda: held.committed == 1)
+
+
+@pytest.mark.parametrize("takes", [0.0, 0.02])
+async def test_events_wait_for_each_other_no_longer_than_a_few_commits_take(
+    log: GatedLog, writer: Writer, monkeypatch: pytest.MonkeyPatch, takes: float
+) -> None:
+    stream, batches = await begun(writer), 0
+
+    async def commit(batch: Sequence[StreamWrite]) -> list[Outcome]:
+        nonlocal batches
+        batches += 1
+        await asyncio.sleep(takes)
+        return [Outcome.COMMITTED] * len(batch)
+
+    monkeypatch.setattr(log, "append", commit)
+    for _ in range(100):
+        await writer.append(stream, [(EventKind.NOISE, FRAME)] * 4)
+        await asyncio.sleep(0.001)
+    await until(lambda: stream.committed == stream.last)
+    assert (batches > 40) is (takes == 0), batches

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import sqlite3
 from pathlib import Path
 
@@ -218,3 +219,34 @@ async def test_a_finished_stream_leaves_nothing_in_the_process(store: str) -> No
             await (await session.call("two")).take(2)
         context = await persistence.context()
         await until(lambda: not (context.writer.live or context.tasks or context.detached))
+
+
+async def test_a_call_that_is_over_is_freed_without_the_garbage_collector(store: str) -> None:
+    async def quick(call: Call) -> None:
+        await call.head()
+        await call.result()
+
+    app = Scripted(quick=quick)
+    async with persisted(app, store) as (port, persistence):
+        session = await RawSession.open(port)
+        live = (await persistence.context()).writer.live
+        await until(lambda: not live)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                assert (await (await session.call("quick")).take(1))[0].is_response
+            await until(lambda: not live)
+            app.calls.clear()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            left = {type(each).__name__ for each in gc.garbage if _is_ours(each)}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert not left
+
+
+def _is_ours(each: object) -> bool:
+    return type(each).__module__.startswith("mcp_persist_middleware")

@@ -338,7 +338,7 @@ async def test_retention_goes_on_until_nothing_is_left_of_what_has_expired(
     async with persisted(Stateful(), store, ttl=0, purge_interval=3600) as (port, _):
         for _ in range(10):
             assert await value(await RawSession.open(port)) == 1
-        assert count(file, "stream") >= 10
+        await until(lambda: count(file, "stream") >= 10)
     # It looks once at the start, and then not for an hour.
     monkeypatch.setattr(retention, "_FIRST", 3)
     monkeypatch.setattr(registry, "_PURGED", 3)

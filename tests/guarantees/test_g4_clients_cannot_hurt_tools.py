@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mcp_persist_middleware import PersistMiddleware
+from mcp_persist_middleware import Persistence, PersistMiddleware
 from mcp_persist_middleware.streams import disconnect
-from tests.support.scripted import Call, Scripted, persisted, until
+from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.session import MODERN, RawSession
 from tests.support.sse_client import parse_frame
 
@@ -187,6 +187,44 @@ async def test_2026_07_28_an_equal_call_of_the_same_caller_ends_nobodys_grace(
         for answer in (replay, *equals):
             assert "result" in (await answer.take(1))[0].message
         assert len(app.calls) == 3
+
+
+async def test_a_short_answer_leaves_as_one_response_and_is_given_up_where_nothing_is_taken(
+    store: str,
+) -> None:
+    async def quick(call: Call) -> None:
+        await call.head()
+        await call.result()
+
+    persistence = Persistence(store, send_timeout=0.3)
+    persisting = PersistMiddleware(Scripted(quick=quick), persistence=persistence)
+    sent: list[tuple[str, bool]] = []
+    ended, is_stuck = asyncio.Event(), False
+
+    async def server(scope: Any, receive: Any, send: Any) -> None:
+        sent.clear()
+
+        async def watched(message: Any) -> None:
+            sent.append((message["type"], message.get("more_body", False)))
+            if is_stuck and message["type"] == "http.response.body":
+                await asyncio.Event().wait()
+            await send(message)
+
+        await persisting(scope, receive, watched)
+        ended.set()
+
+    whole = [("http.response.start", False), ("http.response.body", False)]
+    async with serving(server) as port:
+        session = await RawSession.open(port)
+        response = await session.call("quick")
+        assert (await response.take(1))[0].is_response
+        assert sent == whole
+        is_stuck = True
+        ended.clear()
+        stuck = await session.call("quick")
+        await asyncio.wait_for(ended.wait(), 5)
+        stuck.reset()
+    await persistence.aclose()
 
 
 async def test_readers_of_one_large_event_that_read_nothing_share_it(store: str) -> None:

@@ -133,7 +133,7 @@ async def test_the_instruments_count_what_has_happened(
         session = await RawSession.open(port)
         events = telemetry.counted("events")
         frames = await (await session.call("two")).take(2)
-        assert telemetry.counted("events") - events == 2
+        await until(lambda: telemetry.counted("events") - events == 2)
         await (await session.get(frames[0].id)).body()
         await (await session.get(last_id(frames))).body()
     assert telemetry.counted("resumes") == 2

@@ -23,9 +23,8 @@ class Files:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._paths = {
-            part: path.with_name(path.name + part) for part in (_DATABASE, _LOG, _SHARED)
-        }
+        # As text: they are looked at before and after each commit.
+        self._paths = {part: f"{path}{part}" for part in (_DATABASE, _LOG, _SHARED)}
         self._known: dict[str, _Inode] = {}
         self._open: weakref.WeakSet[sqlite3.Connection] = weakref.WeakSet()
         self.connection_class = _counted(self._open)
@@ -93,7 +92,7 @@ class Files:
 
     def _inode(self, part: str) -> _Inode | None:
         try:
-            found = self._paths[part].stat()
+            found = os.stat(self._paths[part])  # noqa: PTH116
         except FileNotFoundError:
             return None
         return found.st_dev, found.st_ino

@@ -45,13 +45,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How long (seconds) the event loop waits for a commit. Beside a loop that is busy half a
-# millisecond at a time, 16 streams commit 260 times a second so, and 116 times without (47 and 19
-# with `synchronous="full"`), and one commit in a hundred takes 9 ms, not 70. The price: one round
-# of the loop in a hundred is late by 6 ms and not 5; where it has nothing else to do, by 4 and
-# not 1. After a commit that took longer the next is not waited for, after two in a row the next
-# two, then four, and so on: the disk is slow then.
-_HOLD, _SLOWEST = 0.01, 7
+# How long (seconds) the event loop waits for a commit, which takes 0.1 ms where the disk is quick.
+# Without that a stream at 200 events/s has each of them some milliseconds later beside a busy loop.
+# Everything else in the process is late by no more than this. After a commit that took longer the
+# next is not waited for, after two in a row the next two, then four, and so on: the disk is slow
+# then.
+_HOLD, _SLOWEST = 0.002, 7
 _READERS = 4
 # Of the store's time-out. A step of retention may then wait for the lock, half of it, once more.
 _BEAT_PATIENCE, _STEP_PATIENCE = 0.1, 0.25
@@ -274,7 +273,9 @@ class SqliteLog(SqlLog):
         async with self._lock:
             try:
                 moved = not self._files.are_in_place
-                driver = await self._open_driver()
+                driver = self._driver
+                if moved or driver is None:
+                    driver = await self._open_driver()
                 if not moved:
                     outcomes = await self._in_thread(driver, lambda raw: self._commit(raw, work))
             except (sqlite3.Error, SQLAlchemyError, OSError) as error:
