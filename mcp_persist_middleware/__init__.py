@@ -1,5 +1,27 @@
 """Durable streams for the Model Context Protocol: a stream is a log, a client is a cursor, live
-is only a wake-up."""
+is only a wake-up.
+
+The way of a request: `middleware` guards and classifies, `dispatch` asks `relay/route` whose it is,
+`sessions/layer` has the application answer, `streams/pump` and `recorder` write its events to the
+log (`log/live`, `log/writer`, a store of `stores/`), and `streams/deliver` reads them to the client
+from a `log/cursor`, woken by `wakeups/`. What is above imports what is below and never the reverse.
+
+Where to change what:
+
+- a setting: settings/values.py, settings/arguments.py, its use, the table in README.md
+- a metric: telemetry.py, its use, README.md
+- how a cursor is parsed: protocol/event_id.py
+- a protocol revision: protocol/eras.py
+- priming: streams/deliver.py, protocol/sse.py, protocol/eras.py
+- how long things are kept: maintenance/retention.py, settings/values.py
+- a transport of wake-ups: wakeups/base.py, a file beside it, and the store that owns it
+- a codec: log/codecs/chain.py, a file beside it
+- a table or a column: stores/sql/migrations/__init__.py, stores/sql/schema.py
+- a database: stores/connect.py, stores/sql/log.py, a folder beside stores/sqlite/log.py
+- what is answered when a session is elsewhere: relay/route.py, relay/failures.py
+- an error answer: asgi/responses.py
+- a page for operators: health.py, ops/cli.py
+"""
 
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, PersistError, StoreError
 from mcp_persist_middleware.health import Health
