@@ -101,11 +101,11 @@ class Cursor:
         if self.position >= live.visible:
             if live.ended:
                 return Page([], ended=True)
+            comment = self._comment(live)
             answer = live.last_word if self._ahead is not None else None
             if answer is not None and self._ahead is not None and self._ahead():
                 self.position = answer.sequence
-                return Page([answer], ended=True)
-            comment = self._comment(live)
+                return Page([answer], ended=True, comment=comment)
             return Page([], comment=comment) if comment else None
         events = live.tail_after(self.position)
         if events is None:

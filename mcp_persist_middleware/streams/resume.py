@@ -192,6 +192,9 @@ async def _find(
                 stack.enter_context(context.newborn.waiting(caller.account))
             number += 1
             record = await context.newborn.look(stream, number, left)
+            if (live := context.writer.live.get(stream)) is not None:
+                # Whose a stream is that began early its writer knows before the store does.
+                record = live.record
     is_kept = record.expires_at is None or record.expires_at > context.log.now()
     return record if is_kept else None
 

@@ -332,6 +332,7 @@ async def test_a_body_over_the_cap_streams_through(store: str) -> None:
     async with persisted(Scripted(plain=plain), store, max_body_bytes=1024) as (port, persistence):
         session = await RawSession.open(port)
         live = (await persistence.context()).writer.live
+        await until(lambda: not live)
         response = await session.call("plain", pad="x" * 900)
         assert (response.status, len(live)) == (200, 0)
 
