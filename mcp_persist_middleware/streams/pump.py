@@ -130,7 +130,7 @@ class Exchange:
         # Cancelled before its first step it has resolved nothing.
         self._resolve(self._stream_opened)
         if self.stream is not None:
-            self.stream.on_readers = self.stream.on_lost = None
+            self.stream.on_readers = self.stream.on_lost = self.stream.on_taken = None
         self._context.drain.runners.discard(self)
         self._context.drain.changed.notify()
 

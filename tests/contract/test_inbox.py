@@ -317,15 +317,15 @@ async def test_what_was_run_and_cannot_be_answered_is_never_said_not_to_have_run
 
     async with home.open():
         with monkeypatch.context() as away:
-            away.setattr(home._desk, "_patience", 0.2)
+            away.setattr(home._server, "_patience", 0.2)
             away.setattr(log.inbox, "answer", fails)
             assert await log.inbox.put(lost, 10) is EnqueueResult.ENQUEUED
-            await until(lambda: home.running == ["run"] and not home._desk._running)
-            away.setattr(home._desk, "_patience", 60.0)
+            await until(lambda: home.running == ["run"] and not home._server._running)
+            away.setattr(home._server, "_patience", 60.0)
             away.setattr(log.inbox, "claim", fails)
             assert await log.inbox.put(later, 10) is EnqueueResult.ENQUEUED
             # A claim of which nothing was heard: what nobody runs is given back.
-            await until(lambda: home._desk._is_in_doubt)
+            await until(lambda: home._server._is_in_doubt)
         await until(lambda: home.running == ["run", "run"])
     status = await log.inbox.look(lost.name)
     assert status is not None

@@ -156,7 +156,7 @@ async def test_a_move_that_meets_a_request_takes_it_along(
         async def here(work):  # type: ignore[no-untyped-def]
             return await work(them)
 
-        inbox = type(log.inbox)(log, log._statements, here, lambda _: None)
+        inbox = type(log.inbox)(log, log._statements, here, log.wakeups)
         assert await inbox.put(sent, 10) is EnqueueResult.ENQUEUED
         move = asyncio.create_task(other.sessions.move(KEY, 1, "two"))
         await waits_for_a_lock(them)

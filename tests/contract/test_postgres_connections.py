@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 from mcp_persist_middleware.errors import (
     ConfigurationError,
     MissingDriverError,
+    SchemaRightsError,
     StoreError,
     StoreUnavailableError,
 )
@@ -162,7 +163,7 @@ async def test_a_user_who_may_make_no_tables_is_told_so_and_needs_none_that_are_
     async with somebody(store) as them:
         await them.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
         try:
-            with pytest.raises(StoreUnavailableError, match="Grant the user CREATE"):
+            with pytest.raises(SchemaRightsError, match="CREATE TABLE"):
                 await log_of(url).open("one")
             async with opened(log_of(store.url)):
                 pass

@@ -67,7 +67,7 @@ async def test_every_statement_of_a_batch_finds_its_rows_by_an_index(log: Sqlite
         sql.page,
         sql.expired,
         sql.forget,
-        sql.tombstone_key,
+        sql.remove_stream,
         sql.insert(1),
         sql.insert(8),
         sql.create,

@@ -19,7 +19,7 @@ from mcp_persist_middleware.model import (
     StreamRecord,
 )
 from mcp_persist_middleware.stores.sqlite import log as sqlite_log
-from mcp_persist_middleware.stores.sqlite.batch import Batch, Statements
+from mcp_persist_middleware.stores.sqlite.batch import SqliteBatch
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
 from mcp_persist_middleware.testing.contract.builders import (
@@ -82,7 +82,7 @@ async def test_a_stream_that_goes_on_while_retention_looks_for_others_is_not_rem
 
         def goes_on_first(*arguments: Any) -> Any:
             write = add(stream, epoch=2, takes_over=1, worker="two")
-            assert Batch(Statements(log.tables), [write])(outside) == [COMMITTED]
+            assert SqliteBatch(log._statements, [write])(outside) == [COMMITTED]
             return remove(*arguments)
 
         monkeypatch.setattr(log._reads, "_remove", goes_on_first)

@@ -142,7 +142,7 @@ async def _meanwhile(
         await asyncio.gather(*waiting)
     for what, (after, text) in told.answers.items():
         assert after < lease + _SLACK, (what, after)
-        expected = "slept" if what.startswith("letter") else "not run again"
+        expected = "slept" if what.startswith("relayed") else "not run again"
         assert expected in text, (what, text)
     assert not any(task.done() for task in queued)
     left = _rows(workers)

@@ -200,7 +200,7 @@ async def test_an_answer_that_was_told_does_not_end_a_stream_that_another_worker
         error = Event(2, 2, EventKind.RESPONSE, sse.event(b'{"id":2,"error":{"code":-1}}'))
         ending = Ending(StreamState.FAILED, 2, time.time(), time.time() + 60)
         entry = StreamWrite(stream.record.id, 2, takes_over=1, events=(error,), ending=ending)
-        assert await SqliteLog.append(context.log, [entry]) == [Outcome.COMMITTED]  # type: ignore[arg-type]
+        assert await SqliteLog.append(context.log.inner, [entry]) == [Outcome.COMMITTED]  # type: ignore[arg-type]
         gated.gate.set()
         await until(lambda: not context.writer.live)
         (again,) = await (await session.get(first.id)).take(1)

@@ -17,7 +17,7 @@ from tests.support.sse_client import Response
 SECRET = "for ann alone"
 
 
-class RelayServer(Scripted):
+class Newsdesk(Scripted):
     """One event stream for each session, which says a secret when it is told to; every other GET
     of a session is answered with 409, as the SDK does. Refuses whom it is told to refuse."""
 
@@ -44,17 +44,17 @@ class RelayServer(Scripted):
 
 
 @asynccontextmanager
-async def two_workers(store: str) -> AsyncIterator[tuple[list[RelayServer], list[int]]]:
+async def two_workers(store: str) -> AsyncIterator[tuple[list[Newsdesk], list[int]]]:
     """Two workers on one store: settings that differ in one value make a worker of its own."""
-    desks = [RelayServer(), RelayServer()]
+    desks = [Newsdesk(), Newsdesk()]
     apps: list[Any] = [
         PersistMiddleware(
-            AuthenticationMiddleware(relay_server, backend=Tokens()),
+            AuthenticationMiddleware(newsdesk, backend=Tokens()),
             url=store,
             retry_ms=1000 + number,
             drain_seconds=0.1,
         )
-        for number, relay_server in enumerate(desks)
+        for number, newsdesk in enumerate(desks)
     ]
     async with serving(apps[0]) as one, serving(apps[1]) as two:
         yield desks, [one, two]
@@ -103,8 +103,8 @@ async def test_an_owner_whom_the_application_refuses_now_does_not_join_it_either
     async with two_workers(store) as (desks, ports):
         ann = await RawSession.open(ports[0], extra={"authorization": "Bearer app.ann.1"})
         mine = await ann.get()
-        for relay_server in desks:
-            relay_server.refused = "ann.2"
+        for newsdesk in desks:
+            newsdesk.refused = "ann.2"
         ann.port = ports[worker]
         ann.extra = {"authorization": "Bearer app.ann.2"}
         refused = await ann.get()

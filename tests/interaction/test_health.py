@@ -17,11 +17,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
-from tests.support.memory_log import MemoryLog
-from tests.support.memory_parts import Shelf
 
 from mcp_persist_middleware import Persistence, PersistMiddleware, with_persistence
 from mcp_persist_middleware.ops.proxy import Options, proxy_app
+from mcp_persist_middleware.testing import MemoryLog, Shelf
 from tests.interaction.test_bare import without_lifespan
 from tests.interaction.test_lifespan import two
 from tests.interaction.test_with_persistence import fast, sdk
@@ -205,7 +204,7 @@ async def test_a_store_is_asked_once_however_many_ask_and_a_custom_one_needs_not
     async with serving(app) as port:
         found = await asyncio.gather(*(asked(port) for _ in range(100)))
         assert {status for status, _ in found} == {200}
-        assert found[0][1]["store"] == "memory"
+        assert found[0][1]["store"] == "Counting"
         assert pings == 1
         monkeypatch.setattr(Counting, "check", None)
         monkeypatch.setattr("mcp_persist_middleware.health._FRESH", 0)

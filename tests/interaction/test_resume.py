@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.contract.builders import direct
 
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.model import StreamRecord
@@ -20,6 +19,7 @@ from mcp_persist_middleware.protocol import event_id
 from mcp_persist_middleware.protocol.event_id import EventIds, StreamKind
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from mcp_persist_middleware.streams.pump import Exchange
+from tests.contract.sqlite import direct
 from tests.support.processes import mcp_server, running
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession

@@ -62,7 +62,7 @@ class ReadStatements:
             try:
                 async with driver.transaction():
                     gone = await driver.fetch(self._sql.forget, [stream], max_events)
-                    buried = await driver.fetch(self._sql.tombstone_key, [stream])
+                    buried = await driver.fetch(self._sql.remove_streams, [stream])
             except _DAMAGE:
                 await driver.execute(self._sql.abandon, stream)
                 note_damage("events of a stream that has expired")
@@ -81,7 +81,7 @@ class ReadStatements:
             names = {row[0]: unescape(row[1]) for row in found}
             # Each statement sees what was committed before the streams were locked.
             gone = await driver.fetch(self._sql.forget, list(names), max_events)
-            buried = await driver.fetch(self._sql.tombstone_key, list(names))
+            buried = await driver.fetch(self._sql.remove_streams, list(names))
         parts = [(names[id_], Removed(0, count)) for id_, count in gone]
         parts += [(names[id_], Removed(1, 0)) for (id_,) in buried]
         full = sum(count for _, count in gone) >= max_events

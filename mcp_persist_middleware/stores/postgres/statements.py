@@ -155,13 +155,15 @@ class PostgresStatements(Statements):
         SELECT stream, count(*) FROM gone GROUP BY stream
     """)
 
-    tombstone_key = Sql("""
+    # One that goes on since it was found is not removed.
+    remove_streams = Sql("""
         DELETE FROM {stream} AS s
-        WHERE s.id = ANY ($1) AND NOT EXISTS (SELECT 1 FROM {event} AS e WHERE e.stream = s.id)
+        WHERE s.id = ANY ($1) AND s.expires_at IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM {event} AS e WHERE e.stream = s.id)
         RETURNING s.id
     """)
 
-    abandon = Sql("DELETE FROM {stream} WHERE id = $1")
+    abandon = Sql("DELETE FROM {stream} WHERE id = $1 AND expires_at IS NOT NULL")
 
     find_session = Sql("""
         SELECT {session_columns} FROM {session} WHERE namespace = $1 AND path = $2 AND id = $3
