@@ -129,8 +129,10 @@ async def test_a_resume_is_a_span_that_links_to_the_request_it_goes_on_with(
 async def test_the_instruments_count_what_has_happened(
     tmp_store: str, telemetry: Telemetry
 ) -> None:
-    async with persisted(Scripted(two=two), tmp_store) as (port, _):
+    async with persisted(Scripted(two=two), tmp_store) as (port, persistence):
         session = await RawSession.open(port)
+        live = (await persistence.context()).writer.live
+        await until(lambda: not live)
         events = telemetry.counted("events")
         frames = await (await session.call("two")).take(2)
         await until(lambda: telemetry.counted("events") - events == 2)
