@@ -65,7 +65,8 @@ class RequestRewriter:
         async def answer(message: Message) -> None:
             changed = await self._outward(message, send)
             if changed is not None:
-                await self._send_begun(send)
+                if self._begun is not None:
+                    await self._send_begun(send)
                 await send(changed)
 
         await self._app(scope, self._request.receive, answer)
