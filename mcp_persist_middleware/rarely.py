@@ -10,7 +10,7 @@ _SECONDS = 5.0
 
 
 @dataclass(slots=True)
-class _Line:
+class _Repeats:
     at: float
     """When it was last told."""
     left_out: int = 0
@@ -30,7 +30,7 @@ class Rarely(logging.Filter):
     def __init__(self, seconds: float = _SECONDS) -> None:
         super().__init__()
         self._seconds = seconds
-        self._told: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Line]] = (
+        self._told: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Repeats]] = (
             WeakKeyDictionary()
         )
 
@@ -45,7 +45,7 @@ class Rarely(logging.Filter):
         lines = self._told.setdefault(loop, {})
         line = lines.get(text)
         if line is None or now - line.at >= self._seconds:
-            lines[text] = _Line(now)
+            lines[text] = _Repeats(now)
             if line is not None and line.left_out:
                 record.msg = f"{text} ({line.left_out} more like it before)"
             return True
@@ -58,7 +58,7 @@ class Rarely(logging.Filter):
         line.latest = record
         return False
 
-    def _follow(self, line: _Line) -> None:
+    def _follow(self, line: _Repeats) -> None:
         record, line.latest, line.at = line.latest, None, -self._seconds
         if record is not None:
             logging.getLogger(record.name).handle(record)

@@ -209,7 +209,7 @@ class Runtime:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Registry:
+class _Runtimes:
     """Runtimes by event loop: the one piece of process-wide state, so that mounts find each
     other. Each goes with its event loop, or, where that was closed around it, when the next one
     comes."""
@@ -219,7 +219,7 @@ class _Registry:
     )
 
 
-_REGISTRY = _Registry()
+_REGISTRY = _Runtimes()
 
 
 def find(settings: Settings) -> Runtime | None:

@@ -32,7 +32,7 @@ _SETTLE = 0.5
 
 
 @dataclass(slots=True)
-class Row:
+class CutRow:
     """What one client sees of one server."""
 
     client: str
@@ -66,7 +66,7 @@ class Row:
 async def play(console: Console, directory: Path, calls: int) -> bool:
     """Play the act; whether nothing was lost or doubled with the middleware."""
     rows = [
-        Row(client, persisted, calls)
+        CutRow(client, persisted, calls)
         for persisted in (False, True)
         for client in ("mcp.Client", "ClientSession")
     ]
@@ -86,7 +86,7 @@ async def play(console: Console, directory: Path, calls: int) -> bool:
     return all(row.whole for row in rows if row.persisted)
 
 
-async def _run(rows: list[Row], directory: Path) -> None:
+async def _run(rows: list[CutRow], directory: Path) -> None:
     url = f"sqlite+aiosqlite:///{(directory / 'cut.db').as_posix()}"
     async with running(Server()) as bare, running(Server(url, RETRY_MS)) as persisted:
         ports = {False: bare.port, True: persisted.port}
@@ -97,7 +97,7 @@ def _cut_calls(request: ProxiedRequest) -> Plan | None:
     return Plan(cut=Cut(events=1)) if request.rpc_method == "tools/call" else None
 
 
-async def _row(row: Row, port: int) -> None:
+async def _row(row: CutRow, port: int) -> None:
     async with FaultProxy(port, _cut_calls) as proxy:
         row.proxy = proxy
         url = f"http://127.0.0.1:{proxy.port}/mcp"
@@ -110,7 +110,7 @@ async def _row(row: Row, port: int) -> None:
             row.error = f"{type(error).__name__}: {error}"
 
 
-async def _call(row: Row, call_tool: CallTool, gate: asyncio.Semaphore) -> None:
+async def _call(row: CutRow, call_tool: CallTool, gate: asyncio.Semaphore) -> None:
     """One tool call, counted as it happens; what it lost is known when it has ended."""
     seen: Counter[float] = Counter()
     complete = asyncio.Event()
@@ -136,7 +136,7 @@ async def _call(row: Row, call_tool: CallTool, gate: asyncio.Semaphore) -> None:
         row.done += 1
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[CutRow]) -> Table:
     table = Table("middleware, client", title="What the client sees")
     for name in ("calls", "cut", "progress", "lost", "doubled", "results"):
         table.add_column(name, justify="right")

@@ -22,7 +22,7 @@ _INTERRUPTED = "Interrupted"
 
 
 @dataclass(slots=True)
-class Row:
+class KillRow:
     """What the client sees of one server."""
 
     persisted: bool
@@ -43,7 +43,7 @@ async def play(console: Console, directory: Path) -> bool:
         "server is killed (SIGKILL) and started again; then the same object calls again.",
         highlight=False,
     )
-    rows = [Row(persisted=False), Row(persisted=True)]
+    rows = [KillRow(persisted=False), KillRow(persisted=True)]
     await asyncio.gather(*(_row(row, directory) for row in rows))
     table = Table("middleware", "progress before", "the killed call", "the next call")
     for row in rows:
@@ -54,7 +54,7 @@ async def play(console: Console, directory: Path) -> bool:
     return all(row.whole for row in rows if row.persisted)
 
 
-async def _row(row: Row, directory: Path) -> None:
+async def _row(row: KillRow, directory: Path) -> None:
     url = f"sqlite+aiosqlite:///{(directory / 'kill.db').as_posix()}" if row.persisted else ""
     async with running(Server(url)) as server, FaultProxy(server.port) as proxy:
         try:
@@ -64,7 +64,7 @@ async def _row(row: Row, directory: Path) -> None:
             row.following = row.following or str(errors.exceptions[0])
 
 
-async def _story(row: Row, server: Server, proxy: FaultProxy, call_tool: CallTool) -> None:
+async def _story(row: KillRow, server: Server, proxy: FaultProxy, call_tool: CallTool) -> None:
     seen: list[int] = []
     enough = asyncio.Event()
 

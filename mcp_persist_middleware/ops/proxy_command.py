@@ -96,10 +96,10 @@ def application() -> Any:
     Raises:
         ConfigurationError: an argument is wrong.
     """
-    from mcp_persist_middleware.ops.proxy import Options, proxy_app
+    from mcp_persist_middleware.ops.proxy import UpstreamOptions, proxy_app
 
     given = json.loads(os.environ[_ARGUMENTS])
-    options = Options(
+    options = UpstreamOptions(
         **{name: given[name] for name in _PLAIN},
         headers=_headers(given["header_file"]),
         tls=_tls(given["ca_file"], given["client_cert"], given["client_key"]),

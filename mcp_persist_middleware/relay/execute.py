@@ -28,7 +28,7 @@ _CANCELLED = b"notifications/cancelled"
 Dispatch = Callable[[RequestEnvelope, Receive], Awaitable[Reply]]
 
 
-class LocalSession(Protocol):
+class HeldSession(Protocol):
     """A session that is held here."""
 
     @property
@@ -47,7 +47,7 @@ class LocalSession(Protocol):
 class LocalSessions(Protocol):
     """All of them."""
 
-    def held(self, key: SessionKey, /) -> LocalSession | None:
+    def held(self, key: SessionKey, /) -> HeldSession | None:
         """The session, if it is held here."""
 
     async def find(self, key: SessionKey, /) -> SessionRecord | None:
@@ -65,7 +65,7 @@ class Executor:
         self._worker = worker
         self._seconds = seconds
 
-    def session(self, request: RelayRequest) -> LocalSession | None:
+    def session(self, request: RelayRequest) -> HeldSession | None:
         """The session of a request, if it may run in it."""
         return None if request.not_executable else self._sessions.held(request.key)
 

@@ -8,7 +8,7 @@ from mcp_persist_middleware.protocol import headers, jsonrpc
 from mcp_persist_middleware.sessions.initialize import MAX_GREETING, InitializeResult
 from mcp_persist_middleware.sessions.local import LocalSession, Site
 from mcp_persist_middleware.sessions.registry import Registry
-from mcp_persist_middleware.sessions.revive import Callers
+from mcp_persist_middleware.sessions.revive import AsksCallers
 
 _ID = headers.SESSION_ID
 
@@ -24,7 +24,7 @@ class Beginning:
     def __init__(
         self,
         registry: Registry,
-        callers: Callers,
+        callers: AsksCallers,
         site: Site,
         scope: Scope,
         request: Repeatable,

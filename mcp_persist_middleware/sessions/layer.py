@@ -15,7 +15,7 @@ from mcp_persist_middleware.sessions.beginning import Beginning
 from mcp_persist_middleware.sessions.forgotten import Said, asked, made_up, unknown
 from mcp_persist_middleware.sessions.local import LocalSession, Site
 from mcp_persist_middleware.sessions.registry import Registry
-from mcp_persist_middleware.sessions.revive import Callers, count_refused, revive
+from mcp_persist_middleware.sessions.revive import AsksCallers, count_refused, revive
 from mcp_persist_middleware.sessions.rewrite import RequestRewriter
 
 logger = rarely.logger(__name__)
@@ -45,7 +45,7 @@ class SessionLayer:
 
     app: ASGIApp
     registry: Registry
-    callers: Callers
+    callers: AsksCallers
     site: Site
     """Runs requests of other workers for the sessions that begin or come back here."""
     revived: Callable[[SessionRecord, Scope], Awaitable[None]]

@@ -19,7 +19,7 @@ from mcp_persist_middleware.sessions.registry import Registry
 logger = rarely.logger(__name__)
 
 
-class Callers(Protocol):
+class AsksCallers(Protocol):
     """Tells callers apart."""
 
     def principal(self, asked: Scope) -> str:
@@ -35,7 +35,7 @@ async def revive(
     app: ASGIApp,
     scope: Scope,
     record: SessionRecord,
-    callers: Callers,
+    callers: AsksCallers,
     unknown: Said | None = None,
 ) -> LocalSession | asgi.Answer | None:
     """Make the application's session anew; with the credentials of `scope`. With `unknown`, what

@@ -48,7 +48,7 @@ async def deliver(
 ) -> None:
     """The first delivery of a stream that is written here."""
     stream, era = opened.stream, running.request.era
-    record, reader = stream.record, _Reader(stream, client)
+    record, reader = stream.record, _FirstReader(stream, client)
     try:
         delivery = Delivery(
             context,
@@ -75,7 +75,7 @@ async def deliver(
         reader.leave()
 
 
-class _Reader:
+class _FirstReader:
     """The client as a reader of its stream, until it leaves; then it may still take something."""
 
     def __init__(self, stream: LiveStream, client: Client) -> None:

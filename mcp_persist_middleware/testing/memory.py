@@ -60,7 +60,7 @@ class MemoryRecords(Records):
         return [each for each in found if each[0].startswith(prefix) and each[0] > after][:limit]
 
 
-class _FencedError(Exception):
+class _LostError(Exception):
     pass
 
 
@@ -85,12 +85,12 @@ class MemoryLog(RecordLog):
             return Outcome.COMMITTED
         try:
             self._apply(entry)
-        except (_FencedError, ValueError) as error:
+        except (_LostError, ValueError) as error:
             streams.pop(entry.id, None)
             if before[0] is not None:
                 streams[entry.id] = before[0]
             events[entry.id] = before[1]
-            return Outcome.FENCED if isinstance(error, _FencedError) else Outcome.REJECTED
+            return Outcome.FENCED if isinstance(error, _LostError) else Outcome.REJECTED
         return Outcome.COMMITTED
 
     def _apply(self, entry: StreamWrite) -> None:
@@ -103,7 +103,7 @@ class MemoryLog(RecordLog):
         if entry.takes_over is not None:
             record = self._held(_reopened(record), entry.takes_over)
             if any(number > entry.known for number in self._shelf.events.get(entry.id, {})):
-                raise _FencedError
+                raise _LostError
             record = replace(record, epoch=entry.epoch, worker=entry.worker or record.worker)
         record = self._held(record, entry.epoch)
         rows = self._shelf.events.setdefault(entry.id, {})
@@ -131,7 +131,7 @@ class MemoryLog(RecordLog):
     @staticmethod
     def _held(record: StreamRecord | None, epoch: int) -> StreamRecord:
         if record is None or record.epoch != epoch or record.state is not StreamState.OPEN:
-            raise _FencedError
+            raise _LostError
         return record
 
     def _is_there(self, entry: StreamWrite) -> bool:

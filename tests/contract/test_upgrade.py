@@ -23,7 +23,7 @@ from mcp_persist_middleware.model import EventKind, SessionKey
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores import connect
 from mcp_persist_middleware.stores.sql import migrations, schema
-from mcp_persist_middleware.stores.sql.migrations import Step
+from mcp_persist_middleware.stores.sql.migrations import Migration
 from mcp_persist_middleware.testing.contract.builders import ALL, COMMITTED, add, events
 from tests.contract.postgres import somebody
 from tests.support import stores
@@ -176,11 +176,11 @@ asyncio.run(main())
 
 TOGETHER = """
 import time
-plain = migrations.Step.statements
+plain = migrations.Migration.statements
 def statements(*given):
     time.sleep(0.2)
     return plain(*given)
-migrations.Step.statements = statements
+migrations.Migration.statements = statements
 print("ready", flush=True)
 sys.stdin.readline()
 """
@@ -264,16 +264,16 @@ async def test_a_worker_of_the_commit_before_goes_on_beside_this_one(store: Stor
 
 
 @pytest.fixture
-def breaking(monkeypatch: pytest.MonkeyPatch) -> Step:
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Migration:
     """A next step, which takes something away from workers of today."""
-    step = Step(99, "breaks", compatible_from=99)
+    step = Migration(99, "breaks", compatible_from=99)
     monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, step))
 
-    def statements(self: Step, dialect: str, prefix: str) -> Sequence[str]:
+    def statements(self: Migration, dialect: str, prefix: str) -> Sequence[str]:
         return [f'DROP TABLE "{prefix}inbox"'] if self is step else plain(self, dialect, prefix)
 
-    plain = Step.statements
-    monkeypatch.setattr(Step, "statements", statements)
+    plain = Migration.statements
+    monkeypatch.setattr(Migration, "statements", statements)
     return step
 
 

@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from mcp_persist_middleware import Persistence, PersistMiddleware, with_persistence
-from mcp_persist_middleware.ops.proxy import Options, proxy_app
+from mcp_persist_middleware.ops.proxy import UpstreamOptions, proxy_app
 from mcp_persist_middleware.testing import MemoryLog, Shelf
 from tests.interaction.test_bare import without_lifespan
 from tests.interaction.test_lifespan import two
@@ -278,7 +278,7 @@ async def test_below_a_mount_the_path_counts_from_there(tmp_store: str) -> None:
 async def test_a_proxy_says_what_its_circuit_is_and_lives_without_its_upstream(
     tmp_store: str,
 ) -> None:
-    options = Options(connect_timeout=0.01)
+    options = UpstreamOptions(connect_timeout=0.01)
     upstream = ("http://127.0.0.1:1/mcp", tmp_store)
     app = proxy_app(*upstream, options=options)
     async with serving(app) as port:

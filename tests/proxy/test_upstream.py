@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware import ConfigurationError
-from mcp_persist_middleware.ops.proxy import Options, Upstream
+from mcp_persist_middleware.ops.proxy import Upstream, UpstreamOptions
 from mcp_persist_middleware.ops.proxy.breaker import State
 from tests.proxy.wired import Wired, wired
 from tests.support.scripted import serving, until
@@ -49,7 +49,7 @@ OF_THE_CONNECTION = ("date", "server", "connection", "transfer-encoding")
 async def proxied(answer: Any, **options: Any) -> AsyncIterator[tuple[int, Wired, Upstream]]:
     """A proxy in front of a server of bytes; its port."""
     async with wired(answer) as server:
-        upstream = Upstream(f"http://127.0.0.1:{server.port}/mcp", Options(**options))
+        upstream = Upstream(f"http://127.0.0.1:{server.port}/mcp", UpstreamOptions(**options))
         async with serving(upstream) as port:
             yield port, server, upstream
 
@@ -226,7 +226,7 @@ def free_port() -> int:
 
 async def test_a_connection_is_tried_until_the_upstream_is_back() -> None:
     port_there = free_port()
-    upstream = Upstream(f"http://127.0.0.1:{port_there}/mcp", Options(connect_timeout=5))
+    upstream = Upstream(f"http://127.0.0.1:{port_there}/mcp", UpstreamOptions(connect_timeout=5))
     async with serving(upstream) as port:
         asking = asyncio.create_task(request(port, "POST", "/mcp", body=b"{}"))
         await until(lambda: upstream.running == 1)
@@ -237,7 +237,7 @@ async def test_a_connection_is_tried_until_the_upstream_is_back() -> None:
 
 async def test_an_upstream_that_stays_away_is_soon_refused_at_once_and_then_tried_again() -> None:
     port_there = free_port()
-    upstream = Upstream(f"http://127.0.0.1:{port_there}/mcp", Options(connect_timeout=0.1))
+    upstream = Upstream(f"http://127.0.0.1:{port_there}/mcp", UpstreamOptions(connect_timeout=0.1))
     async with serving(upstream) as port:
         statuses = [(await request(port, "POST", "/mcp")).status for _ in range(7)]
         assert statuses == [502] * 5 + [503] * 2

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from mcp_persist_middleware import Persistence, PersistMiddleware, Settings, with_persistence
 from mcp_persist_middleware.errors import ConfigurationError
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.ops.proxy import Options
+from mcp_persist_middleware.ops.proxy import UpstreamOptions
 from mcp_persist_middleware.stores import connect
 from mcp_persist_middleware.stores.postgres import engine
 from mcp_persist_middleware.stores.postgres.log import PostgresLog
@@ -157,4 +157,4 @@ def test_what_an_object_says_of_itself_names_the_settings_and_no_secret(tmp_stor
     assert repr(app) == f"PersistMiddleware(<Starlette>, Persistence(url={tmp_store!r}, tll=…))"
     log = connect.make_log(Settings.load({"url": tmp_store}, {}))
     assert repr(log) == f"<SqliteLog {tmp_store}>"
-    assert "hunter2" not in repr(Options(headers=(("authorization", "hunter2"),)))
+    assert "hunter2" not in repr(UpstreamOptions(headers=(("authorization", "hunter2"),)))

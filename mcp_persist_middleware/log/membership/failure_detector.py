@@ -8,7 +8,7 @@ from mcp_persist_middleware.model import Beat, WorkerState
 
 
 @dataclass(slots=True)
-class _Watch:
+class _Observed:
     counter: int
     since: float
     """When this counter had been read for the first time."""
@@ -31,7 +31,7 @@ class FailureDetector:
         self._lease = lease
         self._clock = clock
         self._looked = clock()
-        self._watched: dict[str, _Watch] = {}
+        self._watched: dict[str, _Observed] = {}
         self.beats: Mapping[str, Beat] = {}
         """All workers at the last look."""
 
@@ -49,7 +49,7 @@ class FailureDetector:
         for worker, beat in beats.items():
             watch = before.get(worker)
             if watch is None or watch.counter != beat.counter:
-                watch = _Watch(beat.counter, now, began)
+                watch = _Observed(beat.counter, now, began)
             watch.until = began
             self._watched[worker] = watch
         self.beats = beats

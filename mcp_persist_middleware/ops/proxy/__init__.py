@@ -6,18 +6,18 @@ from typing import Unpack
 from mcp_persist_middleware import health
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.middleware import PersistMiddleware
-from mcp_persist_middleware.ops.proxy.upstream import Options, Upstream
+from mcp_persist_middleware.ops.proxy.upstream import Upstream, UpstreamOptions
 from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.settings import SettingsArguments, is_given
 
-__all__ = ["Options", "Upstream", "proxy_app"]
+__all__ = ["Upstream", "UpstreamOptions", "proxy_app"]
 
 
 def proxy_app(
     upstream: str,
     url: str | None = None,
     *,
-    options: Options | None = None,
+    options: UpstreamOptions | None = None,
     log: MakeLog | None = None,
     persistence: Persistence | None = None,
     **settings: Unpack[SettingsArguments],

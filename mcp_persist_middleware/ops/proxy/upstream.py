@@ -36,7 +36,7 @@ _JSONRPC_ERROR = -32000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class UpstreamOptions:
     """How an upstream is spoken to. Times are seconds; None waits for as long as it takes."""
 
     connect_timeout: float = 5.0
@@ -68,8 +68,8 @@ class Upstream:
         ConfigurationError: the URL is none of these.
     """
 
-    def __init__(self, url: str, options: Options | None = None) -> None:
-        self.options = options or Options()
+    def __init__(self, url: str, options: UpstreamOptions | None = None) -> None:
+        self.options = options or UpstreamOptions()
         self.origin, self.path, self._socket = _split(url)
         self.breaker = CircuitBreaker()
         self._given = [(n.lower().encode(), v.encode("latin-1")) for n, v in self.options.headers]

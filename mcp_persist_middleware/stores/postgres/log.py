@@ -16,7 +16,7 @@ from mcp_persist_middleware.stores.postgres import engine as postgres_engine
 from mcp_persist_middleware.stores.postgres import hosts
 from mcp_persist_middleware.stores.postgres.batch import PostgresBatch
 from mcp_persist_middleware.stores.postgres.inbox import PostgresInbox, PostgresSessions
-from mcp_persist_middleware.stores.postgres.read import ReadStatements
+from mcp_persist_middleware.stores.postgres.read import PostgresReads
 from mcp_persist_middleware.stores.postgres.statements import PostgresStatements
 from mcp_persist_middleware.stores.postgres.writers import WRITERS, WriteConnections
 from mcp_persist_middleware.stores.sql.log import SqlLog
@@ -54,7 +54,7 @@ class PostgresLog(SqlLog):
         self._plan = None if engine is not None else postgres_engine.plan(url, self._timeout)
         self._writers = WriteConnections(self._connect_raw)
         self._statements = PostgresStatements(self.tables)
-        self._reads = ReadStatements(self._statements)
+        self._reads = PostgresReads(self._statements)
         self._wakeups = Notifications(prefix + "wake", self._connect_raw, self._timeout)
         self._sessions = PostgresSessions(self, self._statements, self.raw, self._wakeups)
         self._inbox = PostgresInbox(self, self._statements, self.raw, self._wakeups)

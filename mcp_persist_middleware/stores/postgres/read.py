@@ -25,7 +25,7 @@ _BY_INDEX = (
 )
 
 
-class ReadStatements:
+class PostgresReads:
     """Runs the statements on the driver's connection."""
 
     def __init__(self, statements: PostgresStatements) -> None:

@@ -14,7 +14,7 @@ from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import SchemaInUseError, SchemaRightsError, SchemaVersionError
 from mcp_persist_middleware.model import WorkerState
 from mcp_persist_middleware.stores.sql import migrations
-from mcp_persist_middleware.stores.sql.migrations import Schema, Step
+from mcp_persist_middleware.stores.sql.migrations import Migration, Schema
 from mcp_persist_middleware.stores.sql.rows import reading
 from mcp_persist_middleware.stores.sql.schema import Tables, quoted
 
@@ -45,7 +45,7 @@ class Upgrade:
             return None
         return {row.name: row.value for row in await connection.execute(select(table))}
 
-    async def next(self, connection: AsyncConnection) -> Step | None:
+    async def next(self, connection: AsyncConnection) -> Migration | None:
         """The step that the store lacks, in the transaction that is to take it.
 
         Raises:
@@ -64,7 +64,7 @@ class Upgrade:
             logger.info("The store %s has a newer schema, beside which this goes on", self._name)
         return next(iter(migrations.pending(found)), None)
 
-    async def take(self, connection: AsyncConnection, step: Step, now: float) -> None:
+    async def take(self, connection: AsyncConnection, step: Migration, now: float) -> None:
         """Take a step, in a transaction that nobody else is in.
 
         Raises:
@@ -104,7 +104,7 @@ class Upgrade:
         with reading(self._name, "schema version"):
             return Schema.of(meta)
 
-    async def _check_left(self, connection: AsyncConnection, step: Step, now: float) -> None:
+    async def _check_left(self, connection: AsyncConnection, step: Migration, now: float) -> None:
         c = self._tables.worker.c
         behind = select(func.count()).where(
             func.coalesce(c.schema, 1) < step.compatible_from,

@@ -35,7 +35,7 @@ from mcp_persist_middleware.stores.sqlite.batch import SqliteBatch
 from mcp_persist_middleware.stores.sqlite.drivers import Drivers
 from mcp_persist_middleware.stores.sqlite.files import Files
 from mcp_persist_middleware.stores.sqlite.inbox import SqliteInbox, SqliteSessions
-from mcp_persist_middleware.stores.sqlite.read import ReadStatements
+from mcp_persist_middleware.stores.sqlite.read import SqliteReads
 from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
 from mcp_persist_middleware.wakeups.base import Wakeups
@@ -91,7 +91,7 @@ class SqliteLog(SqlLog):
         self._files = Files(self._path)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._statements = SqliteStatements(self.tables)
-        self._reads = ReadStatements(self._statements, self.tables.stream.c.keys())
+        self._reads = SqliteReads(self._statements, self.tables.stream.c.keys())
         self._sessions = SqliteSessions(self, self._statements, self.in_thread)
         self._inbox = SqliteInbox(self, self._statements, self.in_thread)
         self._locks = WorkerLocks(self._path)

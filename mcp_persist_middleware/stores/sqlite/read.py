@@ -20,7 +20,7 @@ _LEAST_STREAMS = 50
 _VACUUM_PAGES = 256
 
 
-class ReadStatements:
+class SqliteReads:
     """Runs the statements in the driver's thread."""
 
     def __init__(self, statements: SqliteStatements, columns: Sequence[str]) -> None:

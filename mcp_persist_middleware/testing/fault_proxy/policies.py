@@ -25,7 +25,7 @@ def cut_calls(cut: Callable[[], Cut]) -> Policy:
 
 
 @dataclass(slots=True)
-class _Call:
+class _CutCall:
     """A call's cuts so far, and how many more events pass until the next."""
 
     cuts: int
@@ -44,12 +44,12 @@ class RandomCuts:
         self._random = random.Random(seed)  # noqa: S311
         self._cuts = cuts
         self._most = max(1, events // cuts)
-        self._calls: dict[ProxiedRequest | str, _Call] = {}
+        self._calls: dict[ProxiedRequest | str, _CutCall] = {}
 
     def __call__(self, request: ProxiedRequest) -> Plan | None:
         """The plan for one request."""
         if request.rpc_method == "tools/call":
-            call = _Call(0, self._random.randrange(self._most))
+            call = _CutCall(0, self._random.randrange(self._most))
         else:
             known = self._calls.get(request.headers.get("last-event-id", ""))
             if known is None or known.cuts >= self._cuts:

@@ -18,7 +18,7 @@ _END = ";\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Migration:
     """What makes schema `number` of the one before it."""
 
     number: int
@@ -36,8 +36,8 @@ class Step:
 
 
 STEPS = (
-    Step(1, "tables"),
-    Step(2, "worker_schema"),
+    Migration(1, "tables"),
+    Migration(2, "worker_schema"),
 )
 NEWEST = STEPS[-1].number
 
@@ -67,12 +67,12 @@ class Schema(NamedTuple):
 EMPTY = Schema(0, 0, "")
 
 
-def pending(found: Schema) -> Sequence[Step]:
+def pending(found: Schema) -> Sequence[Migration]:
     """The steps that a store lacks."""
     return [step for step in STEPS if step.number > found.number]
 
 
-def record(step: Step, dialect: str, prefix: str) -> str:
+def record(step: Migration, dialect: str, prefix: str) -> str:
     """The statement that ends a step: the store says what it is now."""
     told = {
         "version": str(step.compatible_from),
