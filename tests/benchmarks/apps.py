@@ -201,7 +201,13 @@ def build(name: str, role: str) -> App:
 def main() -> None:
     name, role, loop, parser, descriptor = sys.argv[1:]
     config = uvicorn.Config(
-        build(name, role), loop=loop, http=parser, log_level="warning", access_log=False
+        build(name, role),
+        loop=loop,
+        http=parser,
+        log_level="warning",
+        access_log=False,
+        # Of many clients the first waits for the last.
+        timeout_keep_alive=600,
     )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(descriptor))])
 

@@ -39,8 +39,7 @@ class Plan:
 
         The first round warms caches and the interpreter, and is thrown away.
         """
-        everybody = await self.servers.of(app, [BARE, *self.contenders])
-        running = [each for each in everybody if peers or each.contender.role is not Role.PEER]
+        running = await self.servers.of(app, [BARE, *(self.contenders if peers else self.ours)])
         taken: dict[Contender, list[T]] = {server.contender: [] for server in running}
         for number in range(self.rounds + 1):
             for server in running if number % 2 else reversed(running):

@@ -73,15 +73,16 @@ class Servers:
         self._fixture = fixture
         self._loop = loop
         self._competitor = competitor
-        self._kept: dict[str, list[Server]] = {}
+        self._kept: dict[tuple[str, str], Server] = {}
         self._stack = AsyncExitStack()
 
     async def of(self, app: str, contenders: list[Contender]) -> list[Server]:
         """A server of `app` for each contender, the same for every measure of a run."""
-        if app not in self._kept:
-            started = [self.one(app, contender) for contender in contenders]
-            self._kept[app] = [await self._stack.enter_async_context(each) for each in started]
-        return self._kept[app]
+        for contender in contenders:
+            if (app, contender.name) not in self._kept:
+                server = await self._stack.enter_async_context(self.one(app, contender))
+                self._kept[app, contender.name] = server
+        return [self._kept[app, contender.name] for contender in contenders]
 
     async def aclose(self) -> None:
         """End those that were kept."""
