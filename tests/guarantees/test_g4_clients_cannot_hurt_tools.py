@@ -256,11 +256,13 @@ async def test_readers_of_one_large_event_that_read_nothing_share_it(store: str)
 
 
 async def test_a_keep_alive_never_lands_within_a_large_event(store: str) -> None:
-    size = 16 << 20
+    size, pinged = 16 << 20, asyncio.Event()
 
     async def large(call: Call) -> None:
         await call.head()
         await call.progress(1, "x" * size)
+        # The keep-alive that became due while the event was on its way comes behind it.
+        await pinged.wait()
         await call.result()
 
     async with persisted(Scripted(large=large), store, ping_seconds=0.05) as (port, _):
@@ -274,6 +276,8 @@ async def test_a_keep_alive_never_lands_within_a_large_event(store: str) -> None
                     # Several times as long as the pause between two keep-alives.
                     await asyncio.sleep(0.1)
                 body += piece
+                if len(body) > size and b": ping" in body[size:]:
+                    pinged.set()
         frames = [parse_frame(bytes(raw)) for raw in body.split(b"\r\n\r\n") if raw]
         # The priming event, the large one, the answer.
         messages = [frame.message for frame in frames if frame.data is not None]
