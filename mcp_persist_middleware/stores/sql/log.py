@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, ColumnElement, func, insert, select, update
+from sqlalchemy import URL, ColumnElement, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
@@ -17,7 +17,7 @@ from mcp_persist_middleware.errors import StoreError, UnreadableRowError
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import Beat, Event, EventKind, StreamRecord, StreamState
-from mcp_persist_middleware.stores.sql import migrations
+from mcp_persist_middleware.stores.sql import migrations, mirror
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox
 from mcp_persist_middleware.stores.sql.lent import Lent
 from mcp_persist_middleware.stores.sql.rows import RowPage, page_of, reading, record_of
@@ -158,6 +158,9 @@ class SqlLog(SqlStore, EventLog):
             if name not in rows:
                 await connection.execute(insert(meta).values(name=name, value=value))
                 rows[name] = value
+        if (note := rows.pop(mirror.NAME, None)) is not None:
+            mirror.check(self.name, meta.name, note)
+            await connection.execute(delete(meta).where(meta.c.name == mirror.NAME))
         return rows
 
     async def find(self, stream: bytes) -> StreamRecord | None:
