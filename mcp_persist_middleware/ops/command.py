@@ -10,6 +10,8 @@ import dataclasses
 import functools
 import inspect
 import logging
+import os
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
@@ -23,6 +25,7 @@ LOOK, CHANGE, SERVE = "Look", "Change", "Serve"
 """Where a command stands in the list of all."""
 FOUND, CANNOT = 1, 2
 """Exit codes."""
+_INTERRUPTED = 130
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _OPTIONS = {
@@ -62,6 +65,12 @@ def _command(function: Callable[..., Any]) -> Callable[..., None]:
                 found = asyncio.run(found)
         except PersistError as error:
             cannot_run(str(error))
+        except KeyboardInterrupt:
+            raise typer.Exit(_INTERRUPTED) from None
+        except BrokenPipeError:
+            # Who reads has had enough; the interpreter is not to complain when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit from None
         raise typer.Exit(FOUND if found else 0)
 
     _, _, *own = inspect.signature(function).parameters.values()

@@ -71,7 +71,7 @@ class Output:
     def say(self, text: str) -> None:
         """A sentence for people."""
         if not self.as_json:
-            self.console.print(text, markup=False, highlight=False)
+            self.console.print(_printable(text), markup=False, soft_wrap=True)
 
     def json(self, value: object) -> None:
         """A value for programs, on its own."""
@@ -91,7 +91,14 @@ def _console() -> Console:
 
 
 def _shown(column: Column, value: Any) -> str:
-    return "-" if value is None else column.show(value)
+    return "-" if value is None else _printable(column.show(value))
+
+
+def _printable(text: str) -> str:
+    """A text that does nothing to a terminal: clients name sessions, and say what they like."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def ago(seconds: float) -> str:

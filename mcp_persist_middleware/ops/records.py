@@ -62,7 +62,6 @@ STREAM_FACTS = (
 SESSION_COLUMNS = (
     Column("session", "SESSION"),
     Column("version", "REVISION"),
-    Column("generation", "GEN", right=True),
     Column("home", "HOME"),
     Column("left", "EXPIRES", lambda seconds: f"in {ago(seconds)}", right=True),
 )

@@ -1,6 +1,8 @@
 """The command line as a whole: what it needs, which store it takes, how it ends."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from mcp_persist_middleware.errors import ConfigurationError
 from mcp_persist_middleware.ops import cli
+from mcp_persist_middleware.ops.output import Column, Output
 from mcp_persist_middleware.ops.store_options import StoreOptions
 
 APPS = """
@@ -117,3 +120,26 @@ def test_what_names_no_store_is_refused_with_its_reason(
         return
     with pytest.raises(ConfigurationError, match=said):
         StoreOptions(**options).settings()
+
+
+def test_what_a_client_has_said_does_nothing_to_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = Output()
+    out.say("a\x1b[2Jb\nc")
+    out.table([Column("name", "NAME")], [{"name": "\x1b]0;x\x07"}], "")
+    assert capsys.readouterr().out.split() == ["a\\x1b[2Jb", "c", "NAME", "\\x1b]0;x\\x07"]
+
+
+def test_whoever_reads_may_have_had_enough(tmp_path: Path) -> None:
+    """As `| head` has: neither a traceback nor a failure."""
+    store = f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"
+    command = f"{sys.executable} -m mcp_persist_middleware tail --help | true"
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        env=os.environ | {"MCP_PERSIST_URL": store},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.stderr == b""

@@ -24,6 +24,7 @@ _FACTS = (
     Column("path", "PATH"),
     Column("principal", "PRINCIPAL"),
     *SESSION_COLUMNS[1:],
+    Column("generation", "GENERATION"),
     Column("level", "LOG LEVEL"),
     Column("subscriptions", "SUBSCRIPTIONS"),
 )

@@ -111,12 +111,12 @@ async def end(store: StoreOptions, out: Output, stream: _Name) -> bool:
         record = await log.find(stream_id(stream))
         if record is None:
             raise NotFoundError(what="stream", name=stream, url=log.name)
-        if not is_open(record):
-            out.facts((Column("ended", "It has ended before."),), {"ended": False})
-            return True
-        ended = await takeover.end(log, record, settings.kept_for(record.owner), None, _ENDED)
-    done = ended is not None and not is_open(ended)
-    title = "Ended:" if done else "Somebody else took it over meanwhile:"
+        was_open = is_open(record)
+        if was_open:
+            await takeover.end(log, record, settings.kept_for(record.owner), None, _ENDED)
+        after = await log.find(record.id)
+    done = was_open and (after is None or not is_open(after))
+    title = "Ended:" if done else "It goes on elsewhere:" if was_open else "Had ended before:"
     out.facts((Column("stream", title),), {"stream": name_of(record.id), "ended": done})
     return not done
 

@@ -28,6 +28,7 @@ _TOGETHER = 256
 class Wanted:
     """Which streams or sessions are meant; None leaves it open."""
 
+    id: bytes | None = None
     namespace: str | None = None
     path: str | None = None
     session: str | None = None
@@ -193,7 +194,7 @@ class Inspection(ReadOnly, ABC):
 
     def _meant(self, wanted: Wanted) -> list[ColumnElement[bool]]:
         c = self.tables.stream.c
-        named = ("namespace", "path", "session", "principal", "worker", "kind")
+        named = ("id", "namespace", "path", "session", "principal", "worker", "kind")
         conditions = [
             c[name] == value for name in named if (value := getattr(wanted, name)) is not None
         ]
