@@ -72,11 +72,11 @@ class CodedLog(OuterLog):
     def _encoded(self, write: StreamWrite) -> StreamWrite:
         created = write.create
         if created is not None and created.request is not None:
-            request = self._blobs.encode(created.request, request_bound(write.id))
+            request = self._blobs.encode(created.request, _request(write.id))
             created = dataclasses.replace(created, request=request)
         events = []
         for event in write.events:
-            codec, payload = self._chain.encode(event.frame, event_bound(write.id, event))
+            codec, payload = self._chain.encode(event.frame, _event(write.id, event))
             events.append(event._replace(frame=payload, codec=codec))
         return dataclasses.replace(write, create=created, events=tuple(events))
 
@@ -95,7 +95,7 @@ class CodedLog(OuterLog):
             return record
         request: bytes | None = None
         try:
-            request = self._blobs.decode(record.request or b"", request_bound(record.id))
+            request = self._blobs.decode(record.request or b"", _request(record.id))
         except ValueError as error:
             # Then it is not run again, as if it had not been kept.
             self._tell("request", 1, str(error))
@@ -136,7 +136,7 @@ class CodedLog(OuterLog):
     def _frame(self, stream: bytes, event: Event) -> tuple[Event, str]:
         """An event as it was given, or as it is and why it cannot be read."""
         try:
-            frame = self._chain.decode(event.codec, event.frame, event_bound(stream, event))
+            frame = self._chain.decode(event.codec, event.frame, _event(stream, event))
         except ValueError as error:
             return event, str(error)
         return event._replace(frame=frame, codec=0), ""
@@ -167,13 +167,11 @@ class CodedLog(OuterLog):
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-def event_bound(stream: bytes, event: Event) -> Bound:
-    """What the frame of an event belongs to."""
+def _event(stream: bytes, event: Event) -> Bound:
     return Bound(b"stream " + stream, _NUMBER.pack(event.epoch, event.sequence, event.kind))
 
 
-def request_bound(stream: bytes) -> Bound:
-    """What the request that is kept of a stream belongs to."""
+def _request(stream: bytes) -> Bound:
     return Bound(b"stream " + stream, b"request")
 
 

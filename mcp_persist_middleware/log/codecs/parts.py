@@ -75,13 +75,11 @@ def _unreadable(store: str, what: str, error: ValueError) -> UnreadableRowError:
     return UnreadableRowError(url=store, what=what, reason=str(error))
 
 
-def session_bound(key: SessionKey) -> Bound:
-    """What the `initialize` body of a session belongs to."""
+def _of_session(key: SessionKey) -> Bound:
     return Bound("\0".join(("session", *key)).encode("utf-8", "surrogatepass"), b"initialize")
 
 
-def relay_bound(request: bytes, part: bytes) -> Bound:
-    """What a part of a relayed request belongs to."""
+def _of_letter(request: bytes, part: bytes) -> Bound:
     return Bound(b"letter " + request, part)
 
 
@@ -94,7 +92,7 @@ class CodedSessions(OuterSessions):
         self._store = store
 
     async def create(self, record: SessionRecord) -> bool:
-        body = self._blobs.encode(record.initialize, session_bound(record.key))
+        body = self._blobs.encode(record.initialize, _of_session(record.key))
         return await self.inner.create(dataclasses.replace(record, initialize=body))
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
@@ -102,7 +100,7 @@ class CodedSessions(OuterSessions):
         if record is None or not self._blobs.is_encoded(record.initialize):
             return record
         try:
-            body = self._blobs.decode(record.initialize, session_bound(key))
+            body = self._blobs.decode(record.initialize, _of_session(key))
         except ValueError as error:
             raise _unreadable(self._store, "session", error) from error
         return dataclasses.replace(record, initialize=body)
@@ -118,7 +116,7 @@ class CodedInbox(OuterInbox):
 
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
         if not request.sealed:
-            content = await self._encoded(request.content, relay_bound(request.id, b"content"))
+            content = await self._encoded(request.content, _of_letter(request.id, b"content"))
             request = dataclasses.replace(request, content=content)
         return await self.inner.put(request, most)
 
@@ -134,7 +132,7 @@ class CodedInbox(OuterInbox):
         if request.sealed or not self._blobs.is_encoded(request.content):
             return request
         try:
-            content = await self._decoded(request.content, relay_bound(request.id, b"content"))
+            content = await self._decoded(request.content, _of_letter(request.id, b"content"))
         except ValueError as error:
             # Nobody runs it: its sender finds it overdue, and says so.
             logger.error("%s", _unreadable(self._store, "letter", error))
@@ -142,11 +140,11 @@ class CodedInbox(OuterInbox):
         return dataclasses.replace(request, content=content)
 
     async def tombstone(self, request: RelayRequestId, deadline: float, reply: bytes = b"") -> bool:
-        reply = await self._encoded(reply, relay_bound(request.id, b"reply"))
+        reply = await self._encoded(reply, _of_letter(request.id, b"reply"))
         return await self.inner.tombstone(request, deadline, reply)
 
     async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
-        reply = await self._encoded(reply, relay_bound(request, b"reply"))
+        reply = await self._encoded(reply, _of_letter(request, b"reply"))
         return await self.inner.answer(request, worker, reply, deadline)
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
@@ -154,7 +152,7 @@ class CodedInbox(OuterInbox):
         if status is None or not self._blobs.is_encoded(status.reply):
             return status
         try:
-            reply = await self._decoded(status.reply, relay_bound(request.id, b"reply"))
+            reply = await self._decoded(status.reply, _of_letter(request.id, b"reply"))
         except ValueError as error:
             raise _unreadable(self._store, "letter", error) from error
         return status._replace(reply=reply)
