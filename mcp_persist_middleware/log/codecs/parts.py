@@ -75,14 +75,6 @@ def _unreadable(store: str, what: str, error: ValueError) -> UnreadableRowError:
     return UnreadableRowError(url=store, what=what, reason=str(error))
 
 
-def _of_session(key: SessionKey) -> Bound:
-    return Bound("\0".join(("session", *key)).encode("utf-8", "surrogatepass"), b"initialize")
-
-
-def _of_letter(request: bytes, part: bytes) -> Bound:
-    return Bound(b"letter " + request, part)
-
-
 class CodedSessions(OuterSessions):
     """`Sessions` whose `initialize` bodies are encoded."""
 
@@ -92,7 +84,7 @@ class CodedSessions(OuterSessions):
         self._store = store
 
     async def create(self, record: SessionRecord) -> bool:
-        body = self._blobs.encode(record.initialize, _of_session(record.key))
+        body = self._blobs.encode(record.initialize, Bound.of_session(record.key))
         return await self.inner.create(dataclasses.replace(record, initialize=body))
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
@@ -100,7 +92,7 @@ class CodedSessions(OuterSessions):
         if record is None or not self._blobs.is_encoded(record.initialize):
             return record
         try:
-            body = self._blobs.decode(record.initialize, _of_session(key))
+            body = self._blobs.decode(record.initialize, Bound.of_session(key))
         except ValueError as error:
             raise _unreadable(self._store, "session", error) from error
         return dataclasses.replace(record, initialize=body)
@@ -116,7 +108,7 @@ class CodedInbox(OuterInbox):
 
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
         if not request.sealed:
-            content = await self._encoded(request.content, _of_letter(request.id, b"content"))
+            content = await self._encoded(request.content, Bound.of_letter(request.id, b"content"))
             request = dataclasses.replace(request, content=content)
         return await self.inner.put(request, most)
 
@@ -132,7 +124,7 @@ class CodedInbox(OuterInbox):
         if request.sealed or not self._blobs.is_encoded(request.content):
             return request
         try:
-            content = await self._decoded(request.content, _of_letter(request.id, b"content"))
+            content = await self._decoded(request.content, Bound.of_letter(request.id, b"content"))
         except ValueError as error:
             # Nobody runs it: its sender finds it overdue, and says so.
             logger.error("%s", _unreadable(self._store, "letter", error))
@@ -140,11 +132,11 @@ class CodedInbox(OuterInbox):
         return dataclasses.replace(request, content=content)
 
     async def tombstone(self, request: RelayRequestId, deadline: float, reply: bytes = b"") -> bool:
-        reply = await self._encoded(reply, _of_letter(request.id, b"reply"))
+        reply = await self._encoded(reply, Bound.of_letter(request.id, b"reply"))
         return await self.inner.tombstone(request, deadline, reply)
 
     async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
-        reply = await self._encoded(reply, _of_letter(request, b"reply"))
+        reply = await self._encoded(reply, Bound.of_letter(request, b"reply"))
         return await self.inner.answer(request, worker, reply, deadline)
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
@@ -152,7 +144,7 @@ class CodedInbox(OuterInbox):
         if status is None or not self._blobs.is_encoded(status.reply):
             return status
         try:
-            reply = await self._decoded(status.reply, _of_letter(request.id, b"reply"))
+            reply = await self._decoded(status.reply, Bound.of_letter(request.id, b"reply"))
         except ValueError as error:
             raise _unreadable(self._store, "letter", error) from error
         return status._replace(reply=reply)
