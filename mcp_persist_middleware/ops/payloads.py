@@ -2,8 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from mcp_persist_middleware.log.codecs.chain import Chain
-from mcp_persist_middleware.log.codecs.coded import event_bound
+from mcp_persist_middleware.log.codecs.chain import Bound, Chain
 from mcp_persist_middleware.protocol import sse
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.sql.inspection import Inspection
@@ -20,8 +19,9 @@ async def of(
     """
     chain, texts = Chain(settings), {}
     for event in await inspection.events(stream, sequences):
+        bound = Bound.of_event(stream, event.epoch, event.sequence, event.kind)
         try:
-            frame = chain.decode(event.codec, event.frame, event_bound(stream, event))
+            frame = chain.decode(event.codec, event.frame, bound)
         except ValueError as error:
             texts[event.sequence] = f"(cannot be read: {error})"
         else:
