@@ -16,6 +16,7 @@ from mcp_persist_middleware.stores.postgres import engine as postgres_engine
 from mcp_persist_middleware.stores.postgres import hosts
 from mcp_persist_middleware.stores.postgres.batch import PostgresBatch
 from mcp_persist_middleware.stores.postgres.inbox import PostgresInbox, PostgresSessions
+from mcp_persist_middleware.stores.postgres.inspection import PostgresInspection
 from mcp_persist_middleware.stores.postgres.read import PostgresReads
 from mcp_persist_middleware.stores.postgres.statements import PostgresStatements
 from mcp_persist_middleware.stores.postgres.writers import WRITERS, WriteConnections
@@ -70,6 +71,10 @@ class PostgresLog(SqlLog):
     @property
     def wakeups(self) -> Wakeups:
         return self._wakeups
+
+    def inspection(self) -> PostgresInspection:
+        timeout, plan, given = self._timeout, self._plan, self._given
+        return PostgresInspection(self._url, self.name, self.tables, timeout, plan, given)
 
     def rows(self, table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
         key = list(table.primary_key.columns)

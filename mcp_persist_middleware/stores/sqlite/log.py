@@ -35,6 +35,7 @@ from mcp_persist_middleware.stores.sqlite.batch import SqliteBatch
 from mcp_persist_middleware.stores.sqlite.drivers import Drivers
 from mcp_persist_middleware.stores.sqlite.files import Files
 from mcp_persist_middleware.stores.sqlite.inbox import SqliteInbox, SqliteSessions
+from mcp_persist_middleware.stores.sqlite.inspection import SqliteInspection
 from mcp_persist_middleware.stores.sqlite.read import SqliteReads
 from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
@@ -124,6 +125,9 @@ class SqliteLog(SqlLog):
     @property
     def wakeups(self) -> Wakeups:
         return self._wakeups
+
+    def inspection(self) -> SqliteInspection:
+        return SqliteInspection(self.name, self._path, self.tables, self._timeout)
 
     async def open(self, worker: str) -> None:
         self._loop = asyncio.get_running_loop()
