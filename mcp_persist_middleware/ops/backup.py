@@ -1,6 +1,5 @@
 """A copy of a SQLite store as one file, by SQLite's own online backup: servers go on meanwhile."""
 
-import asyncio
 import contextlib
 import os
 import sqlite3
@@ -8,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mcp_persist_middleware.errors import CopyError
+from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy import ends
 from mcp_persist_middleware.stores.connect import make_log
 from mcp_persist_middleware.stores.sql.workers import trouble
@@ -38,7 +38,7 @@ async def backup(source: ends.Given, file: Path, *, report: Pages | None = None)
     if not log.path.is_file():
         raise CopyError(reason=f"there is no store at {log.name}")
     try:
-        return await asyncio.to_thread(_backup, log.path, file, report or _silent)
+        return await away(lambda: _backup(log.path, file, report or _silent))
     except FileExistsError:
         raise CopyError(reason=f"{file} is there already") from None
     except (sqlite3.Error, OSError) as error:

@@ -1,13 +1,13 @@
 """Payloads as the target's settings have them: what is bound to a stream, an epoch and a number is
 bound to the same ones there."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mcp_persist_middleware.log.codecs.chain import RAW, Bound, Chain
 from mcp_persist_middleware.log.codecs.parts import Blobs
 from mcp_persist_middleware.model import SessionKey
+from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy.rows import (
     CODEC,
     EPOCH,
@@ -46,7 +46,7 @@ class Recoder:
         """Events for the target."""
         if self._to.is_idle and not any(event[CODEC] for event in events):
             return events
-        return await asyncio.to_thread(lambda: [self._event(event) for event in events])
+        return await away(lambda: [self._event(event) for event in events])
 
     def _event(self, event: EventRow) -> EventRow:
         place = bound(event)

@@ -106,7 +106,7 @@ async def _run(
     workers = Workers(source, settings.lease_seconds)
     if follow:
         copying.doing("follow")
-        await _follow(copying, workers)
+        await _follow(copying, place, workers)
     if settings.redis is not None and not await workers.are_there():
         await ends.settle(settings)
     copying.doing("catch up")
@@ -114,11 +114,12 @@ async def _run(
     await place.complete()
 
 
-async def _follow(copying: Copying, workers: "Workers") -> None:
+async def _follow(copying: Copying, place: Place, workers: "Workers") -> None:
     """Bring what changes until nobody is there to change anything."""
     since = b""
     while await workers.are_there():
         began = time.monotonic()
+        await place.hold()
         since = _a_little_before(await copying.follow(since))
         await asyncio.sleep(max(_PAUSE, (time.monotonic() - began) * _SHARE))
 

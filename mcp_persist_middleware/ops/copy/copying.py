@@ -84,7 +84,7 @@ class Copying:
     async def _chunks(self, position: Position) -> AsyncGenerator[tuple[Changes, Position]]:
         now = await self._source.now()
         begun = position.stream
-        if begun:
+        if begun and position.sequence < LAST:
             # The stream in which it was stopped: the rest of its events.
             async for chunk in self._of_page([], position, begun, now):
                 yield chunk

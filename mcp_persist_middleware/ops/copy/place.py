@@ -68,6 +68,14 @@ class Place:
         if changes:
             await self._apply(changes, self._held)
 
+    async def hold(self) -> None:
+        """See that nobody has taken the target.
+
+        Raises:
+            CopyError: somebody has.
+        """
+        await self._apply(Changes(), self._held)
+
     async def pass_(self) -> None:
         """All that there was has been copied once."""
         await self._apply(Changes(), dataclasses.replace(self._held, passed=True))

@@ -62,6 +62,7 @@ class SqliteRows(SqlRows):
         connection, self._connection = self._connection, None
         if connection is not None:
             await self._in_thread(connection.close)
+        self._thread.shutdown(wait=False)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:

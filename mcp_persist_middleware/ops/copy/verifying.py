@@ -1,13 +1,14 @@
 """Whether two stores hold the same: for each stream how many events it has, and a checksum that
 rolls over them, as they are in the clear. Where two differ, each event is looked at."""
 
-import asyncio
+import functools
 import hashlib
 import struct
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from mcp_persist_middleware.model import EventKind
+from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy.codecs import Reader
 from mcp_persist_middleware.ops.copy.copying import Progress, Report, sessions_of
 from mcp_persist_middleware.ops.copy.rows import (
@@ -128,7 +129,7 @@ async def sums(store: Readable, reader: Reader | None) -> AsyncIterator[tuple[Ro
         left = [row for row in rows if row["id"] in found]
         while events := await store.events(position, until, MAX_EVENTS, MAX_BYTES):
             position = at(events[-1])
-            await asyncio.to_thread(_add, found, events, reader)
+            await away(functools.partial(_add, found, events, reader))
             while left and left[0]["id"] < position.stream:
                 row = left.pop(0)
                 yield row, found.pop(row["id"])

@@ -1,10 +1,11 @@
 """From a store to lines of JSON."""
 
-import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy import ends
 from mcp_persist_middleware.ops.copy.codecs import Reader
 from mcp_persist_middleware.ops.copy.copying import Progress, Report, sessions_of
@@ -86,12 +87,12 @@ class _Exporting:
                 if is_kept(row, now):
                     await self._stream(row)
             after = rows[-1]["id"]
-        await asyncio.to_thread(self._write, lines.line("end", self._totals.end()))
+        await away(lambda: self._write(lines.line("end", self._totals.end())))
 
     async def _put(self, made: list[tuple[str, bytes]]) -> None:
         for what, line in made:
             self._totals.add(what, line)
-        await asyncio.to_thread(self._write, b"".join([line for _, line in made]))
+        await away(lambda: self._write(b"".join([line for _, line in made])))
         counts = self._totals.counts
         self.done = replace(
             self.done,
@@ -119,7 +120,7 @@ class _Exporting:
         made = [("stream", lines.line("stream", lines.stream_fields(row, request)))]
         async for page in events_of(self._store, row["id"]):
             await self._put(made)
-            made = await asyncio.to_thread(self._events, page)
+            made = await away(functools.partial(self._events, page))
         await self._put(made)
 
     async def _request(self, row: Row) -> bytes | None:

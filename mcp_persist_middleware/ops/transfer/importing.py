@@ -1,6 +1,5 @@
 """From lines of JSON into a store, in which servers may be at work."""
 
-import asyncio
 import hmac
 import secrets
 from collections.abc import Iterable
@@ -8,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy import ends
 from mcp_persist_middleware.ops.copy.codecs import Recoder
 from mcp_persist_middleware.ops.copy.copying import Progress, Report
@@ -63,7 +63,7 @@ async def import_(
     async with ends.opened(settings) as store:
         importing = _Importing(store, Recoder(settings, settings), Renewed() if renew else None)
         parsed = lines.parsed(given)
-        while page := await asyncio.to_thread(lambda: list(islice(parsed, _LINES))):
+        while page := await away(lambda: list(islice(parsed, _LINES))):
             for number, (what, fields) in page:
                 try:
                     await importing.take(what, fields)
