@@ -40,7 +40,7 @@ async def backup(source: ends.Given, file: Path, *, report: Pages | None = None)
     try:
         return await away(lambda: _backup(log.path, file, report or _silent))
     except FileExistsError:
-        raise CopyError(reason=f"{file} is there already") from None
+        raise CopyError(reason=f"the file {file} is there already; name a new one") from None
     except (sqlite3.Error, OSError) as error:
         raise trouble(log.name, error) from error
 

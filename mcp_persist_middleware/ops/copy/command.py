@@ -33,6 +33,8 @@ class Copied:
     seconds: float = 0.0
     unreadable: int = 0
     """Payloads that could not be read here and went along as they were."""
+    is_in_use: bool = False
+    """A server is or was on the target: nothing was copied."""
     comparison: Comparison | None = None
     """What `verify` found."""
 
@@ -71,7 +73,8 @@ async def copy(
             return await _counted(from_, tell)
         async with _target(settings[1]) as to:
             if verify and await _is_in_use(to):
-                return Copied(comparison=await compare_stores(from_, to, *settings, tell))
+                found = await compare_stores(from_, to, *settings, tell)
+                return Copied(is_in_use=True, comparison=found)
             place = await Place.take(from_, to)
             recoder = Recoder(*settings)
             copying = Copying(from_, to, place, recoder, tell)
@@ -82,13 +85,13 @@ async def copy(
                 comparison = await compare_stores(from_, to, *settings, tell)
             done = copying.done
     return Copied(
-        done.streams,
-        done.events,
-        done.bytes,
-        done.sessions,
-        time.monotonic() - began,
-        recoder.unreadable,
-        comparison,
+        streams=done.streams,
+        events=done.events,
+        bytes=done.bytes,
+        sessions=done.sessions,
+        seconds=time.monotonic() - began,
+        unreadable=recoder.unreadable,
+        comparison=comparison,
     )
 
 

@@ -7,7 +7,7 @@ import struct
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-from mcp_persist_middleware.model import EventKind
+from mcp_persist_middleware.model import EventKind, StreamKind
 from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy.codecs import Reader
 from mcp_persist_middleware.ops.copy.copying import Progress, Report, sessions_of
@@ -27,6 +27,7 @@ from mcp_persist_middleware.ops.copy.rows import (
     key_of,
 )
 from mcp_persist_middleware.ops.copy.store import Readable
+from mcp_persist_middleware.protocol.event_id import EventIds
 from mcp_persist_middleware.settings import Settings
 
 _ROWS = 1000
@@ -108,10 +109,10 @@ async def compare_stores(
         if found.streams % _TELL == 0:
             report(Progress("verify", found.streams, found.events))
         if other is None or other[0]["id"] != id_:
-            found.note("missing", id_.hex())
+            found.note("missing", _named(id_))
             continue
         if sum_.rolling.digest() != other[1].rolling.digest():
-            found.note(await _verdict(source, target, id_, (sum_, other[1]), readers), id_.hex())
+            found.note(await _verdict(source, target, id_, (sum_, other[1]), readers), _named(id_))
     while other is not None:
         totals[1].update(other[0]["id"] + other[1].rolling.digest())
         other = await anext(there, None)
@@ -142,6 +143,10 @@ def _add(found: dict[bytes, Sum], events: Sequence[EventRow], reader: Reader | N
     for event in events:
         if (sum_ := found.get(event[STREAM])) is not None:
             sum_.add(event, reader)
+
+
+def _named(stream: bytes) -> str:
+    return "stream " + EventIds.of(stream, StreamKind.POST, None).name
 
 
 def _clear(event: EventRow, reader: Reader) -> bytes:
@@ -207,9 +212,9 @@ async def _compare_sessions(
             found.sessions += 1
             other = there.get(key_of(row))
             if other is None:
-                found.note("missing", row["id"])
+                found.note("missing", f"session {row['id']}")
             elif not await _same_session(row, other, readers):
-                found.note("different", row["id"])
+                found.note("different", f"session {row['id']}")
 
 
 async def _same_session(row: Row, other: Row, readers: tuple[Reader, Reader]) -> bool:

@@ -2,7 +2,7 @@
 
 import hmac
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -63,17 +63,31 @@ async def import_(
     async with ends.opened(settings) as store:
         importing = _Importing(store, Recoder(settings, settings), Renewed() if renew else None)
         parsed = lines.parsed(given)
-        while page := await away(lambda: list(islice(parsed, _LINES))):
-            for number, (what, fields) in page:
-                try:
-                    await importing.take(what, fields)
-                except (KeyError, ValueError, TypeError, AttributeError) as error:
-                    reason = f"{type(error).__name__} {error}"
-                    raise lines.ExportFileError(number=number, reason=reason) from error
+        page, wrong = await away(lambda: _page(parsed))
+        while page:
+            await importing.take_all(page)
             if report is not None:
                 report(importing.progress())
-        await importing.finish()
+            if wrong is not None:
+                break
+            page, wrong = await away(lambda: _page(parsed))
+        await importing.finish(is_whole=wrong is None)
+    if wrong is not None:
+        raise wrong
     return importing.done
+
+
+def _page(
+    parsed: Iterator[tuple[int, lines.Line]],
+) -> tuple[list[tuple[int, lines.Line]], lines.ExportFileError | None]:
+    """The next lines, and what is wrong with the one behind them."""
+    page: list[tuple[int, lines.Line]] = []
+    try:
+        # One by one: those before a wrong one are kept.
+        page.extend(islice(parsed, _LINES))
+    except lines.ExportFileError as error:
+        return page, error
+    return page, None
 
 
 class Renewed:
@@ -122,8 +136,20 @@ class _Importing:
         done = self.done
         return Progress("import", done.streams, done.events, sessions=done.sessions)
 
-    async def take(self, what: str, fields: dict[str, Any]) -> None:
-        """Take a session, a stream or an event."""
+    async def take_all(self, page: Sequence[tuple[int, lines.Line]]) -> None:
+        """Take lines.
+
+        Raises:
+            ExportFileError: in one of them is what cannot be.
+        """
+        for number, (what, fields) in page:
+            try:
+                await self._take(what, fields)
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                reason = f"{type(error).__name__} {error}"
+                raise lines.ExportFileError(number=number, reason=reason) from error
+
+    async def _take(self, what: str, fields: dict[str, Any]) -> None:
         match what:
             case "session":
                 await self._session(self._named(what, lines.session_row(fields)))
@@ -133,9 +159,10 @@ class _Importing:
             case _:
                 await self._event(lines.event_row(fields))
 
-    async def finish(self) -> None:
-        """There are no more lines."""
-        await self._end_stream()
+    async def finish(self, *, is_whole: bool) -> None:
+        """There are no more lines; where the rest of them is missing the last stream may be."""
+        if is_whole:
+            await self._end_stream()
         await self._flush()
 
     def _named(self, what: str, row: Row) -> Row:
