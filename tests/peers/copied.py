@@ -118,12 +118,14 @@ async def clean_copy(source: str, target: str) -> float:
     return done.seconds
 
 
-async def killed_copy(source: str, target: str, kills: int, seconds: float, seed: int) -> int:
+async def killed_copy(
+    source: str, target: str, kills: int, seconds: float, seed: int, *more: str
+) -> int:
     """Copy in processes that are killed; how many of them died in the middle."""
     chance, dead = random.Random(seed), 0
     while True:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.peers.copied", "--one", source, target,
+            sys.executable, "-m", "tests.peers.copied", "--one", source, target, *more,
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert process.stdout is not None
@@ -204,9 +206,12 @@ async def measure(given: argparse.Namespace, place: Path, server: PostgresServer
         print(f"{name}: {rate:,.0f}/s bare, {ours:,.0f}/s copied, {ours / rate:.2f}", flush=True)
     dead = []
     for pair, seconds in zip(((first, databases[2]), (databases[2], last)), times, strict=True):
-        dead.append(await killed_copy(*pair, given.kills, seconds, given.seed))
+        more = ["--separate"] if given.separate else []
+        dead.append(await killed_copy(*pair, given.kills, seconds, given.seed, *more))
     found = await compare(first, databases[2]), await compare(first, last)
     print(f"killed {dead}; checksums {found[0].checksums} {found[1].checksums[1]}")
+    for each in found:
+        print(f"missing {each.missing}, different {each.different}, behind {each.behind}")
     assert all(each.ok for each in found)
     assert {*found[0].checksums, *found[1].checksums} == {found[0].checksums[0]}
     print("the same, nothing twice")
@@ -230,7 +235,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--directory", default=None)
     parser.add_argument("--one", nargs=2, metavar=("FROM", "TO"))
-    parser.add_argument("--separate", action="store_true", help="the mechanism off (with --one)")
+    parser.add_argument(
+        "--separate", action="store_true", help="the mechanism off: what is lost then"
+    )
     arguments = parser.parse_args()
     if arguments.one:
         asyncio.run(one(*arguments.one, arguments.separate))
