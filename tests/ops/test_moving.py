@@ -8,6 +8,9 @@ import pytest
 
 from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.ops.copy import Copied, copy
+from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores.connect import make_log
+from mcp_persist_middleware.testing.contract.builders import ALL, add, events, new, record
 from tests.ops.conftest import New
 from tests.ops.filled import Given, worker
 from tests.ops.test_copy import copied
@@ -101,3 +104,27 @@ async def test_a_server_that_dies_instead_leaves_its_open_calls_to_the_new_one(
         later = replace(session, port=port)
         (answer,) = [f async for f in (await later.get(frames[-1].id)).frames() if f.data]
         assert "Interrupted" in answer.message["error"]["message"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_what_only_redis_has_of_a_dead_worker_comes_along(
+    kind: str, new_store: New, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = new_store(kind) | {"redis": redis_url, "lease_seconds": 1.0, "store_timeout": 0.8}
+    target = new_store("sqlite")
+    settings = Settings.load(source)
+    log: Any = make_log(settings)
+    await log.open("one")
+    stream = record()
+    await log.append([new(stream, *events(1, 2))])
+    # It dies before anything is flushed any more.
+    for task in log._tasks:
+        task.cancel()
+    await log.append([add(stream, *events(3, 4))])
+    assert len(await log._inner.read(stream.id, 0, *ALL)) < 6, "Redis alone has them"
+    await log._client.aclose()
+    await log._inner.aclose()
+    done = await copy(source, target, follow=True)
+    assert done.events == 6
+    async with worker(target) as there:
+        assert [e.sequence for e in await there.read(stream.id, 0, *ALL)] == [1, 2, 3, 4, 5, 6]
