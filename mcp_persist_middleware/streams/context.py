@@ -18,7 +18,7 @@ from mcp_persist_middleware.streams.drain import Drain
 from mcp_persist_middleware.streams.memory import Memory
 from mcp_persist_middleware.streams.newborn import Newborn
 from mcp_persist_middleware.streams.subscribers import SessionSubscribers
-from mcp_persist_middleware.supervision import Supervisor
+from mcp_persist_middleware.supervision import Supervisor, Tasks
 
 
 @dataclass
@@ -39,8 +39,8 @@ class Context:
     background: Supervisor = field(default_factory=Supervisor)
     """Owns what runs beside the requests."""
     memory: Memory = field(default_factory=Memory)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    """Strong references to the pumps: the event loop itself holds only weak ones."""
+    tasks: Tasks = field(default_factory=lambda: Tasks("mcp-persist-pump"))
+    """What runs the application, one for each exchange."""
     detached: Detached = field(init=False)
     """Exchanges without a reader."""
     newborn: Newborn = field(init=False)
@@ -93,11 +93,8 @@ class Context:
 
     async def cancel_exchanges(self, timeout: float) -> None:
         """What the application still runs is over."""
-        tasks = list(self.tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout)
+        self.tasks.cancel()
+        await self.tasks.ended(timeout)
 
     @property
     def draining(self) -> bool:

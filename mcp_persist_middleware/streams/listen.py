@@ -31,6 +31,7 @@ from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.session_stream import ResumePoint, key_of, running_of
 from mcp_persist_middleware.streams.state import Opened
 from mcp_persist_middleware.streams.subscribers import Subscribers
+from mcp_persist_middleware.supervision import scoped
 
 logger = rarely.logger(__name__)
 
@@ -101,18 +102,17 @@ async def find(
 async def _opening(turns: Subscribers, client: Client) -> AsyncIterator[bool]:
     """Be the one connection that opens the application's stream; false when its client has left
     while it waited for another that does."""
-    acquiring = asyncio.ensure_future(turns.opening.acquire())
-    try:
-        if turns.opening.locked():
-            waiting: set[asyncio.Future[Any]] = {acquiring, client.watch()}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        else:
-            await acquiring
-        yield acquiring.done()
-    finally:
-        if acquiring.done() and not acquiring.cancelled():
-            turns.opening.release()
-        acquiring.cancel()
+    with scoped(turns.opening.acquire(), "mcp-persist-opening") as acquiring:
+        try:
+            if turns.opening.locked():
+                waiting: set[asyncio.Future[Any]] = {acquiring, client.watch()}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await acquiring
+            yield acquiring.done()
+        finally:
+            if acquiring.done() and not acquiring.cancelled():
+                turns.opening.release()
 
 
 async def _point(

@@ -19,6 +19,7 @@ from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.lease_guard import refuse
 from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.state import ExchangeState, Opened
+from mcp_persist_middleware.supervision import scoped
 
 # Most answers begin within this time, and then nobody has to watch for the client's leaving.
 _UNWATCHED = 0.05
@@ -160,8 +161,7 @@ def _may_start_early(context: Context, running: Exchange) -> bool:
 
 async def _pass(running: Exchange, client: Client) -> None:
     """Wait for the application to finish an answer of its own, and tell it if the client goes."""
-    finished = asyncio.ensure_future(running.finished())
-    try:
+    with scoped(running.finished(), "mcp-persist-pass") as finished:
         done, _ = await asyncio.wait({finished}, timeout=_UNWATCHED)
         if not done:
             watcher = client.watch()
@@ -173,5 +173,3 @@ async def _pass(running: Exchange, client: Client) -> None:
         # Cancelled with the worker's lease or at shutdown; the server sees an unfinished answer.
         if not finished.cancelled():
             await finished
-    finally:
-        finished.cancel()

@@ -18,6 +18,7 @@ from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.ops.proxy import headers
 from mcp_persist_middleware.ops.proxy.breaker import CircuitBreaker
 from mcp_persist_middleware.ops.proxy.pool import ConnectionPool, UpstreamOptions
+from mcp_persist_middleware.supervision import scoped
 
 _FIRST_PAUSE, _MOST_PAUSE = 0.05, 0.5
 _JSONRPC_ERROR = -32000
@@ -106,17 +107,15 @@ class _Passage:
         """Pass it; the client has its answer, or has left."""
         answering = asyncio.current_task()
         assert answering is not None
-        watching = asyncio.create_task(self._watch(answering), name="mcp-persist-proxy-watch")
-        try:
-            outcome = await self._pass()
-        except asyncio.CancelledError:
-            # Of our own watcher's cancellation nobody else is to hear.
-            if not watching.done() or watching.cancelled() or answering.uncancel():
-                raise
-            outcome = "left"
-            self._breaker.withdrawn()
-        finally:
-            watching.cancel()
+        with scoped(self._watch(answering), "mcp-persist-proxy-watch") as watching:
+            try:
+                outcome = await self._pass()
+            except asyncio.CancelledError:
+                # Of our own watcher's cancellation nobody else is to hear.
+                if not watching.done() or watching.cancelled() or answering.uncancel():
+                    raise
+                outcome = "left"
+                self._breaker.withdrawn()
         telemetry.upstream_requests.add(1, {"outcome": outcome})
 
     async def _watch(self, answering: "asyncio.Task[None]") -> None:
