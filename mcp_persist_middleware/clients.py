@@ -104,7 +104,7 @@ class LocalClient(Recipient):
             case _ if reply.events:
                 await self._read_elsewhere(asked, reply)
             case _:
-                with self.context.reader_leases.reading(reply.stream):
+                with self.context.member.reader_leases.reading(reply.stream):
                     await self._read_elsewhere(asked, reply)
 
     async def _read_elsewhere(self, asked: Asked, reply: StreamResponse) -> None:

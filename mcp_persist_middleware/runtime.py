@@ -51,7 +51,6 @@ class Runtime:
         """When the store began to be away."""
         self._lost = asyncio.Event()
         self._pause, self._due = _FIRST_PAUSE, 0.0
-        self._warned: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, user: object) -> None:
@@ -178,7 +177,6 @@ class Runtime:
             self._due = time.monotonic() + self._pause
             self.error = error
             return None
-        worker.parts.exchanges.warned = self._warned
         if self.error is not None:
             logger.warning("The store %s is open now", worker.parts.exchanges.log.name)
         self._lost, self.error = lost, None

@@ -246,7 +246,7 @@ def present(context: Context, point: ResumePoint) -> Iterator[None]:
         finally:
             point.live.detach()
     elif point.is_open:
-        with context.reader_leases.reading(point.stream):
+        with context.member.reader_leases.reading(point.stream):
             yield
     else:
         yield
