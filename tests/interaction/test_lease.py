@@ -64,7 +64,7 @@ async def declared_dead(worker: Context) -> None:
     # Its counter may move while it is looked at: then it lives, and is looked at again.
     async with asyncio.timeout(5):
         while not await worker.log.declare_dead(
-            worker.worker, (await worker.log.workers())[worker.worker].counter
+            worker.member.name, (await worker.log.workers())[worker.member.name].counter
         ):
             await asyncio.sleep(0)
 
