@@ -187,8 +187,8 @@ class Registry:
             return True
         if not self._peers.is_suspect(home):
             return False
-        verdict = await self._peers.verify(home)
-        return verdict.gone or (verdict.draining and asks)
+        peer = await self._peers.verify(home)
+        return peer.gone or (peer.draining and asks)
 
     async def check(self, held: LocalSession) -> LocalSession | None:
         """The session, if this worker is still its home; where any worker may take any session
