@@ -156,7 +156,7 @@ class Registry:
 
     async def seen(self, key: SessionKey, *, anew: bool) -> SessionRecord | None:
         """The same, as it was within the last second unless it is looked at `anew`. That is enough
-        to post a relayed request, for one to where the session is not any more is refused.
+        to enqueue a relayed request, for one to where the session is not any more is refused.
 
         Raises:
             StoreError: the store does not answer.
