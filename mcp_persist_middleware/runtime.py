@@ -15,7 +15,7 @@ from mcp_persist_middleware.health import Examiner
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams.memory import Memory
-from mcp_persist_middleware.supervision import begin, said, say
+from mcp_persist_middleware.supervision import begin_task, said, say
 from mcp_persist_middleware.wakeups.local import Signal
 from mcp_persist_middleware.worker import Parts, Worker
 
@@ -104,7 +104,9 @@ class Runtime:
         if self._task is None and time.monotonic() >= self._due and not self.is_over:
             self._since = time.monotonic()
             # A context of its own: that of a request would live as long as the worker.
-            self._task = begin(self._run(), "mcp-persist-worker", context=contextvars.Context())
+            self._task = begin_task(
+                self._run(), "mcp-persist-worker", context=contextvars.Context()
+            )
 
     async def drain(self, user: object) -> None:
         """The last user ends all; another one, unless the whole process stops, ends nothing."""

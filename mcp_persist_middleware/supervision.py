@@ -2,8 +2,8 @@
 keeps another from closing.
 
 What runs for as long as a block is `scoped`; what an object has under way are its `Tasks`; what
-runs beside the requests of a worker is a child of a `Supervisor`. Who calls `begin` itself holds
-that one task, and ends it.
+runs beside the requests of a worker is a child of a `Supervisor`. Who calls `begin_task` itself
+holds that one task, and ends it.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _AGAIN, _TIMES = 1.0, 3
 _ending: "weakref.WeakSet[asyncio.Task[Any]]" = weakref.WeakSet()
 
 
-def begin(
+def begin_task(
     work: Coroutine[Any, Any, T],
     name: str,
     *,
@@ -45,7 +45,7 @@ def begin(
 @contextlib.contextmanager
 def scoped(work: Coroutine[Any, Any, T], name: str) -> Iterator[asyncio.Task[T]]:
     """A task beside a block, which is cancelled when the block is left."""
-    task = begin(work, name)
+    task = begin_task(work, name)
     try:
         yield task
     finally:
@@ -71,7 +71,7 @@ class Tasks:
 
     def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """One more."""
-        task = begin(work, self._name)
+        task = begin_task(work, self._name)
         # The event loop itself holds only weak references.
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -129,7 +129,7 @@ class Supervisor:
     def _begin(self, run: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         group = None if self._is_over else self._group
         # A context of its own: that of a request would live as long as the task.
-        task = begin(run, name, context=contextvars.Context(), group=group)
+        task = begin_task(run, name, context=contextvars.Context(), group=group)
         self._children.add(task)
         task.add_done_callback(self._children.discard)
         if self._is_over:

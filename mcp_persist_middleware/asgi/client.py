@@ -5,7 +5,7 @@ import asyncio
 
 from starlette.types import Message, Receive
 
-from mcp_persist_middleware.supervision import begin
+from mcp_persist_middleware.supervision import begin_task
 
 
 class Client:
@@ -18,7 +18,7 @@ class Client:
     def watch(self) -> asyncio.Task[None]:
         """A task that is done when the client has gone."""
         if self._task is None:
-            self._task = begin(self._wait(), "mcp-persist-client")
+            self._task = begin_task(self._wait(), "mcp-persist-client")
         return self._task
 
     async def _wait(self) -> None:

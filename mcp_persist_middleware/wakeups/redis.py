@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError
 
-from mcp_persist_middleware.supervision import Supervisor, begin, end
+from mcp_persist_middleware.supervision import Supervisor, begin_task, end
 from mcp_persist_middleware.wakeups.base import Subscription, Subscriptions, Wakeups
 from mcp_persist_middleware.wakeups.local import Signal
 
@@ -116,7 +116,7 @@ class RedisWakeups(Wakeups):
             if not heard:
                 return
             await pubsub.subscribe(*heard)
-            following = begin(self._follow(pubsub, heard), "mcp-persist-redis-subscribe")
+            following = begin_task(self._follow(pubsub, heard), "mcp-persist-redis-subscribe")
             await self._hear(pubsub, following)
         finally:
             await end(following)

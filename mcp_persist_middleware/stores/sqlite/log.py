@@ -37,7 +37,7 @@ from mcp_persist_middleware.stores.sqlite.inbox import SqliteInbox, SqliteSessio
 from mcp_persist_middleware.stores.sqlite.read import SqliteReads
 from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
-from mcp_persist_middleware.supervision import begin, retrieve
+from mcp_persist_middleware.supervision import begin_task, retrieve
 from mcp_persist_middleware.wakeups.base import Wakeups
 from mcp_persist_middleware.wakeups.sqlite import DataVersion
 
@@ -312,7 +312,7 @@ class SqliteLog(SqlLog):
             finally:
                 done.release()
 
-        running = begin(_in_thread_of(driver, run), "mcp-persist-commit")
+        running = begin_task(_in_thread_of(driver, run), "mcp-persist-commit")
         if self._unheld:
             self._unheld -= 1
         else:
