@@ -23,7 +23,7 @@ Synchronous = Literal["normal", "full"]
 ModernStreams = Literal["resume", "pass"]
 OnStoreFailure = Literal["degrade", "refuse"]
 Compression = Literal["zstd", "gzip"]
-RedisDurability = Literal["memory", "replica", "sql"]
+RedisDurability = Literal["memory", "replica"]
 SessionRouting = Literal["relay", "revive", "local"]
 NamespaceOf = Callable[[HTTPConnection], str]
 PrincipalOf = Callable[[HTTPConnection], str | None]
@@ -44,8 +44,8 @@ class SettingsArguments(TypedDict, total=False):
     redis: str | None
     """A Redis in front of the store: `redis://host:6379/0`."""
     redis_durability: RedisDurability
-    """With `redis`, an event counts as committed when Redis has it (`memory`), a replica too
-    (`replica`), or the store (`sql`)."""
+    """With `redis`, an event counts as committed when Redis has it (`memory`), or a replica
+    too (`replica`)."""
     compression: Compression | None
     """`zstd` or `gzip`: compress what is stored, where that makes it smaller."""
     compress_min_bytes: Size

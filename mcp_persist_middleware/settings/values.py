@@ -63,8 +63,8 @@ class Settings:
     redis: str | None = _setting(None, none=True)
     """A Redis in front of the store: `redis://host:6379/0`."""
     redis_durability: RedisDurability = _setting("memory")
-    """With `redis`, an event counts as committed when Redis has it (`memory`), a replica too
-    (`replica`), or the store (`sql`)."""
+    """With `redis`, an event counts as committed when Redis has it (`memory`), or a replica
+    too (`replica`)."""
     compression: Compression | None = _setting(None, none=True)
     """`zstd` or `gzip`: compress what is stored, where that makes it smaller."""
     compress_min_bytes: int = _bytes(1024, low=0)

@@ -144,7 +144,7 @@ def _redis_in_front(inner: EventLog, settings: Settings) -> EventLog:
             name="redis_durability",
             source="argument",
             value="replica",
-            expected="a cluster cannot be asked to wait for replicas; expected 'memory' or 'sql'",
+            expected="a cluster cannot be asked to wait for replicas; expected 'memory'",
         )
     return redis.RedisLog(
         inner,

@@ -82,9 +82,6 @@ OURS = {
             "replicated_redis_url",
             {"redis_durability": "replica"},
         ),
-        Contender(
-            "postgres+redis sql", Role.OURS, "postgres", "redis_url", {"redis_durability": "sql"}
-        ),
     )
 }
 

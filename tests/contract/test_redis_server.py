@@ -17,7 +17,6 @@ from mcp_persist_middleware.errors import StoreUnavailableError
 from mcp_persist_middleware.testing.contract.builders import (
     COMMITTED,
     add,
-    ending,
     events,
     new,
     numbers,
@@ -96,24 +95,6 @@ async def test_one_that_takes_nothing_now_stops_no_start_and_is_waited_for(
 
 
 # When an event counts as committed.
-
-
-async def test_with_sql_an_event_is_in_sql_and_redis_serves_readers_elsewhere(
-    place: Place,
-) -> None:
-    stream = record()
-    place.settings["redis_durability"] = "sql"
-    async with place.worker("one") as one, place.worker("two") as two:
-        await one.append([new(stream, *events(1, 1))])
-        for first in range(2, 50):
-            assert await one.append([add(stream, *events(first, 1))]) == [COMMITTED]
-            assert place.in_sql(stream) == list(range(1, first + 1))
-        chunks = one._keys.of(stream.id)[1]
-        with contextlib.closing(place.client) as client:
-            await until(lambda: client.xlen(chunks) == 48)
-        assert await numbers(two, stream) == list(range(1, 50))
-        await one.append([add(stream, ending=ending(49))])
-        await until(lambda: not place.left())
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_no_url_gives_anything_but_a_clear_error(before: str, after: str) -> Non
 
 def test_a_cluster_cannot_wait_for_replicas_and_says_so_at_the_start() -> None:
     given = {"url": "e.db", "redis": "redis+cluster://a", "redis_durability": "replica"}
-    with pytest.raises(ConfigurationError, match="'memory' or 'sql'"):
+    with pytest.raises(ConfigurationError, match="expected 'memory'"):
         connect.make_log(Settings.load(given, {}))
 
 

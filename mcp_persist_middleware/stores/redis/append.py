@@ -68,7 +68,6 @@ class Appender:
         self._durability = durability
         self._confirmed = confirmed
         self._no_replica_until = 0.0
-        self._takes_in_redis = durability != "sql"
 
     async def append(self, keys: Keys, batch: Sequence[StreamWrite]) -> list[Outcome]:
         """The outcome of each entry, in order; see `EventLog.append`."""
@@ -115,8 +114,7 @@ class Appender:
 
     def _is_fast(self, tail: WriteBehindBuffer, write: StreamWrite) -> bool:
         return (
-            self._takes_in_redis
-            and self._client.is_up
+            self._client.is_up
             and tail.follows(write)
             and (tail.begun or time.monotonic() - tail.confirmed < self._confirmed)
             and sum(len(event.frame) for event in write.events) <= _LARGE
@@ -276,26 +274,14 @@ class Appender:
         if tail is not None and (write.ending is not None or write.takes_over is not None):
             self._tails.drop(tail)
         elif tail is not None:
-            self._follow(keys, tail, write, calls)
+            self._tails.flushed(tail, write.events[-1].sequence if write.events else tail.last)
+            tail.begun = False
         if write.ending is None and write.events and self._tails.get(write.id) is None:
             # Begun here, taken over, or gone on with: the one writer of this epoch is ours.
             self._tails.begin(write.id, write.epoch, write.events[-1].sequence)
         elif write.ending is None and write.create is not None:
             self._tails.begin(write.id, write.epoch, 0)
         self._later(*calls)
-
-    def _follow(
-        self, keys: Keys, tail: WriteBehindBuffer, write: StreamWrite, calls: list[ScriptCall]
-    ) -> None:
-        contiguous = tail.follows(write)
-        self._tails.flushed(tail, write.events[-1].sequence if write.events else tail.last)
-        tail.begun = False
-        if not self._takes_in_redis and contiguous and write.only_adds and self._client.is_up:
-            if not tail.indexed:
-                tail.indexed = True
-                calls.insert(0, ScriptCall(("ZADD", keys.index, self._inner.now(), write.id)))
-            calls[-1] = _append(keys, tail, write, begins=True)
-            tail.resident = True
 
 
 def _is_replicated(reply: Any) -> bool:

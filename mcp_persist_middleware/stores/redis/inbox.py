@@ -45,10 +45,8 @@ class RedisInbox(Sender):
         keys: Callable[[], Keys],
         later: Callable[[ScriptCall], None],
         wakeups: Wakeups,
-        *,
-        takes: bool,
     ) -> None:
-        super().__init__(inner, client, keys, later, takes=takes)
+        super().__init__(inner, client, keys, later)
         self._wakeups = wakeups
         self._memory = DedupWindow()
         self._held: Recent[bytes, None] = Recent(MOST_KNOWN)

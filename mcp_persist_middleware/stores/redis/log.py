@@ -52,7 +52,7 @@ _SLOWEST, _SHARE = 1.0, 0.2
 _IDLE, _LOOK = 5.0, 1.0
 _MOST_LATER = 8192
 # What has to have an event before it counts as committed.
-_COMMITTED = {"memory": "Redis", "replica": "a replica of Redis", "sql": "the store"}
+_COMMITTED = {"memory": "Redis", "replica": "a replica of Redis"}
 
 
 class RedisLog(EventLog):
@@ -106,7 +106,6 @@ class RedisLog(EventLog):
             lambda: self._keys,
             self._later,
             self._wakeups,
-            takes=durability != "sql",
         )
         self._known: Keys | None = None
         self._secret = b""

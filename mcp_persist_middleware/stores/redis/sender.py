@@ -51,8 +51,9 @@ class Sender(Inbox):
     Args:
         keys: the names of all that is ours.
         later: sends commands to Redis soon after; nothing depends on them.
-        takes: whether relayed requests are put into Redis; else it only wakes their readers.
     """
+
+    look_seconds = 1.0
 
     def __init__(
         self,
@@ -60,15 +61,11 @@ class Sender(Inbox):
         client: RedisClient,
         keys: Callable[[], Keys],
         later: Callable[[ScriptCall], None],
-        *,
-        takes: bool,
     ) -> None:
         self._inner = inner
         self._client = client
         self._keys = keys
         self._later = later
-        self._takes = takes
-        self.look_seconds = 1.0 if takes else inner.look_seconds
         self._refused_until = 0.0
         # Of the sender.
         self._tokens: Recent[str, bytes] = Recent(MOST_KNOWN)
@@ -91,7 +88,7 @@ class Sender(Inbox):
     @property
     def _is_up(self) -> bool:
         says_who = self._client.is_up and self._client.says_who_it_is
-        return self._takes and says_who and time.monotonic() >= self._refused_until
+        return says_who and time.monotonic() >= self._refused_until
 
     async def _ask(self, call: ScriptCall) -> Any:
         """The reply to one call.
@@ -230,7 +227,7 @@ class Sender(Inbox):
             keys = [self._box(each.worker).request(each.id) for each in requests]
             with contextlib.suppress(RedisAwayError):
                 await self._client.run([ScriptCall(("UNLINK", key)) for key in keys])
-        there = [each for each in requests if each.id in self._in_sql or not self._takes]
+        there = [each for each in requests if each.id in self._in_sql]
         if there:
             await self._inner.remove(there)
             for each in there:
