@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,13 +20,9 @@ from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 from mcp_persist_middleware.stores.redis.write_behind import WriteBehindBuffer, WriteBehindBuffers
 from mcp_persist_middleware.wakeups.redis import RedisWakeups
 
-logger = logging.getLogger(__name__)
-
 # Of what SQL has, so many events stay in Redis for readers that are a little behind.
 _KEPT = 256
 _LARGE = 1024 * 1024
-# How long a replica is waited for, and how long it is not after it did not answer (seconds).
-_REPLICA, _NO_REPLICA = 0.25, 5.0
 _FENCE_MS = 3_600_000
 
 Entries = list[tuple[int, StreamWrite]]
@@ -55,7 +50,6 @@ class Appender:
         drain: Recovery,
         later: Callable[..., None],
         wakeups: RedisWakeups,
-        durability: str,
         confirmed: float,
     ) -> None:
         self._inner = inner
@@ -65,9 +59,7 @@ class Appender:
         self._drain = drain
         self._later = later
         self._wakeups = wakeups
-        self._durability = durability
         self._confirmed = confirmed
-        self._no_replica_until = 0.0
 
     async def append(self, keys: Keys, batch: Sequence[StreamWrite]) -> list[Outcome]:
         """The outcome of each entry, in order; see `EventLog.append`."""
@@ -118,12 +110,7 @@ class Appender:
             and tail.follows(write)
             and (tail.begun or time.monotonic() - tail.confirmed < self._confirmed)
             and sum(len(event.frame) for event in write.events) <= _LARGE
-            and not (self._durability == "replica" and self._has_no_replica)
         )
-
-    @property
-    def _has_no_replica(self) -> bool:
-        return time.monotonic() < self._no_replica_until
 
     # Redis.
 
@@ -132,23 +119,15 @@ class Appender:
             return
         # Before anything is sent: what is not answered may have been done.
         calls = [call for _, write in entries for call in self._calls(keys, write)]
-        if self._durability == "replica":
-            calls.append(ScriptCall(("WAIT", 1, int(_REPLICA * 1000))))
         try:
             replies = await self._client.run(calls)
         except RedisAwayError:
             await self._back_to_sql(keys, entries, outcomes)
             return
-        if self._durability == "replica" and not _is_replicated(replies.pop()):
-            if not self._no_replica_until:
-                logger.warning("No replica of Redis answers; events wait for SQL while that is so.")
-            self._no_replica_until = time.monotonic() + _NO_REPLICA
-            await self._back_to_sql(keys, entries, outcomes)
-            return
         if any(isinstance(reply, Exception) for reply in replies):
             self._index_again(entries)
         lost: Entries = []
-        answers = [r for call, r in zip(calls, replies, strict=False) if call.whole]
+        answers = [r for call, r in zip(calls, replies, strict=True) if call.whole]
         for entry, reply in zip(entries, answers, strict=True):
             if not await self._answered(entry, reply, outcomes):
                 lost.append(entry)
@@ -282,10 +261,6 @@ class Appender:
         elif write.ending is None and write.create is not None:
             self._tails.begin(write.id, write.epoch, 0)
         self._later(*calls)
-
-
-def _is_replicated(reply: Any) -> bool:
-    return isinstance(reply, int) and reply >= 1
 
 
 def _append(keys: Keys, tail: WriteBehindBuffer, write: StreamWrite, *, begins: bool) -> ScriptCall:

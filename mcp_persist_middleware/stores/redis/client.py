@@ -273,9 +273,7 @@ class RedisClient:
             if isinstance(reply, NoScriptError):
                 (replies[n],) = await self._pipe([calls[n].whole])
             error = replies[n]
-            # A server that follows another cannot be asked to wait, and says more of itself before.
-            is_wait = calls[n].command[0] == "WAIT"
-            if isinstance(error, ResponseError) and not is_wait and not is_denied(error):
+            if isinstance(error, ResponseError) and not is_denied(error):
                 raise error
         return self._rights.refused(replies)
 

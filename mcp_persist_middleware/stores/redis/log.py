@@ -51,8 +51,6 @@ T = TypeVar("T")
 _SLOWEST, _SHARE = 1.0, 0.2
 _IDLE, _LOOK = 5.0, 1.0
 _MOST_LATER = 8192
-# What has to have an event before it counts as committed.
-_COMMITTED = {"memory": "Redis", "replica": "a replica of Redis"}
 
 
 class RedisLog(EventLog):
@@ -60,23 +58,14 @@ class RedisLog(EventLog):
 
     Args:
         inner: the SQL log; closed with this one.
-        durability: when an event counts as committed, see the setting `redis_durability`.
     """
 
-    def __init__(
-        self, inner: EventLog, target: Target, *, prefix: str, timeout: float, durability: str
-    ) -> None:
+    def __init__(self, inner: EventLog, target: Target, *, prefix: str, timeout: float) -> None:
         self._inner = inner
         self._prefix = prefix
         self._timeout = timeout
         patience = min(_SLOWEST, timeout * _SHARE)
-        rights = Rights(
-            lambda: self._keys,
-            prefix,
-            target.username or "default",
-            replicated=durability == "replica",
-        )
-        self._committed = _COMMITTED[durability]
+        rights = Rights(lambda: self._keys, prefix, target.username or "default")
         self._client = RedisClient(target, rights, timeout=patience)
         self._tails = WriteBehindBuffers(self.name, timeout)
         self._flusher = Flusher(inner, self._tails, self._settle)
@@ -97,7 +86,6 @@ class RedisLog(EventLog):
             self._drain,
             self._later,
             self._wakeups,
-            durability,
             timeout,
         )
         self._inbox = RedisInbox(
@@ -122,7 +110,7 @@ class RedisLog(EventLog):
     @property
     def durability(self) -> str:
         below = self._inner.durability
-        return f"what {self._committed} has counts as committed, and in the store {below}"
+        return f"what Redis has counts as committed, and in the store {below}"
 
     @property
     def secret(self) -> bytes:
