@@ -257,7 +257,7 @@ class RelayRequestId(NamedTuple):
 
     id: bytes
     worker: str
-    """Whom it was posted to."""
+    """Whom it is addressed to."""
 
 
 @dataclass(frozen=True, slots=True)

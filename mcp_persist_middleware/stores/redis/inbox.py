@@ -6,11 +6,11 @@ with an older file:
 
 - A relayed request is run only by the process it is addressed to, whose name nobody had before or
   will have after; and that remembers which relayed requests it has had.
-- It is run only out of the memory that it was put into (`relayed requests`). What such a process
+- It is run only out of the memory that it was put into (see `requests`). What such a process
   finds that came out of another one it answers, if it has never had it, with the word that it was
   not run.
-- Its sender trusts that it took a relayed request back, or barred it, only if that was in the same
-  memory. Where it was not, what became of the relayed request is not known, and that is said
+- Its sender trusts that it took a relayed request back, or tombstoned it, only if that was in the
+  same memory. Where it was not, what became of the relayed request is not known, and that is said
   (`Certainty`).
 - A reply is true wherever it is found: if Redis cannot take it, it stands in SQL.
 

@@ -70,10 +70,10 @@ class Sender(Inbox):
         # Of the sender.
         self._tokens: Recent[str, bytes] = Recent(MOST_KNOWN)
         self._doubts: Recent[bytes, bytes] = Recent(MOST_KNOWN)
-        """Relayed requests whose posting was not answered, and the token they were put with."""
-        self._has_posted = False
+        """Those of which it was not heard whether they are enqueued, and the token they go with."""
+        self._has_put = False
         self._in_sql: Recent[bytes, None] = Recent(MOST_KNOWN)
-        """Relayed requests that were posted to SQL, or whose reply was found there."""
+        """Relayed requests that were put into SQL, or whose reply was found there."""
 
     def now(self) -> float:
         return self._inner.now()
@@ -135,17 +135,17 @@ class Sender(Inbox):
             token = self._tokens.get(worker, b"")
             self._doubts[request.id] = self._doubts.get(request.id) or token
             call = self._box(worker).put(request, token, most, self._milliseconds(request.deadline))
-            self._has_posted = True
+            self._has_put = True
             try:
                 code, *rest = await self._ask(call)
             except RefusedError:
                 del self._doubts[request.id]
                 return None
             except RedisAwayError as error:
-                raise self._failed("whether a relayed request was posted was not heard") from error
+                raise self._failed("whether a relayed request was put was not heard") from error
             match code:
                 case requests.OTHER:
-                    # If an attempt of the driver has posted it before Redis lost its memory, its
+                    # If an attempt of the driver has put it there before Redis lost its memory, its
                     # addressee remembers it.
                     self._tokens[worker] = rest[0]
                 case requests.GONE if token:
@@ -153,7 +153,7 @@ class Sender(Inbox):
                 case requests.PUT | requests.FULL:
                     del self._doubts[request.id]
                     return EnqueueResult.ENQUEUED if code == requests.PUT else EnqueueResult.FULL
-                case requests.BARRED:
+                case requests.TOMBSTONED:
                     raise self._failed("the relayed request was tombstoned")
                 case _:
                     del self._doubts[request.id]
@@ -179,13 +179,13 @@ class Sender(Inbox):
                 if not await self._ask(box.tombstone(request.id, doubt or b"", left)):
                     return False
             except RedisAwayError as error:
-                raise self._failed("a relayed request cannot be barred") from error
+                raise self._failed("a relayed request cannot be tombstoned") from error
             if self._doubts.pop(request.id, None) is not None:
                 return True
         return await self._inner.tombstone(request, deadline, reply)
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
-        found, is_known = None, not self._has_posted
+        found, is_known = None, not self._has_put
         if self._is_up:
             with contextlib.suppress(RedisAwayError):
                 reply = await self._ask(self._box(request.worker).look(request.id))
@@ -195,7 +195,7 @@ class Sender(Inbox):
         there = await self._inner.look(request)
         if there is not None and there.state is RelayState.REPLIED:
             self._in_sql[request.id] = None
-            # Without a reply it is what bars a relayed request.
+            # Without a reply it is a tombstone.
             there = there._replace(worker=request.worker) if there.reply else None
         if there is None and not is_known:
             raise self._failed("it is away, and may have the relayed request")

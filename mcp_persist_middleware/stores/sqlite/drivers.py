@@ -15,7 +15,7 @@ _MOST = 64
 
 
 class Drivers:
-    """Those of one log, of its pool and of its heart."""
+    """Those of one log, of its pool and of its heartbeat."""
 
     def __init__(self) -> None:
         self._made: list[aiosqlite.Connection] = []
