@@ -285,7 +285,7 @@ class RelayRequest:
 
 
 class EnqueueResult(enum.Enum):
-    """What became of the attempt to post a relayed request."""
+    """What became of the attempt to enqueue a relayed request."""
 
     ENQUEUED = "enqueued"
     FULL = "full"
