@@ -25,7 +25,7 @@ from mcp_persist_middleware.model import (
     SessionKey,
 )
 from mcp_persist_middleware.stores.redis import requests
-from mcp_persist_middleware.stores.redis.client import RedisAwayError
+from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.inbox import RedisInbox
 from mcp_persist_middleware.stores.redis.log import RedisLog
 from mcp_persist_middleware.testing.contract.builders import KEY, begin_session, relayed

@@ -13,7 +13,8 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.stores.redis import scripts
-from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.stores.redis.client import RedisClient
+from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.flush import Flusher
 from mcp_persist_middleware.stores.redis.recovery import Recovery
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall

@@ -28,8 +28,9 @@ from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.model import RelayRequest, RelayRequestId
 from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.stores.redis import requests
-from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.stores.redis.client import RedisClient
 from mcp_persist_middleware.stores.redis.dedup import DedupWindow
+from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 from mcp_persist_middleware.stores.redis.sender import LARGE, LOOK, MOST_KNOWN, Sender
 from mcp_persist_middleware.wakeups.base import Wakeups

@@ -28,7 +28,8 @@ from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import Beat, Event, Outcome, StreamRecord, StreamWrite
 from mcp_persist_middleware.stores.redis import scripts
 from mcp_persist_middleware.stores.redis.append import Appender
-from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.stores.redis.client import RedisClient
+from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.flush import Flusher
 from mcp_persist_middleware.stores.redis.inbox import RedisInbox
 from mcp_persist_middleware.stores.redis.read import RedisReads

@@ -6,7 +6,8 @@ from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import Event, Outcome, StreamWrite
 from mcp_persist_middleware.stores.redis import scripts
-from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.stores.redis.client import RedisClient
+from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 
 _CHUNKS = 32

@@ -20,7 +20,8 @@ from mcp_persist_middleware.model import (
 from mcp_persist_middleware.protocol import event_id
 from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.stores.redis import requests
-from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.stores.redis.client import RedisClient
+from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.requests import Box
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 
