@@ -119,8 +119,8 @@ class Schedule:
     async def settle(self, _: int) -> None:
         for tail in self.one._tails:
             tail.touched -= 60
-        self.one._looked = 0.0
-        self.one._settle()
+        self.one._idle._looked = 0.0
+        self.one._idle.settle()
         await asyncio.sleep(0)
 
     async def trim(self, _: int) -> None:
