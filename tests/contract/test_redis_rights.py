@@ -107,9 +107,9 @@ async def test_what_is_said_to_be_needed_is_enough(place: Place) -> None:
         assert one._client.is_up
         assert await one.append([new(stream)]) == [COMMITTED]
         assert await one.append([add(stream, *events(1, 3))]) == [COMMITTED]
-        tail = one._tails.get(stream.id)
-        assert tail is not None
-        assert tail.begun
+        buffer = one._buffers.get(stream.id)
+        assert buffer is not None
+        assert buffer.begun
         assert await numbers(two, stream) == [1, 2, 3]
         assert one._client.is_up
         assert two._client.is_up

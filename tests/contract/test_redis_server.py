@@ -214,9 +214,9 @@ async def test_a_failover_of_sentinel_loses_and_doubles_nothing(
                 place.server.stop(signal.SIGKILL)
                 # It goes on all the while, and in the new primary when there is one.
                 async with asyncio.timeout(30):
-                    tail = one._tails.get(stream.id)
-                    assert tail is not None
-                    while not (tail.switched and one._client.is_up and tail.begun):
+                    buffer = one._buffers.get(stream.id)
+                    assert buffer is not None
+                    while not (buffer.switched and one._client.is_up and buffer.begun):
                         write = add(stream, *events(number, 1))
                         assert await one.append([write]) == [COMMITTED]
                         number += 1

@@ -22,12 +22,12 @@ class IdleStreams:
 
     def __init__(
         self,
-        tails: WriteBehindBuffers,
+        buffers: WriteBehindBuffers,
         client: RedisClient,
         keys: Callable[[], Keys],
         later: Callable[[ScriptCall], None],
     ) -> None:
-        self._tails = tails
+        self._buffers = buffers
         self._client = client
         self._keys = keys
         self._later = later
@@ -42,10 +42,10 @@ class IdleStreams:
 
     def settle_until(self, touched: float) -> None:
         """Take out those to which nothing has come since then (of the monotonic clock)."""
-        for tail in self._tails:
-            if tail.resident and not tail.backlog and tail.touched < touched:
-                self._later(self._settled(tail))
+        for buffer in self._buffers:
+            if buffer.resident and not buffer.backlog and buffer.touched < touched:
+                self._later(self._settled(buffer))
 
-    def _settled(self, tail: WriteBehindBuffer) -> ScriptCall:
-        tail.begun = tail.resident = False
-        return scripts.SETTLE(self._keys().of(tail.id), tail.epoch, tail.last)
+    def _settled(self, buffer: WriteBehindBuffer) -> ScriptCall:
+        buffer.begun = buffer.resident = False
+        return scripts.SETTLE(self._keys().of(buffer.id), buffer.epoch, buffer.last)

@@ -59,12 +59,12 @@ class RedisLog(EventLog):
         patience = min(_SLOWEST, timeout * _SHARE)
         rights = Rights(lambda: self._keys, prefix, target.username or "default")
         self._client = RedisClient(target, rights, timeout=patience)
-        self._tails = WriteBehindBuffers(self.name, timeout)
+        self._buffers = WriteBehindBuffers(self.name, timeout)
         self._later = DeferredCalls(self._client)
-        self._idle = IdleStreams(self._tails, self._client, lambda: self._keys, self._later)
-        self._flusher = Flusher(inner, self._tails, self._idle.settle)
-        self._drain = Recovery(inner, self._client, timeout)
-        self._reader = RedisReads(inner, self._client)
+        self._idle = IdleStreams(self._buffers, self._client, lambda: self._keys, self._later)
+        self._flusher = Flusher(inner, self._buffers, self._idle.settle)
+        self._recovery = Recovery(inner, self._client, timeout)
+        self._reads = RedisReads(inner, self._client)
         self._index = KeyIndex(inner, self._client)
         self._wakeups = RedisWakeups(
             inner.wakeups,
@@ -75,9 +75,9 @@ class RedisLog(EventLog):
         self._appender = Appender(
             inner,
             self._client,
-            self._tails,
+            self._buffers,
             self._flusher,
-            self._drain,
+            self._recovery,
             self._later,
             self._wakeups,
             timeout,
@@ -120,7 +120,7 @@ class RedisLog(EventLog):
         secret = self._inner.secret
         if self._known is None or secret != self._secret:
             # Another store took the place of the one that was there: nothing of it is ours.
-            self._tails.clear()
+            self._buffers.clear()
             self._secret, self._known = secret, Keys(self._prefix, secret)
         return self._known
 
@@ -149,7 +149,7 @@ class RedisLog(EventLog):
         # Each step, whatever another raises; the last one that is named here comes first.
         async with contextlib.AsyncExitStack() as left:
             left.push_async_callback(self._inner.aclose)
-            left.callback(self._tails.clear)
+            left.callback(self._buffers.clear)
             left.push_async_callback(self._client.aclose)
             left.push_async_callback(self._wakeups.aclose)
             if tasks:
@@ -171,7 +171,7 @@ class RedisLog(EventLog):
         await self._inner.check()
 
     def facts(self) -> StoreFacts:
-        backlog, is_up = self._tails.events, self._client.is_up
+        backlog, is_up = self._buffers.events, self._client.is_up
         return replace(self._inner.facts(), redis_up=is_up, redis_backlog=backlog)
 
     async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
@@ -191,11 +191,11 @@ class RedisLog(EventLog):
         return await self._inner.find(stream)
 
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
-        if self._tails.get(stream) is not None:
+        if self._buffers.get(stream) is not None:
             events = await self._read_ours(stream, after, max_events, max_bytes)
             # None: whoever took the stream over may have written more.
             return events or await self._inner.read(stream, after, max_events, max_bytes)
-        return await self._reader.read(self._keys, stream, after, max_events, max_bytes)
+        return await self._reads.read(self._keys, stream, after, max_events, max_bytes)
 
     async def written(self, stream: bytes, after: int = 0) -> Written:
         below = await self._inner.written(stream, after)
@@ -213,8 +213,8 @@ class RedisLog(EventLog):
     ) -> list[Event]:
         """What we write is in this memory or in SQL, whatever becomes of Redis."""
         found: list[Event] = []
-        while (tail := self._tails.get(stream)) is not None and after < tail.flushed:
-            flushed = tail.flushed
+        while (buffer := self._buffers.get(stream)) is not None and after < buffer.flushed:
+            flushed = buffer.flushed
             more = await self._inner.read(stream, after, max_events, max_bytes)
             # Where SQL has nothing more, retention took it.
             after = more[-1].sequence if more else flushed
@@ -222,8 +222,8 @@ class RedisLog(EventLog):
             if len(found) >= max_events or len(page(found, max_events, max_bytes)) < len(found):
                 break
         else:
-            if tail is not None:
-                found += tail.page(after, max_events, max_bytes)
+            if buffer is not None:
+                found += buffer.page(after, max_events, max_bytes)
         return page(found, max_events, max_bytes)
 
     async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:
