@@ -97,9 +97,7 @@ class Exchange:
         if self._context.settings.rerun is not None and self.kind is StreamKind.POST:
             kept = StoredRequest.of(self.request, self.scope, body.content)
             self._kept = kept.pack() if kept is not None else None
-        self._task = asyncio.create_task(self._run(), name="mcp-persist-pump")
-        self._context.tasks.add(self._task)
-        self._task.add_done_callback(self._context.tasks.discard)
+        self._task = self._context.tasks.begin(self._run())
         self._context.drain.runners.add(self)
         self._task.add_done_callback(self._ended)
 

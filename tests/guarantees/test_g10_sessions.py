@@ -250,7 +250,7 @@ async def test_requests_that_nobody_fetched_and_answers_that_nobody_read_are_pur
     async with persisted(Stateful(), store, purge_interval=0.1) as (port, persistence):
         session = await RawSession.open(port)
         log = (await persistence.context()).log
-        home = (await persistence.context()).worker
+        home = (await persistence.context()).member.name
         key = SessionKey("default", "/mcp", session.session_id or "")
 
         async def put(name: bytes, seconds: float) -> None:

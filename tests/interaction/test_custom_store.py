@@ -205,11 +205,11 @@ async def test_sessions_that_cannot_be_kept_do_not_keep_the_old_worker_enrolled(
             raise KeyError("hunter2")
 
         monkeypatch.setattr(type(parts.sessions), "keep", fail)
-        parts.exchanges.lease.lose()
+        parts.exchanges.member.lease.lose()
         async with asyncio.timeout(10):
             while (fresh := await persistence.parts()) is parts:
                 await asyncio.sleep(0.01)
-        assert make.shelf.kept("worker") == [fresh.exchanges.worker]
+        assert make.shelf.kept("worker") == [fresh.exchanges.member.name]
     assert "not left in order: KeyError" in caplog.text
     assert "hunter2" not in caplog.text
 

@@ -312,10 +312,10 @@ async def test_without_a_store_there_is_no_new_lease_and_with_it_there_is(
 async def test_a_blocked_event_loop_is_not_a_death(tmp_store: str) -> None:
     async with persisted(Scripted(two=two), tmp_store, **SETTINGS) as (port, persistence):
         context = await persistence.context()
-        before = (await context.log.workers())[context.worker].counter
+        before = (await context.log.workers())[context.member.name].counter
         time.sleep(2 * LEASE)  # noqa: ASYNC251 - the blocked event loop itself
         assert context.holds_lease
-        assert (await context.log.workers())[context.worker].counter >= before + 4
+        assert (await context.log.workers())[context.member.name].counter >= before + 4
         await works(port)
         assert await persistence.context() is context
 
@@ -325,9 +325,11 @@ async def test_a_worker_that_drains_is_seen_to(tmp_store: str) -> None:
         context = await persistence.context()
         context.drain.begin()
         async with asyncio.timeout(5):
-            while (await context.log.workers())[context.worker].state is not WorkerState.DRAINING:
+            while (await context.log.workers())[
+                context.member.name
+            ].state is not WorkerState.DRAINING:
                 await asyncio.sleep(0.01)
-        verdict = await context.peers.verify(context.worker)
+        verdict = await context.member.peers.verify(context.member.name)
         assert (verdict.gone, verdict.draining) == (False, True)
 
 

@@ -23,7 +23,7 @@ from mcp_persist_middleware.stores.redis.errors import RedisAwayError, distrust,
 from mcp_persist_middleware.stores.redis.rights import Rights, is_denied, listened
 from mcp_persist_middleware.stores.redis.scripts import ScriptCall
 from mcp_persist_middleware.stores.redis.url import Target
-from mcp_persist_middleware.supervision import Supervisor, end
+from mcp_persist_middleware.supervision import Supervisor, Tasks, end
 
 logger = rarely.logger(__name__)
 
@@ -61,7 +61,7 @@ class RedisClient:
         self._watching: asyncio.Task[None] | None = None
         self._warned = ""
         self._denied = ""
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running = Tasks("mcp-persist-redis-exchange")
         self.away_since = time.monotonic()
         self.says_who_it_is = True
         """Whether it may be asked for `INFO`."""
@@ -93,8 +93,7 @@ class RedisClient:
         watching, self._watching = self._watching, None
         await end(watching)
         self._back.clear()
-        if self._running:
-            await asyncio.wait(self._running, timeout=2 * self._timeout)
+        await self._running.ended(2 * self._timeout)
         client, self._client = self._client, None
         if client is not None:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
@@ -129,11 +128,7 @@ class RedisClient:
         """Finish an exchange, which has its time limit, even when its caller is cancelled: the
         driver does not always let a cancellation through, and loses the connection to it.
         """
-        task = asyncio.create_task(work, name="mcp-persist-redis-exchange")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        task.add_done_callback(_retrieve)
-        return await asyncio.shield(task)
+        return await self._running.whole(work)
 
     async def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         if self._client is None:
@@ -290,8 +285,3 @@ class RedisClient:
 
     def _refused(self, reason: str, fix: str) -> StoreUnavailableError:
         return StoreUnavailableError(url=self.name, reason=reason, fix=fix)
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()

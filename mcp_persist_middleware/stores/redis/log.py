@@ -35,7 +35,7 @@ from mcp_persist_middleware.stores.redis.rights import Rights
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 from mcp_persist_middleware.stores.redis.url import Target
 from mcp_persist_middleware.stores.redis.write_behind import WriteBehindBuffers, page
-from mcp_persist_middleware.supervision import Supervisor, end
+from mcp_persist_middleware.supervision import Supervisor, Tasks, end
 from mcp_persist_middleware.wakeups.base import Wakeups
 from mcp_persist_middleware.wakeups.redis import RedisWakeups
 
@@ -88,7 +88,7 @@ class RedisLog(EventLog):
         self._known: Keys | None = None
         self._secret = b""
         self._tasks: list[asyncio.Task[None]] = []
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running = Tasks("mcp-persist-redis-append")
 
     @property
     def name(self) -> str:
@@ -155,8 +155,7 @@ class RedisLog(EventLog):
             if tasks:
                 left.push_async_callback(self._leave)
                 left.push_async_callback(end, *tasks)
-                if self._running:
-                    await asyncio.wait(self._running, timeout=self._timeout)
+                await self._running.ended(self._timeout)
 
     async def _leave(self) -> None:
         """What Redis has goes to SQL before anybody can think that this worker is gone."""
@@ -181,11 +180,7 @@ class RedisLog(EventLog):
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         """Finish even when the caller is cancelled: a batch is whole or nothing."""
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        task.add_done_callback(_retrieve)
-        return await asyncio.shield(task)
+        return await self._running.whole(work)
 
     async def find(self, stream: bytes) -> StreamRecord | None:
         return await self._inner.find(stream)
@@ -263,8 +258,3 @@ class RedisLog(EventLog):
         if not purged.more:
             await self._index.clean(self._keys)
         return purged
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()

@@ -77,8 +77,7 @@ class SqlLog(SqlStreams):
 
     async def aclose(self) -> None:
         await self.wakeups.aclose()
-        if self._running:
-            await asyncio.wait(self._running, timeout=self._timeout)
+        await self._running.ended(self._timeout)
         worker, self._worker = self._worker, ""
         if worker:
             # Where this fails a lock tells the others, or the lease.

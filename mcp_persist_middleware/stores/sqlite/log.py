@@ -27,7 +27,6 @@ from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.stores.sql.rows import RowPage
 from mcp_persist_middleware.stores.sql.schema import quoted
-from mcp_persist_middleware.stores.sql.store import retrieve
 from mcp_persist_middleware.stores.sql.workers import reason, trouble
 from mcp_persist_middleware.stores.sqlite import clock
 from mcp_persist_middleware.stores.sqlite.batch import SqliteBatch
@@ -37,6 +36,7 @@ from mcp_persist_middleware.stores.sqlite.inbox import SqliteInbox, SqliteSessio
 from mcp_persist_middleware.stores.sqlite.read import SqliteReads
 from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
+from mcp_persist_middleware.supervision import retrieve
 from mcp_persist_middleware.wakeups.base import Wakeups
 from mcp_persist_middleware.wakeups.sqlite import DataVersion
 
@@ -232,10 +232,7 @@ class SqliteLog(SqlLog):
     def _move_soon(self) -> None:
         """Nobody may have anything to do with the store for a long time, but the heartbeat has."""
         if self._worker and not self._lock.locked():
-            task = asyncio.create_task(self._move())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-            task.add_done_callback(retrieve)
+            self._running.begin(self._move()).add_done_callback(retrieve)
 
     @contextlib.asynccontextmanager
     async def _connection(self, timeout: float = 0.0) -> AsyncIterator[AsyncConnection]:
