@@ -138,11 +138,11 @@ class RelayClient:
         try:
             return await self._inbox.put(request, _MOST_WAITING)
         except StoreError:
-            if await self._is_posted(request):
+            if await self._is_enqueued(request):
                 return EnqueueResult.ENQUEUED
             raise
 
-    async def _is_posted(self, request: RelayRequest) -> bool:
+    async def _is_enqueued(self, request: RelayRequest) -> bool:
         """Whether a request may be on its way in spite of all, or still get there."""
         try:
             if await self._inbox.tombstone(request.name, request.deadline):

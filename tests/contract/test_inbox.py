@@ -228,7 +228,7 @@ class Home:
         held = LocalSession(record, key.id, owner=owner)
         held.site = partial(self._site, key.id)
         self.let[key.id] = asyncio.Event()
-        self._registry._hold(held)
+        self._registry._held.add(held)
         return record
 
     async def _site(self, session: str, _: RequestEnvelope, receive: Any) -> BufferedResponse:

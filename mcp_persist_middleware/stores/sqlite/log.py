@@ -10,7 +10,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -402,10 +402,10 @@ class SqliteLog(SqlLog):
 
 def _in_thread_of(
     driver: aiosqlite.Connection, work: Callable[[sqlite3.Connection], T]
-) -> Awaitable[T]:
+) -> Coroutine[Any, Any, T]:
     """The one use of a protected method: aiosqlite has no public way to run several statements in
     one hop. SQLAlchemy's own dialect reaches deeper."""
-    running: Awaitable[T] = driver._execute(work, driver._conn)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    running: Coroutine[Any, Any, T] = driver._execute(work, driver._conn)  # type: ignore[no-untyped-call]  # noqa: SLF001
     return running
 
 
