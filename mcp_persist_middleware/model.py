@@ -257,7 +257,7 @@ class RelayRequestId(NamedTuple):
 
     id: bytes
     worker: str
-    """Whom it was posted to."""
+    """Whom it is addressed to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +285,7 @@ class RelayRequest:
 
 
 class EnqueueResult(enum.Enum):
-    """What became of the attempt to post a relayed request."""
+    """What became of the attempt to enqueue a relayed request."""
 
     ENQUEUED = "enqueued"
     FULL = "full"

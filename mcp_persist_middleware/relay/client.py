@@ -115,7 +115,7 @@ class RelayClient:
         topic = self._wakeups.subscribe(name)
         try:
             # The first look is for what was there before the request: nothing. An answer may come
-            # before its posting is known.
+            # before it is known to be enqueued.
             await topic.wait()
             enqueued = await self._put(request)
             if enqueued is not EnqueueResult.ENQUEUED:

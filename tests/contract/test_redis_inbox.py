@@ -25,7 +25,7 @@ from mcp_persist_middleware.model import (
     SessionKey,
 )
 from mcp_persist_middleware.stores.redis import requests
-from mcp_persist_middleware.stores.redis.client import RedisAwayError
+from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.inbox import RedisInbox
 from mcp_persist_middleware.stores.redis.log import RedisLog
 from mcp_persist_middleware.testing.contract.builders import KEY, begin_session, relayed
@@ -158,15 +158,6 @@ async def test_a_large_reply_lies_in_sql(pair: Pair) -> None:
     await pair.sender.remove([sent.name])
     assert await pair.sender.look(sent.name) is None
     assert await pair.one._inner.inbox.look(sent.name) is None
-
-
-async def test_with_durability_sql_nothing_of_a_request_lies_in_redis(place: Place) -> None:
-    async with workers(place, redis_durability="sql") as pair:
-        sent = await pair.put()
-        assert pair.keys() == []
-        assert await pair.served() == [sent.id]
-        await pair.answer(sent)
-        assert await pair.sender.look(sent.name) == ANSWERED
 
 
 async def test_where_redis_does_not_say_which_server_it_is_requests_lie_in_sql(

@@ -85,12 +85,12 @@ async def test_a_stream_that_is_quiet_leaves_redis_and_comes_back(place: Place) 
         await one.append([new(stream)])
         await one.append([add(stream, *events(1, 2))])
         await flushed(one)
-        tail = one._tails.get(stream.id)
-        assert tail is not None
-        tail.touched -= 60
+        buffer = one._buffers.get(stream.id)
+        assert buffer is not None
+        buffer.touched -= 60
         await until(lambda: not place.left())
         assert await one.append([add(stream, *events(3, 2))]) == [COMMITTED]
-        assert tail.begun
+        assert buffer.begun
         assert await numbers(one, stream) == [1, 2, 3, 4]
 
 
@@ -384,7 +384,7 @@ async def test_the_backlog_is_bounded_and_waits_for_sql(
             done, _ = await asyncio.wait([waiting], timeout=0.5)
             assert not done
         assert await waiting == [COMMITTED]
-        assert one._tails.events <= 100
+        assert one._buffers.events <= 100
 
 
 async def test_an_append_that_failed_is_repeated_without_doubling_and_may_be_given_up(

@@ -111,7 +111,7 @@ async def test_a_redis_that_is_away_is_told_and_leaves_it_ready(
 ) -> None:
     server = RedisServer(tmp_path / "redis")
     server.start()
-    settings = {"redis": server.url(), "redis_durability": "memory", **HEALTH}
+    settings = {"redis": server.url(), **HEALTH}
     async with persisted(Scripted(two=two), tmp_store, **settings) as (port, persistence):
         await until(lambda: connected(persistence))
         server.stop(signal.SIGKILL)

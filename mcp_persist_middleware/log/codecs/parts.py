@@ -79,7 +79,7 @@ def _of_session(key: SessionKey) -> Bound:
     return Bound("\0".join(("session", *key)).encode("utf-8", "surrogatepass"), b"initialize")
 
 
-def _of_letter(request: bytes, part: bytes) -> Bound:
+def _of_request(request: bytes, part: bytes) -> Bound:
     return Bound(b"letter " + request, part)
 
 
@@ -116,7 +116,7 @@ class CodedInbox(OuterInbox):
 
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
         if not request.sealed:
-            content = await self._encoded(request.content, _of_letter(request.id, b"content"))
+            content = await self._encoded(request.content, _of_request(request.id, b"content"))
             request = dataclasses.replace(request, content=content)
         return await self.inner.put(request, most)
 
@@ -132,19 +132,19 @@ class CodedInbox(OuterInbox):
         if request.sealed or not self._blobs.is_encoded(request.content):
             return request
         try:
-            content = await self._decoded(request.content, _of_letter(request.id, b"content"))
+            content = await self._decoded(request.content, _of_request(request.id, b"content"))
         except ValueError as error:
             # Nobody runs it: its sender finds it overdue, and says so.
-            logger.error("%s", _unreadable(self._store, "letter", error))
+            logger.error("%s", _unreadable(self._store, "relayed request", error))
             return None
         return dataclasses.replace(request, content=content)
 
     async def tombstone(self, request: RelayRequestId, deadline: float, reply: bytes = b"") -> bool:
-        reply = await self._encoded(reply, _of_letter(request.id, b"reply"))
+        reply = await self._encoded(reply, _of_request(request.id, b"reply"))
         return await self.inner.tombstone(request, deadline, reply)
 
     async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
-        reply = await self._encoded(reply, _of_letter(request, b"reply"))
+        reply = await self._encoded(reply, _of_request(request, b"reply"))
         return await self.inner.answer(request, worker, reply, deadline)
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
@@ -152,9 +152,9 @@ class CodedInbox(OuterInbox):
         if status is None or not self._blobs.is_encoded(status.reply):
             return status
         try:
-            reply = await self._decoded(status.reply, _of_letter(request.id, b"reply"))
+            reply = await self._decoded(status.reply, _of_request(request.id, b"reply"))
         except ValueError as error:
-            raise _unreadable(self._store, "letter", error) from error
+            raise _unreadable(self._store, "relayed request", error) from error
         return status._replace(reply=reply)
 
     async def _encoded(self, data: bytes, bound: Bound) -> bytes:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -31,13 +30,13 @@ from mcp_persist_middleware.stores.sql.schema import quoted
 from mcp_persist_middleware.stores.sql.workers import reason, trouble
 from mcp_persist_middleware.stores.sqlite import clock
 from mcp_persist_middleware.stores.sqlite.batch import SqliteBatch
-from mcp_persist_middleware.stores.sqlite.drivers import Drivers
+from mcp_persist_middleware.stores.sqlite.drivers import Drivers, submit
 from mcp_persist_middleware.stores.sqlite.files import Files
 from mcp_persist_middleware.stores.sqlite.inbox import SqliteInbox, SqliteSessions
 from mcp_persist_middleware.stores.sqlite.read import SqliteReads
 from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
-from mcp_persist_middleware.supervision import begin_task, retrieve
+from mcp_persist_middleware.supervision import retrieve
 from mcp_persist_middleware.wakeups.base import Wakeups
 from mcp_persist_middleware.wakeups.sqlite import DataVersion
 
@@ -301,25 +300,22 @@ class SqliteLog(SqlLog):
 
         A busy event loop takes the interpreter lock back before the driver's thread has woken up,
         for tens of milliseconds on end; a commit that takes 0.1 ms is over sooner when the loop
-        waits.
+        waits, and what came of it is at hand without another round of the loop.
         """
-        done = threading.Lock()
-        done.acquire()
-
-        def run(raw: sqlite3.Connection) -> T:
-            try:
-                return work(raw)
-            finally:
-                done.release()
-
-        running = begin_task(_in_thread_of(driver, run), "mcp-persist-commit")
+        done = submit(driver, work)
         if self._unheld:
             self._unheld -= 1
         else:
-            await asyncio.sleep(0)
-            self._slow = 0 if done.acquire(timeout=_HOLD) else min(self._slow + 1, _SLOWEST)
-            self._unheld = (1 << self._slow) >> 1
-        return await running
+            try:
+                result = done.result(_HOLD)
+            except TimeoutError:
+                self._slow = min(self._slow + 1, _SLOWEST)
+            else:
+                self._slow = 0
+                return result
+            finally:
+                self._unheld = (1 << self._slow) >> 1
+        return await asyncio.wrap_future(done)
 
     async def _row(self, stream: bytes) -> Any | None:
         return await self._read_in_thread(lambda raw: self._reads.row(raw, stream))

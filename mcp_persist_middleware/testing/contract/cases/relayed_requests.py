@@ -122,9 +122,9 @@ class RelayedRequests:
             done = await asyncio.gather(
                 *both[:: 1 if first == "put" else -1], return_exceptions=True
             )
-            put, barred = done if first == "put" else done[::-1]
-            assert (put is EnqueueResult.ENQUEUED) == (barred is False)
-            assert isinstance(put, StoreError) == (barred is True)
+            put, tombstoned = done if first == "put" else done[::-1]
+            assert (put is EnqueueResult.ENQUEUED) == (tombstoned is False)
+            assert isinstance(put, StoreError) == (tombstoned is True)
         await claim(log, "one")
 
     async def test_of_all_who_claim_or_withdraw_at_once_one_gets_the_request(
