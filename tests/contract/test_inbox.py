@@ -247,7 +247,8 @@ def client_of(log: EventLog, record: SessionRecord) -> tuple[asyncio.Task[Any], 
     left, alive = asyncio.Event(), cast("Any", SimpleNamespace(is_suspect=lambda _: False))
     relay = RelayClient(log.inbox, log.wakeups, alive, 1.0, 1024)
     scope = {"method": "POST", "path": "/mcp", "headers": []}
-    call = relay.carry(record, RequestEnvelope(scope, b"{}", "default"), left.wait())
+    leaves = asyncio.create_task(left.wait())
+    call = relay.carry(record, RequestEnvelope(scope, b"{}", "default"), leaves)
     return asyncio.create_task(call), left
 
 
