@@ -37,7 +37,7 @@ from mcp_persist_middleware.relay.server import RelayServer
 from mcp_persist_middleware.sessions.registry import LocalSession, Registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.redis.log import RedisLog
-from mcp_persist_middleware.supervision import end
+from mcp_persist_middleware.supervision import end, scoped
 from mcp_persist_middleware.testing.contract.builders import KEY, NOW, begin_session, claim, relayed
 from tests.support.scripted import until
 from tests.support.stores import Store
@@ -247,9 +247,13 @@ def client_of(log: EventLog, record: SessionRecord) -> tuple[asyncio.Task[Any], 
     left, alive = asyncio.Event(), cast("Any", SimpleNamespace(is_suspect=lambda _: False))
     relay = RelayClient(log.inbox, log.wakeups, alive, 1.0, 1024)
     scope = {"method": "POST", "path": "/mcp", "headers": []}
-    leaves = asyncio.create_task(left.wait())
-    call = relay.carry(record, RequestEnvelope(scope, b"{}", "default"), leaves)
-    return asyncio.create_task(call), left
+    envelope = RequestEnvelope(scope, b"{}", "default")
+
+    async def call() -> object:
+        with scoped(left.wait(), "left") as gone:
+            return await relay.carry(record, envelope, gone)
+
+    return asyncio.create_task(call()), left
 
 
 @pytest.mark.parametrize("of", ["session", "owner"])
