@@ -229,7 +229,7 @@ async def test_a_request_that_was_flushed_is_not_run_and_its_sender_is_not_told_
     assert await pair.served() == [after.id]
 
 
-async def test_a_request_is_posted_as_soon_as_its_addressee_has_looked_into_a_flushed_redis(
+async def test_a_request_is_enqueued_as_soon_as_its_addressee_has_looked_into_a_flushed_redis(
     pair: Pair,
 ) -> None:
     await pair.put()
@@ -375,7 +375,7 @@ def losing(pair: Pair, worker: RedisLog, monkeypatch: pytest.MonkeyPatch, text: 
     monkeypatch.setattr(worker._client, "run", run)
 
 
-async def test_a_posting_whose_answer_was_lost_is_there(
+async def test_a_put_whose_answer_was_lost_is_there(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await pair.put()
@@ -391,7 +391,7 @@ async def test_a_posting_whose_answer_was_lost_is_there(
     assert sent.id not in await pair.served()
 
 
-async def test_a_posting_that_may_have_been_lost_with_a_memory_is_not_said_to_be_tombstoned(
+async def test_a_put_that_may_have_been_lost_with_a_memory_is_not_said_to_be_tombstoned(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await pair.put()
