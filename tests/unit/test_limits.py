@@ -13,7 +13,6 @@ FILE_LINES, FUNCTION_LINES = 300, 40
 
 # Over the limit today.
 LONG_FILES = {
-    "log/writer.py",
     "stores/sqlite/log.py",
 }
 LONG_FUNCTIONS: set[str] = set()
