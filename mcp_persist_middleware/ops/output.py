@@ -71,7 +71,11 @@ class Output:
     def say(self, text: str) -> None:
         """A sentence for people."""
         if not self.as_json:
-            self.console.print(_printable(text), markup=False, soft_wrap=True)
+            self.console.print(_printable(text), markup=False)
+
+    def line(self, text: str) -> None:
+        """A line for people, however long."""
+        self.console.print(_printable(text), markup=False, soft_wrap=True)
 
     def json(self, value: object) -> None:
         """A value for programs, on its own."""

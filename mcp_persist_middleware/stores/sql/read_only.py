@@ -142,6 +142,11 @@ class ReadOnly(ABC):
     async def lacking_rights(self) -> Sequence[str]:
         """What this user may not do and a server has to."""
 
+    async def hears_itself(self, channel: str) -> bool | None:
+        """Whether a wake-up that is sent through a channel comes back; None where none is sent."""
+        del channel
+        return None
+
     @abstractmethod
     async def check_damage(self) -> Sequence[str]:
         """What the database itself finds damaged, as far as it can say."""
