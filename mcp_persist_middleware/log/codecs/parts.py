@@ -64,10 +64,16 @@ class Blobs:
         Raises:
             ValueError: it cannot be read here; the text says why.
         """
-        if not self.is_encoded(blob):
-            return blob
+        written = self.codec_of(blob)
+        return blob if written is None else self._chain.decode(*written, bound)
+
+    @classmethod
+    def codec_of(cls, blob: bytes) -> tuple[int, bytes] | None:
+        """The codec and the payload of what is not as it was given."""
+        if not cls.is_encoded(blob):
+            return None
         at = len(_MARK)
-        return self._chain.decode(blob[at] if len(blob) > at else 255, blob[at + 1 :], bound)
+        return (blob[at] if len(blob) > at else 255), blob[at + 1 :]
 
 
 def _unreadable(store: str, what: str, error: ValueError) -> UnreadableRowError:

@@ -80,6 +80,11 @@ class SqlLog(SqlStore, EventLog):
         """A look at the same store that changes nothing of it, and needs no log that is open."""
 
     @abstractmethod
+    async def vacuum(self) -> bool:
+        """Give space that nothing is in back to the system, or to what is written next, in a
+        bounded step where others would wait for it; whether there is more to do."""
+
+    @abstractmethod
     async def _drop_writer(self) -> None:
         """Close the connection that writes, if there is one; the next batch makes another."""
 

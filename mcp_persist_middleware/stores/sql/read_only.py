@@ -122,6 +122,11 @@ class ReadOnly(ABC):
                 }
             )
 
+    @property
+    def dialect(self) -> str:
+        """The dialect of its SQL."""
+        return self._engine.dialect.name if self._engine is not None else ""
+
     @abstractmethod
     async def engine_version(self) -> str:
         """Of the database, as it says it."""

@@ -119,6 +119,9 @@ class SqliteLog(SqlLog):
     def inspection(self) -> SqliteInspection:
         return SqliteInspection(self.name, self._path, self.tables, self._timeout)
 
+    async def vacuum(self) -> bool:
+        return await self._read_in_thread(self._reads.vacuum)
+
     async def open(self, worker: str) -> None:
         self._loop = asyncio.get_running_loop()
         try:
@@ -402,7 +405,7 @@ class SqliteLog(SqlLog):
             lambda raw: self._reads.purge(raw, now, max_events, until)
         )
         try:
-            more = await self._read_in_thread(self._reads.vacuum)
+            more = await self.vacuum()
         except StoreError:
             # What was removed is told; the next step says what is wrong.
             if not purged.removed:
