@@ -19,6 +19,7 @@ from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import Beat, Event, EventKind
 from mcp_persist_middleware.stores.sql import migrations
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox
+from mcp_persist_middleware.stores.sql.inspection import Inspection
 from mcp_persist_middleware.stores.sql.lent import Lent
 from mcp_persist_middleware.stores.sql.rows import RowPage, page_of
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
@@ -70,6 +71,15 @@ class SqlLog(SqlStreams):
         if self._given is None:
             raise StoreError(url=self.name, reason="it is not open")
         return self._given.execution_options(isolation_level="AUTOCOMMIT")
+
+    @abstractmethod
+    def inspection(self) -> Inspection:
+        """A look at the same store that changes nothing of it, and needs no log that is open."""
+
+    @abstractmethod
+    async def vacuum(self) -> bool:
+        """Give space that nothing is in back to the system, or to what is written next, in a
+        bounded step where others would wait for it; whether there is more to do."""
 
     @abstractmethod
     async def _drop_writer(self) -> None:

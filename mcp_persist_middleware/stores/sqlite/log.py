@@ -33,6 +33,7 @@ from mcp_persist_middleware.stores.sqlite.batch import SqliteBatch
 from mcp_persist_middleware.stores.sqlite.drivers import Drivers, submit
 from mcp_persist_middleware.stores.sqlite.files import Files
 from mcp_persist_middleware.stores.sqlite.inbox import SqliteInbox, SqliteSessions
+from mcp_persist_middleware.stores.sqlite.inspection import SqliteInspection
 from mcp_persist_middleware.stores.sqlite.read import SqliteReads
 from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
@@ -113,6 +114,12 @@ class SqliteLog(SqlLog):
     @property
     def wakeups(self) -> Wakeups:
         return self._wakeups
+
+    def inspection(self) -> SqliteInspection:
+        return SqliteInspection(self.name, self._path, self.tables, self._timeout)
+
+    async def vacuum(self) -> bool:
+        return await self._read_in_thread(self._reads.vacuum)
 
     async def open(self, worker: str) -> None:
         self._loop = asyncio.get_running_loop()
@@ -391,7 +398,7 @@ class SqliteLog(SqlLog):
             lambda raw: self._reads.purge(raw, now, max_events, until)
         )
         try:
-            more = await self._read_in_thread(self._reads.vacuum)
+            more = await self.vacuum()
         except StoreError:
             # What was removed is told; the next step says what is wrong.
             if not purged.removed:
