@@ -24,6 +24,16 @@ def test_the_settings_table_has_every_setting_with_its_default_and_its_help() ->
     assert table == real
 
 
+def test_the_settings_in_the_readme_are_rows_of_that_table() -> None:
+    rows = re.findall(r"^\| `\w+` \| `.+?` \| .+ \|$", README, re.MULTILINE)
+    assert len(rows) > 10
+    assert set(rows) <= set(GUIDES["settings"].splitlines())
+
+
+def test_the_readme_is_read_in_minutes() -> None:
+    assert len(README.splitlines()) <= 200
+
+
 def test_every_instrument_is_named() -> None:
     source = Path(telemetry.__file__).read_text()
     for name in re.findall(r'"mcp_persist(\.[a-z_.]+)"', source):
