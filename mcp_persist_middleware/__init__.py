@@ -8,8 +8,8 @@ from a `log/cursor`, woken by `wakeups/`. What is above imports what is below an
 
 Where to change what:
 
-- a setting: settings/values.py, settings/arguments.py, its use, the table in README.md
-- a metric: telemetry.py, its use, README.md
+- a setting: settings/values.py, settings/arguments.py, its use, examples/guides/settings.md
+- a metric: telemetry.py, its use, examples/guides/operating.md
 - how a cursor is parsed: protocol/event_id.py
 - a protocol revision: protocol/eras.py
 - priming: streams/deliver.py, protocol/sse.py, protocol/eras.py

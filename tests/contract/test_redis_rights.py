@@ -212,9 +212,9 @@ def test_every_command_that_is_used_is_tried() -> None:
     assert {"XADD", "ZRANGEBYSCORE", "SMEMBERS", "EVAL"} <= used
 
 
-async def test_the_user_that_readme_makes_may_do_all(place: Place) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (rules,) = re.findall(r"ACL SETUSER app on >password (.+?)`", readme)
+async def test_the_user_that_the_guide_makes_may_do_all(place: Place) -> None:
+    guide = (Path(__file__).parents[2] / "examples" / "guides" / "redis.md").read_text()
+    (rules,) = re.findall(r"ACL SETUSER app on >password (.+?)`", guide)
     allow(place, *rules.split())
     async with place.worker("one") as one:
         assert one._client.is_up
