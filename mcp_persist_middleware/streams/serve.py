@@ -90,28 +90,28 @@ class _FirstReader:
 
 async def answer(context: Context, running: Exchange, client: Client) -> Opened | None:
     """The stream that answers; None when the answer is not a stream or nobody waits for it."""
-    await running.begun.wait(_UNWATCHED)
-    while not running.opened.done():
+    await running.opening.begun.wait(_UNWATCHED)
+    while not running.opening.opened.done():
         watcher = client.watch()
         timeout = _time_to_early_start(context, running)
-        waiting: set[asyncio.Future[Any]] = {running.opened, watcher}
+        waiting: set[asyncio.Future[Any]] = {running.opening.opened, watcher}
         await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if running.opened.done():
+        if running.opening.opened.done():
             break
         if watcher.done():
             await _let_go(running)
         elif _time_to_early_start(context, running) == 0:
             telemetry.early_starts.add(1)
             running.open([], early=True)
-            running.announce()
-    return await running.opened
+            running.opening.announce()
+    return await running.opening.opened
 
 
 async def _let_go(running: Exchange) -> None:
     """The client has left without an id; what is there in a moment, it may still take."""
     running.alone()
     if running.kind is StreamKind.POST:
-        await asyncio.wait({running.opened}, timeout=asgi.HALF_CLOSED)
+        await asyncio.wait({running.opening.opened}, timeout=asgi.HALF_CLOSED)
     running.abandon()
 
 

@@ -75,7 +75,7 @@ async def test_what_was_withdrawn_is_nowhere_any_more(log: EventLog, store: Stor
     assert sent.content not in await contents(store)
 
 
-async def test_a_request_to_where_the_session_is_not_is_not_posted(log: EventLog) -> None:
+async def test_a_request_to_where_the_session_is_not_is_not_enqueued(log: EventLog) -> None:
     if may_forget(log):
         pytest.skip("its addressee sees that")
     assert await log.inbox.put(relayed(), 10) is EnqueueResult.MOVED

@@ -23,15 +23,6 @@ from tests.support.stores import RedisServer, free_port
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    """A Redis of this test's own."""
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    yield Place(tmp_path, server)
-    server.stop()
-
-
 # What is refused at the start.
 
 

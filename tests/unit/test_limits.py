@@ -13,10 +13,8 @@ FILE_LINES, FUNCTION_LINES = 300, 40
 
 # Over the limit today.
 LONG_FILES = {
-    "log/live.py",
     "log/writer.py",
     "stores/sqlite/log.py",
-    "streams/pump.py",
 }
 LONG_FUNCTIONS: set[str] = set()
 

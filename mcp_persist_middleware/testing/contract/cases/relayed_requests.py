@@ -94,7 +94,7 @@ class RelayedRequests:
         last = await other.inbox.look(left.name)
         assert last == RelayStatus(RelayState.REPLIED, "one", b"late")
 
-    async def test_a_request_that_was_tombstoned_is_never_posted(
+    async def test_a_request_that_was_tombstoned_is_never_enqueued(
         self, log: EventLog, other: EventLog
     ) -> None:
         await begin_session(log)
