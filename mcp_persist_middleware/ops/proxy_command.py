@@ -98,9 +98,10 @@ def application() -> Any:
     Raises:
         ConfigurationError: an argument is wrong.
     """
-    from mcp_persist_middleware.ops.proxy import UpstreamOptions, proxy_app
+    from mcp_persist_middleware.ops.proxy import UpstreamOptions, config_app, proxy_app
 
     given = json.loads(os.environ[_ARGUMENTS])
+    stdio_command.show_log(given.get("log_level", "warning"))
     options = UpstreamOptions(
         **{name: given[name] for name in _PLAIN},
         headers=_headers(given["header_file"]),
@@ -110,6 +111,9 @@ def application() -> Any:
         case "program":
             command = stdio_command.command(given["program"])
             return proxy_app(url=given["url"], command=command, stdio=stdio_command.options(given))
+        case "config":
+            own = stdio_command.options(given)
+            return config_app(given["config"], given["url"], options=options, stdio=own)
         case _:
             return proxy_app(given["upstream"], given["url"], options=options)
 

@@ -2,6 +2,7 @@
 with many of them."""
 
 import argparse
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def target(given: Mapping[str, Any]) -> str:
     Raises:
         ConfigurationError: none, or more than one.
     """
-    chosen = [name for name in ("upstream", "program", "config") if given[name]]
+    chosen = [name for name in ("upstream", "program", "config") if given.get(name)]
     if len(chosen) != 1:
         raise ConfigurationError(
             reason="expected one of --upstream URL, --config FILE and -- command arg …"
@@ -72,6 +73,19 @@ def options(given: Mapping[str, Any]) -> "StdioOptions":
         max_children=given["max_children"],
         idle_seconds=given["child_idle"],
     )
+
+
+def show_log(level: str) -> None:
+    """What this library says, and what children say, goes where uvicorn's own lines go. Where
+    somebody has set up logging it stays as it is."""
+    from uvicorn.logging import DefaultFormatter
+
+    ours = logging.getLogger("mcp_persist_middleware")
+    if not (ours.handlers or logging.getLogger().handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(DefaultFormatter("%(levelprefix)s %(message)s"))
+        ours.addHandler(handler)
+        ours.setLevel(level.upper())
 
 
 def command(program: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 small application that passes everything on (extra `proxy`)."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Unpack
 
 from starlette.types import ASGIApp, Scope
@@ -11,6 +12,7 @@ from mcp_persist_middleware.errors import ConfigurationError
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.model import surely
+from mcp_persist_middleware.ops.proxy import config
 from mcp_persist_middleware.ops.proxy.stdio import StdioOptions, StdioUpstream
 from mcp_persist_middleware.ops.proxy.stdio.upstream import Owner
 from mcp_persist_middleware.ops.proxy.upstream import Upstream, UpstreamOptions
@@ -18,7 +20,14 @@ from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.settings import SettingsArguments, is_given
 from mcp_persist_middleware.streams import identity
 
-__all__ = ["StdioOptions", "StdioUpstream", "Upstream", "UpstreamOptions", "proxy_app"]
+__all__ = [
+    "StdioOptions",
+    "StdioUpstream",
+    "Upstream",
+    "UpstreamOptions",
+    "config_app",
+    "proxy_app",
+]
 
 
 def proxy_app(
@@ -59,6 +68,36 @@ def proxy_app(
         made.persistence.reports["children"] = lambda: len(children)
     breaker = server.children.breaker if isinstance(server, StdioUpstream) else server.breaker
     made.persistence.reports["circuit"] = lambda: breaker.state.value
+    return made
+
+
+def config_app(
+    file: str | Path,
+    url: str | None = None,
+    *,
+    options: UpstreamOptions | None = None,
+    stdio: StdioOptions | None = None,
+    log: MakeLog | None = None,
+    persistence: Persistence | None = None,
+    **settings: Unpack[SettingsArguments],
+) -> PersistMiddleware:
+    """An ASGI application for all servers of an `mcpServers` file: each at `/servers/NAME/mcp`, on
+    one store; `/` lists them.
+
+    Args:
+        file: as Claude, Cursor and VS Code have it: `command`, `args`, `env`, `cwd`; or `url` and
+            `headers`. `${NAME}` and `${NAME:-text}` stand for variables of the environment.
+        others: as `proxy_app` takes them.
+
+    Raises:
+        ConfigurationError: the file, or something in it, is wrong.
+    """
+    servers = config.read(Path(file), options, stdio)
+    made = in_front_of(servers, url, log=log, persistence=persistence, **settings)
+    for server in servers.all.values():
+        if isinstance(server.app, StdioUpstream):
+            server.app.owner = owner_by(made.persistence)
+    made.persistence.reports["servers"] = servers.report
     return made
 
 
