@@ -138,9 +138,14 @@ class Child:
                 )
             )
 
+    def leave(self) -> None:
+        """Nothing more is asked of it."""
+        self.is_ended_by_us = self.is_ended_by_us or not self.is_over
+        self.is_over = True
+
     async def stop(self) -> None:
         """End it: what waits for an answer gets an error."""
-        self.is_over = self.is_ended_by_us = True
+        self.leave()
         await self.process.stop()
         await asyncio.wait({self._reading}, timeout=_LAST_WORDS)
         self._reading.cancel()

@@ -29,16 +29,20 @@ class Splitter:
         """The lines that end in this piece, without their end; empty ones are left out.
 
         Raises:
-            TooLongError: the line that has begun is over the limit.
+            TooLongError: a line is over the limit, whether it has ended or not.
         """
         *ended, rest = data.split(b"\n")
         for line in ended:
             whole = bytes(self._rest) + line if self._rest else line
             self._rest.clear()
+            self._check(len(whole))
             if stripped := whole.strip():
                 yield stripped
         self._rest += rest
-        if len(self._rest) > self._limit:
+        self._check(len(self._rest))
+
+    def _check(self, size: int) -> None:
+        if size > self._limit:
             raise TooLongError
 
 

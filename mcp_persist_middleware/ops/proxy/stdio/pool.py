@@ -105,7 +105,7 @@ class Children:
 
     def end(self, child: Child) -> None:
         """Stop it, meanwhile."""
-        child.is_over = child.is_ended_by_us = True
+        child.leave()
         if self._tasks is not None:
             self._tasks.spawn(child.stop(), "mcp-persist-stdio-end")
 

@@ -6,6 +6,7 @@ or one for the request. What a process says finds its request by ids (routes.py)
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.types import Message, Receive, Scope, Send
@@ -94,7 +95,7 @@ class StdioUpstream:
         except InvalidError as error:
             await answers.invalid(send, error)
         except BusyError as error:
-            seconds = max(_BUSY_SECONDS, *(int(each) + 1 for each in error.args))
+            seconds = math.ceil(max((_BUSY_SECONDS, *error.args)))
             await responses.unavailable(send, "Too many processes or requests", seconds)
         except UnstartableError as error:
             logger.warning("The command cannot be run: %s", error)
