@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.ops.records import is_open
-from mcp_persist_middleware.stores.sql.inspection import EventHead, Inspection, Wanted
+from mcp_persist_middleware.stores.sql.inspected import EventHead, Wanted
+from mcp_persist_middleware.stores.sql.inspection import Inspection
 
 _MOST_STREAMS, _PAGE = 10_000, 500
 # A stream that begins and ends between two looks is found by when it began. Its commit may come

@@ -15,7 +15,8 @@ from mcp_persist_middleware.model import (
 )
 from mcp_persist_middleware.ops.output import Column, ago, moment, number, size
 from mcp_persist_middleware.protocol import event_id
-from mcp_persist_middleware.stores.sql.inspection import EventHead, Inspection, Kept, WorkerRow
+from mcp_persist_middleware.stores.sql.inspected import EventHead, Kept, WorkerRow
+from mcp_persist_middleware.stores.sql.inspection import Inspection
 
 _ID_LENGTH, _SHORT = 22, 12
 _KINDS = {StreamKind.POST: "POST", StreamKind.GET: "GET"}

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import secrets
 from collections.abc import AsyncIterator
+from typing import TypeVar
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import ConfigurationError, SchemaVersionError, StoreError
@@ -15,6 +16,8 @@ from mcp_persist_middleware.stores.sql import migrations
 from mcp_persist_middleware.stores.sql.inspection import Inspection
 from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.stores.sql.migrations import Schema
+
+AnyLog = TypeVar("AnyLog", bound=EventLog)
 
 
 def sql_log(settings: Settings) -> SqlLog:
@@ -54,7 +57,26 @@ async def opened(settings: Settings) -> AsyncIterator[EventLog]:
     """
     async with inspected(settings):
         pass
-    log, name = CodedLog(make_log(settings), settings), secrets.token_hex(8)
+    async with _open(CodedLog(make_log(settings), settings)) as log:
+        yield log
+
+
+@contextlib.asynccontextmanager
+async def opened_sql(settings: Settings) -> AsyncIterator[SqlLog]:
+    """The log in SQL alone, payloads as they are stored; else as `opened`.
+
+    Raises:
+        StoreError: it cannot be opened, or is of another version.
+    """
+    async with inspected(settings):
+        pass
+    async with _open(sql_log(settings)) as log:
+        yield log
+
+
+@contextlib.asynccontextmanager
+async def _open(log: AnyLog) -> AsyncIterator[AnyLog]:
+    name = secrets.token_hex(8)
     try:
         await log.open(name)
         # Nobody is to wait for its heartbeats.

@@ -8,7 +8,7 @@ from mcp_persist_middleware.model import StreamWrite
 from mcp_persist_middleware.ops import stores
 from mcp_persist_middleware.ops.following import Follower
 from mcp_persist_middleware.settings import Settings
-from mcp_persist_middleware.stores.sql.inspection import Wanted
+from mcp_persist_middleware.stores.sql.inspected import Wanted
 from tests.cli.scene import SESSION, Scene, answer, progress
 
 MakeScene = Callable[..., Scene]

@@ -21,7 +21,7 @@ from mcp_persist_middleware.ops.records import (
     stream_row,
 )
 from mcp_persist_middleware.ops.store_options import StoreOptions
-from mcp_persist_middleware.stores.sql.inspection import Wanted
+from mcp_persist_middleware.stores.sql.inspected import Wanted
 
 _GAPS = (
     Column("stream", "STREAM"),

@@ -16,7 +16,8 @@ from mcp_persist_middleware.ops.output import Output, size
 from mcp_persist_middleware.ops.records import event_row, name_of, stream_id
 from mcp_persist_middleware.ops.store_options import StoreOptions
 from mcp_persist_middleware.settings import Settings
-from mcp_persist_middleware.stores.sql.inspection import Inspection, Wanted
+from mcp_persist_middleware.stores.sql.inspected import Wanted
+from mcp_persist_middleware.stores.sql.inspection import Inspection
 
 _PAUSE = 0.5
 
@@ -95,4 +96,4 @@ class _Teller:
         at = row["seen"][11:23] if row["seen"] else " " * 12
         told = f"{at} {row['stream']} {row['sequence']:>6} {row['kind']:8}"
         said = row["data"] if "data" in row else f"{size(row['bytes']):>10} {row['session'][:16]}"
-        self._out.say(f"{told} {said}".rstrip())
+        self._out.line(f"{told} {said}".rstrip())

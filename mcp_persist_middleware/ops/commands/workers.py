@@ -12,7 +12,7 @@ from mcp_persist_middleware.ops.records import (
     worker_state,
 )
 from mcp_persist_middleware.ops.store_options import StoreOptions
-from mcp_persist_middleware.stores.sql.inspection import Wanted
+from mcp_persist_middleware.stores.sql.inspected import Wanted
 
 _MOST = 1000
 

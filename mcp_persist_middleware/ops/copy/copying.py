@@ -31,6 +31,7 @@ from mcp_persist_middleware.ops.copy.rows import (
     same,
 )
 from mcp_persist_middleware.ops.copy.store import Readable, Writable
+from mcp_persist_middleware.supervision import begin_task
 
 T = TypeVar("T")
 
@@ -261,10 +262,10 @@ async def _ahead(items: AsyncGenerator[T]) -> AsyncGenerator[T]:
     async def following() -> T | None:
         return await anext(items, None)
 
-    coming = asyncio.create_task(following())
+    coming = begin_task(following(), "mcp-persist-copy")
     try:
         while (item := await coming) is not None:
-            coming = asyncio.create_task(following())
+            coming = begin_task(following(), "mcp-persist-copy")
             yield item
     finally:
         coming.cancel()

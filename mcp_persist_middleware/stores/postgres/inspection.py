@@ -1,5 +1,6 @@
 """What an operator asks a PostgreSQL database."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -99,6 +100,26 @@ class PostgresInspection(Inspection):
             missing = [right for right, has in zip(_RIGHTS, row, strict=True) if not has]
             lacking += [f"{', '.join(missing)} on {table}"] if missing else []
         return lacking
+
+    async def hears_itself(self, channel: str) -> bool | None:
+        heard = asyncio.Event()
+
+        def hear(*_: object) -> None:
+            heard.set()
+
+        async with self.connected() as connection:
+            raw = await connection.get_raw_connection()
+            driver: Any = raw.driver_connection
+            await driver.add_listener(channel, hear)
+            try:
+                await driver.execute("SELECT pg_notify($1, '')", channel)
+                async with asyncio.timeout(self._timeout):
+                    await heard.wait()
+            except TimeoutError:
+                return False
+            finally:
+                await driver.remove_listener(channel, hear)
+        return True
 
     async def check_damage(self) -> Sequence[str]:
         return []

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, ColumnElement, Double, Table, cast, extract, func, select, text, tuple_
@@ -22,6 +22,7 @@ from mcp_persist_middleware.stores.postgres.statements import PostgresStatements
 from mcp_persist_middleware.stores.postgres.writers import WRITERS, WriteConnections
 from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.stores.sql.rows import RowPage
+from mcp_persist_middleware.stores.sql.schema import quoted
 from mcp_persist_middleware.stores.sql.workers import engine_of_its_own, reason
 from mcp_persist_middleware.wakeups.base import Wakeups
 from mcp_persist_middleware.wakeups.postgres import Notifications
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 # Of the store's time-out: an attempt that a dead connection has swallowed leaves time for another.
 _ATTEMPT = 0.4
+_VACUUM_SECONDS = 86_400.0
 _STANDBYS = """
 SELECT count(sent_lsn), extract(epoch FROM max(replay_lag)) FROM pg_stat_replication
 """
@@ -75,6 +77,14 @@ class PostgresLog(SqlLog):
     def inspection(self) -> PostgresInspection:
         timeout, plan, given = self._timeout, self._plan, self._given
         return PostgresInspection(self._url, self.name, self.tables, timeout, plan, given)
+
+    async def vacuum(self) -> bool:
+        # Nobody waits for it, so it takes the time that it takes.
+        async with self._connection(_VACUUM_SECONDS) as connection:
+            for each in fields(self.tables):
+                table = quoted(getattr(self.tables, each.name))
+                await connection.exec_driver_sql(f"VACUUM (ANALYZE) {table}")
+        return False
 
     def rows(self, table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
         key = list(table.primary_key.columns)

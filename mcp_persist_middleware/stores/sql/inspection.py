@@ -3,93 +3,34 @@
 import contextlib
 from abc import ABC
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import BigInteger, ColumnElement, LargeBinary, func, literal, select, tuple_
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.model import (
     Event,
     RelayState,
     SessionRecord,
-    StreamKind,
     StreamRecord,
     StreamState,
+)
+from mcp_persist_middleware.stores.sql.inspected import (
+    Count,
+    EventHead,
+    Kept,
+    Overdue,
+    PayloadHead,
+    Wanted,
+    WorkerRow,
 )
 from mcp_persist_middleware.stores.sql.read_only import ReadOnly
 from mcp_persist_middleware.stores.sql.rows import page_of, reading, record_of
 from mcp_persist_middleware.stores.sql.sessions import session_of
 
 _TOGETHER = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Which streams or sessions are meant; None leaves it open."""
-
-    id: bytes | None = None
-    namespace: str | None = None
-    path: str | None = None
-    session: str | None = None
-    principal: str | None = None
-    worker: str | None = None
-    is_open: bool | None = None
-    kind: StreamKind | None = None
-    created_after: float | None = None
-    created_before: float | None = None
-    ended_before: float | None = None
-
-
-class Kept(NamedTuple):
-    """What there is of a stream's events."""
-
-    first: int
-    last: int
-    events: int
-    size: int
-
-
-class EventHead(NamedTuple):
-    """An event without its payload."""
-
-    sequence: int
-    epoch: int
-    kind: int
-    codec: int
-    size: int
-
-
-class WorkerRow(NamedTuple):
-    """A worker, and how much of the store is its."""
-
-    id: str
-    state: int
-    seen_at: float
-    schema: int | None
-    open_streams: int
-    readers: int
-    """Of its streams, those that somebody reads on another worker."""
-    sessions: int
-
-
-class Count(NamedTuple):
-    """What there is of a namespace."""
-
-    namespace: str
-    streams: int
-    open: int
-    failed: int
-    events: int
-    """That were written to streams which have ended."""
-    sessions: int = 0
-
-
-class Overdue(NamedTuple):
-    """What retention has not come to yet; `streams` has a bound."""
-
-    streams: int
-    oldest: float | None
+# Of a payload: all that says how it is written.
+_HEAD = 40
 
 
 class Inspection(ReadOnly, ABC):
@@ -261,6 +202,20 @@ class Inspection(ReadOnly, ABC):
         )
         return page_of(tuple(row) for row in await self.all(statement)).events
 
+    async def newest_payload_heads(self, limit: int) -> Sequence[PayloadHead]:
+        """How events of the newest streams are written."""
+        c = self.tables.event.c
+        statement = _payload_heads(c).order_by(c.stream.desc(), c.sequence.desc()).limit(limit)
+        return [PayloadHead(*row) for row in await self.all(statement)]
+
+    async def payload_heads(self, after: tuple[bytes, int], limit: int) -> Sequence[PayloadHead]:
+        """How events are written, from behind one on."""
+        c = self.tables.event.c
+        place = tuple_(c.stream, c.sequence)
+        behind = place > tuple_(literal(after[0], LargeBinary), literal(after[1], BigInteger))
+        statement = _payload_heads(c).where(behind).order_by(c.stream, c.sequence).limit(limit)
+        return [PayloadHead(*row) for row in await self.all(statement)]
+
     async def sessions(
         self, wanted: Wanted, now: float, limit: int, *, identifier: str | None = None
     ) -> Sequence[SessionRecord]:
@@ -283,6 +238,10 @@ class Inspection(ReadOnly, ABC):
 
 def _count_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return func.count().filter(condition)
+
+
+def _payload_heads(c: Any) -> Any:
+    return select(c.stream, c.sequence, c.codec, func.substr(c.payload, 1, _HEAD))
 
 
 def _at(seconds: float) -> bytes:

@@ -122,6 +122,11 @@ class ReadOnly(ABC):
                 }
             )
 
+    @property
+    def dialect(self) -> str:
+        """The dialect of its SQL."""
+        return self._engine.dialect.name if self._engine is not None else ""
+
     @abstractmethod
     async def engine_version(self) -> str:
         """Of the database, as it says it."""
@@ -141,6 +146,11 @@ class ReadOnly(ABC):
     @abstractmethod
     async def lacking_rights(self) -> Sequence[str]:
         """What this user may not do and a server has to."""
+
+    async def hears_itself(self, channel: str) -> bool | None:
+        """Whether a wake-up that is sent through a channel comes back; None where none is sent."""
+        del channel
+        return None
 
     @abstractmethod
     async def check_damage(self) -> Sequence[str]:

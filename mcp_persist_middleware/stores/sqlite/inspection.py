@@ -18,6 +18,7 @@ from mcp_persist_middleware.stores.sql.inspection import Inspection
 from mcp_persist_middleware.stores.sql.schema import Tables
 from mcp_persist_middleware.stores.sql.workers import reason
 from mcp_persist_middleware.stores.sqlite import clock
+from mcp_persist_middleware.stores.sqlite.drivers import Drivers
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
 
 _PARTS = ("", "-wal", "-shm")
@@ -30,19 +31,20 @@ class SqliteInspection(Inspection):
     def __init__(self, name: str, path: Path, tables: Tables, timeout: float) -> None:
         super().__init__(name, tables, timeout)
         self.path = path
+        self._drivers = Drivers()
+
+    async def __aexit__(self, *_: object) -> None:
+        await super().__aexit__()
+        await self._drivers.end(self._timeout)
 
     def _make_engine(self) -> AsyncEngine:
         redaction.hush_engines()
         uri = self.path.absolute().as_uri() + "?mode=ro"
 
-        def connect() -> aiosqlite.Connection:
-            made = aiosqlite.connect(uri, uri=True, timeout=self._timeout, isolation_level=None)
-            made._thread.daemon = True  # noqa: SLF001
-            redaction.hush_driver(made._thread)  # noqa: SLF001
-            return made
-
         async def connected() -> aiosqlite.Connection:
-            return await connect()
+            return await self._drivers.connect(
+                uri, uri=True, timeout=self._timeout, isolation_level=None
+            )
 
         return create_async_engine(
             "sqlite+aiosqlite://",

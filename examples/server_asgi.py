@@ -1,20 +1,14 @@
-# /// script
-# requires-python = ">=3.11"
-# dependencies = ["mcp-persist-middleware[demo]"]
-# ///
-"""A hand-written ASGI application that speaks just enough MCP: no framework, no SDK, no lifespan.
+"""An ASGI application that speaks just enough MCP: no framework, no SDK, no lifespan.
 
-Service: none, a SQLite file.
-Run:     python examples/04_bare_asgi.py
-Expect:  as 01_starlette.py.
+$ pip install uvicorn
+$ uvicorn examples.server_asgi:app
 """
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
-
-from _cut import database, serve_and_cut
 
 from mcp_persist_middleware import PersistMiddleware
 
@@ -100,7 +94,4 @@ async def answer(send: Send, status: int, content: bytes, *, session: bool = Fal
     await send({"type": "http.response.body", "body": content})
 
 
-app = PersistMiddleware(bare, url=database(), retry_ms=200)
-
-if __name__ == "__main__":
-    serve_and_cut(app, "/mcp", handshake=True)
+app = PersistMiddleware(bare, url=os.environ.get("MCP_PERSIST_URL", "events.db"))

@@ -1,19 +1,23 @@
-"""What every worker behind the balancer runs: tools with progress, with a question to the client,
-and with state in memory. The middleware takes its settings from `MCP_PERSIST_*` in the environment.
+"""What each of several workers behind a balancer runs: tools with progress, with a question to the
+client, and with state in memory. The settings are taken from `MCP_PERSIST_*` in the environment:
 
-    MCP_PERSIST_URL=postgresql+asyncpg://… uvicorn _worker:app --app-dir examples --port 8001
+    $ export MCP_PERSIST_URL=postgresql://user:password@host/database
+    $ uvicorn examples.server_workers:app --port 8001
+
+`haproxy.cfg` and `nginx.conf` stand in front of two of them; the Dockerfile, docker-compose.yaml
+and kubernetes.yaml run it too.
 """
 
+import asyncio
 import os
 from collections import Counter
 
-import anyio
 from mcp.server.mcpserver import Context, MCPServer
 from pydantic import BaseModel
 
 from mcp_persist_middleware import PersistMiddleware
 
-server = MCPServer("examples", log_level="WARNING")
+server = MCPServer("example")
 visits: Counter[str] = Counter()
 
 
@@ -27,7 +31,7 @@ class Name(BaseModel):
 async def count(n: int, ctx: Context) -> str:
     """Report progress n times."""
     for i in range(1, n + 1):
-        await anyio.sleep(0.05)
+        await asyncio.sleep(0.1)
         await ctx.report_progress(i, n)
     return f"counted {n}"
 
