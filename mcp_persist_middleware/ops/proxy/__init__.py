@@ -8,13 +8,14 @@ from mcp_persist_middleware import health
 from mcp_persist_middleware.errors import ConfigurationError
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.middleware import PersistMiddleware
+from mcp_persist_middleware.ops.proxy.cors import with_cors
 from mcp_persist_middleware.ops.proxy.pool import UpstreamOptions
 from mcp_persist_middleware.ops.proxy.replicas import Replicas
 from mcp_persist_middleware.ops.proxy.upstream import Upstream
 from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.settings import SettingsArguments, is_given
 
-__all__ = ["Replicas", "Upstream", "UpstreamOptions", "proxy_app"]
+__all__ = ["Replicas", "Upstream", "UpstreamOptions", "proxy_app", "with_cors"]
 
 
 def proxy_app(
