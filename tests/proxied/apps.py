@@ -1,8 +1,8 @@
 """A server by hand that costs next to nothing, for what is measured in front of it:
 `uvicorn --factory tests.proxied.apps:app`.
 
-Tools: `burst` sends `n` progress events at once, `paced` so many with `rate` a second, `quick`
-answers at once, `idle` sends one event and waits. Every event carries the time of its making.
+Tools: `burst` sends `n` progress events at once, `paced` so many with `rate` a second, and
+`quick` answers at once. Every event carries the time of its making.
 """
 
 import asyncio
@@ -52,28 +52,23 @@ async def _serve(scope: Message, receive: Receive, send: Send) -> None:
         result = _RESULT % (json.dumps(call["id"]).encode(), _INITIALIZED)
         await _answer(send, 200, result, (b"mcp-session-id", uuid.uuid4().hex.encode()))
     else:
-        await _call(call, receive, send)
+        await _call(call, send)
 
 
-async def _call(call: dict[str, Any], receive: Receive, send: Send) -> None:
+async def _call(call: dict[str, Any], send: Send) -> None:
     head = [(b"content-type", b"text/event-stream")]
     await send({"type": "http.response.start", "status": 200, "headers": head})
 
     async def emit(frame: bytes) -> None:
         await send({"type": "http.response.body", "body": frame, "more_body": True})
 
-    tool, given = call["params"]["name"], call["params"]["arguments"]
+    given = call["params"]["arguments"]
     n, rate = given.get("n", 0), given.get("rate", 0.0)
     begin = time.monotonic()
     for i in range(n):
         if rate:
             await asyncio.sleep(max(0.0, begin + i / rate - time.monotonic()))
         await emit(_FRAME % (i, n, time.monotonic_ns()))
-    if tool == "idle":
-        await emit(_FRAME % (0, 1, time.monotonic_ns()))
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        return
     result = _RESULT % (json.dumps(call["id"]).encode(), _DONE)
     await emit(b"event: message\r\ndata: " + result + b"\r\n\r\n")
     await send({"type": "http.response.body", "body": b""})

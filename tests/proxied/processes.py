@@ -141,3 +141,10 @@ def proxy(
     arguments += ["--url", str(directory / "events.db"), "--log-level", "warning", *more]
     environ = {f"MCP_PERSIST_{name}": value for name, value in (settings or {}).items()}
     return Command(arguments, directory / "proxy.log", environ)
+
+
+def by_hand(directory: Path) -> Command:
+    """The server of `tests.proxied.apps`."""
+    arguments = ["-m", "uvicorn", "--factory", "tests.proxied.apps:app", "--no-access-log"]
+    more = ["--port", "{port}", "--log-level", "warning", "--timeout-keep-alive", "600"]
+    return Command([sys.executable, *arguments, *more], directory / "upstream.log")

@@ -22,7 +22,7 @@ from tests.benchmarks.calls import calls
 from tests.benchmarks.contenders import Contender, Role
 from tests.benchmarks.servers import Server
 from tests.benchmarks.streams import flow
-from tests.proxied.processes import Command, proxy, serving
+from tests.proxied.processes import Command, by_hand, proxy, serving
 
 _DIRECT, _OURS, _PEER = "upstream alone", "proxy", "mcp-persist proxy"
 
@@ -91,12 +91,6 @@ MEASURES = (
 )
 
 
-def _upstream(directory: Path) -> Command:
-    arguments = ["-m", "uvicorn", "--factory", "tests.proxied.apps:app", "--no-access-log"]
-    more = ["--port", "{port}", "--log-level", "warning", "--timeout-keep-alive", "600"]
-    return Command([sys.executable, *arguments, *more], directory / "upstream.log")
-
-
 def _competitor(python: Path, directory: Path, upstream: Command) -> Command:
     arguments = [str(python.parent / "mcp-persist-proxy"), "--port", "{port}", "--ttl", "86400"]
     arguments += ["--upstream", f"http://127.0.0.1:{upstream.port}", "--backend", "sqlite"]
@@ -127,7 +121,7 @@ def _printed(measure: Measure, taken: dict[str, list[float]]) -> bool:
 
 
 async def _all(competitor: Path | None, directory: Path, rounds: int) -> bool:
-    upstream = _upstream(directory)
+    upstream = by_hand(directory)
     front = proxy(directory, upstream.url)
     commands = {_DIRECT: upstream, _OURS: front}
     if competitor is not None:
