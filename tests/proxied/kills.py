@@ -1,11 +1,11 @@
 """Shows what is left of calls and sessions when the upstream and the proxy are killed in turn.
 
 Clients call a tool that reports progress, one call after the other, each in a session of its own
-and through the proxy. Meanwhile, at random moments, the upstream and the proxy in turn are killed
-with -9 and started again at once. A client whose connection breaks comes back with its cursor; one
-that is refused asks again.
+and through the proxy. Meanwhile, at random moments, the upstream (or each of its replicas) and the
+proxy in turn are killed with -9 and started again at once. A client whose connection breaks comes
+back with its cursor; one that is refused asks again.
 
-Run:     python -m tests.proxied.kills [--kills 100] [--upstream everything] [--clients 16]
+Run:     python -m tests.proxied.kills [--kills 100] [--upstream everything] [--replicas 1]
          (needs node 20 and npm)
 Expect:  every call ends (with its result, an error, or a connection that broke before anything of
          it was there), no event is doubled or missing before an end, every session still answers
@@ -143,16 +143,17 @@ async def _killed(commands: tuple[Command, ...], kills: int, seed: int) -> None:
         print(".", end="" if (number + 1) % 50 else "\n", flush=True)
 
 
-async def _all(kind: Kind, npm: Path, clients: int, kills: int, seed: int) -> bool:
+async def _all(kind: Kind, given: argparse.Namespace) -> bool:
+    clients, kills = given.clients, given.kills
     with tempfile.TemporaryDirectory(prefix="proxied-") as name:
         directory = Path(name)
-        upstream = kind.start(directory, npm)
-        front = proxy(directory, upstream.url)
+        upstreams = [kind.start(directory, given.npm) for _ in range(given.replicas)]
+        front = proxy(directory, *(upstream.url for upstream in upstreams))
         tally = Tally()
-        async with serving(upstream, front):
+        async with serving(*upstreams, front):
             sessions = [await RawSession.open(front.port) for _ in range(clients)]
             callers = [Caller(session, kind, tally) for session in sessions]
-            killing = asyncio.create_task(_killed((upstream, front), kills, seed))
+            killing = asyncio.create_task(_killed((*upstreams, front), kills, given.seed))
             began = time.monotonic()
             await asyncio.gather(*(caller.call_until(killing) for caller in callers))
             await killing
@@ -160,7 +161,7 @@ async def _all(kind: Kind, npm: Path, clients: int, kills: int, seed: int) -> bo
             during, tally.ends = tally.ends, Counter()
             await asyncio.gather(*(caller.call() for caller in callers))
             after = tally.ends
-        left = alive(upstream.descendants | front.descendants)
+        left = alive(set().union(*(each.descendants for each in (*upstreams, front))))
     print(f"{kills} kills in {seconds:.0f} s: {during.total()} calls: {dict(during)}")
     print(
         f"{clients} sessions, requests put again {tally.refused}, streams resumed {tally.resumed}"
@@ -175,12 +176,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.proxied.kills")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--replicas", type=int, default=1, help="servers behind the proxy")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--upstream", choices=KINDS, default="everything")
     parser.add_argument("--npm", type=Path, default=NPM, help="where packages of npm go")
     given = parser.parse_args()
-    kind = KINDS[given.upstream]
-    right = asyncio.run(_all(kind, given.npm, given.clients, given.kills, given.seed))
+    right = asyncio.run(_all(KINDS[given.upstream], given))
     print("as expected" if right else "NOT as expected")
     return 0 if right else 1
 
