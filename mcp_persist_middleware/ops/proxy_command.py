@@ -55,6 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ORIGIN",
         help="pages that may speak to it, such as https://app.example; or '*'",
     )
+    add(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer to this name too, where --host is of this machine alone; '*': to any",
+    )
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     add("--check", action="store_true", help="say what the upstream speaks, and end: 0 if it fits")
     add("--json", action="store_true", help="with --check: as JSON")
@@ -120,11 +127,14 @@ def application() -> Any:
     Raises:
         ConfigurationError: an argument is wrong.
     """
-    from mcp_persist_middleware.ops.proxy import proxy_app, with_cors
+    from mcp_persist_middleware.ops.proxy import hosts, proxy_app, with_cors
 
     given = json.loads(os.environ[_ARGUMENTS])
-    app = proxy_app(given["upstream"], given["url"], options=_options(given))
-    return with_cors(app, given["cors"]) if given["cors"] else app
+    app: Any = proxy_app(given["upstream"], given["url"], options=_options(given))
+    if given["cors"]:
+        app = with_cors(app, given["cors"])
+    names = hosts.names_of(given["host"], given["allowed_host"])
+    return app if names is None else hosts.AllowedHosts(app, names)
 
 
 def _check(given: argparse.Namespace) -> int:

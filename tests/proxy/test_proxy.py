@@ -42,6 +42,8 @@ async def proxied(directory: Path, **given: object) -> AsyncIterator[Both]:
             "max_requests": 100,
             "path": None,
             "cors": [],
+            "host": "127.0.0.1",
+            "allowed_host": [],
             "preserve_host": False,
             "trust_forwarded": False,
             "header_file": None,
