@@ -137,8 +137,6 @@ class ConnectionPool:
 def why_unconnected(error: aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) -> str:
     """Without the address, which may hold more than its host."""
     match error:
-        case aiohttp.ClientConnectorCertificateError():
-            return str(error.certificate_error)
         case aiohttp.ClientConnectorError(os_error=OSError(errno=int(number))) if (
             number > 0 and not isinstance(error, aiohttp.ClientSSLError)
         ):
