@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 
 from tests.benchmarks.contenders import Contender, Role
-from tests.benchmarks.servers import Server
 from tests.benchmarks.report import percentile
+from tests.benchmarks.servers import Server
 from tests.benchmarks.wire import Client
 from tests.proxied.processes import Command, by_hand, proxy, serving
 
@@ -37,12 +37,12 @@ async def _peak(process: Command, over: asyncio.Task[None]) -> int:
 
 async def _crowd(server: Server, streams: int) -> None:
     """Come, call at once, and read everything; few come at a time, so that none waits for long."""
-    door = asyncio.Semaphore(_AT_ONCE)
+    opening = asyncio.Semaphore(_AT_ONCE)
     under_way, most = 0, 0
 
     async def one() -> list[tuple[int, int]]:
         nonlocal under_way, most
-        async with door:
+        async with opening:
             client = await Client.open(server.endpoint)
         async with client:
             under_way += 1
@@ -55,10 +55,10 @@ async def _crowd(server: Server, streams: int) -> None:
     seen = await asyncio.gather(*(one() for _ in range(streams)))
     used = (server.cpu_us() - used) / (streams * _EVENTS)
     ages = [(here - made) / 1e6 for events in seen for made, here in events]
+    middle, late = percentile(ages, 0.5), percentile(ages, 0.99)
     print(
         f"{most} of {streams} streams at once: all {len(ages):,} events and every result; age p50 "
-        f"{percentile(ages, 0.5):.1f} ms, p99 {percentile(ages, 0.99):.1f} ms; {used:.0f} µs of the "
-        "proxy's processor for each event"
+        f"{middle:.1f} ms, p99 {late:.1f} ms; {used:.0f} µs of the proxy's processor for each"
     )
 
 
