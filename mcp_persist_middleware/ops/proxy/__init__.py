@@ -6,7 +6,8 @@ from typing import Unpack
 from mcp_persist_middleware import health
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.middleware import PersistMiddleware
-from mcp_persist_middleware.ops.proxy.upstream import Upstream, UpstreamOptions
+from mcp_persist_middleware.ops.proxy.pool import UpstreamOptions
+from mcp_persist_middleware.ops.proxy.upstream import Upstream
 from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.settings import SettingsArguments, is_given
 

@@ -1,4 +1,4 @@
-"""The nouns: streams, events, and what is written to the log about them."""
+"""Streams, their events, and what is written to the log about them."""
 
 import enum
 from dataclasses import dataclass
@@ -169,25 +169,6 @@ class StreamWrite:
         return sum([len(event.frame) for event in self.events])
 
 
-class WorkerState(enum.IntEnum):
-    """What a worker says of itself, or what the others have found out about it."""
-
-    LIVE = 0
-    DRAINING = 1
-    """It shuts down: calls that run there may end, new ones belong elsewhere."""
-    DEAD = 2
-    """It stood still for a whole lease. It may not come back under this id."""
-
-
-class Beat(NamedTuple):
-    """A worker's row: whoever has seen `counter` move knows that it lived."""
-
-    counter: int
-    state: WorkerState
-    seen_at: float
-    """The time in the store at its last heartbeat, as that worker knew it."""
-
-
 class Outcome(enum.Enum):
     """What became of one `StreamWrite`."""
 
@@ -196,122 +177,3 @@ class Outcome(enum.Enum):
     """Another writer holds the stream, or it has ended."""
     REJECTED = "rejected"
     """The store refuses these very bytes, whatever the weather."""
-
-
-class SessionKey(NamedTuple):
-    """A session as its clients name it, and where that name holds."""
-
-    namespace: str
-    path: str
-    id: str
-    """The public id: valid for as long as the session lives, whatever holds it."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionRecord:
-    """A session as the store knows it: all that it takes to bring it back."""
-
-    key: SessionKey
-    principal: str
-    version: str
-    """The protocol version that was negotiated."""
-    initialize: bytes
-    """The body of the client's `initialize` request."""
-    generation: int
-    """Counts the application's sessions that have stood behind the public id, from 1."""
-    home: str
-    """The worker that holds the application's session."""
-    expires_at: float
-    deleted: bool = False
-    fingerprint: str = ""
-    """A hash of what the application promised in its answer to `initialize`."""
-    level: str = ""
-    """The body of the last `logging/setLevel` parameters, or an empty string."""
-    subscriptions: tuple[str, ...] = ()
-    """The resources the client is subscribed to."""
-
-
-class SessionStreamState(NamedTuple):
-    """A session's own stream as all workers share it, and whose turn it is to receive."""
-
-    turn: int = 0
-    """Goes up whenever another connection receives from now on."""
-    worker: str = ""
-    """Where that connection is; empty when it has left."""
-    stream: bytes = b""
-    """The stream; empty before the first one has begun."""
-    sequence: int = 0
-    """The number of the last of its events that was written to a client, as far as is known."""
-
-
-class RelayState(enum.IntEnum):
-    """Where a relayed request is. It is claimed at most once, and never waits again after that."""
-
-    PENDING = 0
-    CLAIMED = 1
-    REPLIED = 2
-
-
-class RelayRequestId(NamedTuple):
-    """What its sender knows a relayed request by."""
-
-    id: bytes
-    worker: str
-    """Whom it was posted to."""
-
-
-@dataclass(frozen=True, slots=True)
-class RelayRequest:
-    """A request on its way to the worker that is its session's home."""
-
-    id: bytes
-    key: SessionKey
-    worker: str
-    """The addressee."""
-    generation: int
-    """The session's generation that it is meant for."""
-    deadline: float
-    """Not claimed by then, it is not run."""
-    content: bytes
-    sealed: bool
-    """Whether only the worker that it was first addressed to can read the content."""
-    not_executable: bool = False
-    """Nobody may run it, and this worker has not: its sender is to be told so."""
-
-    @property
-    def name(self) -> RelayRequestId:
-        """What its sender knows it by."""
-        return RelayRequestId(self.id, self.worker)
-
-
-class EnqueueResult(enum.Enum):
-    """What became of the attempt to post a relayed request."""
-
-    ENQUEUED = "enqueued"
-    FULL = "full"
-    """Too many relayed requests wait for this worker."""
-    MOVED = "moved"
-    """The session is not at this worker, or not in this generation, any more."""
-
-
-class Certainty(enum.Enum):
-    """What a relayed request's state is worth, where a store may forget."""
-
-    KNOWN = "known"
-    UNDELIVERABLE = "undeliverable"
-    """It waits where its addressee does not look."""
-    OVERDUE = "overdue"
-    """It was claimed, and its addressee has not said in time that it still runs it."""
-    UNKNOWN = "unknown"
-    """The store has lost a part of its memory since: whether it was claimed cannot be known."""
-
-
-class RelayStatus(NamedTuple):
-    """A relayed request as its sender sees it. A reply is a reply, whatever the store has lost."""
-
-    state: RelayState
-    worker: str
-    """Who may claim it, or has."""
-    reply: bytes
-    """Empty before it is answered."""
-    certainty: Certainty = Certainty.KNOWN
