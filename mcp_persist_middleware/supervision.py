@@ -38,7 +38,7 @@ def begin_task(
     group: asyncio.TaskGroup | None = None,
 ) -> asyncio.Task[T]:
     """Begin a task, in a copy of the current context if none is given. Nothing else begins any."""
-    create = group.create_task if group else asyncio.get_running_loop().create_task
+    create = asyncio.create_task if group is None else group.create_task
     return create(work, name=name, context=context)
 
 
@@ -77,12 +77,12 @@ class Tasks:
         task.add_done_callback(self._running.discard)
         return task
 
-    async def whole(self, work: Coroutine[Any, Any, T]) -> T:
-        """Have it finished even when the caller is cancelled: it is bounded by itself. What it
-        raises then nobody hears."""
+    def whole(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+        """Have it finished even when who waits for it is cancelled: it is bounded by itself. What
+        it raises then nobody hears."""
         task = self.begin(work)
         task.add_done_callback(retrieve)
-        return await asyncio.shield(task)
+        return asyncio.shield(task)
 
     def cancel(self) -> None:
         """Cancel all; they may take a while to end."""

@@ -37,12 +37,21 @@ def test_no_file_is_longer_than_a_reader_keeps_in_mind() -> None:
     assert long == LONG_FILES
 
 
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Its lines but for what its docstring says."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is not None:
+        lines -= (first.end_lineno or 0) - first.lineno + 1
+    return lines
+
+
 def test_no_function_is_longer_than_a_page() -> None:
     long = {
         f"{name} {node.name}"
         for name, node in nodes()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (node.end_lineno or 0) - node.lineno >= FUNCTION_LINES
+        and length(node) > FUNCTION_LINES
     }
     assert long == LONG_FUNCTIONS
 

@@ -23,10 +23,14 @@ async def test_what_has_to_be_whole_is_finished_though_its_caller_is_cancelled()
         await may_end.wait()
         ended = True
 
-    async with asyncio.TaskGroup() as group:
-        caller = group.create_task(tasks.whole(work()))
-        await asyncio.sleep(0)
-        caller.cancel()
+    async def call() -> None:
+        await tasks.whole(work())
+
+    caller = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.wait({caller})
+    assert caller.cancelled()
     assert len(tasks) == 1
     await tasks.ended(0)
     assert not ended, "nobody waits for it for longer than was said"

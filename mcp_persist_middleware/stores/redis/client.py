@@ -124,11 +124,11 @@ class RedisClient:
                 break
         return replies
 
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+    def _whole(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Finish an exchange, which has its time limit, even when its caller is cancelled: the
         driver does not always let a cancellation through, and loses the connection to it.
         """
-        return await self._running.whole(work)
+        return self._running.whole(work)
 
     async def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         if self._client is None:

@@ -178,9 +178,9 @@ class RedisLog(EventLog):
             return await self._inner.append(batch)
         return await self._whole(self._appender.append(self._keys, batch))
 
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+    def _whole(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Finish even when the caller is cancelled: a batch is whole or nothing."""
-        return await self._running.whole(work)
+        return self._running.whole(work)
 
     async def find(self, stream: bytes) -> StreamRecord | None:
         return await self._inner.find(stream)

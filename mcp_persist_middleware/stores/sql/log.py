@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import URL, ColumnElement, func, insert, select
+from sqlalchemy import URL, ColumnElement, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
@@ -17,7 +17,7 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import Answers, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import Beat, Event, EventKind
-from mcp_persist_middleware.stores.sql import migrations
+from mcp_persist_middleware.stores.sql import migrations, mirror
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox
 from mcp_persist_middleware.stores.sql.inspection import Inspection
 from mcp_persist_middleware.stores.sql.lent import Lent
@@ -164,6 +164,9 @@ class SqlLog(SqlStreams):
             if name not in rows:
                 await connection.execute(insert(meta).values(name=name, value=value))
                 rows[name] = value
+        if (note := rows.pop(mirror.NAME, None)) is not None:
+            mirror.check(self.name, meta.name, note)
+            await connection.execute(delete(meta).where(meta.c.name == mirror.NAME))
         return rows
 
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:

@@ -1,6 +1,7 @@
 """How everything in SQL reaches its store: connections, statements, and the one seam for what a
 driver raises."""
 
+import asyncio
 import contextlib
 import secrets
 from abc import ABC, abstractmethod
@@ -67,11 +68,11 @@ class SqlStore(Timed, ABC):
         async with connected(self._engine, timeout or self._timeout, self.name) as connection:
             yield connection
 
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+    def _whole(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Finish an operation even when its caller is cancelled: a connection that is cancelled
         on its way out of the pool, or back, is lost to it.
         """
-        return await self._running.whole(work)
+        return self._running.whole(work)
 
     async def execute(self, statement: UpdateBase) -> int:
         """Run one statement that is a transaction of its own; the number of rows it changed.

@@ -105,6 +105,16 @@ class SqliteLog(SqlLog):
         )
 
     @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    @property
+    def synchronous(self) -> str:
+        """What a commit waits for."""
+        return self._synchronous
+
+    @property
     def durability(self) -> str:
         if self._given is not None:
             return "what is committed is as safe as your engine makes it"
