@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mcp_persist_middleware.errors import ConfigurationError
+from mcp_persist_middleware.ops import proxy_stdio_command as stdio_command
 from mcp_persist_middleware.settings import units
 
 _NEEDS = ("aiohttp", "uvicorn")
-# How the arguments reach the worker processes. There is no secret in them.
+# How the arguments reach the worker processes. A secret is in them only where it was an argument.
 _ARGUMENTS = "_MCP_PERSIST_PROXY"
 _PLAIN = (
     "connect_timeout",
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     seconds = _above_zero(units.SECONDS.parse, "a time such as 90, 90s or 5m,")
     count = _above_zero(int, "a whole number")
     add = parser.add_argument
-    add("--upstream", required=True, metavar="URL", help="the server's MCP endpoint")
+    add("--upstream", metavar="URL", help="the server's MCP endpoint")
     add("--url", help="the store (default: MCP_PERSIST_URL)")
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     add("--port", type=int, default=8080, help="port to listen on (default 8080; 0: any)")
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ca-file", type=Path, metavar="PEM", help="trust these authorities alone")
     add("--client-cert", type=Path, metavar="PEM", help="certificate (and key) of this proxy")
     add("--client-key", type=Path, metavar="PEM", help="its key, where that is another file")
+    stdio_command.add_arguments(parser, count, seconds)
 
 
 def run(given: argparse.Namespace) -> int:
@@ -96,15 +98,24 @@ def application() -> Any:
     Raises:
         ConfigurationError: an argument is wrong.
     """
-    from mcp_persist_middleware.ops.proxy import UpstreamOptions, proxy_app
+    from mcp_persist_middleware.ops.proxy import UpstreamOptions, config_app, proxy_app
 
     given = json.loads(os.environ[_ARGUMENTS])
+    stdio_command.show_log(given.get("log_level", "warning"))
     options = UpstreamOptions(
         **{name: given[name] for name in _PLAIN},
         headers=_headers(given["header_file"]),
         tls=_tls(given["ca_file"], given["client_cert"], given["client_key"]),
     )
-    return proxy_app(given["upstream"], given["url"], options=options)
+    match stdio_command.target(given):
+        case "program":
+            command = stdio_command.command(given["program"])
+            return proxy_app(url=given["url"], command=command, stdio=stdio_command.options(given))
+        case "config":
+            own = stdio_command.options(given)
+            return config_app(given["config"], given["url"], options=options, stdio=own)
+        case _:
+            return proxy_app(given["upstream"], given["url"], options=options)
 
 
 def _headers(file: str | None) -> tuple[tuple[str, str], ...]:

@@ -52,11 +52,15 @@ class Upstream:
                 # No MCP client opens one; a server answers 403.
                 await send({"type": "websocket.close", "code": 1003})
 
+    async def aclose(self) -> None:
+        """Close its connections. May be called twice."""
+        await self.pool.aclose()
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                await self.pool.aclose()
+                await self.aclose()
             done = message["type"].replace("lifespan.", "")
             await send({"type": f"lifespan.{done}.complete"})
             if done == "shutdown":
