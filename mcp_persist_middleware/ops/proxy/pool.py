@@ -1,6 +1,8 @@
 """Where an upstream is, and the connections to it."""
 
 import contextlib
+import os
+import re
 import ssl
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit
@@ -15,6 +17,9 @@ from mcp_persist_middleware.ops.proxy import headers
 
 logger = rarely.logger(__name__)
 
+FIRST_PAUSE, MOST_PAUSE = 0.05, 0.5
+"""Between two tries to be connected (seconds)."""
+_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+")
 _LINE = 64 * 1024
 # Shorter than what servers keep an idle connection for (uvicorn: 5 s), so that seldom one is used
 # that the other end is just closing: a POST on it could not be repeated.
@@ -34,14 +39,27 @@ class UpstreamOptions:
     """Between two parts of a response."""
     max_requests: int = 2000
     """Under way at the same time; one more is answered with 503."""
+    path: str | None = None
+    """Where clients find the MCP endpoint, when it is not where the upstream has it. Other paths
+    pass as they are."""
     preserve_host: bool = False
     """Send the client's `Host` on instead of the upstream's own."""
     trust_forwarded: bool = False
-    """Believe the `X-Forwarded-*` of another proxy in front, and continue them."""
+    """Believe `X-Forwarded-*` and `Forwarded` of another proxy in front, and continue them."""
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Put into every request, in the place of the client's of the same name."""
     tls: ssl.SSLContext | None = None
     """Instead of the system's own trust."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectPolicy:
+    """How an upstream is connected to for one request."""
+
+    seconds: float
+    """How long that may take."""
+    retries: bool = True
+    """Whether a connection that is refused is tried again meanwhile."""
 
 
 class ConnectionPool:
@@ -49,12 +67,19 @@ class ConnectionPool:
     event loop that uses them.
 
     Raises:
-        ConfigurationError: the URL is none that `Upstream` takes.
+        ConfigurationError: the URL is none that `Upstream` takes, or `path` is no path.
     """
 
     def __init__(self, url: str, options: UpstreamOptions) -> None:
+        if options.path is not None and not _PATH.fullmatch(options.path):
+            raise ConfigurationError(
+                reason=f"path: expected a path such as /mcp, with no slash at its end and nothing "
+                f"that a URL has to escape, not {options.path!r}"
+            )
         self.options = options
         self.origin, self.path, self._socket = _split(url)
+        self.name = url
+        """Its address; there is no secret in it."""
         self._given = [(n.lower().encode(), v.encode("latin-1")) for n, v in options.headers]
         self._client: aiohttp.ClientSession | None = None
 
@@ -94,15 +119,31 @@ class ConnectionPool:
         return headers.overridden(raw, self._given)
 
     def url_of(self, scope: Scope) -> URL:
-        """The same path and query there, byte for byte."""
-        path = scope.get("raw_path") or quote(scope["path"]).encode()
+        """The same path and query there, byte for byte; what clients find elsewhere than the
+        upstream has it, where that has it."""
+        raw = scope.get("raw_path") or quote(scope["path"]).encode()
+        path, public = raw.decode("latin-1"), self.options.path
+        if public is not None and (path == public or path.startswith(f"{public}/")):
+            path = self.path.rstrip("/") + path[len(public) :]
         query = scope.get("query_string", b"")
-        target = path.decode("latin-1") + ("?" + query.decode("latin-1") if query else "")
+        target = (path or "/") + ("?" + query.decode("latin-1") if query else "")
         return URL(self.origin + target, encoded=True)
 
     def complain(self, text: str) -> None:
         """Say what is wrong with the upstream."""
-        logger.warning("The upstream %s: %s", self.origin, text)
+        logger.warning("The upstream %s: %s", self.name, text)
+
+
+def why_unconnected(error: aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) -> str:
+    """Without the address, which may hold more than its host."""
+    match error:
+        case aiohttp.ClientConnectorError(os_error=OSError(errno=int(number))) if (
+            number > 0 and not isinstance(error, aiohttp.ClientSSLError)
+        ):
+            return os.strerror(number)
+        case aiohttp.ClientConnectorError():
+            return str(error.os_error.strerror or type(error.os_error).__name__)
+    return "no connection in time"
 
 
 def _split(url: str) -> tuple[str, str, str]:

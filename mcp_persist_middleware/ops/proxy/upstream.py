@@ -11,17 +11,21 @@ import time
 from collections.abc import AsyncIterator
 
 import aiohttp
-from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.ops.proxy import headers
 from mcp_persist_middleware.ops.proxy.breaker import CircuitBreaker
-from mcp_persist_middleware.ops.proxy.pool import ConnectionPool, UpstreamOptions
+from mcp_persist_middleware.ops.proxy.pool import (
+    FIRST_PAUSE,
+    MOST_PAUSE,
+    ConnectionPool,
+    ConnectPolicy,
+    UpstreamOptions,
+    why_unconnected,
+)
+from mcp_persist_middleware.ops.proxy.refusal import NotSentError, UnreachableError, refuse
 from mcp_persist_middleware.supervision import scoped
-
-_FIRST_PAUSE, _MOST_PAUSE = 0.05, 0.5
-_JSONRPC_ERROR = -32000
 
 
 class Upstream:
@@ -30,16 +34,22 @@ class Upstream:
     Args:
         url: `http://…`, `https://…` or `http+unix://%2Frun%2Fmcp.sock/mcp`. Paths pass as they
             are; the one in the URL is where its MCP endpoint is.
+        number: which one it is, in metrics.
 
     Raises:
         ConfigurationError: the URL is none of these.
     """
 
-    def __init__(self, url: str, options: UpstreamOptions | None = None) -> None:
+    def __init__(
+        self, url: str, options: UpstreamOptions | None = None, *, number: int = 1
+    ) -> None:
         self.pool = ConnectionPool(url, options or UpstreamOptions())
-        self.breaker = CircuitBreaker()
+        self.number = str(number)
+        self.breaker = CircuitBreaker(name=self.number)
         self.running = 0
         """Requests under way."""
+        self.is_gone = False
+        """Nobody took the last connection: what listened there has ended."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer an HTTP request with what the upstream says to it."""
@@ -56,6 +66,10 @@ class Upstream:
         """Close its connections. May be called twice."""
         await self.pool.aclose()
 
+    def circuit(self) -> str:
+        """The state of its circuit."""
+        return self.breaker.state.value
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
@@ -67,16 +81,28 @@ class Upstream:
                 return
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        policy = ConnectPolicy(self.pool.options.connect_timeout)
+        try:
+            await self.attempt(policy, scope, receive, send)
+        except NotSentError as error:
+            await error.refuse(scope, send)
+
+    async def attempt(
+        self, policy: ConnectPolicy, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer an HTTP request, if it can be handed over.
+
+        Raises:
+            NotSentError: it cannot.
+        """
         if self.running >= self.pool.options.max_requests:
-            await _refuse(scope, send, 503, f"{self.running} requests are under way", 1)
-            return
+            raise NotSentError(503, f"{self.running} requests are under way", 1)
         if not self.breaker.admits():
             seconds = math.ceil(self.breaker.retry_after)
-            await _refuse(scope, send, 503, "The upstream cannot be reached", max(1, seconds))
-            return
+            raise NotSentError(503, "The upstream cannot be reached", max(1, seconds))
         self.running += 1
         try:
-            await _Passage(self.pool, self.breaker, scope, receive, send).run()
+            await _Passage(self, policy, scope, receive, send).run()
         except BaseException:
             self.breaker.withdrawn()
             raise
@@ -93,14 +119,16 @@ class _Passage:
 
     def __init__(
         self,
-        pool: ConnectionPool,
-        breaker: CircuitBreaker,
+        upstream: Upstream,
+        policy: ConnectPolicy,
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
-        self._pool = pool
-        self._breaker = breaker
+        self._upstream = upstream
+        self._pool = upstream.pool
+        self._breaker = upstream.breaker
+        self._policy = policy
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -120,7 +148,14 @@ class _Passage:
                     raise
                 outcome = "left"
                 self._breaker.withdrawn()
-        telemetry.upstream_requests.add(1, {"outcome": outcome})
+            except UnreachableError:
+                self._count("unreachable")
+                raise
+        self._count(outcome)
+
+    def _count(self, outcome: str) -> None:
+        number = self._upstream.number
+        telemetry.upstream_requests.add(1, {"outcome": outcome, "upstream": number})
 
     async def _watch(self, answering: "asyncio.Task[None]") -> None:
         """A client that leaves ends its request at the upstream too."""
@@ -137,21 +172,19 @@ class _Passage:
         except _ClientGoneError:
             breaker.withdrawn()
             return "left"
+        except UnreachableError:
+            breaker.failed()
+            raise
         except TimeoutError:
             breaker.failed()
             pool.complain("it began no answer in time")
-            await _refuse(scope, self._send, 504, "The upstream began no answer in time")
+            await refuse(scope, self._send, 504, "The upstream began no answer in time")
             return "late"
-        except aiohttp.ClientConnectorError as error:
-            breaker.failed()
-            pool.complain(f"it cannot be reached ({_said(error)})")
-            await _refuse(scope, self._send, 502, "The upstream cannot be reached", 1)
-            return "unreachable"
         except (aiohttp.ClientError, ValueError) as error:
             # A byte of the request may have arrived: it is not sent a second time.
             breaker.failed()
             pool.complain(f"it gave no answer ({type(error).__name__})")
-            await _refuse(scope, self._send, 502, "The upstream gave no answer")
+            await refuse(scope, self._send, 502, "The upstream gave no answer")
             return "broken"
         breaker.succeeded()
         return await self._answer(response)
@@ -184,31 +217,42 @@ class _Passage:
 
     async def _ask(self, body: bytes | AsyncIterator[bytes] | None) -> aiohttp.ClientResponse:
         """Send the request; only a connection that did not come about is tried again."""
-        pool, options = self._pool, self._pool.options
-        until, pause = time.monotonic() + options.connect_timeout, _FIRST_PAUSE
+        policy = self._policy
+        until, pause = time.monotonic() + policy.seconds, FIRST_PAUSE
         while True:
-            left = until - time.monotonic()
-            timeout = aiohttp.ClientTimeout(
-                total=None, sock_connect=max(left, _FIRST_PAUSE), sock_read=options.idle_timeout
-            )
-            asking = pool.client().request(
-                self._scope["method"],
-                pool.url_of(self._scope),
-                headers=[(_text(n), _text(v)) for n, v in pool.request_headers(self._scope)],
-                data=body,
-                allow_redirects=False,
-                timeout=timeout,
-            )
             try:
-                async with asyncio.timeout(options.head_timeout):
-                    return await asking
+                response = await self._asked(body, max(until - time.monotonic(), FIRST_PAUSE))
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                if time.monotonic() + pause >= until:
-                    if isinstance(error, aiohttp.ClientConnectorError):
-                        raise
-                    raise TimeoutError from error
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _MOST_PAUSE)
+                # What a certificate says will not change.
+                again = policy.retries and not isinstance(error, aiohttp.ClientSSLError)
+                if not again or time.monotonic() + pause >= until:
+                    self._upstream.is_gone = True
+                    reason = f"it cannot be reached ({why_unconnected(error)})"
+                    self._pool.complain(reason)
+                    text = "The upstream cannot be reached"
+                    raise UnreachableError(502, text, 1, reason) from error
+            else:
+                self._upstream.is_gone = False
+                return response
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, MOST_PAUSE)
+
+    async def _asked(
+        self, body: bytes | AsyncIterator[bytes] | None, seconds: float
+    ) -> aiohttp.ClientResponse:
+        pool, options = self._pool, self._pool.options
+        asking = pool.client().request(
+            self._scope["method"],
+            pool.url_of(self._scope),
+            headers=[(_text(n), _text(v)) for n, v in pool.request_headers(self._scope)],
+            data=body,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=seconds, sock_read=options.idle_timeout
+            ),
+        )
+        async with asyncio.timeout(options.head_timeout):
+            return await asking
 
     # The response.
 
@@ -247,21 +291,3 @@ def _text(raw: bytes) -> str:
 
 def _part_of(body: bytes, *, more: bool) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": more}
-
-
-def _said(error: aiohttp.ClientConnectorError) -> str:
-    """Without the address, which may hold more than its host."""
-    return str(error.os_error.strerror or type(error.os_error).__name__)
-
-
-async def _refuse(
-    scope: Scope, send: Send, status: int, text: str, retry_after: int | None = None
-) -> None:
-    error = {"code": _JSONRPC_ERROR, "message": text}
-    body = {"jsonrpc": "2.0", "id": None, "error": error}
-    after = {"Retry-After": str(retry_after)} if retry_after is not None else None
-
-    async def nothing() -> Message:
-        return {"type": "http.disconnect"}
-
-    await JSONResponse(body, status, headers=after)(scope, nothing, send)
