@@ -23,6 +23,8 @@ Where to change what:
 - what is answered when a session is elsewhere: relay/route.py, relay/failures.py
 - an error answer: asgi/responses.py
 - a page for operators: health.py, ops/cli.py
+- how a store is copied: ops/copy/copying.py, ops/copy/sql.py; the lines of an export:
+  ops/transfer/lines.py
 """
 
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, PersistError, StoreError

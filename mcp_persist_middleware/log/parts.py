@@ -3,8 +3,9 @@ workers, and the table of the workers."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.clock import Timed
 from mcp_persist_middleware.model import (
     Beat,
@@ -55,6 +56,14 @@ class Sessions(Timed, ABC):
     @abstractmethod
     async def purge(self, now: float, limit: int) -> int:
         """Remove at most `limit` sessions that have expired by `now`; how many went."""
+
+    async def list(
+        self, after: SessionKey | None, limit: int
+    ) -> Sequence[tuple[SessionRecord, SessionStreamState]]:
+        """The first sessions behind one, deleted ones included, in some order of the store's own:
+        for who copies it. Nothing that serves asks this."""
+        del after, limit
+        raise StoreError(url=type(self).__name__, reason="it does not list its sessions")
 
     # A session's own stream.
 

@@ -1,12 +1,12 @@
 """Sessions, relayed requests and workers over small records by key."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
-from mcp_persist_middleware.log.records import Fields, Records
+from mcp_persist_middleware.log.records import Fields, Records, unpacked
 from mcp_persist_middleware.model import (
     Beat,
     Certainty,
@@ -74,10 +74,15 @@ class RecordSessions(Sessions):
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
         fields = await self._records.read(_key_of(key))
-        if fields is None:
-            return None
-        named = {each.name: fields[each.name] for each in dataclasses.fields(SessionRecord)}
-        return SessionRecord(**named | {"key": key, "subscriptions": (*named["subscriptions"],)})
+        return None if fields is None else _session(fields)
+
+    async def list(
+        self, after: SessionKey | None, limit: int
+    ) -> Sequence[tuple[SessionRecord, SessionStreamState]]:
+        begin = "session/" if after is None else _key_of(after)
+        found = await self._records.list("session/", begin, limit)
+        each = [unpacked(record) for _, record in found]
+        return [(_session(fields), _stream_state(fields)) for fields in each]
 
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         def moved(session: Fields) -> Fields | None:
@@ -235,6 +240,12 @@ async def _purge(records: Records, prefix: str, until: str, now: float, limit: i
         if row[until] <= now:
             gone += await records.remove(prefix + key, lambda it: bool(it[until] <= now))
     return gone
+
+
+def _session(fields: Fields) -> SessionRecord:
+    named = {each.name: fields[each.name] for each in dataclasses.fields(SessionRecord)}
+    key = SessionKey(*named["key"])
+    return SessionRecord(**named | {"key": key, "subscriptions": (*named["subscriptions"],)})
 
 
 def _stream_state(fields: Fields) -> SessionStreamState:

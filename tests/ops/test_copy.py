@@ -224,8 +224,8 @@ async def test_a_server_that_opens_the_target_meanwhile_ends_the_copy(new_store:
 
 async def copied(target: Given, running: asyncio.Task[Any]) -> None:
     """Return when the first pass has ended."""
+    from mcp_persist_middleware.log.mirror import NAME, Mirror
     from mcp_persist_middleware.ops.copy import ends
-    from mcp_persist_middleware.stores.sql.mirror import NAME, Mirror
 
     async with asyncio.timeout(20):
         while True:

@@ -21,12 +21,12 @@ from typing import Any
 import asyncpg
 from sqlalchemy import make_url
 
+from mcp_persist_middleware.log.mirror import NAME
 from mcp_persist_middleware.model import StreamKind, StreamState
 from mcp_persist_middleware.ops.copy import Progress, compare, copy, ends
 from mcp_persist_middleware.ops.copy.place import Place
 from mcp_persist_middleware.ops.copy.rows import Changes
 from mcp_persist_middleware.protocol.event_id import new_stream_id
-from mcp_persist_middleware.stores.sql.mirror import NAME
 from tests.support.stores import PostgresServer
 
 _PAGE = 10_000

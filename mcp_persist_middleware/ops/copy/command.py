@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
+from mcp_persist_middleware.log import mirror
 from mcp_persist_middleware.ops.copy import ends
 from mcp_persist_middleware.ops.copy.codecs import Recoder
 from mcp_persist_middleware.ops.copy.copying import Copying, Progress, Report, sessions_of
@@ -13,7 +14,6 @@ from mcp_persist_middleware.ops.copy.place import Place
 from mcp_persist_middleware.ops.copy.store import Readable, Writable
 from mcp_persist_middleware.ops.copy.verifying import Comparison, compare_stores, sums
 from mcp_persist_middleware.settings import Settings
-from mcp_persist_middleware.stores.sql import mirror
 
 _PAUSE, _SHARE = 0.2, 3.0
 # A stream's id begins with the time, as its worker knew it: two of them may differ by this.

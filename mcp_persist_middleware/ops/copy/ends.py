@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 
 from mcp_persist_middleware.errors import CopyError
+from mcp_persist_middleware.log import mirror
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import StreamWrite
+from mcp_persist_middleware.ops.copy.logs import LogRows
 from mcp_persist_middleware.ops.copy.sqlite import SqliteRows
 from mcp_persist_middleware.ops.copy.store import Writable
 from mcp_persist_middleware.settings import Settings
@@ -66,7 +68,7 @@ async def make_tables(settings: Settings) -> None:
     """Let the store of a target be there, as a server does that starts on it."""
     log = _sql_log(settings)
     try:
-        await log.open(f"copy-{secrets.token_hex(8)}")
+        await log.open(_name())
     finally:
         await log.aclose()
 
@@ -75,7 +77,7 @@ async def settle(settings: Settings) -> None:
     """Bring into a store what only the Redis in front of it has. Nobody else is there."""
     log = make_log(settings)
     try:
-        await log.open(f"copy-{secrets.token_hex(8)}")
+        await log.open(_name())
         for worker in await log.active_writers():
             after = b""
             while left := await log.open_streams_of(worker, _PAGE, after):
@@ -98,4 +100,8 @@ def _rows(log: EventLog) -> Writable:
         # The driver comes with an extra: without it nobody may import what needs it.
         postgres: Any = importlib.import_module("mcp_persist_middleware.ops.copy.postgres")
         return cast(Writable, postgres.of(log))
-    raise CopyError(reason=f"{log.name} is a store that cannot be listed")
+    return LogRows(log, _name())
+
+
+def _name() -> str:
+    return mirror.COPIER + secrets.token_hex(8)

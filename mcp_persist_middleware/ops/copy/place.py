@@ -4,10 +4,10 @@ import dataclasses
 import secrets
 
 from mcp_persist_middleware.errors import CopyError
+from mcp_persist_middleware.log import mirror
+from mcp_persist_middleware.log.mirror import Mirror
 from mcp_persist_middleware.ops.copy.rows import Changes, Position
 from mcp_persist_middleware.ops.copy.store import Readable, Writable
-from mcp_persist_middleware.stores.sql import mirror
-from mcp_persist_middleware.stores.sql.mirror import Mirror
 
 
 class Place:

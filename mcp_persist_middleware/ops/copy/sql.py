@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Table
 
 from mcp_persist_middleware.errors import CopyError
+from mcp_persist_middleware.log import mirror
 from mcp_persist_middleware.model import SessionKey, WorkerState
 from mcp_persist_middleware.ops.copy.rows import (
     EVERYTHING,
@@ -20,7 +21,6 @@ from mcp_persist_middleware.ops.copy.rows import (
     key_of,
 )
 from mcp_persist_middleware.ops.copy.store import Writable
-from mcp_persist_middleware.stores.sql import mirror
 from mcp_persist_middleware.stores.sql.schema import Tables, quoted
 
 Step = tuple[str, Sequence[Sequence[Any]]]

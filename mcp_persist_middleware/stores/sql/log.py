@@ -14,10 +14,11 @@ from sqlalchemy.pool import QueuePool
 
 from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log import mirror
 from mcp_persist_middleware.log.base import Answers, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import Beat, Event, EventKind
-from mcp_persist_middleware.stores.sql import migrations, mirror
+from mcp_persist_middleware.stores.sql import migrations
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox
 from mcp_persist_middleware.stores.sql.inspection import Inspection
 from mcp_persist_middleware.stores.sql.lent import Lent

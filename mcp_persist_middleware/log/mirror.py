@@ -10,7 +10,10 @@ from typing import Final, Self
 from mcp_persist_middleware.errors import StoreIncompleteError
 
 NAME: Final = "copy"
-"""Of its row in the table `meta`."""
+"""Of its row in the table `meta`, or of its record."""
+
+COPIER: Final = "copy-"
+"""Begins the name of who copies, and may open what is not complete."""
 
 
 @dataclass(frozen=True, slots=True)
