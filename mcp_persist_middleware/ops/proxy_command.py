@@ -5,13 +5,16 @@ import json
 import os
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp_persist_middleware.errors import ConfigurationError
 from mcp_persist_middleware.ops import proxy_stdio_command as stdio_command
 from mcp_persist_middleware.settings import units
+
+if TYPE_CHECKING:
+    from mcp_persist_middleware.ops.proxy import UpstreamOptions
 
 _NEEDS = ("aiohttp", "uvicorn")
 # How the arguments reach the worker processes. A secret is in them only where it was an argument.
@@ -98,24 +101,29 @@ def application() -> Any:
     Raises:
         ConfigurationError: an argument is wrong.
     """
-    from mcp_persist_middleware.ops.proxy import UpstreamOptions, config_app, proxy_app
+    from mcp_persist_middleware.ops.proxy import config_app, proxy_app
 
     given = json.loads(os.environ[_ARGUMENTS])
     stdio_command.show_log(given.get("log_level", "warning"))
-    options = UpstreamOptions(
-        **{name: given[name] for name in _PLAIN},
-        headers=_headers(given["header_file"]),
-        tls=_tls(given["ca_file"], given["client_cert"], given["client_key"]),
-    )
     match stdio_command.target(given):
         case "program":
             command = stdio_command.command(given["program"])
             return proxy_app(url=given["url"], command=command, stdio=stdio_command.options(given))
         case "config":
             own = stdio_command.options(given)
-            return config_app(given["config"], given["url"], options=options, stdio=own)
+            return config_app(given["config"], given["url"], options=_options(given), stdio=own)
         case _:
-            return proxy_app(given["upstream"], given["url"], options=options)
+            return proxy_app(given["upstream"], given["url"], options=_options(given))
+
+
+def _options(given: Mapping[str, Any]) -> "UpstreamOptions":
+    from mcp_persist_middleware.ops.proxy import UpstreamOptions
+
+    return UpstreamOptions(
+        **{name: given[name] for name in _PLAIN},
+        headers=_headers(given["header_file"]),
+        tls=_tls(given["ca_file"], given["client_cert"], given["client_key"]),
+    )
 
 
 def _headers(file: str | None) -> tuple[tuple[str, str], ...]:

@@ -32,6 +32,7 @@ async def piped(
     mode: str = "", owner: Any = None, **options: Any
 ) -> AsyncIterator[tuple[int, StdioUpstream]]:
     """A server on pipes behind HTTP, without a store; its port."""
+    options = {"stop_timeout": 0.2} | options
     upstream = StdioUpstream([*PIPED, mode], StdioOptions(**options))
     if owner is not None:
         upstream.owner = owner
@@ -335,7 +336,7 @@ async def test_a_process_that_reads_nothing_is_ended_in_the_time_that_was_set() 
 
 
 async def test_one_that_does_not_end_is_killed_with_all_that_it_has_begun() -> None:
-    async with piped("stubborn", stop_timeout=0.2) as (port, _):
+    async with piped("stubborn") as (port, _):
         session = await RawSession.open(port)
         process, _ = await pid(session)
         heir = int(await text(await session.call("fork")))

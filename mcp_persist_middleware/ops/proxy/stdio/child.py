@@ -94,8 +94,8 @@ class Child:
 
     @property
     def is_idle(self) -> bool:
-        """Nobody waits for an answer of its."""
-        return not self._routes
+        """Nobody waits for an answer of its, nor listens."""
+        return not (self._routes or self.outbox.is_taken)
 
     async def ask(self, text: str, message: Mapping[str, Any]) -> Stream:
         """Hand it a request; its messages are in the stream.
