@@ -13,8 +13,6 @@ from mcp_persist_middleware.errors import ConfigurationError
 if TYPE_CHECKING:
     from mcp_persist_middleware.ops.proxy import StdioOptions
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
-
 
 def add_arguments(
     parser: argparse.ArgumentParser, count: Callable[[str], float], seconds: Callable[[str], float]
@@ -34,7 +32,6 @@ def add_arguments(
         help="put into its environment; without a value the proxy's own, which is no secret told",
     )
     add("--pass-environment", action="store_true", help="it inherits the whole environment")
-    add("--allow-host", action="append", metavar="NAME", help="may be called by this name")
     add("--max-children", type=count, default=100, help="processes at once (default 100)")
     add("--child-idle", type=seconds, default=1800.0, help="ends an unused one (default 30m)")
 
@@ -59,16 +56,16 @@ def options(given: Mapping[str, Any]) -> "StdioOptions":
     Raises:
         ConfigurationError: a variable is not there.
     """
-    from mcp_persist_middleware.ops.proxy import StdioOptions
+    from mcp_persist_middleware.ops.proxy import StdioOptions, hosts
 
-    # As the official SDKs have it: elsewhere names are what the deployment calls them.
-    hosts = _LOCAL if given["host"] in _LOCAL else ("*",)
+    names = hosts.names_of(given["host"], given.get("allowed_host") or ())
     return StdioOptions(
         cwd=given["cwd"],
         env=dict(map(_variable, given["env"])),
         pass_environment=given["pass_environment"],
         path=given.get("path") or "/mcp",
-        allowed_hosts=tuple(given["allow_host"] or hosts),
+        # Seen to in front too: here for the pages (`Origin`) of these names.
+        allowed_hosts=tuple(names) if names is not None else ("*",),
         allowed_origins=tuple(given.get("cors") or ()),
         max_children=given["max_children"],
         idle_seconds=given["child_idle"],

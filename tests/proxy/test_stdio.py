@@ -395,15 +395,23 @@ async def test_an_unused_process_is_ended_and_a_busy_one_is_not() -> None:
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "null"}, 403),
         ({"origin": "https://app.example"}, 400),
+        ({"host": "[::1]:80"}, 400),
     ],
 )
 async def test_a_page_of_somebody_else_does_not_reach_a_local_server(
     headers: dict[str, str], status: int
 ) -> None:
     async with piped(allowed_origins=("https://app.example",)) as (port, _):
-        given = {"content-type": "application/json", **headers}
-        response = await request(port, "POST", headers=given, body=b"{}")
+        response = await request(port, "POST", headers=headers, body=b"{}")
         assert response.status == status
+
+
+async def test_where_any_host_will_do_a_page_of_another_one_is_still_refused() -> None:
+    async with piped(allowed_hosts=("*",)) as (port, _):
+        own = {"host": "mcp.example", "origin": "https://mcp.example"}
+        assert (await request(port, "POST", headers=own, body=b"{}")).status == 400
+        other = own | {"origin": "https://evil.example"}
+        assert (await request(port, "POST", headers=other, body=b"{}")).status == 403
 
 
 async def test_a_process_inherits_nothing_that_may_be_a_secret_unless_it_is_told_to(

@@ -13,25 +13,30 @@ from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.model import surely
 from mcp_persist_middleware.ops.proxy import config
+from mcp_persist_middleware.ops.proxy.cors import with_cors
+from mcp_persist_middleware.ops.proxy.pool import UpstreamOptions
+from mcp_persist_middleware.ops.proxy.replicas import Replicas
 from mcp_persist_middleware.ops.proxy.stdio import StdioOptions, StdioUpstream
 from mcp_persist_middleware.ops.proxy.stdio.upstream import Owner
-from mcp_persist_middleware.ops.proxy.upstream import Upstream, UpstreamOptions
+from mcp_persist_middleware.ops.proxy.upstream import Upstream
 from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.settings import SettingsArguments, is_given
 from mcp_persist_middleware.streams import identity
 
 __all__ = [
+    "Replicas",
     "StdioOptions",
     "StdioUpstream",
     "Upstream",
     "UpstreamOptions",
     "config_app",
     "proxy_app",
+    "with_cors",
 ]
 
 
 def proxy_app(
-    upstream: str | None = None,
+    upstream: str | Sequence[str] | None = None,
     url: str | None = None,
     *,
     command: Sequence[str] | None = None,
@@ -45,7 +50,8 @@ def proxy_app(
     speaks on its pipes.
 
     Args:
-        upstream: the server's MCP endpoint, see `Upstream`.
+        upstream: the server's MCP endpoint, see `Upstream`; or those of several servers that do the
+            same, see `Replicas`.
         url: the store.
         command: instead of `upstream`, a program and its arguments, see `StdioUpstream`.
         options: how the upstream is spoken to.
@@ -59,16 +65,19 @@ def proxy_app(
     """
     if (upstream is None) == (command is None):
         raise ConfigurationError(reason="expected an upstream or a command, and not both")
-    server: Upstream | StdioUpstream
-    server = Upstream(upstream, options) if upstream else StdioUpstream(command or (), stdio)
-    made = in_front_of(server, url, log=log, persistence=persistence, **settings)
+    server: Upstream | Replicas | StdioUpstream
+    if upstream is None:
+        server = StdioUpstream(command or (), stdio)
+    else:
+        made = servers([upstream] if isinstance(upstream, str) else upstream, options)
+        server = made[0] if len(made) == 1 else Replicas(made)
+    app = in_front_of(server, url, log=log, persistence=persistence, **settings)
     if isinstance(server, StdioUpstream):
-        server.owner = owner_by(made.persistence)
+        server.owner = owner_by(app.persistence)
         children = server.children
-        made.persistence.reports["children"] = lambda: len(children)
-    breaker = server.children.breaker if isinstance(server, StdioUpstream) else server.breaker
-    made.persistence.reports["circuit"] = lambda: breaker.state.value
-    return made
+        app.persistence.reports["children"] = lambda: len(children)
+    app.persistence.reports["circuit"] = server.circuit
+    return app
 
 
 def config_app(
@@ -92,13 +101,13 @@ def config_app(
     Raises:
         ConfigurationError: the file, or something in it, is wrong.
     """
-    servers = config.read(Path(file), options, stdio)
-    made = in_front_of(servers, url, log=log, persistence=persistence, **settings)
-    for server in servers.all.values():
+    found = config.read(Path(file), options, stdio)
+    app = in_front_of(found, url, log=log, persistence=persistence, **settings)
+    for server in found.all.values():
         if isinstance(server.app, StdioUpstream):
-            server.app.owner = owner_by(made.persistence)
-    made.persistence.reports["servers"] = servers.report
-    return made
+            server.app.owner = owner_by(app.persistence)
+    app.persistence.reports["servers"] = found.report
+    return app
 
 
 def in_front_of(
@@ -127,3 +136,24 @@ def owner_by(persistence: Persistence) -> Owner:
             return ""
 
     return owner
+
+
+def servers(urls: Sequence[str], options: UpstreamOptions | None = None) -> list[Upstream]:
+    """The servers at these addresses.
+
+    Raises:
+        ConfigurationError: there is none, or one of them twice; one is no URL of a server; or
+            they have their endpoints at several paths, and `options.path` says nothing of it.
+    """
+    made = [Upstream(url, options, number=number) for number, url in enumerate(urls, 1)]
+    if not urls or len(set(urls)) < len(urls):
+        raise ConfigurationError(
+            reason=f"upstream: expected one server or several different ones, not {list(urls)}"
+        )
+    paths = {server.pool.path for server in made}
+    if len(paths) > 1 and made[0].pool.options.path is None:
+        raise ConfigurationError(
+            reason=f"upstream: the paths differ ({', '.join(sorted(paths))}); say with path "
+            "(--path) where clients find the endpoint"
+        )
+    return made

@@ -19,8 +19,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_persist_middleware.asgi import responses
 from mcp_persist_middleware.errors import ConfigurationError
+from mcp_persist_middleware.ops.proxy.pool import UpstreamOptions
 from mcp_persist_middleware.ops.proxy.stdio import StdioOptions, StdioUpstream
-from mcp_persist_middleware.ops.proxy.upstream import Upstream, UpstreamOptions
+from mcp_persist_middleware.ops.proxy.upstream import Upstream
 from mcp_persist_middleware.protocol import headers
 
 T = TypeVar("T")

@@ -11,8 +11,10 @@ from starlette.types import Receive, Send
 from mcp_persist_middleware.ops.proxy.stdio.requests import STATUS, InvalidError
 from mcp_persist_middleware.ops.proxy.stdio.routes import Stream
 from mcp_persist_middleware.protocol import headers, sse
+from mcp_persist_middleware.supervision import end, scoped
 
 _PING_SECONDS = 15.0
+_NAME = "mcp-persist-stdio-answer"
 Pair = tuple[bytes, bytes]
 Next = Callable[[], Awaitable[tuple[str, bool] | None]]
 
@@ -80,18 +82,15 @@ async def _within(following: Next, seconds: float) -> tuple[str, bool] | None:
 
 async def unless_left(answering: Coroutine[Any, Any, None], receive: Receive) -> bool:
     """Answer as long as the client is there. Whether it has left before the end."""
-    work = asyncio.ensure_future(answering)
-    leaving = asyncio.ensure_future(_left(receive))
-    try:
-        await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            work.result()
-            return False
-        return True
-    finally:
-        for task in (work, leaving):
-            task.cancel()
-        await asyncio.wait({work, leaving})
+    with scoped(answering, _NAME) as work, scoped(_left(receive), _NAME) as leaving:
+        try:
+            await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+                return False
+            return True
+        finally:
+            await end(work)
 
 
 async def _left(receive: Receive) -> None:

@@ -94,8 +94,9 @@ class Child:
 
     @property
     def is_idle(self) -> bool:
-        """Nobody waits for an answer of its, nor listens."""
-        return not (self._routes or self.outbox.is_taken)
+        """Nobody waits for an answer of its. Who listens does not count: the middleware does so for
+        clients that have left, and one that is there comes back to a new process."""
+        return not self._routes
 
     async def ask(self, text: str, message: Mapping[str, Any]) -> Stream:
         """Hand it a request; its messages are in the stream.

@@ -11,7 +11,7 @@ from mcp_persist_middleware.ops.proxy.stdio.child import BusyError, Child
 from mcp_persist_middleware.ops.proxy.stdio.guard import Guard
 from mcp_persist_middleware.ops.proxy.stdio.options import Redaction, StdioOptions, checked
 from mcp_persist_middleware.ops.proxy.stdio.process import Said, started
-from mcp_persist_middleware.supervision import Supervisor
+from mcp_persist_middleware.supervision import Supervisor, begin_task
 
 logger = rarely.logger(__name__)
 
@@ -65,8 +65,8 @@ class Children:
         """
         task = self._owned.get(owner)
         if task is None or _is_over(task):
-            task = self._owned[owner] = asyncio.create_task(
-                self.begin(is_session=False), context=contextvars.Context()
+            task = self._owned[owner] = begin_task(
+                self.begin(is_session=False), "mcp-persist-child", context=contextvars.Context()
             )
             # Whoever waits for it hears of it; when nobody does, nobody needs to.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
