@@ -69,7 +69,7 @@ def is_alive(process: int) -> bool:
     """Whether it is there, and not merely unburied."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         if Path("/proc/self/stat").exists():
             return False
     try:
