@@ -3,9 +3,12 @@
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
+import signal
 import ssl
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,11 +133,24 @@ def application() -> Any:
     from mcp_persist_middleware.ops.proxy import hosts, proxy_app, with_cors
 
     given = json.loads(os.environ[_ARGUMENTS])
+    _end_with_parent()
     app: Any = proxy_app(given["upstream"], given["url"], options=_options(given))
     if given["cors"]:
         app = with_cors(app, given["cors"])
     names = hosts.names_of(given["host"], given["allowed_host"])
     return app if names is None else hosts.AllowedHosts(app, names)
+
+
+def _end_with_parent() -> None:
+    """A worker process whose parent was killed would keep the port, and nobody would end it."""
+    if (parent := multiprocessing.parent_process()) is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="mcp-persist-proxy-parent", daemon=True).start()
 
 
 def _check(given: argparse.Namespace) -> int:
