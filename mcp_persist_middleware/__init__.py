@@ -8,11 +8,13 @@ from a `log/cursor`, woken by `wakeups/`. What is above imports what is below an
 
 Where to change what:
 
-- a setting: settings/values.py, settings/arguments.py, its use, the table in README.md
-- a metric: telemetry.py, its use, README.md
+- a setting: settings/values.py, settings/arguments.py, its use, examples/guides/settings.md
+- a metric: telemetry.py, its use, examples/guides/operating.md
 - how a cursor is parsed: protocol/event_id.py
 - a protocol revision: protocol/eras.py
-- priming: streams/deliver.py, protocol/sse.py, protocol/eras.py
+- priming: streams/render.py, protocol/sse.py, protocol/eras.py
+- where and how a reader reads: streams/read_point.py, streams/deliver.py, log/cursor.py
+- what runs beside requests, and who ends it: worker.py, supervision.py
 - how long things are kept: maintenance/retention.py, settings/values.py
 - a transport of wake-ups: wakeups/base.py, a file beside it, and the store that owns it
 - a codec: log/codecs/chain.py, a file beside it

@@ -134,8 +134,8 @@ class Inbox(Timed, ABC):
 
     @abstractmethod
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
-        """Post a relayed request if fewer than `most` wait there, and, as far as the inbox knows,
-        the session is where it is addressed to."""
+        """Enqueue a relayed request if fewer than `most` wait there, and, as far as the inbox
+        knows, the session is where it is addressed to."""
 
     @abstractmethod
     async def claim(
@@ -165,7 +165,7 @@ class Inbox(Timed, ABC):
 
     @abstractmethod
     async def tombstone(self, request: RelayRequestId, deadline: float, reply: bytes = b"") -> bool:
-        """See that a relayed request whose posting was not answered is not posted by it later,
+        """See that a relayed request whose `put` was not answered is not enqueued by it later,
         until the deadline; False when it is in the inbox already, or was. After that `put` raises
         `StoreError`. A `reply` that stands in its place is what its sender finds."""
 

@@ -35,6 +35,7 @@ from mcp_persist_middleware.protocol.event_id import EventIds, Position
 
 _ATTEMPTS = 3
 _PAGE_EVENTS, _PAGE_BYTES = 256, 1024 * 1024
+_GONE = "Interrupted: the worker that ran this request is gone; it was not run again"
 
 
 class Takeover:
@@ -70,8 +71,8 @@ class Takeover:
             return None
         if record.worker == self._worker:
             return PeerStatus(gone=True, seen_at=self._log.now())
-        verdict = await self._peers.verify(record.worker)
-        return verdict if verdict.gone else None
+        peer = await self._peers.verify(record.worker)
+        return peer if peer.gone else None
 
     async def end(self, record: StreamRecord, left: PeerStatus) -> StreamRecord | None:
         """End a stream whose worker is gone; see `end`."""
@@ -116,7 +117,7 @@ class Takeover:
 
 
 async def end(
-    log: EventLog, record: StreamRecord, ttl: float, seen_at: float | None
+    log: EventLog, record: StreamRecord, ttl: float, seen_at: float | None, why: str = _GONE
 ) -> StreamRecord | None:
     """Take over an open stream, answer what it owes and close it, in one transaction; returns
     the record as it is then. Somebody else may be first: then theirs is the end.
@@ -124,11 +125,12 @@ async def end(
     Args:
         seen_at: when its worker was last seen, if that is known; it was there when the stream
             began.
+        why: what is answered to the requests that have no answer.
 
     Raises:
         StoreError: the store does not answer.
     """
-    write, now = await _take(log, record, lambda _: _last_write(log, record, ttl, seen_at))
+    write, now = await _take(log, record, lambda _: _last_write(log, record, ttl, seen_at, why))
     if write is None or write.ending is None:
         return now
     failed = write.ending.state is StreamState.FAILED
@@ -197,7 +199,7 @@ async def rewound(log: EventLog, position: Position, record: StreamRecord) -> Po
 
 
 async def _last_write(
-    log: EventLog, record: StreamRecord, ttl: float, seen_at: float | None
+    log: EventLog, record: StreamRecord, ttl: float, seen_at: float | None, why: str
 ) -> StreamWrite:
     unanswered = jsonrpc.pending(json.loads(record.request_ids))
     last, answers = await log.answers(record.id)
@@ -210,7 +212,7 @@ async def _last_write(
     errors = [
         jsonrpc.error(
             json.loads(key),
-            "Interrupted: the worker that ran this request is gone; it was not run again",
+            why,
             data,
             jsonrpc.INTERRUPTED,
         )

@@ -1,75 +1,42 @@
-"""The command line, in the standard library only: the base package needs nothing for it."""
+"""The command line. What it needs comes with an extra; `proxy` runs with its own alone."""
 
 import argparse
-import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
-from mcp_persist_middleware.ops import proxy_command as proxy
+from mcp_persist_middleware.ops import proxy_command
 
-_DEMO_NEEDS = ("rich", "uvicorn", "mcp")
-_MOST_CALLS = 1000
+NAME = "mcp-persist-middleware"
+_NEEDS = ("typer", "rich")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
-    given = _parser().parse_args(arguments)
-    code: int = given.run(given)
-    return code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mcp-persist-middleware",
-        description="MCP streams and sessions that survive dropped connections.",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    demo = commands.add_parser(
-        "demo", help="cut every call of a real client, without and with the middleware"
-    )
-    demo.add_argument("--calls", type=_count, default=20, help="calls of each client (default 20)")
-    demo.set_defaults(run=lambda given: _demo(given.calls))
-    proxied = commands.add_parser(
-        "proxy", help="stand in front of a server that nobody can modify (extra proxy)"
-    )
-    proxy.add_arguments(proxied)
-    proxied.set_defaults(run=proxy.run)
-    return parser
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text) <= _MOST_CALLS):
-        raise argparse.ArgumentTypeError(f"expected 1 to {_MOST_CALLS}")
-    return int(text)
-
-
-def _version() -> str:
-    try:
-        return version("mcp-persist-middleware")
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
-def _demo(calls: int) -> int:
-    missing = [name for name in _DEMO_NEEDS if not _importable(name)]
-    if missing:
+    """Run one command; its exit code: 0, 1 when it found something, 2 when it cannot run."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["proxy"]:
+        return proxy(given[1:])
+    if missing := [name for name in _NEEDS if importlib.util.find_spec(name) is None]:
         print(
-            f"The demo needs {', '.join(missing)}, which the extra demo brings: "
-            'pip install "mcp-persist-middleware[demo]"',
+            f"The command line needs {' and '.join(missing)}, which the extra cli brings: "
+            f'pip install "{NAME}[cli]"',
             file=sys.stderr,
         )
         return 2
-    from mcp_persist_middleware.ops import demo
+    from mcp_persist_middleware.ops.commands import application
 
-    return demo.run(calls)
-
-
-def _importable(name: str) -> bool:
-    # The server side of the official SDK 2.x is the newest part that the demo uses.
     try:
-        importlib.import_module("mcp.server.mcpserver" if name == "mcp" else name)
-    except ImportError:
-        return False
-    return True
+        application()(given, prog_name=NAME)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def proxy(arguments: Sequence[str]) -> int:
+    """Run the proxy; its exit code."""
+    parser = argparse.ArgumentParser(
+        prog=f"{NAME} proxy",
+        description="Stand in front of a server that nobody can modify (extra proxy).",
+    )
+    proxy_command.add_arguments(parser)
+    return proxy_command.run(parser.parse_args(arguments))

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcp_persist_middleware.errors import ConfigurationError
+from mcp_persist_middleware.ops import proxy_stdio_command as stdio_command
 from mcp_persist_middleware.settings import units
 
 if TYPE_CHECKING:
     from mcp_persist_middleware.ops.proxy import UpstreamOptions
 
 _NEEDS = ("aiohttp", "uvicorn")
-# How the arguments reach the worker processes. There is no secret in them.
+# How the arguments reach the worker processes. A secret is in them only where it was an argument.
 _ARGUMENTS = "_MCP_PERSIST_PROXY"
 _PLAIN = (
     "connect_timeout",
@@ -41,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--upstream",
         action="append",
-        required=True,
         metavar="URL",
         help="the server's MCP endpoint; again for each other server that does the same",
     )
@@ -68,8 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     add("--check", action="store_true", help="say what the upstream speaks, and end: 0 if it fits")
     add("--json", action="store_true", help="with --check: as JSON")
-    more = parser.add_argument_group("upstream")
-    add = more.add_argument
+    _add_upstream_arguments(parser, count, seconds)
+    stdio_command.add_arguments(parser, count, seconds)
+
+
+def _add_upstream_arguments(
+    parser: argparse.ArgumentParser, count: Callable[[str], float], seconds: Callable[[str], float]
+) -> None:
+    add = parser.add_argument_group("upstream").add_argument
     add("--connect-timeout", type=seconds, default=5.0, help="tried for so long (default 5)")
     add("--head-timeout", type=seconds, help="until a response begins (default: no limit)")
     add("--idle-timeout", type=seconds, help="between parts of a response (default: no limit)")
@@ -130,15 +136,30 @@ def application() -> Any:
     Raises:
         ConfigurationError: an argument is wrong.
     """
-    from mcp_persist_middleware.ops.proxy import hosts, proxy_app, with_cors
+    from mcp_persist_middleware.ops.proxy import hosts, with_cors
 
     given = json.loads(os.environ[_ARGUMENTS])
     _end_with_parent()
-    app: Any = proxy_app(given["upstream"], given["url"], options=_options(given))
+    stdio_command.show_log(given.get("log_level", "warning"))
+    app = _application(given)
     if given["cors"]:
         app = with_cors(app, given["cors"])
     names = hosts.names_of(given["host"], given["allowed_host"])
     return app if names is None else hosts.AllowedHosts(app, names)
+
+
+def _application(given: Mapping[str, Any]) -> Any:
+    from mcp_persist_middleware.ops.proxy import config_app, proxy_app
+
+    match stdio_command.target(given):
+        case "program":
+            command = stdio_command.command(given["program"])
+            return proxy_app(url=given["url"], command=command, stdio=stdio_command.options(given))
+        case "config":
+            own = stdio_command.options(given)
+            return config_app(given["config"], given["url"], options=_options(given), stdio=own)
+        case _:
+            return proxy_app(given["upstream"], given["url"], options=_options(given))
 
 
 def _end_with_parent() -> None:
@@ -158,6 +179,9 @@ def _check(given: argparse.Namespace) -> int:
     from mcp_persist_middleware.ops.proxy import servers
     from mcp_persist_middleware.ops.proxy.check import check
 
+    if given.upstream is None:
+        print("--check looks at what --upstream names", file=sys.stderr)
+        return 2
     try:
         found = asyncio.run(check(servers(given.upstream, _options(vars(given)))))
     except ConfigurationError as error:

@@ -2,16 +2,18 @@
 and undone on its way back, whatever the settings were then."""
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from mcp_persist_middleware.errors import MissingPackageError
 from mcp_persist_middleware.log.codecs import cipher, compression
 from mcp_persist_middleware.log.codecs.cipher import Cipher
+from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.settings import Settings
 
 RAW: Final = 0
 # Before all that is not as it is: how large it was.
 _SIZE = struct.Struct(">I")
+_NUMBER = struct.Struct(">IQB")
 _COMPRESSION = 3
 _KNOWN = _COMPRESSION | cipher.AES_GCM
 _METHODS = {"gzip": compression.GZIP, "zstd": compression.ZSTD, None: RAW}
@@ -24,6 +26,26 @@ class Bound(NamedTuple):
     """A stream, a session, a relayed request: what has a key of its own."""
     part: bytes
     """Which of its payloads."""
+
+    @classmethod
+    def of_event(cls, stream: bytes, epoch: int, sequence: int, kind: int) -> Self:
+        """An event's frame."""
+        return cls(b"stream " + stream, _NUMBER.pack(epoch, sequence, kind))
+
+    @classmethod
+    def of_request(cls, stream: bytes) -> Self:
+        """The request that a stream keeps."""
+        return cls(b"stream " + stream, b"request")
+
+    @classmethod
+    def of_session(cls, key: SessionKey) -> Self:
+        """A session's `initialize` body."""
+        return cls("\0".join(("session", *key)).encode("utf-8", "surrogatepass"), b"initialize")
+
+    @classmethod
+    def of_relayed(cls, request: bytes, part: bytes) -> Self:
+        """What is in a relayed request."""
+        return cls(b"letter " + request, part)
 
 
 class Chain:

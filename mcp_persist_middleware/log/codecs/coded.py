@@ -5,7 +5,6 @@ import asyncio
 import dataclasses
 import json
 import logging
-import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -27,7 +26,6 @@ logger = logging.getLogger(__name__)
 # To compress so much takes about a millisecond: the event loop is not held for longer.
 _LARGE = 64 * 1024
 _THREADS = 2
-_NUMBER = struct.Struct(">IQB")
 _LOST = "The answer to this request is in the store, and cannot be read here"
 _MOST_REASONS = 64
 
@@ -72,11 +70,11 @@ class CodedLog(OuterLog):
     def _encoded(self, write: StreamWrite) -> StreamWrite:
         created = write.create
         if created is not None and created.request is not None:
-            request = self._blobs.encode(created.request, _request(write.id))
+            request = self._blobs.encode(created.request, Bound.of_request(write.id))
             created = dataclasses.replace(created, request=request)
         events = []
         for event in write.events:
-            codec, payload = self._chain.encode(event.frame, _event(write.id, event))
+            codec, payload = self._chain.encode(event.frame, _bound(write.id, event))
             events.append(event._replace(frame=payload, codec=codec))
         return dataclasses.replace(write, create=created, events=tuple(events))
 
@@ -95,7 +93,7 @@ class CodedLog(OuterLog):
             return record
         request: bytes | None = None
         try:
-            request = self._blobs.decode(record.request or b"", _request(record.id))
+            request = self._blobs.decode(record.request or b"", Bound.of_request(record.id))
         except ValueError as error:
             # Then it is not run again, as if it had not been kept.
             self._tell("request", 1, str(error))
@@ -136,7 +134,7 @@ class CodedLog(OuterLog):
     def _frame(self, stream: bytes, event: Event) -> tuple[Event, str]:
         """An event as it was given, or as it is and why it cannot be read."""
         try:
-            frame = self._chain.decode(event.codec, event.frame, _event(stream, event))
+            frame = self._chain.decode(event.codec, event.frame, _bound(stream, event))
         except ValueError as error:
             return event, str(error)
         return event._replace(frame=frame, codec=0), ""
@@ -167,12 +165,8 @@ class CodedLog(OuterLog):
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-def _event(stream: bytes, event: Event) -> Bound:
-    return Bound(b"stream " + stream, _NUMBER.pack(event.epoch, event.sequence, event.kind))
-
-
-def _request(stream: bytes) -> Bound:
-    return Bound(b"stream " + stream, b"request")
+def _bound(stream: bytes, event: Event) -> Bound:
+    return Bound.of_event(stream, event.epoch, event.sequence, event.kind)
 
 
 def _fitting(events: Sequence[Event], max_bytes: int) -> Sequence[Event]:

@@ -64,23 +64,21 @@ class Blobs:
         Raises:
             ValueError: it cannot be read here; the text says why.
         """
-        if not self.is_encoded(blob):
-            return blob
+        written = self.codec_of(blob)
+        return blob if written is None else self._chain.decode(*written, bound)
+
+    @classmethod
+    def codec_of(cls, blob: bytes) -> tuple[int, bytes] | None:
+        """The codec and the payload of what is not as it was given."""
+        if not cls.is_encoded(blob):
+            return None
         at = len(_MARK)
-        return self._chain.decode(blob[at] if len(blob) > at else 255, blob[at + 1 :], bound)
+        return (blob[at] if len(blob) > at else 255), blob[at + 1 :]
 
 
 def _unreadable(store: str, what: str, error: ValueError) -> UnreadableRowError:
     telemetry.unreadable.add(1, {"what": what})
     return UnreadableRowError(url=store, what=what, reason=str(error))
-
-
-def _of_session(key: SessionKey) -> Bound:
-    return Bound("\0".join(("session", *key)).encode("utf-8", "surrogatepass"), b"initialize")
-
-
-def _of_letter(request: bytes, part: bytes) -> Bound:
-    return Bound(b"letter " + request, part)
 
 
 class CodedSessions(OuterSessions):
@@ -92,7 +90,7 @@ class CodedSessions(OuterSessions):
         self._store = store
 
     async def create(self, record: SessionRecord) -> bool:
-        body = self._blobs.encode(record.initialize, _of_session(record.key))
+        body = self._blobs.encode(record.initialize, Bound.of_session(record.key))
         return await self.inner.create(dataclasses.replace(record, initialize=body))
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
@@ -100,7 +98,7 @@ class CodedSessions(OuterSessions):
         if record is None or not self._blobs.is_encoded(record.initialize):
             return record
         try:
-            body = self._blobs.decode(record.initialize, _of_session(key))
+            body = self._blobs.decode(record.initialize, Bound.of_session(key))
         except ValueError as error:
             raise _unreadable(self._store, "session", error) from error
         return dataclasses.replace(record, initialize=body)
@@ -116,7 +114,7 @@ class CodedInbox(OuterInbox):
 
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
         if not request.sealed:
-            content = await self._encoded(request.content, _of_letter(request.id, b"content"))
+            content = await self._encoded(request.content, Bound.of_relayed(request.id, b"content"))
             request = dataclasses.replace(request, content=content)
         return await self.inner.put(request, most)
 
@@ -132,19 +130,19 @@ class CodedInbox(OuterInbox):
         if request.sealed or not self._blobs.is_encoded(request.content):
             return request
         try:
-            content = await self._decoded(request.content, _of_letter(request.id, b"content"))
+            content = await self._decoded(request.content, Bound.of_relayed(request.id, b"content"))
         except ValueError as error:
             # Nobody runs it: its sender finds it overdue, and says so.
-            logger.error("%s", _unreadable(self._store, "letter", error))
+            logger.error("%s", _unreadable(self._store, "relayed request", error))
             return None
         return dataclasses.replace(request, content=content)
 
     async def tombstone(self, request: RelayRequestId, deadline: float, reply: bytes = b"") -> bool:
-        reply = await self._encoded(reply, _of_letter(request.id, b"reply"))
+        reply = await self._encoded(reply, Bound.of_relayed(request.id, b"reply"))
         return await self.inner.tombstone(request, deadline, reply)
 
     async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
-        reply = await self._encoded(reply, _of_letter(request, b"reply"))
+        reply = await self._encoded(reply, Bound.of_relayed(request, b"reply"))
         return await self.inner.answer(request, worker, reply, deadline)
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
@@ -152,9 +150,9 @@ class CodedInbox(OuterInbox):
         if status is None or not self._blobs.is_encoded(status.reply):
             return status
         try:
-            reply = await self._decoded(status.reply, _of_letter(request.id, b"reply"))
+            reply = await self._decoded(status.reply, Bound.of_relayed(request.id, b"reply"))
         except ValueError as error:
-            raise _unreadable(self._store, "letter", error) from error
+            raise _unreadable(self._store, "relayed request", error) from error
         return status._replace(reply=reply)
 
     async def _encoded(self, data: bytes, bound: Bound) -> bytes:

@@ -25,6 +25,7 @@ from mcp_persist_middleware.ops.proxy.pool import (
     why_unconnected,
 )
 from mcp_persist_middleware.ops.proxy.refusal import NotSentError, UnreachableError, refuse
+from mcp_persist_middleware.supervision import scoped
 
 
 class Upstream:
@@ -61,6 +62,10 @@ class Upstream:
                 # No MCP client opens one; a server answers 403.
                 await send({"type": "websocket.close", "code": 1003})
 
+    async def aclose(self) -> None:
+        """Close its connections. May be called twice."""
+        await self.pool.aclose()
+
     def circuit(self) -> str:
         """The state of its circuit."""
         return self.breaker.state.value
@@ -69,7 +74,7 @@ class Upstream:
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                await self.pool.aclose()
+                await self.aclose()
             done = message["type"].replace("lifespan.", "")
             await send({"type": f"lifespan.{done}.complete"})
             if done == "shutdown":
@@ -134,20 +139,18 @@ class _Passage:
         """Pass it; the client has its answer, or has left."""
         answering = asyncio.current_task()
         assert answering is not None
-        watching = asyncio.create_task(self._watch(answering), name="mcp-persist-proxy-watch")
-        try:
-            outcome = await self._pass()
-        except asyncio.CancelledError:
-            # Of our own watcher's cancellation nobody else is to hear.
-            if not watching.done() or watching.cancelled() or answering.uncancel():
+        with scoped(self._watch(answering), "mcp-persist-proxy-watch") as watching:
+            try:
+                outcome = await self._pass()
+            except asyncio.CancelledError:
+                # Of our own watcher's cancellation nobody else is to hear.
+                if not watching.done() or watching.cancelled() or answering.uncancel():
+                    raise
+                outcome = "left"
+                self._breaker.withdrawn()
+            except UnreachableError:
+                self._count("unreachable")
                 raise
-            outcome = "left"
-            self._breaker.withdrawn()
-        except UnreachableError:
-            self._count("unreachable")
-            raise
-        finally:
-            watching.cancel()
         self._count(outcome)
 
     def _count(self, outcome: str) -> None:

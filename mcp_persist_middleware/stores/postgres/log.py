@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, ColumnElement, Double, Table, cast, extract, func, select, text, tuple_
@@ -16,12 +16,14 @@ from mcp_persist_middleware.stores.postgres import engine as postgres_engine
 from mcp_persist_middleware.stores.postgres import hosts
 from mcp_persist_middleware.stores.postgres.batch import PostgresBatch
 from mcp_persist_middleware.stores.postgres.inbox import PostgresInbox, PostgresSessions
+from mcp_persist_middleware.stores.postgres.inspection import PostgresInspection
 from mcp_persist_middleware.stores.postgres.read import PostgresReads
 from mcp_persist_middleware.stores.postgres.statements import PostgresStatements
 from mcp_persist_middleware.stores.postgres.writers import WRITERS, WriteConnections
 from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.stores.sql.rows import RowPage
-from mcp_persist_middleware.stores.sql.workers import reason
+from mcp_persist_middleware.stores.sql.schema import quoted
+from mcp_persist_middleware.stores.sql.workers import engine_of_its_own, reason
 from mcp_persist_middleware.wakeups.base import Wakeups
 from mcp_persist_middleware.wakeups.postgres import Notifications
 
@@ -29,6 +31,7 @@ T = TypeVar("T")
 
 # Of the store's time-out: an attempt that a dead connection has swallowed leaves time for another.
 _ATTEMPT = 0.4
+_VACUUM_SECONDS = 86_400.0
 _STANDBYS = """
 SELECT count(sent_lsn), extract(epoch FROM max(replay_lag)) FROM pg_stat_replication
 """
@@ -71,6 +74,18 @@ class PostgresLog(SqlLog):
     def wakeups(self) -> Wakeups:
         return self._wakeups
 
+    def inspection(self) -> PostgresInspection:
+        timeout, plan, given = self._timeout, self._plan, self._given
+        return PostgresInspection(self._url, self.name, self.tables, timeout, plan, given)
+
+    async def vacuum(self) -> bool:
+        # Nobody waits for it, so it takes the time that it takes.
+        async with self._connection(_VACUUM_SECONDS) as connection:
+            for each in fields(self.tables):
+                table = quoted(getattr(self.tables, each.name))
+                await connection.exec_driver_sql(f"VACUUM (ANALYZE) {table}")
+        return False
+
     def rows(self, table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
         key = list(table.primary_key.columns)
         locked = select(*key).where(*conditions).order_by(*key).with_for_update(key_share=True)
@@ -97,6 +112,12 @@ class PostgresLog(SqlLog):
                 raise
             fix = postgres_engine.remedy(getattr(cause, "orig", None) or cause, self._url)
             raise StoreUnavailableError(url=self.name, reason=reason(cause), fix=fix) from error
+
+    def engine_of_its_own(self, timeout: float) -> AsyncEngine:
+        """An engine for somebody who is no worker and takes longer, and who disposes of it."""
+        if self._plan is None:
+            return engine_of_its_own(self._engine)
+        return postgres_engine.make(self._plan, timeout)
 
     async def _make_room(self, connection: AsyncConnection) -> None:
         key = text("SELECT pg_advisory_xact_lock(hashtext(:name))")

@@ -50,9 +50,14 @@ def is_damaged(error: object) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _answering(
+async def answering(
     timeout: float, name: str, passing: tuple[type[Exception], ...] = ()
 ) -> AsyncIterator[None]:
+    """The seam for what SQLAlchemy and the drivers raise; `passing` is let through.
+
+    Raises:
+        StoreError: the driver fails, or it takes longer than `timeout`.
+    """
     try:
         async with asyncio.timeout(timeout):
             yield
@@ -83,7 +88,7 @@ async def connected(
         IntegrityError: a row with this key is there.
         StoreError: the driver fails, or it takes longer than `timeout`.
     """
-    async with _answering(timeout, name, (IntegrityError,)), engine.connect() as connection:
+    async with answering(timeout, name, (IntegrityError,)), engine.connect() as connection:
         yield connection
 
 
@@ -99,7 +104,7 @@ class OwnConnection:
 
     @contextlib.asynccontextmanager
     async def __call__(self) -> AsyncIterator[AsyncConnection]:
-        async with _answering(self._timeout, self._name):
+        async with answering(self._timeout, self._name):
             if self._open is None:
                 self._open = await self._engine.connect()
             yield self._open

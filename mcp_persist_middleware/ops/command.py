@@ -1,0 +1,80 @@
+"""What makes a function a command: the options that all share, and what its end means.
+
+A command is a function of a `StoreOptions`, an `Output` and options of its own, async or not. It
+returns whether it found something (exit code 1). What it cannot do it raises as `PersistError`
+(exit code 2).
+"""
+
+import asyncio
+import dataclasses
+import functools
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mcp_persist_middleware.errors import PersistError
+from mcp_persist_middleware.ops.output import Output
+from mcp_persist_middleware.ops.store_options import StoreOptions
+
+LOOK, CHANGE, SERVE = "Look", "Change", "Serve"
+"""Where a command stands in the list of all."""
+FOUND, CANNOT = 1, 2
+"""Exit codes."""
+_INTERRUPTED = 130
+
+_JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_OPTIONS = {
+    field.name: inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
+    )
+    for field in dataclasses.fields(StoreOptions)
+}
+_OPTIONS["as_json"] = inspect.Parameter(
+    "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_JSON
+)
+
+
+def add(
+    app: typer.Typer, function: Callable[..., Any], name: str, panel: str | None = None
+) -> None:
+    """Make a function a command of an application."""
+    app.command(name, rich_help_panel=panel)(_command(function))
+
+
+def cannot_run(reason: str) -> NoReturn:
+    """End with one sentence."""
+    typer.echo(reason, err=True)
+    raise typer.Exit(CANNOT)
+
+
+def _command(function: Callable[..., Any]) -> Callable[..., None]:
+    @functools.wraps(function)
+    def run(**given: Any) -> None:
+        shared = {name: given.pop(name) for name in _OPTIONS}
+        out = Output(as_json=shared.pop("as_json"))
+        # What the library would tell a server's log is no part of an answer.
+        logging.getLogger("mcp_persist_middleware").setLevel(logging.CRITICAL)
+        try:
+            found = function(StoreOptions(**shared), out, **given)
+            if inspect.iscoroutine(found):
+                found = asyncio.run(found)
+        except PersistError as error:
+            cannot_run(str(error))
+        except KeyboardInterrupt:
+            raise typer.Exit(_INTERRUPTED) from None
+        except BrokenPipeError:
+            # Who reads has had enough; the interpreter is not to complain when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit from None
+        raise typer.Exit(FOUND if found else 0)
+
+    _, _, *own = inspect.signature(function).parameters.values()
+    # What typer reads: the function's own options, then the shared ones.
+    run.__dict__["__signature__"] = inspect.Signature([*own, *_OPTIONS.values()])
+    run.__annotations__ = {each.name: each.annotation for each in (*own, *_OPTIONS.values())}
+    return run
