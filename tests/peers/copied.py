@@ -167,14 +167,15 @@ async def one(source: str, target: str, separate: bool) -> None:
 
 
 def _apart() -> None:
-    """The mechanism off: the place is kept in a transaction of its own, before the rows."""
+    """The mechanism off: the place is kept in a transaction of its own, a moment after the rows."""
     apply = Place._apply
 
-    async def first_the_place(self: Place, changes: Changes, then: Any) -> None:
+    async def then_the_place(self: Place, changes: Changes, then: Any) -> None:
+        await apply(self, changes, self._held)
+        await asyncio.sleep(0.02)
         await apply(self, Changes(), then)
-        await apply(self, changes, then)
 
-    Place._apply = first_the_place  # type: ignore[method-assign]
+    Place._apply = then_the_place  # type: ignore[method-assign]
 
 
 async def main(given: argparse.Namespace) -> None:
@@ -235,9 +236,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--directory", default=None)
     parser.add_argument("--one", nargs=2, metavar=("FROM", "TO"))
-    parser.add_argument(
-        "--separate", action="store_true", help="the mechanism off: what is lost then"
-    )
+    parser.add_argument("--separate", action="store_true", help="the mechanism off: see what fails")
     arguments = parser.parse_args()
     if arguments.one:
         asyncio.run(one(*arguments.one, arguments.separate))
