@@ -23,6 +23,7 @@ Where to change what:
 - what is answered when a session is elsewhere: relay/route.py, relay/failures.py
 - an error answer: asgi/responses.py
 - a page for operators: health.py, ops/cli.py
+- which upstream a request goes to: ops/proxy/replicas.py, ops/proxy/upstream.py
 - how a store is copied: ops/copy/copying.py, ops/copy/sql.py; the lines of an export:
   ops/transfer/lines.py
 """

@@ -3,9 +3,12 @@
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
+import signal
 import ssl
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,6 +139,7 @@ def application() -> Any:
     from mcp_persist_middleware.ops.proxy import hosts, with_cors
 
     given = json.loads(os.environ[_ARGUMENTS])
+    _end_with_parent()
     stdio_command.show_log(given.get("log_level", "warning"))
     app = _application(given)
     if given["cors"]:
@@ -156,6 +160,18 @@ def _application(given: Mapping[str, Any]) -> Any:
             return config_app(given["config"], given["url"], options=_options(given), stdio=own)
         case _:
             return proxy_app(given["upstream"], given["url"], options=_options(given))
+
+
+def _end_with_parent() -> None:
+    """A worker process whose parent was killed would keep the port, and nobody would end it."""
+    if (parent := multiprocessing.parent_process()) is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="mcp-persist-proxy-parent", daemon=True).start()
 
 
 def _check(given: argparse.Namespace) -> int:

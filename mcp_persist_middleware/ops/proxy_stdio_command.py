@@ -56,15 +56,16 @@ def options(given: Mapping[str, Any]) -> "StdioOptions":
     Raises:
         ConfigurationError: a variable is not there.
     """
-    from mcp_persist_middleware.ops.proxy import StdioOptions
+    from mcp_persist_middleware.ops.proxy import StdioOptions, hosts
 
+    names = hosts.names_of(given["host"], given.get("allowed_host") or ())
     return StdioOptions(
         cwd=given["cwd"],
         env=dict(map(_variable, given["env"])),
         pass_environment=given["pass_environment"],
         path=given.get("path") or "/mcp",
-        # Names are seen to in front: `hosts`.
-        allowed_hosts=("*",),
+        # Seen to in front too: here for the pages (`Origin`) of these names.
+        allowed_hosts=tuple(names) if names is not None else ("*",),
         allowed_origins=tuple(given.get("cors") or ()),
         max_children=given["max_children"],
         idle_seconds=given["child_idle"],

@@ -134,7 +134,7 @@ class RelayClient:
         return RelayFailure.QUEUE_FULL if is_full else outcome
 
     async def _put(self, request: RelayRequest) -> EnqueueResult:
-        """Post it. A store that fails may have kept it all the same: then it is waited for."""
+        """Enqueue it. A store that fails may have kept it all the same: then it is waited for."""
         try:
             return await self._inbox.put(request, _MOST_WAITING)
         except StoreError:

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from tests.ops.filled import fill, worker
 
 
 @pytest.fixture
-def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A store with something in it, in the directory where the commands run."""
     monkeypatch.chdir(tmp_path)
 
@@ -24,9 +22,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             await fill(log)
 
     asyncio.run(make())
-    level = logging.getLogger("mcp_persist_middleware").level
-    yield "old.db"
-    logging.getLogger("mcp_persist_middleware").setLevel(level)
+    return "old.db"
 
 
 def test_copy_says_what_it_did_and_that_both_are_the_same(

@@ -86,11 +86,6 @@ def call(message: dict) -> None:
             answer(number, "logged")
         case "cancelled":
             answer(number, json.dumps(cancelled))
-        case "deaf":
-            note("deaf")
-            answer(number, "deaf now")
-            with lock:
-                time.sleep(1000)
         case "fork":
             # One that does not end by itself, nor when it is asked to.
             if (heir := os.fork()) == 0:

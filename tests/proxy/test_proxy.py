@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.proxied.processes import alive, children, proxy, serving
 from tests.support.processes import ROOT, ServerProcess, mcp_server, running
+from tests.support.scripted import until
 from tests.support.session import HANDSHAKE, MODERN, RawSession, last_id
 from tests.support.sse_client import request
 
@@ -161,6 +163,15 @@ async def test_the_command_serves_and_ends_at_a_signal(tmp_path: Path) -> None:
         _, _ = await asyncio.wait_for(process.communicate(), 20)
         assert process.returncode in (0, -signal.SIGTERM)
         assert (tmp_path / "events.db").exists()
+
+
+async def test_the_workers_of_a_process_that_is_killed_end(tmp_path: Path) -> None:
+    front = proxy(tmp_path, "http://127.0.0.1:1/mcp", more=("--workers", "2"))
+    async with serving(front):
+        workers = set(children(front.pid))
+        await front.kill()
+        assert len(workers) >= 2
+        await until(lambda: not alive(workers))
 
 
 @pytest.mark.parametrize(

@@ -142,10 +142,11 @@ async def test_where_nobody_is_there_it_is_tried_until_one_is_back_or_the_time_i
     ports = free_port(), free_port()
     app = replicas(*ports, connect_timeout=5)
     async with serving(app) as port:
-        asking = asyncio.create_task(sessionless(port))
+        asking = [asyncio.create_task(sessionless(port)) for _ in range(20)]
         await until(lambda: all(upstream.is_gone for upstream in app.upstreams))
         async with wired(ANSWER, port=ports[1]) as server:
-            assert ((await asking).status, len(server.asked)) == (200, 1)
+            assert [(await each).status for each in asking] == [200] * 20
+            assert len(server.asked) == 20
     app = replicas(*ports, connect_timeout=0.1)
     async with serving(app) as port:
         refused = await sessionless(port)

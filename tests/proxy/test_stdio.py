@@ -32,6 +32,7 @@ async def piped(
     mode: str = "", owner: Any = None, **options: Any
 ) -> AsyncIterator[tuple[int, StdioUpstream]]:
     """A server on pipes behind HTTP, without a store; its port."""
+    options = {"stop_timeout": 0.2} | options
     upstream = StdioUpstream([*PIPED, mode], StdioOptions(**options))
     if owner is not None:
         upstream.owner = owner
@@ -68,7 +69,7 @@ def is_alive(process: int) -> bool:
     """Whether it is there, and not merely unburied."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         if Path("/proc/self/stat").exists():
             return False
     try:
@@ -335,7 +336,7 @@ async def test_a_process_that_reads_nothing_is_ended_in_the_time_that_was_set() 
 
 
 async def test_one_that_does_not_end_is_killed_with_all_that_it_has_begun() -> None:
-    async with piped("stubborn", stop_timeout=0.2) as (port, _):
+    async with piped("stubborn") as (port, _):
         session = await RawSession.open(port)
         process, _ = await pid(session)
         heir = int(await text(await session.call("fork")))
@@ -394,15 +395,23 @@ async def test_an_unused_process_is_ended_and_a_busy_one_is_not() -> None:
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "null"}, 403),
         ({"origin": "https://app.example"}, 400),
+        ({"host": "[::1]:80"}, 400),
     ],
 )
 async def test_a_page_of_somebody_else_does_not_reach_a_local_server(
     headers: dict[str, str], status: int
 ) -> None:
     async with piped(allowed_origins=("https://app.example",)) as (port, _):
-        given = {"content-type": "application/json", **headers}
-        response = await request(port, "POST", headers=given, body=b"{}")
+        response = await request(port, "POST", headers=headers, body=b"{}")
         assert response.status == status
+
+
+async def test_where_any_host_will_do_a_page_of_another_one_is_still_refused() -> None:
+    async with piped(allowed_hosts=("*",)) as (port, _):
+        own = {"host": "mcp.example", "origin": "https://mcp.example"}
+        assert (await request(port, "POST", headers=own, body=b"{}")).status == 400
+        other = own | {"origin": "https://evil.example"}
+        assert (await request(port, "POST", headers=other, body=b"{}")).status == 403
 
 
 async def test_a_process_inherits_nothing_that_may_be_a_secret_unless_it_is_told_to(

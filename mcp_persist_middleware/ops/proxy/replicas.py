@@ -68,6 +68,7 @@ class _Request:
         self._receive = receive
         self._send = send
         self._session = headers.get(scope["headers"], headers.SESSION_ID)
+        self._unreached: set[Upstream] = set()
         self._until = time.monotonic() + replicas.upstreams[0].pool.options.connect_timeout
 
     async def run(self) -> None:
@@ -77,6 +78,7 @@ class _Request:
         while (refusal := await self._round(first)) is not None:
             is_over = time.monotonic() + pause >= self._until
             if is_over or not isinstance(refusal, UnreachableError):
+                self._count()
                 await refusal.refuse(self._scope, self._send)
                 return
             await asyncio.sleep(pause)
@@ -95,6 +97,8 @@ class _Request:
                 await self._handed(upstream, first, max(left, FIRST_PAUSE))
             except NotSentError as refusal:
                 refusals.append(refusal)
+                if isinstance(refusal, UnreachableError):
+                    self._unreached.add(upstream)
             else:
                 return None
             if upstream is home and not home.is_gone:
@@ -111,11 +115,20 @@ class _Request:
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
+                self._unreached.discard(upstream)
+                self._count()
                 self._learn(upstream, message)
             await self._send(message)
 
         policy = ConnectPolicy(seconds, retries=False)
         await upstream.attempt(policy, self._scope, receive, send)
+
+    def _count(self) -> None:
+        """Count a failure of each that could not be reached, when the request has gone elsewhere
+        or its time is over: while it waits for all of them to be started again, none has failed."""
+        for upstream in self._unreached:
+            upstream.breaker.failed()
+        self._unreached.clear()
 
     def _learn(self, upstream: Upstream, head: Message) -> None:
         """Remember whose session it is that is spoken of."""

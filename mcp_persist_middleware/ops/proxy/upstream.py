@@ -85,6 +85,8 @@ class Upstream:
         try:
             await self.attempt(policy, scope, receive, send)
         except NotSentError as error:
+            if isinstance(error, UnreachableError):
+                self.breaker.failed()
             await error.refuse(scope, send)
 
     async def attempt(
@@ -93,7 +95,8 @@ class Upstream:
         """Answer an HTTP request, if it can be handed over.
 
         Raises:
-            NotSentError: it cannot.
+            NotSentError: it cannot. That it was unreachable is for the caller to count, once for
+                a request.
         """
         if self.running >= self.pool.options.max_requests:
             raise NotSentError(503, f"{self.running} requests are under way", 1)
@@ -172,9 +175,6 @@ class _Passage:
         except _ClientGoneError:
             breaker.withdrawn()
             return "left"
-        except UnreachableError:
-            breaker.failed()
-            raise
         except TimeoutError:
             breaker.failed()
             pool.complain("it began no answer in time")

@@ -94,7 +94,8 @@ class Child:
 
     @property
     def is_idle(self) -> bool:
-        """Nobody waits for an answer of its."""
+        """Nobody waits for an answer of its. Who listens does not count: the middleware does so for
+        clients that have left, and one that is there comes back to a new process."""
         return not self._routes
 
     async def ask(self, text: str, message: Mapping[str, Any]) -> Stream:
