@@ -89,12 +89,11 @@ async def test_callers_share_no_process_whatever_their_credentials_are(tmp_path:
         assert found[0][0] == found[1][0] != found[2][0]
 
 
-async def test_a_proxy_that_is_killed_leaves_no_process_and_goes_on_in_its_sessions(
-    tmp_path: Path,
-) -> None:
-    arguments = {
+def arguments(directory: Path) -> dict[str, object]:
+    """What the command was given."""
+    return {
         "program": PIPED,
-        "url": str(tmp_path / "events.db"),
+        "url": str(directory / "events.db"),
         "host": "127.0.0.1",
         "cwd": None,
         "env": [],
@@ -104,8 +103,13 @@ async def test_a_proxy_that_is_killed_leaves_no_process_and_goes_on_in_its_sessi
         "max_children": 100,
         "child_idle": 600.0,
     }
+
+
+async def test_a_proxy_that_is_killed_leaves_no_process_and_goes_on_in_its_sessions(
+    tmp_path: Path,
+) -> None:
     module = "mcp_persist_middleware.ops.proxy_command:application()"
-    environ = {"_MCP_PERSIST_PROXY": json.dumps(arguments)}
+    environ = {"_MCP_PERSIST_PROXY": json.dumps(arguments(tmp_path))}
     proxy = ServerProcess(module, tmp_path / "proxy.log", environ=environ)
     async with running(proxy):
         session = await RawSession.open(proxy.port)
