@@ -8,11 +8,13 @@ from a `log/cursor`, woken by `wakeups/`. What is above imports what is below an
 
 Where to change what:
 
-- a setting: settings/values.py, settings/arguments.py, its use, the table in README.md
-- a metric: telemetry.py, its use, README.md
+- a setting: settings/values.py, settings/arguments.py, its use, examples/guides/settings.md
+- a metric: telemetry.py, its use, examples/guides/operating.md
 - how a cursor is parsed: protocol/event_id.py
 - a protocol revision: protocol/eras.py
-- priming: streams/deliver.py, protocol/sse.py, protocol/eras.py
+- priming: streams/render.py, protocol/sse.py, protocol/eras.py
+- where and how a reader reads: streams/read_point.py, streams/deliver.py, log/cursor.py
+- what runs beside requests, and who ends it: worker.py, supervision.py
 - how long things are kept: maintenance/retention.py, settings/values.py
 - a transport of wake-ups: wakeups/base.py, a file beside it, and the store that owns it
 - a codec: log/codecs/chain.py, a file beside it
@@ -21,6 +23,9 @@ Where to change what:
 - what is answered when a session is elsewhere: relay/route.py, relay/failures.py
 - an error answer: asgi/responses.py
 - a page for operators: health.py, ops/cli.py
+- which upstream a request goes to: ops/proxy/replicas.py, ops/proxy/upstream.py
+- how a store is copied: ops/copy/copying.py, ops/copy/sql.py; the lines of an export:
+  ops/transfer/lines.py
 """
 
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, PersistError, StoreError

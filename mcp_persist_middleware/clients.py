@@ -12,7 +12,6 @@ from mcp_persist_middleware import asgi
 from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.asgi.client import Client
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Event, EventKind, StreamKind
 from mcp_persist_middleware.protocol import headers
@@ -22,7 +21,8 @@ from mcp_persist_middleware.streams import listen, resume, serve
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.pump import Exchange
-from mcp_persist_middleware.streams.session_stream import ResumePoint, key_of
+from mcp_persist_middleware.streams.read_point import ReadPoint
+from mcp_persist_middleware.streams.session_stream import key_of
 from mcp_persist_middleware.streams.state import Opened
 
 _CREATED_SECONDS = 1.0
@@ -52,7 +52,7 @@ class Recipient(Client, ABC):
         """The answer is this stream, from its beginning."""
 
     @abstractmethod
-    async def follow(self, asked: Asked, point: ResumePoint) -> None:
+    async def follow(self, asked: Asked, point: ReadPoint) -> None:
         """The answer is the session's stream, from this point on."""
 
     @abstractmethod
@@ -70,7 +70,7 @@ class LocalClient(Recipient):
         """Deliver it."""
         await serve.deliver(self.context, running, opened, asked.scope, self, self.send)
 
-    async def follow(self, asked: Asked, point: ResumePoint) -> None:
+    async def follow(self, asked: Asked, point: ReadPoint) -> None:
         """Deliver it, to this one before all others."""
         key, era = key_of(asked.scope, asked.request.session), asked.request.era
         await listen.follow(self.context, key, point, asked.scope, era, self, self.send)
@@ -92,36 +92,13 @@ class LocalClient(Recipient):
                 record = None
                 with contextlib.suppress(StoreError):
                     record = await self.context.log.find(reply.stream)
-                point = ResumePoint(
-                    reply.stream,
-                    reply.after,
-                    epoch=record.epoch if record is not None else 1,
-                    suppress_requests_through=reply.suppress_requests_through,
-                    resumed=reply.joined,
-                    head=reply.head,
-                )
-                await self.follow(asked, point)
-            case _ if reply.events:
-                await self._read_elsewhere(asked, reply)
+                epoch = record.epoch if record is not None else 1
+                await self.follow(asked, _point(reply, epoch))
             case _:
-                with self.context.reader_leases.reading(reply.stream):
-                    await self._read_elsewhere(asked, reply)
-
-    async def _read_elsewhere(self, asked: Asked, reply: StreamResponse) -> None:
-        reads, era, told = self.context.reads, asked.request.era, reply.events
-        delivery = Delivery(
-            self.context,
-            Cursor(reads, reply.stream, reply.after, None, resumed=False, told=told),
-            reply.stream,
-            EventIds.of(reply.stream, reply.kind, reply.request_id),
-            1,
-            reply.kind,
-            retry_ms=era.retry_ms(self.context.settings),
-            priming=era.may_prime,
-            resumed=reply.joined,
-            head=list(reply.head),
-        )
-        await delivery.run(asked.scope, self._leave, self.send)
+                point = _point(reply)
+                with point.present(self.context):
+                    delivery = Delivery(self.context, point, asked.request.era)
+                    await delivery.run(asked.scope, self._leave, self.send)
 
     async def _leave(self) -> Message:
         # As for a client whose stream is here.
@@ -161,7 +138,7 @@ class RelayedClient(Recipient):
         name, kind = stream.record.id, running.kind
         self._stream = StreamResponse(name, kind, number, opened.head, events=events)
 
-    async def follow(self, asked: Asked, point: ResumePoint) -> None:
+    async def follow(self, asked: Asked, point: ReadPoint) -> None:
         """Its worker goes on in the log."""
         if point.live is not None:
             await _created(point.live)
@@ -182,6 +159,20 @@ class RelayedClient(Recipient):
             self._status, self._head = message["status"], message.get("headers", [])
         elif message["type"] == "http.response.body" and len(self._body) <= self._limit:
             self._body += message.get("body", b"")
+
+
+def _point(reply: StreamResponse, epoch: int = 1) -> ReadPoint:
+    """Where a client begins to read what another worker has answered."""
+    return ReadPoint(
+        EventIds.of(reply.stream, reply.kind, reply.request_id),
+        reply.after,
+        is_open=not reply.events,
+        epoch=epoch,
+        resumed=reply.joined,
+        told=reply.events,
+        suppress_requests_through=reply.suppress_requests_through,
+        head=list(reply.head),
+    )
 
 
 def _named(asked: Asked) -> list[tuple[bytes, bytes]]:

@@ -124,7 +124,7 @@ class Dispatcher:
     async def _in_session(self, asked: Asked, client: LocalClient) -> None:
         context, relay = self.parts.exchanges, self.parts.relay
         common = self.ground.get("state", {}).keys()
-        forward = Forward(relay, context.settings, asked, client, common, context.warned)
+        forward = Forward(relay, context.settings, asked, client, common, context.memory.warned)
         retry_ms = context.settings.retry_ms
         with contextlib.closing(forward):
             for moves in range(_MOVES):

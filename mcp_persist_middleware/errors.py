@@ -57,6 +57,16 @@ class SchemaRightsError(StoreError):
     Let somebody who may run this: {plan} Or let the tables' owner open the store once."""
 
 
+class StoreIncompleteError(StoreError):
+    """The store {url} is not served: {source} is being copied into it, and not all is there. Let
+    the copy come to its end (the same command goes on where it stopped); to serve what is there,
+    delete the row 'copy' of the table {table}."""
+
+
+class CopyError(PersistError):
+    """Nothing is copied: {reason}."""
+
+
 class UnreadableRowError(StoreError):
     """The store {url} has a {what} that cannot be read here: {reason}."""
 

@@ -120,7 +120,7 @@ def examined(context: Context, trouble: str | None, also: Mapping[str, object]) 
         commit_lag=writer.commit_lag,
         redis_up=facts.redis_up,
         redis_backlog=facts.redis_backlog,
-        heartbeat_age=context.lease.age,
+        heartbeat_age=context.member.lease.age,
         wakeups_connected=log.wakeups.is_connected,
         degraded_streams=sum(stream.degraded for stream in writer.live.values()),
         replication_lag=facts.replication_lag,

@@ -41,6 +41,9 @@ class PersistMiddleware:
         log: a store of yours instead of `url`, see `Persistence`.
         persistence: a `Persistence` of yours instead of `url` and settings.
         settings: see `SettingsArguments`.
+
+    Raises:
+        ConfigurationError: `app` is no application: a server object, for one.
     """
 
     def __init__(
@@ -53,7 +56,12 @@ class PersistMiddleware:
         persistence: Persistence | None = None,
         **settings: Unpack[SettingsArguments],
     ) -> None:
-        # Nothing is checked here: Starlette makes its middleware inside the lifespan call, and a
+        if not callable(app):
+            raise ConfigurationError(
+                reason="PersistMiddleware takes an ASGI application, not an object of type "
+                f"{type(app).__name__}; for a server object there is with_persistence(server)"
+            )
+        # No setting is checked here: Starlette makes its middleware inside the lifespan call, and a
         # server takes an exception there for an application without a lifespan.
         self.app = app
         self.persistence = Persistence(url, log=log, **settings).or_given(persistence)

@@ -15,7 +15,7 @@ from mcp_persist_middleware.health import Examiner
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams.memory import Memory
-from mcp_persist_middleware.supervision import said, say
+from mcp_persist_middleware.supervision import begin_task, said, say
 from mcp_persist_middleware.wakeups.local import Signal
 from mcp_persist_middleware.worker import Parts, Worker
 
@@ -51,7 +51,6 @@ class Runtime:
         """When the store began to be away."""
         self._lost = asyncio.Event()
         self._pause, self._due = _FIRST_PAUSE, 0.0
-        self._warned: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, user: object) -> None:
@@ -105,9 +104,8 @@ class Runtime:
         if self._task is None and time.monotonic() >= self._due and not self.is_over:
             self._since = time.monotonic()
             # A context of its own: that of a request would live as long as the worker.
-            context = contextvars.Context()
-            self._task = self.loop.create_task(
-                self._run(), name="mcp-persist-worker", context=context
+            self._task = begin_task(
+                self._run(), "mcp-persist-worker", context=contextvars.Context()
             )
 
     async def drain(self, user: object) -> None:
@@ -181,7 +179,6 @@ class Runtime:
             self._due = time.monotonic() + self._pause
             self.error = error
             return None
-        worker.parts.exchanges.warned = self._warned
         if self.error is not None:
             logger.warning("The store %s is open now", worker.parts.exchanges.log.name)
         self._lost, self.error = lost, None

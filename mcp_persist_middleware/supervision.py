@@ -1,18 +1,26 @@
-"""The owner of all that runs beside requests: no task without one, none ends in silence, and none
-keeps another from closing."""
+"""Where tasks begin, and who owns them: no task without an owner, none that outlives it, and none
+keeps another from closing.
+
+What runs for as long as a block is `scoped`; what an object has under way are its `Tasks`; what
+runs beside the requests of a worker is a child of a `Supervisor`. Who calls `begin_task` itself
+holds that one task, and ends it.
+"""
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import traceback
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import PersistError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Between a child's death and its next life (seconds); one that lived for long begins anew.
 _FIRST_PAUSE, _LAST_PAUSE, _LONG = 0.25, 30.0, 60.0
@@ -20,6 +28,71 @@ _FIRST_PAUSE, _LAST_PAUSE, _LONG = 0.25, 30.0, 60.0
 _AGAIN, _TIMES = 1.0, 3
 # Tasks that are cancelled because their time is over.
 _ending: "weakref.WeakSet[asyncio.Task[Any]]" = weakref.WeakSet()
+
+
+def begin_task(
+    work: Coroutine[Any, Any, T],
+    name: str,
+    *,
+    context: contextvars.Context | None = None,
+    group: asyncio.TaskGroup | None = None,
+) -> asyncio.Task[T]:
+    """Begin a task, in a copy of the current context if none is given. Nothing else begins any."""
+    create = asyncio.create_task if group is None else group.create_task
+    return create(work, name=name, context=context)
+
+
+@contextlib.contextmanager
+def scoped(work: Coroutine[Any, Any, T], name: str) -> Iterator[asyncio.Task[T]]:
+    """A task beside a block, which is cancelled when the block is left."""
+    task = begin_task(work, name)
+    try:
+        yield task
+    finally:
+        task.cancel()
+
+
+class Tasks:
+    """What one object has under way, until each has ended.
+
+    Args:
+        name: what each of these tasks is called.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __iter__(self) -> Iterator[asyncio.Task[Any]]:
+        return iter(self._running)
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """One more."""
+        task = begin_task(work, self._name)
+        # The event loop itself holds only weak references.
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    def whole(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+        """Have it finished even when who waits for it is cancelled: it is bounded by itself. What
+        it raises then nobody hears."""
+        task = self.begin(work)
+        task.add_done_callback(retrieve)
+        return asyncio.shield(task)
+
+    def cancel(self) -> None:
+        """Cancel all; they may take a while to end."""
+        for task in list(self._running):
+            task.cancel()
+
+    async def ended(self, timeout: float) -> None:
+        """Wait until all have ended, for so long (seconds) at most."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout)
 
 
 class Supervisor:
@@ -55,9 +128,8 @@ class Supervisor:
 
     def _begin(self, run: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         group = None if self._is_over else self._group
-        create = group.create_task if group else asyncio.get_running_loop().create_task
         # A context of its own: that of a request would live as long as the task.
-        task = create(run, name=name, context=contextvars.Context())
+        task = begin_task(run, name, context=contextvars.Context(), group=group)
         self._children.add(task)
         task.add_done_callback(self._children.discard)
         if self._is_over:
@@ -103,8 +175,14 @@ async def end(*tasks: asyncio.Task[Any] | None) -> None:
     for task in known:
         if not task.done():
             logger.warning("%s does not end, and is left alone", task.get_name())
-        elif not task.cancelled():
-            task.exception()
+        else:
+            retrieve(task)
+
+
+def retrieve(task: asyncio.Task[Any]) -> None:
+    """Let nobody say that what a task raised was never asked for."""
+    if not task.cancelled():
+        task.exception()
 
 
 def said(error: BaseException) -> str:

@@ -123,7 +123,11 @@ def with_persistence(server: Any, /, url: str | None = None, **given: Any) -> An
     if build is None:
         _refuse(others, "an application that is built already")
         return PersistMiddleware(server, url, **settings)
-    app = build(**_arguments(build, others))
+    return _wrapped(build(**_arguments(build, others)), url, settings)
+
+
+def _wrapped(app: Any, url: str | None, settings: dict[str, Any]) -> Any:
+    """What a server has built, with the middleware in it."""
     if not isinstance(app, Starlette):
         return PersistMiddleware(app, url, **settings)
     says_health = not is_given("health_path", settings)

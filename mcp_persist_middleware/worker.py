@@ -11,9 +11,9 @@ from typing import Self
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.codecs.coded import CodedLog
-from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.membership.heartbeat import Heartbeat
 from mcp_persist_middleware.log.membership.lease import Lease
+from mcp_persist_middleware.log.membership.member import Member
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.membership.readers import ReaderLeases
 from mcp_persist_middleware.log.writer import Writer
@@ -31,7 +31,6 @@ from mcp_persist_middleware.streams import exit_guard
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.drain import Drain
 from mcp_persist_middleware.streams.memory import Memory
-from mcp_persist_middleware.streams.subscribers import SessionSubscribers
 from mcp_persist_middleware.supervision import Supervisor, said
 
 logger = logging.getLogger(__name__)
@@ -96,7 +95,7 @@ class Worker:
         await context.give_up(_GIVE_UP_SECONDS)
         try:
             async with asyncio.timeout(context.settings.store_timeout):
-                was_taken = not await _lives(context.log, context.worker)
+                was_taken = not await _lives(context.log, context.member.name)
         except Exception as error:  # noqa: BLE001
             logger.warning("Whether this worker was taken for dead is not known: %s", said(error))
             was_taken = True
@@ -108,12 +107,12 @@ class Worker:
         await self._opened.aclose()
 
 
-def _introduced(log: EventLog, settings: Settings, peers: Peers, worker: str) -> str:
+def _introduced(log: EventLog, settings: Settings, member: Member) -> str:
     """What a worker is and has, in one line without a secret."""
     revisions = eras.served(modern=settings.modern_streams == "resume")
     return (
         f"mcp-persist-middleware {telemetry.VERSION}: streams are kept in {log.name}; "
-        f"{log.durability}; other workers: {len(peers.others(worker))}; "
+        f"{log.durability}; other workers: {len(member.peers.others(member.name))}; "
         f"protocol revisions: {', '.join(revisions)}"
     )
 
@@ -165,50 +164,14 @@ async def _open(
     writer = Writer(log, settings.store_timeout, lambda: lease.is_held, tasks)
     closing.add("The writer", lambda: writer.aclose(_STOP_SECONDS))
     peers = Peers(log, heartbeat.failure_detector)
+    member = Member(name, lease, peers, ReaderLeases(log, tasks))
     drain = Drain(settings.drain_seconds, heartbeat.drain)
+    context = Context(settings, log, writer, member, drain, tasks, memory)
+    closing.add("Readers", context.subscribers.aclose)
     registry = Registry(log.sessions, settings, name, peers, lambda: writer.is_down, before)
-    relay_server = RelayServer(
-        log.inbox, log.wakeups, peers, lease, registry, settings, name, tasks
-    )
-    subscribers = SessionSubscribers(log.sessions, peers, name, lambda: writer.is_down, tasks)
-    closing.add("Readers", subscribers.aclose)
-    context = Context(
-        settings,
-        log,
-        writer,
-        name,
-        _limits(settings),
-        ReaderLeases(log, tasks),
-        lease,
-        peers,
-        drain,
-        subscribers,
-        tasks,
-        memory,
-    )
-    reaper = OrphanReaper(log, peers, settings, name, context.takeover, drain.send_back)
     closing.add("Sessions", registry.keep)
     closing.add("Calls", lambda: _end_calls(context))
-    await relay_server.open()
-    writer.start()
-
-    introduced = False
-
-    def on_change() -> None:
-        nonlocal introduced
-        if not introduced:
-            # With the first look at the others: nobody waits for a line in the log.
-            introduced = True
-            logger.info("%s", _introduced(log, settings, peers, name))
-        reaper.wake()
-        relay_server.wake()
-
-    heartbeat.start(on_change=on_change, on_lost=on_lost)
-    retention = RetentionLoop(log, settings, registry.keep, relay_server.purge)
-    tasks.keep(retention.run, "mcp-persist-retention")
-    tasks.keep(reaper.run, "mcp-persist-reaper")
-    tasks.keep(relay_server.run, "mcp-persist-relay-server")
-    tasks.keep(relay_server.renew, "mcp-persist-relay-renewals")
+    await _run_beside(context, registry, heartbeat, on_lost)
     exit_guard.install()
     watch = ShutdownWatch(drain.begin, tasks)
     closing.add("The watch for a shutdown", watch.aclose)
@@ -218,17 +181,41 @@ async def _open(
     return Parts(context, registry, relay)
 
 
+async def _run_beside(
+    context: Context, registry: Registry, heartbeat: Heartbeat, on_lost: Callable[[], None]
+) -> None:
+    """Begin what runs beside the requests."""
+    settings, log, member, tasks = context.settings, context.log, context.member, context.background
+    relay_server = RelayServer(
+        log.inbox, log.wakeups, member.peers, member.lease, registry, settings, member.name, tasks
+    )
+    reaper = OrphanReaper(
+        log, member.peers, settings, member.name, context.takeover, context.drain.send_back
+    )
+    await relay_server.open()
+    context.writer.start()
+
+    introduced = False
+
+    def on_change() -> None:
+        nonlocal introduced
+        if not introduced:
+            # With the first look at the others: nobody waits for a line in the log.
+            introduced = True
+            logger.info("%s", _introduced(log, settings, member))
+        reaper.wake()
+        relay_server.wake()
+
+    heartbeat.start(on_change=on_change, on_lost=on_lost)
+    retention = RetentionLoop(log, settings, registry.keep, relay_server.purge)
+    tasks.keep(retention.run, "mcp-persist-retention")
+    tasks.keep(reaper.run, "mcp-persist-reaper")
+    tasks.keep(relay_server.run, "mcp-persist-relay-server")
+    tasks.keep(relay_server.renew, "mcp-persist-relay-renewals")
+
+
 async def _end_calls(context: Context) -> None:
     # Without the lease they have had their time.
     if context.holds_lease:
         await context.cancel_exchanges(_STOP_SECONDS)
     context.drain.close()
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        settings.run_ahead_events,
-        settings.run_ahead_bytes,
-        settings.max_stream_events,
-        settings.max_stream_bytes,
-    )

@@ -14,7 +14,6 @@ from tests.support.certificates import Authority
 from tests.support.forks import AVAILABLE, Forks
 from tests.support.packaged import Pgbouncer, Postgres15, TlsRedis
 from tests.support.processes import ServerProcess
-from tests.support.started import replicated_redis
 from tests.support.stores import (
     PostgresServer,
     RedisServer,
@@ -93,16 +92,6 @@ def redis_url() -> Iterator[str]:
         server.start()
         yield server.url()
         server.stop()
-
-
-@pytest.fixture(scope="session")
-def replicated_redis_url() -> Iterator[str]:
-    """A Redis server with a replica that is in step with it."""
-    with (
-        tempfile.TemporaryDirectory(prefix="mcp-redis-") as directory,
-        replicated_redis(Path(directory)) as server,
-    ):
-        yield server.url()
 
 
 @pytest.fixture(scope="session")

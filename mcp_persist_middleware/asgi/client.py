@@ -5,6 +5,8 @@ import asyncio
 
 from starlette.types import Message, Receive
 
+from mcp_persist_middleware.supervision import begin_task
+
 
 class Client:
     """One watcher of `receive`, however many want to know (hypercorn says it only once)."""
@@ -16,7 +18,7 @@ class Client:
     def watch(self) -> asyncio.Task[None]:
         """A task that is done when the client has gone."""
         if self._task is None:
-            self._task = asyncio.create_task(self._wait(), name="mcp-persist-client")
+            self._task = begin_task(self._wait(), "mcp-persist-client")
         return self._task
 
     async def _wait(self) -> None:

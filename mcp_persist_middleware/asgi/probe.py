@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Scope, Send
 from mcp_persist_middleware.asgi import attempt
 from mcp_persist_middleware.asgi.scope import EXTENSION
 from mcp_persist_middleware.protocol import headers
+from mcp_persist_middleware.supervision import scoped
 
 REFUSALS = frozenset({401, 403, 421, 429})
 """The application's own word on the caller, or on its own state: the client has to hear it."""
@@ -126,12 +127,8 @@ async def ask(
     of it satisfies that. Whatever the application raises is raised.
     """
     listener = _Listener(body, until)
-    with attempt.beside():
-        running: asyncio.Future[None] = asyncio.ensure_future(
-            app(scope, listener.receive, listener)
-        )
-    running.add_done_callback(lambda _: listener.known.set())
-    try:
+    with scoped(_run(app, scope, listener), "mcp-persist-question") as running:
+        running.add_done_callback(lambda _: listener.known.set())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_TIMEOUT):
                 await listener.known.wait()
@@ -139,9 +136,12 @@ async def ask(
         await asyncio.wait({running}, timeout=_AFTERWARDS)
         if running.done():
             running.result()
-    finally:
-        running.cancel()
     return listener.answer if listener.answer.messages else _silence(500 if running.done() else 504)
+
+
+async def _run(app: ASGIApp, scope: Scope, listener: "_Listener") -> None:
+    with attempt.beside():
+        await app(scope, listener.receive, listener)
 
 
 class _Listener:

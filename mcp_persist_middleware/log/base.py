@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.clock import Timed
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import Beat, Event, EventKind, Outcome, StreamRecord, StreamWrite
@@ -171,6 +172,12 @@ class EventLog(Timed, ABC):
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         """The committed events with a number above `after`, in order: as many as fit, at least
         one if there is one. A number that is missing has been removed by retention."""
+
+    async def streams(self, after: bytes, limit: int) -> Sequence[StreamRecord]:
+        """The first streams whose id is above another, in the order of their ids: for who copies
+        the store. Nothing that serves asks this."""
+        del after, limit
+        raise StoreError(url=self.name, reason="it does not list its streams (EventLog.streams)")
 
     # Whoever takes a stream over asks these. A store that can tell without reading all of the
     # stream does so.

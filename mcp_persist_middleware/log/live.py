@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mcp_persist_middleware.log.stored_size import StoredSize
+from mcp_persist_middleware.log.tail import Tail
 from mcp_persist_middleware.model import Ending, Event, EventKind, StreamRecord, StreamWrite
 from mcp_persist_middleware.protocol.event_id import EventIds
 from mcp_persist_middleware.protocol.sse import CRLF
@@ -35,12 +37,10 @@ class LiveStream:
 
     __slots__ = (
         "_expects_reader",
-        "_kept_bytes",
-        "_kept_events",
         "_limits",
         "_settled",
+        "_stored",
         "_tail",
-        "_tail_bytes",
         "_waiting",
         "_waiting_bytes",
         "committed",
@@ -90,10 +90,8 @@ class LiveStream:
         self._limits = limits
         self._waiting: deque[Event] = deque()
         self._waiting_bytes = 0
-        self._tail: deque[Event] = deque()
-        self._tail_bytes = 0
-        self._kept_events = 0
-        self._kept_bytes = 0
+        self._tail = Tail(limits.tail_events, limits.tail_bytes)
+        self._stored = StoredSize(limits.stream_events, limits.stream_bytes)
         self._settled: str | None = None
 
     # For the writer of the stream.
@@ -102,7 +100,7 @@ class LiveStream:
         """The stream is in the store, down to event `last`: so many events of so many bytes."""
         self.created = True
         self.inherited = self.last = self.committed = last
-        self._kept_events, self._kept_bytes = events, size
+        self._stored.begin(events, size)
 
     def settle(self, principal: str) -> None:
         """It is known now whose the stream is; the store hears of it with what comes next."""
@@ -159,15 +157,8 @@ class LiveStream:
             principal=self._settled if self.created else None,
             events=events,
             ending=self.ending if len(events) == len(self._waiting) else None,
-            trim=self._excess(events),
+            trim=self._stored.excess(events),
         )
-
-    def _excess(self, coming: tuple[Event, ...]) -> int:
-        """How many events must go so that the limits hold; a tenth more, to do it rarely."""
-        events = self._kept_events + len(coming)
-        size = self._kept_bytes + sum(len(event.frame) for event in coming)
-        share = max(events / self._limits.stream_events, size / self._limits.stream_bytes)
-        return 0 if share <= 1 else int(events * (1 - 0.9 / share))
 
     def commit(self, write: StreamWrite) -> None:
         """The store has it: readers may."""
@@ -181,7 +172,7 @@ class LiveStream:
         for event in write.events:
             self._waiting.popleft()
             self._waiting_bytes -= len(event.frame)
-        self._account(write)
+        self._stored.add(write)
         if write.events:
             self.committed = write.events[-1].sequence
             self._show(write.events)
@@ -190,18 +181,9 @@ class LiveStream:
         self.signal.notify()
         self.space_available.notify()
 
-    def _account(self, write: StreamWrite) -> None:
-        self._kept_events += len(write.events)
-        self._kept_bytes += sum(len(event.frame) for event in write.events)
-        if write.trim and self._kept_events:
-            # The bytes that went are not known; on average they are as large as those that stay.
-            share = max(0.0, 1 - write.trim / self._kept_events)
-            self._kept_events = int(self._kept_events * share)
-            self._kept_bytes = int(self._kept_bytes * share)
-
     def degrade(self) -> None:
         """Go on without the store: what waits becomes visible without ids, for good."""
-        self.degraded = True
+        self.degraded = self._tail.keeps_answers = True
         waiting = [Event(e.sequence, 0, e.kind, e.frame) for e in self._waiting]
         self._waiting.clear()
         self._waiting_bytes = 0
@@ -225,24 +207,6 @@ class LiveStream:
         if not (self.readers or self.degraded or self._expects_reader):
             return
         self._tail.extend(events)
-        self._tail_bytes += sum(len(event.frame) for event in events)
-        while self._tail and (
-            len(self._tail) > self._limits.tail_events or self._tail_bytes > self._limits.tail_bytes
-        ):
-            if not self._drop_from_tail():
-                break
-
-    def _drop_from_tail(self) -> bool:
-        """Shorten the tail. Of a degraded stream it is all there is: answers stay."""
-        if not self.degraded:
-            self._tail_bytes -= len(self._tail.popleft().frame)
-            return True
-        for index, event in enumerate(self._tail):
-            if event.kind <= EventKind.MESSAGE:
-                del self._tail[index]
-                self._tail_bytes -= len(event.frame)
-                return True
-        return False
 
     # For readers.
 
@@ -259,7 +223,6 @@ class LiveStream:
         self._expects_reader = False
         if not self.readers and not self.degraded:
             self._tail.clear()
-            self._tail_bytes = 0
         if self.on_readers is not None:
             self.on_readers()
 
@@ -278,12 +241,7 @@ class LiveStream:
 
     def tail_after(self, sequence: int) -> list[Event] | None:
         """The visible events after a number if the tail holds all that are left, else None."""
-        found: list[Event] = []
-        for event in reversed(self._tail):
-            if event.sequence <= sequence:
-                break
-            found.append(event)
-        found.reverse()
+        found = self._tail.after(sequence)
         if self.degraded and sequence >= self.committed:
             # What is not here any more is nowhere else either.
             return found

@@ -83,6 +83,9 @@ class OuterLog(EventLog):
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         return await self.inner.read(stream, after, max_events, max_bytes)
 
+    async def streams(self, after: bytes, limit: int) -> Sequence[StreamRecord]:
+        return await self.inner.streams(after, limit)
+
     async def written(self, stream: bytes, after: int = 0) -> Written:
         return await self.inner.written(stream, after)
 
@@ -154,6 +157,11 @@ class OuterSessions(Sessions):
 
     async def purge(self, now: float, limit: int) -> int:
         return await self.inner.purge(now, limit)
+
+    async def list(
+        self, after: SessionKey | None, limit: int
+    ) -> Sequence[tuple[SessionRecord, SessionStreamState]]:
+        return await self.inner.list(after, limit)
 
     async def stream_state(self, key: SessionKey) -> SessionStreamState | None:
         return await self.inner.stream_state(key)

@@ -3,8 +3,9 @@ workers, and the table of the workers."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.clock import Timed
 from mcp_persist_middleware.model import (
     Beat,
@@ -55,6 +56,14 @@ class Sessions(Timed, ABC):
     @abstractmethod
     async def purge(self, now: float, limit: int) -> int:
         """Remove at most `limit` sessions that have expired by `now`; how many went."""
+
+    async def list(
+        self, after: SessionKey | None, limit: int
+    ) -> Sequence[tuple[SessionRecord, SessionStreamState]]:
+        """The first sessions behind one, deleted ones included, in some order of the store's own:
+        for who copies it. Nothing that serves asks this."""
+        del after, limit
+        raise StoreError(url=type(self).__name__, reason="it does not list its sessions")
 
     # A session's own stream.
 
@@ -134,8 +143,8 @@ class Inbox(Timed, ABC):
 
     @abstractmethod
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
-        """Post a relayed request if fewer than `most` wait there, and, as far as the inbox knows,
-        the session is where it is addressed to."""
+        """Enqueue a relayed request if fewer than `most` wait there, and, as far as the inbox
+        knows, the session is where it is addressed to."""
 
     @abstractmethod
     async def claim(
@@ -165,7 +174,7 @@ class Inbox(Timed, ABC):
 
     @abstractmethod
     async def tombstone(self, request: RelayRequestId, deadline: float, reply: bytes = b"") -> bool:
-        """See that a relayed request whose posting was not answered is not posted by it later,
+        """See that a relayed request whose `put` was not answered is not enqueued by it later,
         until the deadline; False when it is in the inbox already, or was. After that `put` raises
         `StoreError`. A `reply` that stands in its place is what its sender finds."""
 

@@ -13,11 +13,16 @@ _RUN_AHEAD, _LEAST_SHARE = 1024, 64
 Batch = list[tuple[LiveStream, StreamWrite]]
 
 
+def events_in(batch: Batch) -> int:
+    """How many events a batch has."""
+    return sum(len(write.events) for _, write in batch)
+
+
 class WriteQueue:
     """Streams in turns. Each is in one batch at a time: its events are committed in order.
 
     Args:
-        lanes: how many batches may be on their way at once; they share what one may hold.
+        max_in_flight: how many batches may be on their way at once; they share what one may hold.
     """
 
     def __init__(self, max_in_flight: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log import mirror
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.record_parts import RecordInbox, RecordSessions, RecordWorkers
 from mcp_persist_middleware.log.records import Records
@@ -62,9 +63,19 @@ class RecordLog(EventLog):
 
     async def open(self, worker: str) -> None:
         await self.records.create("secret", {"secret": secrets.token_bytes(32)})
+        await self._check_whole(worker)
         self._secret: bytes = (await self.records.read("secret") or {})["secret"]
         await self._workers.enrol(worker)
         self._worker = worker
+
+    async def _check_whole(self, worker: str) -> None:
+        """Refuse to serve what is being copied, and end that it may be copied into."""
+        if worker.startswith(mirror.COPIER):
+            return
+        note = await self.records.read(mirror.NAME)
+        if note is not None:
+            mirror.check(self.name, "records", note["value"])
+            await self.records.remove(mirror.NAME)
 
     async def aclose(self) -> None:
         worker, self._worker = self._worker, ""

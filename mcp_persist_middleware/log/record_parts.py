@@ -1,12 +1,12 @@
 """Sessions, relayed requests and workers over small records by key."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
-from mcp_persist_middleware.log.records import Fields, Records
+from mcp_persist_middleware.log.records import Fields, Records, unpacked
 from mcp_persist_middleware.model import (
     Beat,
     Certainty,
@@ -34,7 +34,7 @@ class RecordWorkers(WorkerTable):
         await self._records.create(f"worker/{worker}", row)
 
     async def deregister(self, worker: str) -> None:
-        """See `EventLog.dismiss`."""
+        """See `EventLog.deregister`."""
         await self._records.remove(f"worker/{worker}")
 
     async def beat(self, worker: str, state: WorkerState) -> bool:
@@ -74,10 +74,15 @@ class RecordSessions(Sessions):
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
         fields = await self._records.read(_key_of(key))
-        if fields is None:
-            return None
-        named = {each.name: fields[each.name] for each in dataclasses.fields(SessionRecord)}
-        return SessionRecord(**named | {"key": key, "subscriptions": (*named["subscriptions"],)})
+        return None if fields is None else _session(fields)
+
+    async def list(
+        self, after: SessionKey | None, limit: int
+    ) -> Sequence[tuple[SessionRecord, SessionStreamState]]:
+        begin = "session/" if after is None else _key_of(after)
+        found = await self._records.list("session/", begin, limit)
+        each = [unpacked(record) for _, record in found]
+        return [(_session(fields), _stream_state(fields)) for fields in each]
 
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         def moved(session: Fields) -> Fields | None:
@@ -106,7 +111,7 @@ class RecordSessions(Sessions):
 
     async def stream_state(self, key: SessionKey) -> SessionStreamState | None:
         fields = await self._records.read(_key_of(key))
-        return None if fields is None else _listening(fields)
+        return None if fields is None else _stream_state(fields)
 
     async def begin_stream(self, key: SessionKey, stream: bytes) -> None:
         begun = {"stream": stream, "sequence": 0}
@@ -158,7 +163,7 @@ class RecordInbox(Inbox):
         if len(await self._of(request.worker, RelayState.PENDING)) >= most:
             return EnqueueResult.FULL
         row = dataclasses.asdict(request) | {"state": int(RelayState.PENDING), "reply": b""}
-        if not await self._records.create(_relay_request(request.id), row):
+        if not await self._records.create(_request_key(request.id), row):
             raise StoreError(url="of records", reason="the relayed request was tombstoned")
         return EnqueueResult.ENQUEUED
 
@@ -178,7 +183,7 @@ class RecordInbox(Inbox):
         """Change a relayed request that is a worker's and in this state."""
         mine = (worker, int(state))
         return await self._records.change(
-            _relay_request(request),
+            _request_key(request),
             lambda it: fields if (it["worker"], it["state"]) == mine else None,
         )
 
@@ -198,19 +203,19 @@ class RecordInbox(Inbox):
     async def withdraw(self, request: RelayRequestId) -> bool:
         waiting = int(RelayState.PENDING)
         return await self._records.remove(
-            _relay_request(request.id), lambda it: it["state"] == waiting
+            _request_key(request.id), lambda it: it["state"] == waiting
         )
 
     async def tombstone(self, request: RelayRequestId, deadline: float, reply: bytes = b"") -> bool:
         answered = {"state": int(RelayState.REPLIED), "deadline": deadline, "reply": reply}
-        return await self._records.create(_relay_request(request.id), {"worker": "", **answered})
+        return await self._records.create(_request_key(request.id), {"worker": "", **answered})
 
     async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
         done = {"state": int(RelayState.REPLIED), "reply": reply, "deadline": deadline}
         return await self._change(request, RelayState.CLAIMED, worker, done)
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
-        row = await self._records.read(_relay_request(request.id))
+        row = await self._records.read(_request_key(request.id))
         if row is None:
             return None
         state = RelayState(row["state"])
@@ -220,7 +225,7 @@ class RecordInbox(Inbox):
 
     async def remove(self, requests: Collection[RelayRequestId]) -> None:
         for request in requests:
-            await self._records.remove(_relay_request(request.id))
+            await self._records.remove(_request_key(request.id))
 
     async def purge(self, now: float, limit: int) -> int:
         return await _purge(self._records, "request/", "deadline", now, limit)
@@ -237,7 +242,13 @@ async def _purge(records: Records, prefix: str, until: str, now: float, limit: i
     return gone
 
 
-def _listening(fields: Fields) -> SessionStreamState:
+def _session(fields: Fields) -> SessionRecord:
+    named = {each.name: fields[each.name] for each in dataclasses.fields(SessionRecord)}
+    key = SessionKey(*named["key"])
+    return SessionRecord(**named | {"key": key, "subscriptions": (*named["subscriptions"],)})
+
+
+def _stream_state(fields: Fields) -> SessionStreamState:
     return SessionStreamState(**{name: fields[name] for name in SessionStreamState._fields})
 
 
@@ -245,5 +256,5 @@ def _key_of(key: SessionKey) -> str:
     return "session/" + "/".join(quote(part, safe="", errors="surrogatepass") for part in key)
 
 
-def _relay_request(request: bytes) -> str:
+def _request_key(request: bytes) -> str:
     return f"request/{request.hex()}"

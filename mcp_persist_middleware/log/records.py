@@ -42,7 +42,7 @@ class Records(ABC):
     async def read(self, key: str) -> Fields | None:
         """What is in a record."""
         found = await self.get(key)
-        return None if found is None else _unpacked(found)
+        return None if found is None else unpacked(found)
 
     async def create(self, key: str, fields: Fields) -> bool:
         """Make a record; False when there is one."""
@@ -52,7 +52,7 @@ class Records(ABC):
         """Change some fields of a record as it is; False where there is none, or nothing that
         `edit` would change."""
         while (old := await self.get(key)) is not None:
-            before = _unpacked(old)
+            before = unpacked(old)
             fields = edit(before)
             if fields is None:
                 return False
@@ -63,7 +63,7 @@ class Records(ABC):
 
     async def remove(self, key: str, wanted: Callable[[Fields], bool] = lambda _: True) -> bool:
         """Remove a record if it is wanted; whether it went."""
-        while (old := await self.get(key)) is not None and wanted(_unpacked(old)):
+        while (old := await self.get(key)) is not None and wanted(unpacked(old)):
             if await self.swap(key, old, None):
                 return True
         return False
@@ -73,7 +73,7 @@ class Records(ABC):
         after = prefix
         while found := await self.list(prefix, after, _PAGE):
             for key, record in found:
-                yield key.removeprefix(prefix), _unpacked(record)
+                yield key.removeprefix(prefix), unpacked(record)
             after = found[-1][0]
 
 
@@ -81,7 +81,9 @@ def _packed(fields: Fields) -> bytes:
     return json.dumps(fields, default=lambda raw: {"": base64.b64encode(raw).decode()}).encode()
 
 
-def _unpacked(record: bytes) -> Fields:
+def unpacked(record: bytes) -> Fields:
+    """What is in a record."""
+
     def plain(found: Fields) -> Any:
         return base64.b64decode(found[""]) if found.keys() == {""} else found
 

@@ -71,8 +71,8 @@ class Takeover:
             return None
         if record.worker == self._worker:
             return PeerStatus(gone=True, seen_at=self._log.now())
-        verdict = await self._peers.verify(record.worker)
-        return verdict if verdict.gone else None
+        peer = await self._peers.verify(record.worker)
+        return peer if peer.gone else None
 
     async def end(self, record: StreamRecord, left: PeerStatus) -> StreamRecord | None:
         """End a stream whose worker is gone; see `end`."""

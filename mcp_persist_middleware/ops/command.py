@@ -6,13 +6,14 @@ returns whether it found something (exit code 1). What it cannot do it raises as
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -52,17 +53,28 @@ def cannot_run(reason: str) -> NoReturn:
     raise typer.Exit(CANNOT)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What the library would tell a server's log is no part of an answer."""
+    log = logging.getLogger("mcp_persist_middleware")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def _command(function: Callable[..., Any]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(**given: Any) -> None:
         shared = {name: given.pop(name) for name in _OPTIONS}
         out = Output(as_json=shared.pop("as_json"))
-        # What the library would tell a server's log is no part of an answer.
-        logging.getLogger("mcp_persist_middleware").setLevel(logging.CRITICAL)
         try:
-            found = function(StoreOptions(**shared), out, **given)
-            if inspect.iscoroutine(found):
-                found = asyncio.run(found)
+            with _quiet():
+                found = function(StoreOptions(**shared), out, **given)
+                if inspect.iscoroutine(found):
+                    found = asyncio.run(found)
         except PersistError as error:
             cannot_run(str(error))
         except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mcp_persist_middleware.ops.demo_parts import CallTool, Server, handshake_client, running
+from mcp_persist_middleware.supervision import scoped
 from mcp_persist_middleware.testing import FaultProxy
 
 _BEFORE, _STEPS = 3, 5
@@ -73,12 +74,12 @@ async def _story(row: KillRow, server: Server, proxy: FaultProxy, call_tool: Cal
         if len(seen) >= _BEFORE:
             enough.set()
 
-    call = asyncio.create_task(_call(call_tool, _LONG, progress))
-    await asyncio.wait_for(enough.wait(), _PATIENCE)
-    await server.kill()
-    await server.start()
-    proxy.target = server.port
-    row.killed = await call
+    with scoped(_call(call_tool, _LONG, progress), "demo-call") as call:
+        await asyncio.wait_for(enough.wait(), _PATIENCE)
+        await server.kill()
+        await server.start()
+        proxy.target = server.port
+        row.killed = await call
     row.progress = " ".join(map(str, seen))
     row.following = await _call(call_tool, _STEPS, progress)
 

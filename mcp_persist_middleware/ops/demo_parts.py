@@ -10,6 +10,8 @@ from typing import Any
 from mcp import Client, ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
+from mcp_persist_middleware.supervision import begin_task
+
 _START, _STOP = 20.0, 5.0
 _CALL_TIMEOUT = 20.0
 
@@ -46,7 +48,7 @@ class Server:
         )
         assert process.stdout
         assert process.stderr
-        self._log = asyncio.create_task(process.stderr.read())
+        self._log = begin_task(process.stderr.read(), "demo-log")
         line = await asyncio.wait_for(process.stdout.readline(), _START)
         if not line:
             raise DemoError((await self._log).decode().strip())

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mcp_persist_middleware.ops.demo_parts import CallTool, Server, handshake_client, running
+from mcp_persist_middleware.supervision import scoped
 from mcp_persist_middleware.testing import Cut, FaultProxy, Plan, ProxiedExchange, ProxiedRequest
 
 _CALLS, _STEPS, _PACE = 4, 5, 0.05
@@ -168,10 +169,11 @@ async def _killed(balance: Balance, home: int, victim: Server, call_tool: CallTo
     name = "AB"[balance.ports.index(home)]
     line = Line(f"with, a call, {name} is killed", workers=name)
     progress = _Progress()
-    call = asyncio.create_task(_call(call_tool, "count", progress, steps=_LONG, seconds=_LONG_PACE))
-    await progress.wait_for(_BEFORE)
-    await victim.kill()
-    line.seen = await call
+    counting = _call(call_tool, "count", progress, steps=_LONG, seconds=_LONG_PACE)
+    with scoped(counting, "demo-call") as call:
+        await progress.wait_for(_BEFORE)
+        await victim.kill()
+        line.seen = await call
     line.right = line.seen.startswith(_INTERRUPTED) and progress.is_gap_free
     after = Line("with, the next call", workers="B" if name == "A" else "A")
     after.seen = await _call(call_tool, "count", steps=_STEPS, seconds=_PACE)

@@ -72,6 +72,8 @@ def parse(text: str) -> Position | None:
 class EventIds:
     """Mints the event ids of one stream."""
 
+    stream: bytes
+    kind: StreamKind
     head: bytes
     tail: bytes
 
@@ -79,7 +81,8 @@ class EventIds:
     def of(cls, stream: bytes, kind: StreamKind, request_id: RequestId) -> "EventIds":
         """The ids of a stream. A request id that is too long to carry is left out."""
         name = base64.urlsafe_b64encode(stream).rstrip(b"=")
-        return cls(name + kind.encode() + b"-", b"-" + _encode_request_id(request_id).encode())
+        tail = b"-" + _encode_request_id(request_id).encode()
+        return cls(stream, kind, name + kind.encode() + b"-", tail)
 
     @property
     def name(self) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import dataclasses
 import math
-from collections.abc import Awaitable
 from functools import partial
 
 from mcp_persist_middleware import rarely, telemetry
@@ -82,7 +81,7 @@ class RelayClient:
         return await self._key(worker) is not None
 
     async def carry(
-        self, record: SessionRecord, envelope: RequestEnvelope, left: Awaitable[None]
+        self, record: SessionRecord, envelope: RequestEnvelope, left: asyncio.Future[None]
     ) -> Reply | RelayFailure:
         """Put a request to the home of a session and wait for what becomes of it, or, if the
         client has `left`, until it runs: that is no cancellation.
@@ -100,7 +99,7 @@ class RelayClient:
             return await self._carry(record, envelope, left)
 
     async def _carry(
-        self, record: SessionRecord, envelope: RequestEnvelope, left: Awaitable[None]
+        self, record: SessionRecord, envelope: RequestEnvelope, left: asyncio.Future[None]
     ) -> Reply | RelayFailure:
         name, key = new_stream_id(self._inbox.now()), await self._key(record.home)
         content = await away(len(envelope.body), partial(envelope.seal, key, name))
@@ -116,12 +115,12 @@ class RelayClient:
         topic = self._wakeups.subscribe(name)
         try:
             # The first look is for what was there before the request: nothing. An answer may come
-            # before its posting is known.
+            # before it is known to be enqueued.
             await topic.wait()
             enqueued = await self._put(request)
             if enqueued is not EnqueueResult.ENQUEUED:
                 return NotExecuted() if enqueued is EnqueueResult.MOVED else RelayFailure.QUEUE_FULL
-            outcome = await self._wait(request, topic, asyncio.ensure_future(left))
+            outcome = await self._wait(request, topic, left)
         except asyncio.CancelledError:
             with contextlib.suppress(StoreError):
                 if not await self._inbox.withdraw(request.name):
@@ -135,15 +134,15 @@ class RelayClient:
         return RelayFailure.QUEUE_FULL if is_full else outcome
 
     async def _put(self, request: RelayRequest) -> EnqueueResult:
-        """Post it. A store that fails may have kept it all the same: then it is waited for."""
+        """Enqueue it. A store that fails may have kept it all the same: then it is waited for."""
         try:
             return await self._inbox.put(request, _MOST_WAITING)
         except StoreError:
-            if await self._is_posted(request):
+            if await self._is_enqueued(request):
                 return EnqueueResult.ENQUEUED
             raise
 
-    async def _is_posted(self, request: RelayRequest) -> bool:
+    async def _is_enqueued(self, request: RelayRequest) -> bool:
         """Whether a request may be on its way in spite of all, or still get there."""
         try:
             if await self._inbox.tombstone(request.name, request.deadline):

@@ -7,9 +7,11 @@ import time
 from mcp_persist_middleware import asgi
 from mcp_persist_middleware.model import Certainty, RelayStatus
 from mcp_persist_middleware.relay.outcome import RelayFailure
+from mcp_persist_middleware.supervision import begin_task
 from mcp_persist_middleware.wakeups.base import Subscription
 
 _LOOK_SECONDS = 1.0
+_NAME = "mcp-persist-reply"
 # So long a request is waited for of which it cannot be known whether it was claimed.
 _DOUBT_SECONDS = 5.0
 
@@ -20,7 +22,7 @@ class Watch:
 
     def __init__(self, topic: Subscription, left: asyncio.Future[None]) -> None:
         self._topic = topic
-        self._woken = asyncio.ensure_future(topic.wait())
+        self._woken = begin_task(topic.wait(), _NAME)
         self._left = left
         self._left_at = math.inf
         self._sure_at = self._now = time.monotonic()
@@ -33,7 +35,7 @@ class Watch:
         waiting = {self._woken} if self._left.done() else {self._woken, self._left}
         await asyncio.wait(waiting, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if self._woken.done():
-            self._woken = asyncio.ensure_future(self._topic.wait())
+            self._woken = begin_task(self._topic.wait(), _NAME)
 
     def note(self, status: RelayStatus | None) -> None:
         """This was seen now."""

@@ -111,7 +111,7 @@ class SessionLayer:
         key, version = held.record.key, held.record.version
         if not await self._owns(scope, held.record):
             return nothing
-        async with self.registry.lock(key):
+        async with self.registry.revivals.lock(key):
             if (now := self.registry.held(key)) is not held:
                 return now, await unknown(self.app, scope, made_up(), version)
             said = await unknown(self.app, scope, held.inner, version)
@@ -169,7 +169,7 @@ class SessionLayer:
         is_elsewheres = self.registry.is_local and not self.registry.was_left(key)
         if _is_probe(scope) or is_elsewheres:
             return None
-        async with self.registry.lock(self._alike(key, scope)):
+        async with self.registry.revivals.lock(self._alike(key, scope)):
             # Of many requests that come together the first one does it.
             if (held := self.registry.held(key)) is not None:
                 return held
@@ -195,7 +195,7 @@ class SessionLayer:
         self, record: SessionRecord, scope: Scope
     ) -> LocalSession | asgi.Answer | None:
         key = record.key
-        async with self.registry.lock(key):
+        async with self.registry.revivals.lock(key):
             if (held := self.registry.held(key)) is not None:
                 return held
             if self.registry.is_left(record):
@@ -215,7 +215,7 @@ class SessionLayer:
         """What the client hears if it is not the session's owner: the application's own refusal,
         or (an answer without messages) what it says of a session that it does not know."""
         alike = self._alike(record.key, scope)
-        if self.registry.was_refused(alike):
+        if self.registry.revivals.was_refused(alike):
             return asgi.Answer()
         question, answer = await asked(self.app, scope, made_up(), record.version)
         if answer.status in asgi.REFUSALS or answer.status >= 500:
@@ -223,7 +223,7 @@ class SessionLayer:
         if await self._owns(question, record):
             return None
         count_refused(record)
-        self.registry.refuse(alike)
+        self.registry.revivals.refuse(alike)
         return asgi.Answer()
 
     async def _owns(self, asked: Scope, record: SessionRecord) -> bool:

@@ -66,20 +66,25 @@ async def revive(
         count_refused(record)
         await speak.goodbye()
         return None
+    held = await _settled(registry, speak, record, inner, unknown)
+    if not isinstance(held, LocalSession):
+        await speak.goodbye()
+    return held
+
+
+async def _settled(
+    registry: Registry, speak: "_Speaker", record: SessionRecord, inner: str, unknown: Said | None
+) -> LocalSession | asgi.Answer | None:
+    """The new session, with all that its client had said, and at home here."""
     refusal = await speak.repeat(record)
     if refusal is not None:
-        await speak.goodbye()
         return refusal if refusal.status >= 500 else None
     if unknown is not None:
         answer = await speak(asgi.cancellation())
         if Said.of(answer, inner) == unknown:
             # It says so of any session: the old one lives, as far as anybody knows.
-            await speak.goodbye()
             return None
-    held = await registry.take(record, inner)
-    if held is None:
-        await speak.goodbye()
-    return held
+    return await registry.take(record, inner)
 
 
 def count_refused(record: SessionRecord) -> None:

@@ -23,7 +23,6 @@ Synchronous = Literal["normal", "full"]
 ModernStreams = Literal["resume", "pass"]
 OnStoreFailure = Literal["degrade", "refuse"]
 Compression = Literal["zstd", "gzip"]
-RedisDurability = Literal["memory", "replica", "sql"]
 SessionRouting = Literal["relay", "revive", "local"]
 NamespaceOf = Callable[[HTTPConnection], str]
 PrincipalOf = Callable[[HTTPConnection], str | None]
@@ -43,9 +42,6 @@ class SettingsArguments(TypedDict, total=False):
     """SQLite: `normal` survives the death of the process, `full` the loss of power."""
     redis: str | None
     """A Redis in front of the store: `redis://host:6379/0`."""
-    redis_durability: RedisDurability
-    """With `redis`, an event counts as committed when Redis has it (`memory`), a replica too
-    (`replica`), or the store (`sql`)."""
     compression: Compression | None
     """`zstd` or `gzip`: compress what is stored, where that makes it smaller."""
     compress_min_bytes: Size

@@ -11,19 +11,15 @@ from mcp_persist_middleware.settings.arguments import (
     Compression,
     ModernStreams,
     OnStoreFailure,
-    RedisDurability,
     SessionRouting,
     Synchronous,
 )
 from mcp_persist_middleware.settings.given import SECRET, Given
 
-# What is wrong with them is found out later.
-_REMEMBERED = (*SECRET, "redis_durability")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "synchronous": get_args(Synchronous),
     "modern_streams": get_args(ModernStreams),
     "on_store_failure": get_args(OnStoreFailure),
-    "redis_durability": get_args(RedisDurability),
     "compression": get_args(Compression),
     "session_routing": get_args(SessionRouting),
 }
@@ -72,7 +68,8 @@ def checked(name: str, value: Any, spec: Any, source: str) -> Any:
     if name == "paths" and value is not None:
         return tuple(path.rstrip("/") or "/" for path in value)
     _check_hash(name, value, source)
-    return Given(value, source) if name in _REMEMBERED and value is not None else value
+    # What is wrong with them is found out later.
+    return Given(value, source) if name in SECRET and value is not None else value
 
 
 def _check_hash(name: str, value: Any, source: str) -> None:

@@ -6,7 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mcp_persist_middleware.errors import ConfigurationError, UnknownSettingError
+from mcp_persist_middleware.errors import (
+    ConfigurationError,
+    InvalidSettingError,
+    UnknownSettingError,
+)
 from mcp_persist_middleware.settings.checks import checked, parsed
 
 if TYPE_CHECKING:
@@ -19,6 +23,11 @@ PREFIX = "MCP_PERSIST_"
 _STORES = ("url", "engine", "log")
 # A variable of that name is somebody else's, or a level of logging.
 _NOT_IN_ENVIRONMENT = ("log",)
+# What was a setting once. In the environment it would be passed over, and what it promised with it.
+_REMOVED = {
+    "redis_durability": "it is no setting any more: with redis= an event counts as committed when "
+    "Redis has it; leave this out, and redis= too where the store has to have each event first"
+}
 # Of this project's own tests.
 _TESTS = PREFIX + "TEST_"
 
@@ -31,6 +40,7 @@ def merged(
     Args:
         known: the fields of `Settings`, by name.
     """
+    _refuse_removed(given, environ)
     for name in given:
         if name not in known:
             raise _unknown(name, known)
@@ -43,6 +53,14 @@ def merged(
             values[name] = checked(name, parsed(environ[variable], spec), spec, variable)
     _warn_of_strangers(environ, known)
     return values
+
+
+def _refuse_removed(given: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    for name, fix in _REMOVED.items():
+        variable = PREFIX + name.upper()
+        for values, key, source in ((given, name, "argument"), (environ, variable, variable)):
+            if key in values:
+                raise InvalidSettingError(name=name, source=source, value=values[key], expected=fix)
 
 
 def is_given(name: str, given: Mapping[str, Any]) -> bool:

@@ -17,7 +17,6 @@ from mcp_persist_middleware.settings.arguments import (
     OnStoreFailure,
     PersistOf,
     PrincipalOf,
-    RedisDurability,
     RelayScope,
     RerunOf,
     SessionRouting,
@@ -62,9 +61,6 @@ class Settings:
     """SQLite: `normal` survives the death of the process, `full` the loss of power."""
     redis: str | None = _setting(None, none=True)
     """A Redis in front of the store: `redis://host:6379/0`."""
-    redis_durability: RedisDurability = _setting("memory")
-    """With `redis`, an event counts as committed when Redis has it (`memory`), a replica too
-    (`replica`), or the store (`sql`)."""
     compression: Compression | None = _setting(None, none=True)
     """`zstd` or `gzip`: compress what is stored, where that makes it smaller."""
     compress_min_bytes: int = _bytes(1024, low=0)

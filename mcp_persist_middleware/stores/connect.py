@@ -139,19 +139,11 @@ def _redis_in_front(inner: EventLog, settings: Settings) -> EventLog:
     from mcp_persist_middleware.stores.redis import url as redis_url  # noqa: PLC0415
 
     target = redis_url.parse(settings.redis or "")
-    if target.kind == "cluster" and settings.redis_durability == "replica":
-        raise InvalidSettingError(
-            name="redis_durability",
-            source="argument",
-            value="replica",
-            expected="a cluster cannot be asked to wait for replicas; expected 'memory' or 'sql'",
-        )
     return redis.RedisLog(
         inner,
         target,
         prefix=settings.table_prefix,
         timeout=settings.store_timeout,
-        durability=settings.redis_durability,
     )
 
 

@@ -94,7 +94,7 @@ class DisconnectTimer:
     async def reader_ttl(self) -> float:
         """The lease of a reader elsewhere, as `reader_lease` is told it."""
         stream = self._exchange.stream if self._exchange is not None else None
-        return await self._context.reader_leases.lease(stream)
+        return await self._context.member.reader_leases.lease(stream)
 
     def _ask(self) -> None:
         self._stop()

@@ -1,6 +1,7 @@
 """Where a request goes and whom it comes from, as far as that can be known."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -27,7 +28,7 @@ def credential(context: Context, scope: Scope) -> str:
     It begins with what names a caller anywhere; each kind that may follow is one that the
     application has to be asked about (see `Doubt`).
     """
-    more, query = context.identity_headers, scope.get("query_string", b"")
+    more, query = _lowered(context.settings.identity_headers), scope.get("query_string", b"")
     raw = callers.telling(scope["headers"], more)
     if not (raw or query):
         return ANONYMOUS
@@ -80,10 +81,16 @@ def early(context: Context, scope: Scope, known: str) -> str:
     return EARLY + known
 
 
+@functools.lru_cache
+def _lowered(names: tuple[str, ...]) -> frozenset[bytes]:
+    """Headers as they come."""
+    return frozenset(name.lower().encode() for name in names)
+
+
 def warn(context: Context) -> None:
     """Say once that the principal is a credential."""
-    if "principal" not in context.warned:
-        context.warned.add("principal")
+    if "principal" not in context.memory.warned:
+        context.memory.warned.add("principal")
         logger.warning(
             "Requests carry credentials that no authentication layer resolved to a user: streams "
             "belong to the exact credential, and a client that rotates it cannot resume. "

@@ -7,7 +7,7 @@ written to any client.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,20 +17,21 @@ from mcp_persist_middleware import asgi, rarely
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.asgi.client import Client, nowhere, stay
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
-from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.takeover import rewound
-from mcp_persist_middleware.model import SessionKey, StreamKind
+from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.protocol.eras import Era
-from mcp_persist_middleware.protocol.event_id import EventIds, Position
+from mcp_persist_middleware.protocol.event_id import Position
 from mcp_persist_middleware.streams import authorise, serve
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.pump import Exchange
-from mcp_persist_middleware.streams.session_stream import ResumePoint, key_of, running_of
+from mcp_persist_middleware.streams.read_point import ReadPoint
+from mcp_persist_middleware.streams.session_stream import key_of, running_of
 from mcp_persist_middleware.streams.state import Opened
 from mcp_persist_middleware.streams.subscribers import Subscribers
+from mcp_persist_middleware.supervision import scoped
 
 logger = rarely.logger(__name__)
 
@@ -65,7 +66,7 @@ async def find(
     request: classify.Request,
     client: Client,
     send: Send,
-) -> ResumePoint | None:
+) -> ReadPoint | None:
     """Where a GET goes on in the session's stream; None when it has had the application's own
     answer.
 
@@ -101,23 +102,22 @@ async def find(
 async def _opening(turns: Subscribers, client: Client) -> AsyncIterator[bool]:
     """Be the one connection that opens the application's stream; false when its client has left
     while it waited for another that does."""
-    acquiring = asyncio.ensure_future(turns.opening.acquire())
-    try:
-        if turns.opening.locked():
-            waiting: set[asyncio.Future[Any]] = {acquiring, client.watch()}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        else:
-            await acquiring
-        yield acquiring.done()
-    finally:
-        if acquiring.done() and not acquiring.cancelled():
-            turns.opening.release()
-        acquiring.cancel()
+    with scoped(turns.opening.acquire(), "mcp-persist-opening") as acquiring:
+        try:
+            if turns.opening.locked():
+                waiting: set[asyncio.Future[Any]] = {acquiring, client.watch()}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await acquiring
+            yield acquiring.done()
+        finally:
+            if acquiring.done() and not acquiring.cancelled():
+                turns.opening.release()
 
 
 async def _point(
     context: Context, key: SessionKey, cursor: Position | None, live: LiveStream, old: int
-) -> ResumePoint:
+) -> ReadPoint:
     """Behind what a client has seen: the one that asks, if it has a cursor, else the last one. To
     that one the server's requests up to `old` are not put: whoever was asked is gone."""
     stream, turns = live.record.id, context.subscribers.of(key)
@@ -132,8 +132,8 @@ async def _point(
     return replace(_at(live, turns.read_in(stream)), suppress_requests_through=old)
 
 
-def _at(live: LiveStream, after: int) -> ResumePoint:
-    return ResumePoint(live.record.id, min(after, live.last), live, epoch=live.record.epoch)
+def _at(live: LiveStream, after: int) -> ReadPoint:
+    return ReadPoint(live.ids, min(after, live.last), live, epoch=live.record.epoch)
 
 
 async def _begin(
@@ -197,56 +197,18 @@ async def open_unread(
 async def follow(
     context: Context,
     key: SessionKey,
-    point: ResumePoint,
+    point: ReadPoint,
     scope: Scope,
     era: Era,
     client: Client,
     send: Send,
 ) -> None:
     """Read a session's stream from a point on, as its newest connection."""
-    turns = context.subscribers.of(key)
-    subscriber = await turns.take(suppress_requests_through=point.suppress_requests_through)
-    live = point.live
-    ids = live.ids if live is not None else EventIds.of(point.stream, StreamKind.GET, None)
-    head = point.head or [(headers.SESSION_ID, key.id.encode("latin-1"))]
+    subscriber = await context.subscribers.of(key).take()
+    if not point.head:
+        point = replace(point, head=[(headers.SESSION_ID, key.id.encode("latin-1"))])
     try:
-        delivery = Delivery(
-            context,
-            Cursor(
-                context.reads,
-                point.stream,
-                point.after,
-                live,
-                resumed=point.resumed,
-                epoch=point.epoch,
-            ),
-            point.stream,
-            ids,
-            point.epoch,
-            StreamKind.GET,
-            retry_ms=context.settings.retry_ms,
-            priming=era.may_prime,
-            resumed=point.resumed,
-            head=head,
-            subscriber=subscriber,
-        )
-        with present(context, point):
-            await delivery.run(scope, client.receive, send)
+        with point.present(context):
+            await Delivery(context, point, era, subscriber).run(scope, client.receive, send)
     finally:
         subscriber.leave()
-
-
-@contextlib.contextmanager
-def present(context: Context, point: ResumePoint) -> Iterator[None]:
-    """The worker that writes the stream knows of a reader, whichever worker that is."""
-    if point.live is not None:
-        point.live.attach()
-        try:
-            yield
-        finally:
-            point.live.detach()
-    elif point.is_open:
-        with context.reader_leases.reading(point.stream):
-            yield
-    else:
-        yield

@@ -29,6 +29,8 @@ class Memory:
     """Bounded, of this worker, of this process start."""
 
     def __init__(self) -> None:
+        self.warned: set[str] = set()
+        """The warnings that are given once."""
         self._speaks_mcp: Recent[str, None] = Recent(_PLACES)
         self._answers_json: Recent[Place, bool] = Recent(_PLACES)
         self._accepted: Recent[tuple[Place, str], float] = Recent(_CALLERS)

@@ -13,30 +13,25 @@ from mcp_persist_middleware.asgi.client import nowhere
 from mcp_persist_middleware.errors import EventTooLargeError
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Place, StreamKind
-from mcp_persist_middleware.protocol import classify, coding, headers
+from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.streams import exit_guard, identity
 from mcp_persist_middleware.streams.buffered_answer import BufferedAnswer
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.disconnect import DisconnectTimer
 from mcp_persist_middleware.streams.drain import INTERRUPTED
-from mcp_persist_middleware.streams.memory import MAX_LEARNED
+from mcp_persist_middleware.streams.opening import Opening
+from mcp_persist_middleware.streams.passed_answer import PassedAnswer
 from mcp_persist_middleware.streams.recorder import Recorder
 from mcp_persist_middleware.streams.state import ExchangeState, Opened
 from mcp_persist_middleware.streams.stored_request import StoredRequest
 from mcp_persist_middleware.streams.unpack import hand_in
-from mcp_persist_middleware.wakeups.local import Signal
 
 logger = rarely.logger(__name__)
-
-# How long the head of a stream waits for the first event. It would not arrive any sooner.
-_FIRST_EVENT = 0.005
 
 
 class Exchange:
     """Runs the application for one request and logs the event stream that it answers with.
-
-    `opened` resolves to the stream, or to None when the answer is not ours; it raises what the
-    application raised before its answer began.
+    `opening` tells what answers.
     """
 
     def __init__(
@@ -49,18 +44,13 @@ class Exchange:
         self.place = place_of(scope)
         self.state = ExchangeState.HOLDING
         self.body_taken_at: float | None = None
-        self.opened: asyncio.Future[Opened | None] = asyncio.get_running_loop().create_future()
-        self.begun = Signal()
-        """Tells that `opened` is done."""
+        self.opening = Opening()
         self._recorder = Recorder(context, request, self.place)
         self._send_to_client: Send = send
         self._messages: list[Message] = []
         self._disconnect = DisconnectTimer(context, self, self.cancel)
         self._late: BufferedAnswer | None = None
-        self._stream_opened: Opened | None = None
-        self._announcing: asyncio.TimerHandle | None = None
-        self._passed, self._has_result = 0, False
-        self._plain: coding.Plain | None = None
+        self._passed: PassedAnswer | None = None
         self._kept: bytes | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -97,9 +87,7 @@ class Exchange:
         if self._context.settings.rerun is not None and self.kind is StreamKind.POST:
             kept = StoredRequest.of(self.request, self.scope, body.content)
             self._kept = kept.pack() if kept is not None else None
-        self._task = asyncio.create_task(self._run(), name="mcp-persist-pump")
-        self._context.tasks.add(self._task)
-        self._task.add_done_callback(self._context.tasks.discard)
+        self._task = self._context.tasks.begin(self._run())
         self._context.drain.runners.add(self)
         self._task.add_done_callback(self._ended)
 
@@ -128,7 +116,7 @@ class Exchange:
 
     def _ended(self, _: asyncio.Task[None]) -> None:
         # Cancelled before its first step it has resolved nothing.
-        self._resolve(self._stream_opened)
+        self.opening.announce()
         if self.stream is not None:
             self.stream.on_readers = self.stream.on_lost = self.stream.on_taken = None
         self._context.drain.runners.discard(self)
@@ -157,14 +145,13 @@ class Exchange:
         except Exception as error:
             if self.state is ExchangeState.PASSING:
                 raise
-            if self.opened.done():
+            if self.opening.is_over:
                 logger.exception("The application raised after its answer had begun")
             else:
-                self.opened.set_exception(error)
-                self.begun.notify()
+                self.opening.fail(error)
         finally:
             self._recorder.finish(self._why())
-            self.announce()
+            self.opening.announce()
             self._disconnect.close()
             self.scope = {}
 
@@ -174,11 +161,6 @@ class Exchange:
         if self._context.draining:
             return INTERRUPTED
         return "the application ended the request without an answer"
-
-    def _resolve(self, opened: "Opened | None") -> None:
-        if not self.opened.done():
-            self.opened.set_result(opened)
-            self.begun.notify()
 
     # What the application sees.
 
@@ -196,17 +178,17 @@ class Exchange:
             case ExchangeState.HOLDING, "http.response.start":
                 await self._begin(message)
             case ExchangeState.PASSING, _:
-                self._learn_body(message)
+                if self._passed is not None:
+                    self._passed.learn(message)
                 await self._send_to_client(message)
             case ExchangeState.STREAMING, "http.response.start":
                 # The stream was opened early; this is what it was opened for.
                 self._recorder.settle(self.scope)
-                if not headers.is_event_stream(message["status"], message.get("headers", [])):
+                status, raw = message["status"], message.get("headers", [])
+                if not headers.is_event_stream(status, raw):
                     self.state = ExchangeState.COLLECTING
                     limit = self._context.settings.max_event_bytes
-                    self._late = BufferedAnswer(
-                        message["status"], message.get("headers", []), limit
-                    )
+                    self._late = BufferedAnswer(status, raw, limit)
                 self._learn_head(message)
             case ExchangeState.STREAMING, "http.response.body":
                 await self._log(message)
@@ -222,10 +204,10 @@ class Exchange:
         self._learn_head(message)
         if not headers.is_event_stream(status, raw):
             self.state = ExchangeState.PASSING
-            self._plain = coding.Plain(raw, MAX_LEARNED) if coding.is_compressed(raw) else None
-            self._resolve(None)
+            self._passed = PassedAnswer(self._context.memory, self.place, self.request.call, raw)
+            self.opening.resolve(None)
             await self._send_to_client(message)
-        elif self.opened.done():
+        elif self.opening.is_over:
             # The client left before it held an id: nobody can ever ask for this stream.
             self.state = ExchangeState.DROPPING
         elif self.kind is StreamKind.GET:
@@ -233,7 +215,7 @@ class Exchange:
                 self._app, self.scope, self.credential, raw
             )
             self._answer_on(stream, raw)
-            if self.opened.done():
+            if self.opening.is_over:
                 # Its client left meanwhile, and nobody can join it: the next one goes on at once.
                 self._recorder.finish("its client left")
         else:
@@ -249,28 +231,20 @@ class Exchange:
         # The server's side of the request is not needed any more, and is not small.
         self._send_to_client = nowhere
         self._write_to(stream, raw)
-        # The client's side is made ready while the first event is on its way to the store.
-        self._announcing = asyncio.get_running_loop().call_later(_FIRST_EVENT, self.announce)
+        self.opening.announce_soon()
 
     def go_on(self, stream: LiveStream) -> None:
         """Answer on a stream that another worker began."""
         self.state = ExchangeState.STREAMING
         self._recorder.go_on(stream)
         self._write_to(stream, [])
-        self.announce()
+        self.opening.announce()
 
     def _write_to(self, stream: LiveStream, raw: list[tuple[bytes, bytes]]) -> None:
         stream.on_readers, stream.on_taken = self._readers_changed, self.leave
         if self._context.settings.on_store_failure == "refuse":
             stream.on_lost = self._refuse
-        self._stream_opened = Opened(stream, raw)
-
-    def announce(self) -> None:
-        """Let the client have the stream, if there is one."""
-        self._resolve(self._stream_opened)
-        if self._announcing is not None:
-            self._announcing.cancel()
-            self._announcing = None
+        self.opening.found(Opened(stream, raw))
 
     async def _log(self, message: Message) -> None:
         try:
@@ -281,8 +255,8 @@ class Exchange:
             self.leave()
         if not message.get("more_body", False):
             self._recorder.finish("the application closed the stream without an answer")
-        if self._announcing is not None and (self.stream is None or self.stream.last):
-            self.announce()
+        if self.opening.is_waiting and (self.stream is None or self.stream.last):
+            self.opening.announce()
 
     def _refuse(self) -> None:
         """The store is gone and the policy is to say so: an error ends the stream."""
@@ -297,8 +271,8 @@ class Exchange:
 
     def abandon(self) -> None:
         """The client left before it held an id, and nothing is sent to it any more."""
-        if not self.opened.done():
-            self._resolve(None)
+        if not self.opening.is_over:
+            self.opening.resolve(None)
             if self.stream is not None:
                 self.stream.detach()
 
@@ -324,15 +298,3 @@ class Exchange:
     def _learn_head(self, message: Message) -> None:
         status, raw = message["status"], message.get("headers", [])
         self._context.memory.learn_head(self.place, self.credential, self.request.era, status, raw)
-
-    def _learn_body(self, message: Message) -> None:
-        body = message.get("body", b"")
-        if self._plain is not None:
-            body = self._plain.feed(body)
-        self._passed += len(body)
-        memory, call = self._context.memory, self.request.call
-        memory.learn_body(self.place, call, body)
-        # How long a refusal or an error is says nothing of the next result.
-        self._has_result |= b'"result"' in body
-        ended = self._has_result and not message.get("more_body", False)
-        memory.learn_size(self.place, call, self._passed, ended=ended)

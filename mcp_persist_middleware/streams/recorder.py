@@ -82,7 +82,7 @@ class Recorder:
             epoch=1,
             state=StreamState.OPEN,
             last_sequence=0,
-            worker=context.worker,
+            worker=context.member.name,
             created_at=context.log.now(),
             ended_at=None,
             expires_at=None,

@@ -67,15 +67,14 @@ async def begin(
             return None
         number = request.call.request_id if request.call is not None else None
         live = await context.takeover.go_on(record, number)
-        if live is None:
-            return None
-        telemetry.reruns.add(1, {"namespace": record.owner.namespace})
-        logger.info("A request whose worker is gone is run again, as the rerun setting says")
-        running = Exchange(context, app, scope, request, nowhere)
-        running.go_on(live)
-        running.start(body)
-    # From now on only a reader keeps it from being alone.
-    live.detach()
+        if live is not None:
+            telemetry.reruns.add(1, {"namespace": record.owner.namespace})
+            logger.info("A request whose worker is gone is run again, as the rerun setting says")
+            running = Exchange(context, app, scope, request, nowhere)
+            running.go_on(live)
+            running.start(body)
+            # From now on only a reader keeps it from being alone.
+            live.detach()
     return None
 
 

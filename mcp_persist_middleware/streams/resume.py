@@ -9,7 +9,6 @@ from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.asgi import place_of, responses
 from mcp_persist_middleware.asgi.client import Client
 from mcp_persist_middleware.errors import StoreError, TooManyWaitError
-from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.takeover import rewound
 from mcp_persist_middleware.model import SessionKey, StreamKind, StreamRecord, StreamState
@@ -18,7 +17,7 @@ from mcp_persist_middleware.streams import authorise, listen, rerun
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.ownership import Caller
-from mcp_persist_middleware.streams.session_stream import ResumePoint
+from mcp_persist_middleware.streams.read_point import ReadPoint
 
 
 async def resume(
@@ -145,28 +144,8 @@ async def _continue(
     position = request.cursor
     assert position is not None
     point = _point(position, record, live)
-    session = record.owner.session
-    delivery = Delivery(
-        context,
-        Cursor(
-            context.reads,
-            record.id,
-            point.after,
-            live,
-            resumed=True,
-            epoch=record.epoch,
-        ),
-        record.id,
-        event_id.EventIds.of(record.id, record.kind, position.request_id),
-        record.epoch,
-        record.kind,
-        retry_ms=request.era.retry_ms(context.settings),
-        priming=request.era.may_prime,
-        resumed=True,
-        head=[(headers.SESSION_ID, session.encode("latin-1"))] if session else [],
-    )
-    with listen.present(context, point):
-        await delivery.run(scope, client.receive, send)
+    with point.present(context):
+        await Delivery(context, point, request.era).run(scope, client.receive, send)
 
 
 async def _find(
@@ -208,11 +187,12 @@ def _is_over(position: event_id.Position, record: StreamRecord) -> bool:
     return record.state is not StreamState.OPEN and position.sequence == record.last_sequence
 
 
-def _point(
-    position: event_id.Position, record: StreamRecord, live: LiveStream | None
-) -> ResumePoint:
+def _point(position: event_id.Position, record: StreamRecord, live: LiveStream | None) -> ReadPoint:
+    ids = event_id.EventIds.of(record.id, record.kind, position.request_id)
     after, is_open = _start(position, record, live), record.state is StreamState.OPEN
-    return ResumePoint(record.id, after, live, is_open, record.epoch)
+    session = record.owner.session
+    head = [(headers.SESSION_ID, session.encode("latin-1"))] if session else []
+    return ReadPoint(ids, after, live, is_open, record.epoch, head=head)
 
 
 def _start(position: event_id.Position, record: StreamRecord, live: LiveStream | None) -> int:

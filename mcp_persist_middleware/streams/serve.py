@@ -10,7 +10,6 @@ from starlette.types import Message, Scope, Send
 from mcp_persist_middleware import asgi, telemetry
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.asgi.client import Client
-from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol import headers
@@ -18,7 +17,9 @@ from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.lease_guard import refuse
 from mcp_persist_middleware.streams.pump import Exchange
+from mcp_persist_middleware.streams.read_point import ReadPoint
 from mcp_persist_middleware.streams.state import ExchangeState, Opened
+from mcp_persist_middleware.supervision import scoped
 
 # Most answers begin within this time, and then nobody has to watch for the client's leaving.
 _UNWATCHED = 0.05
@@ -47,30 +48,17 @@ async def deliver(
     context: Context, running: Exchange, opened: Opened, scope: Scope, client: Client, send: Send
 ) -> None:
     """The first delivery of a stream that is written here."""
-    stream, era = opened.stream, running.request.era
-    record, reader = stream.record, _FirstReader(stream, client)
+    stream, reader = opened.stream, _FirstReader(opened.stream, client)
+    point = ReadPoint(
+        stream.ids,
+        live=stream,
+        epoch=stream.record.epoch,
+        resumed=False,
+        is_asking=True,
+        head=opened.head,
+    )
     try:
-        delivery = Delivery(
-            context,
-            Cursor(
-                context.reads,
-                record.id,
-                0,
-                stream,
-                resumed=False,
-                epoch=record.epoch,
-                ahead=context.tells_ahead,
-            ),
-            record.id,
-            stream.ids,
-            record.epoch,
-            running.kind,
-            retry_ms=era.retry_ms(context.settings),
-            priming=era.may_prime,
-            resumed=False,
-            head=opened.head,
-        )
-        await delivery.run(scope, reader.receive, send)
+        await Delivery(context, point, running.request.era).run(scope, reader.receive, send)
     finally:
         reader.leave()
 
@@ -102,28 +90,28 @@ class _FirstReader:
 
 async def answer(context: Context, running: Exchange, client: Client) -> Opened | None:
     """The stream that answers; None when the answer is not a stream or nobody waits for it."""
-    await running.begun.wait(_UNWATCHED)
-    while not running.opened.done():
+    await running.opening.begun.wait(_UNWATCHED)
+    while not running.opening.opened.done():
         watcher = client.watch()
         timeout = _time_to_early_start(context, running)
-        waiting: set[asyncio.Future[Any]] = {running.opened, watcher}
+        waiting: set[asyncio.Future[Any]] = {running.opening.opened, watcher}
         await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if running.opened.done():
+        if running.opening.opened.done():
             break
         if watcher.done():
             await _let_go(running)
         elif _time_to_early_start(context, running) == 0:
             telemetry.early_starts.add(1)
             running.open([], early=True)
-            running.announce()
-    return await running.opened
+            running.opening.announce()
+    return await running.opening.opened
 
 
 async def _let_go(running: Exchange) -> None:
     """The client has left without an id; what is there in a moment, it may still take."""
     running.alone()
     if running.kind is StreamKind.POST:
-        await asyncio.wait({running.opened}, timeout=asgi.HALF_CLOSED)
+        await asyncio.wait({running.opening.opened}, timeout=asgi.HALF_CLOSED)
     running.abandon()
 
 
@@ -160,8 +148,7 @@ def _may_start_early(context: Context, running: Exchange) -> bool:
 
 async def _pass(running: Exchange, client: Client) -> None:
     """Wait for the application to finish an answer of its own, and tell it if the client goes."""
-    finished = asyncio.ensure_future(running.finished())
-    try:
+    with scoped(running.finished(), "mcp-persist-pass") as finished:
         done, _ = await asyncio.wait({finished}, timeout=_UNWATCHED)
         if not done:
             watcher = client.watch()
@@ -173,5 +160,3 @@ async def _pass(running: Exchange, client: Client) -> None:
         # Cancelled with the worker's lease or at shutdown; the server sees an unfinished answer.
         if not finished.cancelled():
             await finished
-    finally:
-        finished.cancel()

@@ -1,9 +1,8 @@
-"""The one stream of a session's own (GET): where it runs, how it goes on, where a reader begins."""
+"""The one stream of a session's own (GET): where it runs, how it goes on."""
 
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
 
 from starlette.types import Scope
 
@@ -11,7 +10,6 @@ from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Place, SessionKey, StreamKind
-from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.subscribers import Subscribers
@@ -21,22 +19,6 @@ logger = logging.getLogger(__name__)
 
 # A store that fails is asked again after so many seconds.
 _TRY_AGAIN = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class ResumePoint:
-    """Where a connection begins to read."""
-
-    stream: bytes
-    after: int
-    live: LiveStream | None = None
-    """The stream itself when it is written here."""
-    is_open: bool = True
-    epoch: int = 1
-    suppress_requests_through: int = 0
-    """Requests of the server up to this event are too old for it."""
-    resumed: bool = True
-    head: headers.RawHeaders = ()
 
 
 def key_of(scope: Scope, session: str) -> SessionKey:

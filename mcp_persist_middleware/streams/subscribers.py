@@ -106,10 +106,9 @@ class Subscribers:
                 self.stream, self.sequence = found.stream, found.sequence
         return found
 
-    async def take(self, *, suppress_requests_through: int = 0) -> "Subscriber":
-        """Become the newest connection of all. Requests of the server up to that event are not
-        for one that holds no cursor."""
-        subscriber = Subscriber(self, suppress_requests_through)
+    async def take(self) -> "Subscriber":
+        """Become the newest connection of all."""
+        subscriber = Subscriber(self)
         self.queue.append(subscriber)
         for oldest in self.queue[:-_MOST]:
             oldest.end()
@@ -194,8 +193,7 @@ class Subscribers:
 class Subscriber:
     """The place of one connection."""
 
-    def __init__(self, turns: Subscribers, suppress_requests_through: int) -> None:
-        self.suppress_requests_through = suppress_requests_through
+    def __init__(self, turns: Subscribers) -> None:
         self.is_over = False
         """Too many wait: this connection ends."""
         self.on_over: Callable[[], None] = self.wake

@@ -166,6 +166,11 @@ class MemoryLog(RecordLog):
                 total = 0
         return found
 
+    async def streams(self, after: bytes, limit: int) -> Sequence[StreamRecord]:
+        with self._shelf.lock:
+            found = [record for record in self._shelf.streams.values() if record.id > after]
+        return sorted(found, key=lambda record: record.id)[:limit]
+
     async def open_streams(self, after: bytes, limit: int) -> Sequence[StreamRecord]:
         with self._shelf.lock:
             found = [r for r in self._shelf.streams.values() if r.ended_at is None and r.id > after]

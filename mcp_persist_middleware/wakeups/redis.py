@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError
 
-from mcp_persist_middleware.supervision import Supervisor, end
+from mcp_persist_middleware.supervision import Supervisor, begin_task, end
 from mcp_persist_middleware.wakeups.base import Subscription, Subscriptions, Wakeups
 from mcp_persist_middleware.wakeups.local import Signal
 
@@ -116,9 +116,7 @@ class RedisWakeups(Wakeups):
             if not heard:
                 return
             await pubsub.subscribe(*heard)
-            following = asyncio.create_task(
-                self._follow(pubsub, heard), name="mcp-persist-redis-subscribe"
-            )
+            following = begin_task(self._follow(pubsub, heard), "mcp-persist-redis-subscribe")
             await self._hear(pubsub, following)
         finally:
             await end(following)

@@ -75,16 +75,6 @@ OURS = {
         Contender("postgres", Role.OURS, "postgres"),
         Contender("sqlite+redis", Role.OURS, redis="redis_url"),
         Contender("postgres+redis", Role.OURS, "postgres", "redis_url"),
-        Contender(
-            "postgres+redis replica",
-            Role.OURS,
-            "postgres",
-            "replicated_redis_url",
-            {"redis_durability": "replica"},
-        ),
-        Contender(
-            "postgres+redis sql", Role.OURS, "postgres", "redis_url", {"redis_durability": "sql"}
-        ),
     )
 }
 

@@ -4,15 +4,18 @@ of a store (`Store.rows`) passes over one that has no URL.
 The stores of `tests.support.packaged` take part where they are asked for: `pytest -m packages`.
 """
 
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.testing.contract.builders import Factory
+from tests.contract.redis_builders import Place
+from tests.contract.redis_pair import Pair, workers
 from tests.support.packaged import PACKAGED, marked
-from tests.support.stores import BESIDE, STORES, Store
+from tests.support.stores import BESIDE, STORES, RedisServer, Store
 
 
 @pytest.fixture(params=[*STORES, *BESIDE, *marked(*PACKAGED)])
@@ -43,3 +46,19 @@ async def other(make_log: Factory, log: EventLog) -> AsyncIterator[EventLog]:
     await made.open("two")
     yield made
     await made.aclose()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A SQLite file and a Redis of this test's own."""
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    yield Place(tmp_path, server)
+    server.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+async def pair(place: Place) -> AsyncIterator[Pair]:
+    """Two workers on it."""
+    async with workers(place) as made:
+        yield made

@@ -97,7 +97,7 @@ async def read_all(log: RedisLog, stream: StreamRecord) -> list[tuple[int, int]]
 
 async def flushed(log: RedisLog) -> None:
     """SQL has all that this worker wrote."""
-    await until(lambda: log._tails.events == 0)
+    await until(lambda: log._buffers.events == 0)
 
 
 async def is_up(log: RedisLog) -> None:
@@ -117,4 +117,4 @@ async def die(log: RedisLog) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await task
     log._tasks = []
-    log._tails.clear()
+    log._buffers.clear()

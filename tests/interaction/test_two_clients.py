@@ -115,7 +115,7 @@ async def test_a_connection_that_waits_for_the_stream_to_open_is_gone_with_its_c
         session = await RawSession.open(port)
         first = asyncio.create_task(session.get())
         await until(lambda: app.calls)
-        key = next(iter((await opened.parts()).sessions._held))
+        key = next(iter((await opened.parts()).sessions._held._all))
         turns = (await opened.context()).subscribers.of(key)
         lines = [f"{name}: {text}" for name, text in session.headers().items()]
         head = "GET /mcp HTTP/1.1\r\nhost: here\r\n" + "\r\n".join(lines) + "\r\n\r\n"

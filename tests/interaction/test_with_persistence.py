@@ -159,6 +159,13 @@ def test_what_is_neither_a_server_nor_an_application_is_named(server: Any, said:
         with_persistence(server, "events.db")
 
 
+@pytest.mark.parametrize("make", [sdk, fast])
+def test_the_middleware_alone_refuses_a_server_object_at_once(make: Callable[[], Any]) -> None:
+    """What FastMCP's `add_middleware` is given would else fail with each request."""
+    with pytest.raises(ConfigurationError, match=r"of type \w+; .* with_persistence\(server\)"):
+        PersistMiddleware(make(), "events.db")
+
+
 @pytest.mark.parametrize("make", [sdk, fast, FastAPI])
 def test_an_argument_that_nobody_takes_is_named_with_what_could_take_it(
     make: Callable[[], Any],

@@ -1,6 +1,7 @@
 """The clients of the matrix; runs in each of its environments, so it imports an SDK only in use.
 
-`python -m tests.matrix.clients NAME URL CALLS EVENTS DELAY AT_ONCE` prints the outcomes as JSON.
+`python -m tests.matrix.clients NAME URL CALLS EVENTS DELAY AT_ONCE TOOL` prints the outcomes as
+JSON.
 """
 
 import asyncio
@@ -38,6 +39,26 @@ class Work:
     events: int
     delay: float
     at_once: int = 10
+    tool: str = "count"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the tool is given."""
+        if self.tool == "count":
+            return {"n": self.events, "delay": self.delay}
+        return {"duration": self._duration, "steps": self.events}
+
+    @property
+    def result(self) -> str:
+        """What the tool has to answer."""
+        if self.tool == "count":
+            return f"counted {self.events}"
+        took = f"Duration: {self._duration:g} seconds, Steps: {self.events}."
+        return f"Long running operation completed. {took}"
+
+    @property
+    def _duration(self) -> float:
+        return round(self.events * self.delay, 3)
 
 
 @asynccontextmanager
@@ -87,8 +108,7 @@ async def _call(call_tool: CallTool, work: Work, gate: asyncio.Semaphore) -> Out
 
     async with gate:
         try:
-            arguments = {"n": work.events, "delay": work.delay}
-            result = await call_tool("count", arguments, progress)
+            result = await call_tool(work.tool, work.arguments, progress)
             outcome.result = result.content[0].text
             # Clients may run callbacks in tasks; those of a finished call may still wait.
             with suppress(TimeoutError):
@@ -107,8 +127,8 @@ async def run(name: str, url: str, work: Work) -> list[Outcome]:
 
 
 def main() -> None:
-    name, url, calls, events, delay, at_once = sys.argv[1:]
-    work = Work(int(calls), int(events), float(delay), int(at_once))
+    name, url, calls, events, delay, at_once, tool = sys.argv[1:]
+    work = Work(int(calls), int(events), float(delay), int(at_once), tool)
     outcomes = asyncio.run(run(name, url, work))
     print(json.dumps([asdict(outcome) for outcome in outcomes]))
 

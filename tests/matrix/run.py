@@ -19,7 +19,7 @@ from mcp_persist_middleware.testing import FaultProxy, RandomCuts
 from tests.matrix.clients import CALL_TIMEOUT, Outcome, Work
 from tests.matrix.environments import REQUIREMENTS, prepare, versions
 from tests.matrix.score import Score, score
-from tests.support.processes import ROOT, ServerProcess, mcp_server, running
+from tests.support.processes import ROOT, mcp_server, running
 
 CLIENTS = {
     "mcp.Client 2.x": "v2",
@@ -28,7 +28,7 @@ CLIENTS = {
     "fastmcp.Client": "fm",
 }
 SERVERS = {"SDK 2.x": ("v2", "sdk"), "SDK 1.x": ("v1", "sdk"), "FastMCP": ("fm", "fastmcp")}
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
 _COLUMN = "{:<10} {:<18} {:>5} {:>5} {:>8} {:>6} {:>5} {:>8} {:>6}  {}"
 
 
@@ -61,10 +61,15 @@ class Matrix:
 
 async def run(matrix: Matrix, servers: list[str], clients: list[str]) -> bool:
     """Run all cells and print them as they come; true when all of them passed."""
-    headings = ("calls", "cuts", "progress", "result", "lost", "doubled", "s", "")
-    print(_COLUMN.format("server", "client", *headings), flush=True)
+    print_headings()
     results = await asyncio.gather(*(_server(matrix, name, clients) for name in servers))
     return all(map(all, results))
+
+
+def print_headings() -> None:
+    """The first line of the table."""
+    headings = ("calls", "cuts", "progress", "result", "lost", "doubled", "s", "")
+    print(_COLUMN.format("server", "client", *headings), flush=True)
 
 
 async def _server(matrix: Matrix, name: str, clients: list[str]) -> list[bool]:
@@ -79,15 +84,16 @@ async def _server(matrix: Matrix, name: str, clients: list[str]) -> list[bool]:
         async with running(server):
             first = matrix.seed + 100 * list(SERVERS).index(name)
             cells = [Cell(name, client, first + i) for i, client in enumerate(clients)]
-            passed = await asyncio.gather(*(_cell(matrix, server, cell) for cell in cells))
+            passed = await asyncio.gather(*(run_cell(matrix, server.port, cell) for cell in cells))
         if trouble := server.complaints:
             print(f"--- the {name} server complains", *trouble, sep="\n", flush=True)
     return [*passed, not trouble]
 
 
-async def _cell(matrix: Matrix, server: ServerProcess, cell: Cell) -> bool:
+async def run_cell(matrix: Matrix, port: int, cell: Cell) -> bool:
+    """Run one client against the server at a port, print its line; whether it passed."""
     policy = RandomCuts(cell.seed, matrix.work.events, matrix.cuts)
-    async with matrix.gate, FaultProxy(server.port, policy, on_end=policy.ended) as proxy:
+    async with matrix.gate, FaultProxy(port, policy, on_end=policy.ended) as proxy:
         begin = time.monotonic()
         url = f"http://127.0.0.1:{proxy.port}/mcp"
         outcomes, error = await _client(matrix, cell.client, url)
@@ -106,7 +112,8 @@ async def _cell(matrix: Matrix, server: ServerProcess, cell: Cell) -> bool:
 async def _client(matrix: Matrix, name: str, url: str) -> tuple[list[Outcome], str]:
     """The outcomes of one client process, and why it failed if it did."""
     work = matrix.work
-    given = [str(part) for part in (work.calls, work.events, work.delay, work.at_once)]
+    numbers = (work.calls, work.events, work.delay, work.at_once)
+    given = [*map(str, numbers), work.tool]
     process = await asyncio.create_subprocess_exec(
         matrix.pythons[CLIENTS[name]],
         "-m",
@@ -146,7 +153,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rotate", default="2", help="resume_rotate, or none")
     parser.add_argument("--server", action="append", choices=SERVERS)
     parser.add_argument("--client", action="append", choices=CLIENTS)
-    parser.add_argument("--envs", type=Path, default=_CACHE / "mcp-persist-middleware" / "matrix")
+    parser.add_argument("--envs", type=Path, default=CACHE / "mcp-persist-middleware" / "matrix")
     return parser.parse_args()
 
 

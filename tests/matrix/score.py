@@ -39,7 +39,7 @@ def score(outcomes: Iterable[Outcome], work: Work, cuts: int) -> Score:
         first = list(dict.fromkeys(outcome.progress))
         total.calls += 1
         total.events += len(seen)
-        total.results += outcome.result == f"counted {work.events}"
+        total.results += outcome.result == work.result
         total.lost += work.events - len(seen)
         total.doubled += seen.total() - len(seen)
         total.calls_doubled += seen.total() > len(seen)

@@ -28,7 +28,7 @@ async def test_a_worker_that_was_not_seen_alive_of_late_takes_no_request(
         session = await RawSession.open(ports[0])
         session.port = ports[1]
         assert await value(await session.call("count")) == 1
-        lease = (await home.context()).lease
+        lease = (await home.context()).member.lease
         with monkeypatch.context() as patch:
             patch.setattr(Lease, "is_young", property(lambda self: self is not lease))
             call = asyncio.create_task(session.call("count"))
@@ -53,7 +53,7 @@ async def test_a_request_to_another_generation_of_the_session_is_not_run(
         content = RequestEnvelope(
             scope | {"query_string": b"", "root_path": ""}, body, "default"
         ).pack()
-        worker, now = (await home.context()).worker, time.time()
+        worker, now = (await home.context()).member.name, time.time()
         with sqlite3.connect(tmp_path / "events.db") as store:
 
             def post(generation: int) -> bytes:
@@ -89,7 +89,7 @@ async def test_a_request_that_the_next_home_cannot_read_is_sealed_anew_and_moves
         persisted(apps[2], tmp_store, retry_ms=1002) as (third, _),
     ):
         session = await RawSession.open(first, extra=secret)
-        lease = (await one.context()).lease
+        lease = (await one.context()).member.lease
         monkeypatch.setattr(Lease, "is_young", property(lambda self: self is not lease))
         session.port = third
         relayed = asyncio.create_task(session.call("count"))

@@ -266,7 +266,7 @@ async def test_credentials_lie_in_no_row_that_can_be_read(tmp_path: Path, store:
         stand_still(one, store)
         call = asyncio.create_task(on(session, two).call("work", n="cave-of-treasures"))
         await waiting(store, 1)
-        ((content, sealed),) = await posted(store)
+        ((content, sealed),) = await enqueued(store)
         assert sealed
         for text in (b"open-sesame", b"cave-of-treasures"):
             assert text not in content
@@ -329,7 +329,7 @@ async def test_a_session_that_is_taken_over_is_nowhere_else(tmp_path: Path, stor
         assert await value(await on(session, one).call("tell")) == 404
 
 
-async def posted(store: Store) -> list[tuple[bytes, bool]]:
+async def enqueued(store: Store) -> list[tuple[bytes, bool]]:
     """Content of the relayed requests that wait, and whether it is sealed."""
     rows = await store.rows("SELECT content, sealed FROM mcp_inbox WHERE state = 0")
     found = [(row[0], bool(row[1])) for row in rows]
@@ -346,7 +346,7 @@ async def posted(store: Store) -> list[tuple[bytes, bool]]:
 async def waiting(store: Store, count: int) -> None:
     """Wait until so many relayed requests wait."""
     async with asyncio.timeout(20):
-        while len(await posted(store)) != count:
+        while len(await enqueued(store)) != count:
             await asyncio.sleep(0.01)
 
 

@@ -171,7 +171,7 @@ async def test_a_plain_answer_may_take_longer_than_a_lease(
         assert json.loads(await response.body())["result"] == {"value": 7}
 
 
-async def test_a_request_that_cannot_be_posted_for_a_moment_is_posted_again(
+async def test_a_request_that_cannot_be_enqueued_for_a_moment_is_enqueued_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with two(tmp_path) as (one, other):
@@ -183,7 +183,7 @@ async def test_a_request_that_cannot_be_posted_for_a_moment_is_posted_again(
         assert stumbling.left == 0
 
 
-async def test_a_request_that_cannot_be_posted_is_refused_and_not_run(
+async def test_a_request_that_cannot_be_enqueued_is_refused_and_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with two(tmp_path) as (one, other):
@@ -276,7 +276,7 @@ async def test_a_session_is_looked_up_again_when_it_is_not_where_it_was_seen(
         assert looks == [2]
 
 
-async def test_an_answer_that_is_there_before_its_request_is_known_to_be_posted_is_heard_at_once(
+async def test_an_answer_that_is_there_before_its_request_is_known_to_be_enqueued_is_heard_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = SqliteInbox.put

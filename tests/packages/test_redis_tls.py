@@ -111,9 +111,9 @@ async def writes(log: RedisLog) -> None:
     stream = record()
     assert await log.append([new(stream)]) == [COMMITTED]
     assert await log.append([add(stream, *events(1, 3))]) == [COMMITTED]
-    tail = log._tails.get(stream.id)
-    assert tail is not None
-    assert tail.begun
+    buffer = log._buffers.get(stream.id)
+    assert buffer is not None
+    assert buffer.begun
     await log.aclose()
 
 

@@ -1,10 +1,10 @@
 """Shows that the official conformance suite sees no difference with the middleware in front.
 
-The suite runs against `tests.peers.everything`, bare and persisted, for both protocol eras, and
-every check of every scenario is compared. `server-sse-polling` is judged by itself: a bare server
-cannot pass it, a persisted one does.
+The suite runs against `tests.peers.everything`, bare and persisted, or directly and through the
+proxy, for both protocol eras, and every check of every scenario is compared. `server-sse-polling`
+is judged by itself: a bare server cannot pass it, a persisted one does.
 
-Run:     python -m tests.peers.conformance [--cache DIRECTORY]
+Run:     python -m tests.peers.conformance [--proxy] [--cache DIRECTORY]
          (needs npm; the suite and the node it wants are installed into the cache directory once)
 Expect:  no differences, three successes of server-sse-polling, and exit code 0. The scenarios of
          the tasks extension fail on both sides, because the SDK does not implement it.
@@ -16,12 +16,16 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from tests.peers.npm import install
+from tests.proxied.processes import proxy, serving
 from tests.support.processes import ServerProcess, running
 
 _PACKAGES = ("node@22", "@modelcontextprotocol/conformance@0.2.0-alpha.12")
+_APP = "tests.peers.everything:app()"
 _REVISIONS = ("2025-11-25", "2026-07-28")
 _POLLING = "server-sse-polling"
 _POLLING_CHECKS = 3
@@ -64,18 +68,37 @@ def _checks(found: Path) -> list[tuple[str, str]]:
     return sorted(entry for entry in entries if entry[1] != "INFO")
 
 
-async def _results(modules: Path, persist: bool) -> tuple[dict[str, Checks], Checks]:
+@asynccontextmanager
+async def _bare(directory: Path) -> AsyncIterator[str]:
+    async with running(ServerProcess(_APP, directory / "server.log")) as server:
+        yield server.url
+
+
+@asynccontextmanager
+async def _persisted(directory: Path) -> AsyncIterator[str]:
+    environ = {"PEER_DATABASE": str(directory / "events.db")}
+    log = directory / "server.log"
+    async with running(ServerProcess(_APP, log, environ=environ)) as server:
+        yield server.url
+
+
+@asynccontextmanager
+async def _proxied(directory: Path) -> AsyncIterator[str]:
+    async with _bare(directory) as url, serving(front := proxy(directory, url)):
+        yield front.url
+
+
+async def _results(
+    modules: Path, served: Callable[[Path], AbstractAsyncContextManager[str]]
+) -> tuple[dict[str, Checks], Checks]:
     """The checks of each revision, and those of the polling scenario."""
     with tempfile.TemporaryDirectory() as directory:
-        environ = {"PEER_DATABASE": str(Path(directory) / "events.db")} if persist else {}
-        log = Path(directory) / "server.log"
-        server = ServerProcess("tests.peers.everything:app()", log, environ=environ)
-        async with running(server):
+        async with served(Path(directory)) as url:
             revisions = {
-                revision: await _suite(modules, server.url, "--requirements", revision)
+                revision: await _suite(modules, url, "--requirements", revision)
                 for revision in _REVISIONS
             }
-            return revisions, await _suite(modules, server.url, "--scenario", _POLLING)
+            return revisions, await _suite(modules, url, "--scenario", _POLLING)
 
 
 def _compare(revision: str, bare: Checks, ours: Checks) -> bool:
@@ -92,9 +115,9 @@ def _compare(revision: str, bare: Checks, ours: Checks) -> bool:
     return bool(scenarios) and not different
 
 
-async def _all(modules: Path) -> bool:
-    bare, bare_polling = await _results(modules, persist=False)
-    ours, ours_polling = await _results(modules, persist=True)
+async def _all(modules: Path, *, through_proxy: bool) -> bool:
+    bare, bare_polling = await _results(modules, _bare)
+    ours, ours_polling = await _results(modules, _proxied if through_proxy else _persisted)
     same = [_compare(revision, bare[revision], ours[revision]) for revision in _REVISIONS]
     for kind, polling in (("bare", bare_polling), ("ours", ours_polling)):
         print(f"{_POLLING} {kind}: {polling}")
@@ -106,8 +129,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.peers.conformance")
     default = Path.home() / ".cache" / "mcp-persist-middleware-conformance"
     parser.add_argument("--cache", type=Path, default=default)
-    modules = install(parser.parse_args().cache, *_PACKAGES)
-    right = asyncio.run(_all(modules))
+    parser.add_argument("--proxy", action="store_true", help="through the proxy, not in-process")
+    given = parser.parse_args()
+    modules = install(given.cache, *_PACKAGES)
+    right = asyncio.run(_all(modules, through_proxy=given.proxy))
     print("identical" if right else "NOT as expected")
     return 0 if right else 1
 

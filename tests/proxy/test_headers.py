@@ -61,6 +61,24 @@ def test_the_list_of_a_proxy_that_is_believed_goes_on() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("client", "node"),
+    [(("10.0.0.7", 1), b"10.0.0.7"), (("::1", 1), b'"[::1]"'), (None, b"unknown")],
+)
+def test_of_several_lists_none_is_lost_and_each_goes_on_in_its_own_form(
+    client: tuple[str, int] | None, node: bytes
+) -> None:
+    raw = [
+        (b"x-forwarded-for", b"1.1.1.1"),
+        (b"forwarded", b"for=1.1.1.1;proto=https"),
+        (b"x-forwarded-for", b"2.2.2.2"),
+        (b"forwarded", b"for=2.2.2.2"),
+    ]
+    told = dict(headers.forwarded(raw, SCOPE | {"client": client}, trusted=True))
+    assert told[b"x-forwarded-for"].startswith(b"1.1.1.1, 2.2.2.2")
+    assert told[b"forwarded"] == b"for=1.1.1.1;proto=https, for=2.2.2.2, for=" + node
+
+
 @pytest.mark.parametrize("given", [[], [(b"authorization", b"Bearer ours"), (b"x-new", b"1")]])
 def test_headers_of_the_operator_stand_in_the_place_of_the_clients(
     given: list[tuple[bytes, bytes]],

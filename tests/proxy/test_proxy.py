@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.proxied.processes import alive, children, proxy, serving
 from tests.support.processes import ROOT, ServerProcess, mcp_server, running
+from tests.support.scripted import until
 from tests.support.session import HANDSHAKE, MODERN, RawSession, last_id
 from tests.support.sse_client import request
 
@@ -34,12 +36,16 @@ async def proxied(directory: Path, **given: object) -> AsyncIterator[Both]:
     upstream = mcp_server(directory, name="upstream", persist=False)
     async with running(upstream):
         arguments = {
-            "upstream": upstream.url,
+            "upstream": [upstream.url],
             "url": str(directory / "events.db"),
             "connect_timeout": 5,
             "head_timeout": None,
             "idle_timeout": None,
             "max_requests": 100,
+            "path": None,
+            "cors": [],
+            "host": "127.0.0.1",
+            "allowed_host": [],
             "preserve_host": False,
             "trust_forwarded": False,
             "header_file": None,
@@ -159,6 +165,15 @@ async def test_the_command_serves_and_ends_at_a_signal(tmp_path: Path) -> None:
         assert (tmp_path / "events.db").exists()
 
 
+async def test_the_workers_of_a_process_that_is_killed_end(tmp_path: Path) -> None:
+    front = proxy(tmp_path, "http://127.0.0.1:1/mcp", more=("--workers", "2"))
+    async with serving(front):
+        workers = set(children(front.pid))
+        await front.kill()
+        assert len(workers) >= 2
+        await until(lambda: not alive(workers))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -169,6 +184,9 @@ async def test_the_command_serves_and_ends_at_a_signal(tmp_path: Path) -> None:
             "a time such as 90, 90s or 5m, above 0",
         ),
         (["--upstream", "http://x", "--idle-timeout", "5x"], "above 0, not '5x'"),
+        (["--upstream", "http://x/a", "--upstream", "http://y/b"], "the paths differ (/a, /b)"),
+        (["--upstream", "http://x", "--path", "mcp/"], "path: expected a path such as /mcp"),
+        (["--upstream", "http://x", "--cors", "app.example"], "not 'app.example'"),
         (["--upstream", "http://x", "--header-file", "nowhere"], "nowhere cannot be read"),
         (["--upstream", "http://x", "--client-key", "k.pem"], "--client-cert"),
         (["--upstream", "https://x", "--ca-file", "nowhere.pem"], "nowhere.pem cannot be used"),
@@ -188,3 +206,18 @@ def test_a_line_that_is_no_header_is_named_by_its_number_and_not_shown(tmp_path:
     assert done.returncode == 2
     assert "line 4" in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_a_check_says_what_an_upstream_speaks_and_ends_with_1_where_it_cannot_be_served() -> None:
+    done = ran("--upstream", "http://127.0.0.1:1/mcp", "--check", "--json")
+    assert done.returncode == 1
+    said = json.loads(done.stdout)
+    assert said == {
+        "ok": False,
+        "upstreams": [
+            {
+                "upstream": "http://127.0.0.1:1/mcp",
+                "trouble": "it cannot be reached (Connection refused)",
+            }
+        ],
+    }

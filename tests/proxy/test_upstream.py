@@ -4,6 +4,7 @@ error that says so, at once or in the time that was set."""
 import asyncio
 import gzip
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +16,9 @@ import pytest
 from mcp_persist_middleware import ConfigurationError
 from mcp_persist_middleware.ops.proxy import Upstream, UpstreamOptions
 from mcp_persist_middleware.ops.proxy.breaker import State
+from mcp_persist_middleware.ops.proxy_command import tls_context
 from tests.proxy.wired import Wired, wired
+from tests.support.certificates import Authority
 from tests.support.scripted import serving, until
 from tests.support.sse_client import Response, request
 
@@ -295,3 +298,44 @@ def test_what_is_no_address_of_a_server_is_refused_and_not_shown(url: str) -> No
     with pytest.raises(ConfigurationError, match="expected a URL such as") as caught:
         Upstream(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "there"),
+    [
+        ("/public", "/mcp"),
+        ("/public?a=b%2F", "/mcp?a=b%2F"),
+        ("/public/x%2Fy/", "/mcp/x%2Fy/"),
+        ("/publicity", "/publicity"),
+        ("/.well-known/public", "/.well-known/public"),
+    ],
+)
+async def test_the_endpoint_may_be_elsewhere_for_clients(target: str, there: str) -> None:
+    async with proxied(ANSWERS["json"], path="/public") as (port, server, _):
+        (await request(port, "GET", target)).close()
+        assert server.asked[0].line == f"GET {there} HTTP/1.1"
+
+
+async def test_tls_is_verified_with_the_given_authority_and_a_certificate_shown(
+    tmp_path: Path,
+) -> None:
+    authority = Authority(tmp_path)
+    ours, theirs = authority.issue("proxy"), authority.issue("server")
+    at_server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.certificate)
+    at_server.load_cert_chain(theirs.certificate, theirs.key)
+    at_server.verify_mode = ssl.CERT_REQUIRED
+    trusting = tls_context(authority.certificate, ours.certificate, ours.key)
+    async with wired(ANSWERS["json"], tls=at_server) as server:
+        url = f"https://127.0.0.1:{server.port}/mcp"
+        async with serving(Upstream(url, UpstreamOptions(tls=trusting))) as port:
+            assert (await request(port, "GET", "/mcp")).status == 200
+        # Without the authority nothing is trusted, and that is said at once.
+        async with serving(Upstream(url)) as port:
+            began = time.monotonic()
+            assert (await request(port, "GET", "/mcp")).status == 502
+            assert time.monotonic() - began < 4
+        # Without a certificate of ours the server takes nothing.
+        nameless = tls_context(authority.certificate, None, None)
+        async with serving(Upstream(url, UpstreamOptions(tls=nameless))) as port:
+            assert (await request(port, "GET", "/mcp")).status == 502
+        assert len(server.asked) == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -48,7 +49,9 @@ async def _request(reader: asyncio.StreamReader) -> Asked:
 
 
 @contextlib.asynccontextmanager
-async def wired(answer: Answer | bytes, *, port: int = 0) -> AsyncIterator[Wired]:
+async def wired(
+    answer: Answer | bytes, *, port: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Wired]:
     """A server that answers every request the same. Bytes are written at once, and the connection
     is closed behind them when they say so."""
     server = Wired()
@@ -80,7 +83,7 @@ async def wired(answer: Answer | bytes, *, port: int = 0) -> AsyncIterator[Wired
         finally:
             writer.close()
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", port)
+    listener = await asyncio.start_server(serve, "127.0.0.1", port, ssl=tls)
     server.port = listener.sockets[0].getsockname()[1]
     async with listener:
         yield server

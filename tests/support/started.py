@@ -31,25 +31,9 @@ def _redis(directory: Path) -> Iterator[RedisServer]:
         server.stop()
 
 
-@contextmanager
-def replicated_redis(directory: Path) -> Iterator[RedisServer]:
-    """A Redis server with a replica that is in step with it."""
-    server = RedisServer(directory / "primary", "--repl-diskless-sync-delay", "0")
-    replica = RedisServer(directory / "replica", "--replicaof", "127.0.0.1", str(server.port))
-    server.start()
-    replica.start()
-    try:
-        replica.follow(server)
-        yield server
-    finally:
-        replica.stop()
-        server.stop()
-
-
 _SERVERS: dict[str, Callable[[Path], AbstractContextManager[PostgresServer | RedisServer]]] = {
     "postgres_url": _postgres,
     "redis_url": _redis,
-    "replicated_redis_url": replicated_redis,
 }
 
 

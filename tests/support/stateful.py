@@ -24,19 +24,28 @@ class State:
 
 
 class Stateful:
-    """Counts its sessions from 1, and answers 404, or `unknown`, to one that it does not hold.
+    """Counts its sessions from 1, each with its `name` before it, and answers 404, or `unknown`, to
+    one that it does not hold.
 
     Tools: `count` answers how many calls the session has had; `ask` asks the client and answers
     what it said; `tell` answers what the application was told of the session; `bad` gets 400.
     """
 
-    def __init__(self, *, tools: bool = True, wait: float = 0.0, unknown: int = 404) -> None:
+    def __init__(
+        self,
+        *,
+        tools: bool = True,
+        wait: float = 0.0,
+        unknown: int = 404,
+        name: str = "session",
+    ) -> None:
         self.sessions: dict[str, State] = {}
         self.refuse: int | None = None
         """A status for every `initialize`."""
         self._capabilities = {"tools": {}} if tools else {}
         self._wait = wait
         self._unknown = unknown
+        self._name = name
         self._ids = itertools.count(1)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -63,7 +72,7 @@ class Stateful:
         if self.refuse is not None:
             await _json(send, self.refuse, {"error": "no more sessions"})
             return
-        session = f"session-{next(self._ids)}"
+        session = f"{self._name}-{next(self._ids)}"
         self.sessions[session] = State(["initialize"])
         result = {
             "protocolVersion": message["params"]["protocolVersion"],

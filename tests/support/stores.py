@@ -386,15 +386,8 @@ STORES: dict[str, Callable[[Path, Fixture], Store]] = {
 """Every kind of store that the library has. A new one is one more line here."""
 
 
-def with_replica(directory: Path, fixture: Fixture) -> Store:
-    """A SQLite file with a Redis in front whose replica has to have every event."""
-    redis = {"redis": fixture("replicated_redis_url"), "redis_durability": "replica"}
-    return Store("sqlite+replica", sqlite(directory, fixture).settings | redis)
-
-
 BESIDE: dict[str, Callable[[Path, Fixture], Store]] = {
-    "sqlite+replica": with_replica,
     "memory": memory,
     "memory+redis": with_redis(memory),
 }
-"""Stores that are under the contract alone: a mode of one, and one that the library has not."""
+"""Stores that are under the contract alone: those that the library has not."""

@@ -69,12 +69,6 @@ def test_no_url_gives_anything_but_a_clear_error(before: str, after: str) -> Non
             assert secret not in str(error)  # noqa: PT017
 
 
-def test_a_cluster_cannot_wait_for_replicas_and_says_so_at_the_start() -> None:
-    given = {"url": "e.db", "redis": "redis+cluster://a", "redis_durability": "replica"}
-    with pytest.raises(ConfigurationError, match="'memory' or 'sql'"):
-        connect.make_log(Settings.load(given, {}))
-
-
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "redis" else find(n))

@@ -127,6 +127,18 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
         Settings.load({"url": "events.db", "retry_m": 1}, {})
 
 
+@pytest.mark.parametrize("given", ["argument", "MCP_PERSIST_REDIS_DURABILITY"])
+def test_a_setting_that_is_gone_is_refused_with_its_value_and_what_to_do_now(given: str) -> None:
+    variables = {given: "sql"} if given != "argument" else {}
+    arguments = {"redis_durability": "sql"} if given == "argument" else {}
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.load({"url": "e.db", "redis": "redis://h", **arguments}, variables)
+    assert f"'redis_durability' ({given}) is 'sql': it is no setting any more" in str(raised.value)
+    assert "leave this out, and redis= too where the store has to have each event first" in str(
+        raised.value
+    )
+
+
 def test_the_environment_is_read_and_the_argument_wins() -> None:
     environ = {
         "MCP_PERSIST_URL": "a.db",

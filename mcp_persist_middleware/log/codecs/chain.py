@@ -43,7 +43,7 @@ class Bound(NamedTuple):
         return cls("\0".join(("session", *key)).encode("utf-8", "surrogatepass"), b"initialize")
 
     @classmethod
-    def of_letter(cls, request: bytes, part: bytes) -> Self:
+    def of_relayed(cls, request: bytes, part: bytes) -> Self:
         """What is in a relayed request."""
         return cls(b"letter " + request, part)
 

@@ -114,7 +114,7 @@ class CodedInbox(OuterInbox):
 
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
         if not request.sealed:
-            content = await self._encoded(request.content, Bound.of_letter(request.id, b"content"))
+            content = await self._encoded(request.content, Bound.of_relayed(request.id, b"content"))
             request = dataclasses.replace(request, content=content)
         return await self.inner.put(request, most)
 
@@ -130,19 +130,19 @@ class CodedInbox(OuterInbox):
         if request.sealed or not self._blobs.is_encoded(request.content):
             return request
         try:
-            content = await self._decoded(request.content, Bound.of_letter(request.id, b"content"))
+            content = await self._decoded(request.content, Bound.of_relayed(request.id, b"content"))
         except ValueError as error:
             # Nobody runs it: its sender finds it overdue, and says so.
-            logger.error("%s", _unreadable(self._store, "letter", error))
+            logger.error("%s", _unreadable(self._store, "relayed request", error))
             return None
         return dataclasses.replace(request, content=content)
 
     async def tombstone(self, request: RelayRequestId, deadline: float, reply: bytes = b"") -> bool:
-        reply = await self._encoded(reply, Bound.of_letter(request.id, b"reply"))
+        reply = await self._encoded(reply, Bound.of_relayed(request.id, b"reply"))
         return await self.inner.tombstone(request, deadline, reply)
 
     async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
-        reply = await self._encoded(reply, Bound.of_letter(request, b"reply"))
+        reply = await self._encoded(reply, Bound.of_relayed(request, b"reply"))
         return await self.inner.answer(request, worker, reply, deadline)
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
@@ -150,9 +150,9 @@ class CodedInbox(OuterInbox):
         if status is None or not self._blobs.is_encoded(status.reply):
             return status
         try:
-            reply = await self._decoded(status.reply, Bound.of_letter(request.id, b"reply"))
+            reply = await self._decoded(status.reply, Bound.of_relayed(request.id, b"reply"))
         except ValueError as error:
-            raise _unreadable(self._store, "letter", error) from error
+            raise _unreadable(self._store, "relayed request", error) from error
         return status._replace(reply=reply)
 
     async def _encoded(self, data: bytes, bound: Bound) -> bytes:

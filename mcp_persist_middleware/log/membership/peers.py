@@ -43,7 +43,7 @@ class Peers:
                 yield other
 
     def is_suspect(self, worker: str) -> bool:
-        """Whether there is any reason to `ask`. Costs nothing: for those who look often."""
+        """Whether there is any reason to `verify`. Costs nothing: for those who look often."""
         beat = self._failure_detector.beats.get(worker)
         return (
             beat is None

@@ -28,10 +28,7 @@ async def redis(patient: Patient) -> AsyncIterator[Finding]:
     target = url.parse(settings.redis)
     secret = (await patient.store.meta("secret") or {}).get("secret", b"")
     keys = Keys(settings.table_prefix, secret)
-    replicated = settings.redis_durability == "replica"
-    rights = Rights(
-        lambda: keys, settings.table_prefix, target.username or "default", replicated=replicated
-    )
+    rights = Rights(lambda: keys, settings.table_prefix, target.username or "default")
     client = RedisClient(target, rights, timeout=_SECONDS)
     try:
         await client.open()

@@ -29,6 +29,7 @@ class CircuitBreaker:
     Args:
         failures: so many in a row open it.
         open_seconds: for so long nothing passes then.
+        name: of the upstream, in metrics.
     """
 
     def __init__(
@@ -36,10 +37,13 @@ class CircuitBreaker:
         failures: int = 5,
         open_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        name: str = "1",
     ) -> None:
         self._limit = failures
         self._open_seconds = open_seconds
         self._clock = clock
+        self._name = name
         self._failures = 0
         self._until = 0.0
         self.state = State.CLOSED
@@ -84,4 +88,4 @@ class CircuitBreaker:
     def _change(self, state: State) -> None:
         if state is not self.state:
             self.state = state
-            telemetry.circuit.add(1, {"state": state.value})
+            telemetry.circuit.add(1, {"state": state.value, "upstream": self._name})

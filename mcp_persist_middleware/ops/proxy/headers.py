@@ -24,6 +24,7 @@ _FORWARDED_FOR, _FORWARDED_HOST, _FORWARDED_PROTO = (
     b"x-forwarded-host",
     b"x-forwarded-proto",
 )
+_FORWARDED = b"forwarded"
 
 
 def end_to_end(raw: Sequence[tuple[bytes, bytes]]) -> Headers:
@@ -46,11 +47,15 @@ def forwarded(raw: Headers, scope: Scope, *, trusted: bool) -> Headers:
     """The headers with `X-Forwarded-For`, `-Host` and `-Proto` as an upstream expects them.
 
     Args:
-        trusted: whether another proxy in front is believed: its list is continued. Else what a
-            client says of itself is replaced by what is known of it.
+        trusted: whether another proxy in front is believed: its list is continued, and so is its
+            `Forwarded` (RFC 7239) where it sends one. Else what a client says of itself is replaced
+            by what is known of it.
     """
-    names = (_FORWARDED_FOR, _FORWARDED_HOST, _FORWARDED_PROTO, b"forwarded")
-    said = {name: value for name, value in raw if name in names} if trusted else {}
+    names = (_FORWARDED_FOR, _FORWARDED_HOST, _FORWARDED_PROTO, _FORWARDED)
+    said: dict[bytes, bytes] = {}
+    for name, value in raw if trusted else ():
+        if name in names:
+            said[name] = said[name] + b", " + value if name in said else value
     kept = [(name, value) for name, value in raw if name not in names]
     host = next((value for name, value in raw if name == b"host"), b"")
     client = scope.get("client")
@@ -63,7 +68,16 @@ def forwarded(raw: Headers, scope: Scope, *, trusted: bool) -> Headers:
     ):
         if value:
             kept.append((name, value))
+    if (chain := said.get(_FORWARDED)) is not None:
+        kept.append((_FORWARDED, chain + b", for=" + _node(peer)))
     return kept
+
+
+def _node(address: bytes) -> bytes:
+    """An address as RFC 7239, section 6, writes it."""
+    if not address:
+        return b"unknown"
+    return b'"[%s]"' % address if b":" in address else address
 
 
 def overridden(raw: Headers, given: Headers) -> Headers:

@@ -6,55 +6,26 @@ that is HTTP, 504 when it is late, 503 with `Retry-After` when there is no room 
 """
 
 import asyncio
-import contextlib
 import math
-import ssl
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from urllib.parse import quote, unquote, urlsplit
 
 import aiohttp
-from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
-from yarl import URL
 
-from mcp_persist_middleware import rarely, telemetry
-from mcp_persist_middleware.errors import ConfigurationError
+from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.ops.proxy import headers
 from mcp_persist_middleware.ops.proxy.breaker import CircuitBreaker
-
-logger = rarely.logger(__name__)
-
-_FIRST_PAUSE, _MOST_PAUSE = 0.05, 0.5
-_LINE = 64 * 1024
-# Shorter than what servers keep an idle connection for (uvicorn: 5 s), so that seldom one is used
-# that the other end is just closing: a POST on it could not be repeated.
-_KEEP_ALIVE = 4.0
-_AUTOMATIC = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
-_JSONRPC_ERROR = -32000
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpstreamOptions:
-    """How an upstream is spoken to. Times are seconds; None waits for as long as it takes."""
-
-    connect_timeout: float = 5.0
-    """A connection that is refused is tried again for so long."""
-    head_timeout: float | None = None
-    """From the end of the request to the head of the response."""
-    idle_timeout: float | None = None
-    """Between two parts of a response."""
-    max_requests: int = 2000
-    """Under way at the same time; one more is answered with 503."""
-    preserve_host: bool = False
-    """Send the client's `Host` on instead of the upstream's own."""
-    trust_forwarded: bool = False
-    """Believe the `X-Forwarded-*` of another proxy in front, and continue them."""
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    """Put into every request, in the place of the client's of the same name."""
-    tls: ssl.SSLContext | None = None
-    """Instead of the system's own trust."""
+from mcp_persist_middleware.ops.proxy.pool import (
+    FIRST_PAUSE,
+    MOST_PAUSE,
+    ConnectionPool,
+    ConnectPolicy,
+    UpstreamOptions,
+    why_unconnected,
+)
+from mcp_persist_middleware.ops.proxy.refusal import NotSentError, UnreachableError, refuse
+from mcp_persist_middleware.supervision import scoped
 
 
 class Upstream:
@@ -63,19 +34,22 @@ class Upstream:
     Args:
         url: `http://…`, `https://…` or `http+unix://%2Frun%2Fmcp.sock/mcp`. Paths pass as they
             are; the one in the URL is where its MCP endpoint is.
+        number: which one it is, in metrics.
 
     Raises:
         ConfigurationError: the URL is none of these.
     """
 
-    def __init__(self, url: str, options: UpstreamOptions | None = None) -> None:
-        self.options = options or UpstreamOptions()
-        self.origin, self.path, self._socket = _split(url)
-        self.breaker = CircuitBreaker()
-        self._given = [(n.lower().encode(), v.encode("latin-1")) for n, v in self.options.headers]
-        self._client: aiohttp.ClientSession | None = None
+    def __init__(
+        self, url: str, options: UpstreamOptions | None = None, *, number: int = 1
+    ) -> None:
+        self.pool = ConnectionPool(url, options or UpstreamOptions())
+        self.number = str(number)
+        self.breaker = CircuitBreaker(name=self.number)
         self.running = 0
         """Requests under way."""
+        self.is_gone = False
+        """Nobody took the last connection: what listened there has ended."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer an HTTP request with what the upstream says to it."""
@@ -89,10 +63,12 @@ class Upstream:
                 await send({"type": "websocket.close", "code": 1003})
 
     async def aclose(self) -> None:
-        """Close the connections. May be called twice."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        """Close its connections. May be called twice."""
+        await self.pool.aclose()
+
+    def circuit(self) -> str:
+        """The state of its circuit."""
+        return self.breaker.state.value
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -105,61 +81,36 @@ class Upstream:
                 return
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.running >= self.options.max_requests:
-            await _refuse(scope, send, 503, f"{self.running} requests are under way", 1)
-            return
+        policy = ConnectPolicy(self.pool.options.connect_timeout)
+        try:
+            await self.attempt(policy, scope, receive, send)
+        except NotSentError as error:
+            if isinstance(error, UnreachableError):
+                self.breaker.failed()
+            await error.refuse(scope, send)
+
+    async def attempt(
+        self, policy: ConnectPolicy, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer an HTTP request, if it can be handed over.
+
+        Raises:
+            NotSentError: it cannot. That it was unreachable is for the caller to count, once for
+                a request.
+        """
+        if self.running >= self.pool.options.max_requests:
+            raise NotSentError(503, f"{self.running} requests are under way", 1)
         if not self.breaker.admits():
             seconds = math.ceil(self.breaker.retry_after)
-            await _refuse(scope, send, 503, "The upstream cannot be reached", max(1, seconds))
-            return
+            raise NotSentError(503, "The upstream cannot be reached", max(1, seconds))
         self.running += 1
         try:
-            await _Passage(self, scope, receive, send).run()
+            await _Passage(self, policy, scope, receive, send).run()
         except BaseException:
             self.breaker.withdrawn()
             raise
         finally:
             self.running -= 1
-
-    def client(self) -> aiohttp.ClientSession:
-        """The pool of connections, made when it is first needed."""
-        if self._client is None:
-            options = self.options
-            tls = options.tls if options.tls is not None else True
-            connector = (
-                aiohttp.UnixConnector(self._socket, limit=0, keepalive_timeout=_KEEP_ALIVE)
-                if self._socket
-                else aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE, ssl=tls)
-            )
-            self._client = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                skip_auto_headers=_AUTOMATIC,
-                timeout=aiohttp.ClientTimeout(total=None),
-                max_line_size=_LINE,
-                max_field_size=_LINE,
-            )
-        return self._client
-
-    def request_headers(self, scope: Scope) -> headers.Headers:
-        """What is sent in the name of a client."""
-        raw = headers.end_to_end(scope["headers"])
-        raw = headers.forwarded(raw, scope, trusted=self.options.trust_forwarded)
-        if not self.options.preserve_host:
-            raw = [(name, value) for name, value in raw if name != b"host"]
-        return headers.overridden(raw, self._given)
-
-    def url_of(self, scope: Scope) -> URL:
-        """The same path and query there, byte for byte."""
-        path = scope.get("raw_path") or quote(scope["path"]).encode()
-        query = scope.get("query_string", b"")
-        target = path.decode("latin-1") + ("?" + query.decode("latin-1") if query else "")
-        return URL(self.origin + target, encoded=True)
-
-    def complain(self, text: str) -> None:
-        """Say what is wrong with the upstream."""
-        logger.warning("The upstream %s: %s", self.origin, text)
 
 
 class _ClientGoneError(Exception):
@@ -169,8 +120,18 @@ class _ClientGoneError(Exception):
 class _Passage:
     """One request on its way, and its response on the way back."""
 
-    def __init__(self, upstream: Upstream, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        policy: ConnectPolicy,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         self._upstream = upstream
+        self._pool = upstream.pool
+        self._breaker = upstream.breaker
+        self._policy = policy
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -181,18 +142,23 @@ class _Passage:
         """Pass it; the client has its answer, or has left."""
         answering = asyncio.current_task()
         assert answering is not None
-        watching = asyncio.create_task(self._watch(answering), name="mcp-persist-proxy-watch")
-        try:
-            outcome = await self._pass()
-        except asyncio.CancelledError:
-            # Of our own watcher's cancellation nobody else is to hear.
-            if not watching.done() or watching.cancelled() or answering.uncancel():
+        with scoped(self._watch(answering), "mcp-persist-proxy-watch") as watching:
+            try:
+                outcome = await self._pass()
+            except asyncio.CancelledError:
+                # Of our own watcher's cancellation nobody else is to hear.
+                if not watching.done() or watching.cancelled() or answering.uncancel():
+                    raise
+                outcome = "left"
+                self._breaker.withdrawn()
+            except UnreachableError:
+                self._count("unreachable")
                 raise
-            outcome = "left"
-            self._upstream.breaker.withdrawn()
-        finally:
-            watching.cancel()
-        telemetry.upstream_requests.add(1, {"outcome": outcome})
+        self._count(outcome)
+
+    def _count(self, outcome: str) -> None:
+        number = self._upstream.number
+        telemetry.upstream_requests.add(1, {"outcome": outcome, "upstream": number})
 
     async def _watch(self, answering: "asyncio.Task[None]") -> None:
         """A client that leaves ends its request at the upstream too."""
@@ -202,30 +168,25 @@ class _Passage:
         answering.cancel()
 
     async def _pass(self) -> str:
-        upstream, scope = self._upstream, self._scope
+        pool, breaker, scope = self._pool, self._breaker, self._scope
         try:
             body = await self._body()
             response = await self._ask(body)
         except _ClientGoneError:
-            upstream.breaker.withdrawn()
+            breaker.withdrawn()
             return "left"
         except TimeoutError:
-            upstream.breaker.failed()
-            upstream.complain("it began no answer in time")
-            await _refuse(scope, self._send, 504, "The upstream began no answer in time")
+            breaker.failed()
+            pool.complain("it began no answer in time")
+            await refuse(scope, self._send, 504, "The upstream began no answer in time")
             return "late"
-        except aiohttp.ClientConnectorError as error:
-            upstream.breaker.failed()
-            upstream.complain(f"it cannot be reached ({_said(error)})")
-            await _refuse(scope, self._send, 502, "The upstream cannot be reached", 1)
-            return "unreachable"
         except (aiohttp.ClientError, ValueError) as error:
             # A byte of the request may have arrived: it is not sent a second time.
-            upstream.breaker.failed()
-            upstream.complain(f"it gave no answer ({type(error).__name__})")
-            await _refuse(scope, self._send, 502, "The upstream gave no answer")
+            breaker.failed()
+            pool.complain(f"it gave no answer ({type(error).__name__})")
+            await refuse(scope, self._send, 502, "The upstream gave no answer")
             return "broken"
-        upstream.breaker.succeeded()
+        breaker.succeeded()
         return await self._answer(response)
 
     # The request.
@@ -256,31 +217,42 @@ class _Passage:
 
     async def _ask(self, body: bytes | AsyncIterator[bytes] | None) -> aiohttp.ClientResponse:
         """Send the request; only a connection that did not come about is tried again."""
-        upstream, options = self._upstream, self._upstream.options
-        until, pause = time.monotonic() + options.connect_timeout, _FIRST_PAUSE
+        policy = self._policy
+        until, pause = time.monotonic() + policy.seconds, FIRST_PAUSE
         while True:
-            left = until - time.monotonic()
-            timeout = aiohttp.ClientTimeout(
-                total=None, sock_connect=max(left, _FIRST_PAUSE), sock_read=options.idle_timeout
-            )
-            asking = upstream.client().request(
-                self._scope["method"],
-                upstream.url_of(self._scope),
-                headers=[(_text(n), _text(v)) for n, v in upstream.request_headers(self._scope)],
-                data=body,
-                allow_redirects=False,
-                timeout=timeout,
-            )
             try:
-                async with asyncio.timeout(options.head_timeout):
-                    return await asking
+                response = await self._asked(body, max(until - time.monotonic(), FIRST_PAUSE))
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                if time.monotonic() + pause >= until:
-                    if isinstance(error, aiohttp.ClientConnectorError):
-                        raise
-                    raise TimeoutError from error
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _MOST_PAUSE)
+                # What a certificate says will not change.
+                again = policy.retries and not isinstance(error, aiohttp.ClientSSLError)
+                if not again or time.monotonic() + pause >= until:
+                    self._upstream.is_gone = True
+                    reason = f"it cannot be reached ({why_unconnected(error)})"
+                    self._pool.complain(reason)
+                    text = "The upstream cannot be reached"
+                    raise UnreachableError(502, text, 1, reason) from error
+            else:
+                self._upstream.is_gone = False
+                return response
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, MOST_PAUSE)
+
+    async def _asked(
+        self, body: bytes | AsyncIterator[bytes] | None, seconds: float
+    ) -> aiohttp.ClientResponse:
+        pool, options = self._pool, self._pool.options
+        asking = pool.client().request(
+            self._scope["method"],
+            pool.url_of(self._scope),
+            headers=[(_text(n), _text(v)) for n, v in pool.request_headers(self._scope)],
+            data=body,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=seconds, sock_read=options.idle_timeout
+            ),
+        )
+        async with asyncio.timeout(options.head_timeout):
+            return await asking
 
     # The response.
 
@@ -301,7 +273,7 @@ class _Passage:
             await self._send(_part_of(b"", more=False))
         except (aiohttp.ClientError, TimeoutError) as error:
             # The response stays unfinished, as it is: whoever reads it must not take it for whole.
-            self._upstream.complain(f"it broke off a response ({type(error).__name__})")
+            self._pool.complain(f"it broke off a response ({type(error).__name__})")
             return "broken"
         finally:
             response.close() if not content.at_eof() else response.release()
@@ -319,38 +291,3 @@ def _text(raw: bytes) -> str:
 
 def _part_of(body: bytes, *, more: bool) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": more}
-
-
-def _said(error: aiohttp.ClientConnectorError) -> str:
-    """Without the address, which may hold more than its host."""
-    return str(error.os_error.strerror or type(error.os_error).__name__)
-
-
-async def _refuse(
-    scope: Scope, send: Send, status: int, text: str, retry_after: int | None = None
-) -> None:
-    error = {"code": _JSONRPC_ERROR, "message": text}
-    body = {"jsonrpc": "2.0", "id": None, "error": error}
-    after = {"Retry-After": str(retry_after)} if retry_after is not None else None
-
-    async def nothing() -> Message:
-        return {"type": "http.disconnect"}
-
-    await JSONResponse(body, status, headers=after)(scope, nothing, send)
-
-
-def _split(url: str) -> tuple[str, str, str]:
-    """Origin, path and socket of an upstream's URL."""
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(url)
-        path, _ = parts.path or "/", parts.port  # raises for what is no port
-        if not (parts.username or parts.password or parts.query or parts.fragment):
-            if parts.scheme == "http+unix" and parts.netloc:
-                return "http://localhost", path, unquote(parts.netloc)
-            if parts.scheme in ("http", "https") and parts.hostname:
-                return f"{parts.scheme}://{parts.netloc}", path, ""
-    raise ConfigurationError(
-        reason="upstream: expected a URL such as http://127.0.0.1:3000/mcp, https://… or "
-        "http+unix://%2Frun%2Fmcp.sock/mcp, without credentials, query or fragment (credentials "
-        "go into a file of headers)"
-    )

@@ -102,8 +102,6 @@ def plan(url: URL, timeout: float) -> tuple[URL, dict[str, Any]]:
 def make(planned: tuple[URL, dict[str, Any]], timeout: float) -> AsyncEngine:
     """An engine in autocommit mode with few connections, which the server gives up as well when
     nothing is heard of us."""
-    milliseconds = max(1, int(timeout * 1000))
-    seconds = max(1, int(timeout))
     place, arguments = planned
     redaction.hush_engines()
     engine = create_async_engine(
@@ -118,22 +116,12 @@ def make(planned: tuple[URL, dict[str, Any]], timeout: float) -> AsyncEngine:
         isolation_level="AUTOCOMMIT",
     )
 
+    configuration = _configuration(timeout)
+
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: Any) -> None:
-        # A worker that was cut off holds no lock for longer than the others wait for it. And every
-        # statement has its index: one that is planned by a guess does not walk a table instead.
-        values = {
-            "enable_seqscan": "off",
-            "jit": "off",
-            "idle_in_transaction_session_timeout": milliseconds,
-            "tcp_keepalives_idle": seconds,
-            "tcp_keepalives_interval": 1,
-            "tcp_keepalives_count": 3,
-            "tcp_user_timeout": 2 * milliseconds,
-        }
-        calls = [f"set_config('{name}', '{value}', false)" for name, value in values.items()]
         cursor = connection.cursor()
-        cursor.execute("SELECT " + ", ".join(calls))
+        cursor.execute(configuration)
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "checkout")
@@ -143,6 +131,24 @@ def make(planned: tuple[URL, dict[str, Any]], timeout: float) -> AsyncEngine:
             raise DisconnectionError
 
     return engine
+
+
+def _configuration(timeout: float) -> str:
+    """What a new session runs first. A worker that was cut off holds no lock for longer than the
+    others wait for it. And every statement has its index: one that is planned by a guess does not
+    walk a table instead."""
+    milliseconds = max(1, int(timeout * 1000))
+    values = {
+        "enable_seqscan": "off",
+        "jit": "off",
+        "idle_in_transaction_session_timeout": milliseconds,
+        "tcp_keepalives_idle": max(1, int(timeout)),
+        "tcp_keepalives_interval": 1,
+        "tcp_keepalives_count": 3,
+        "tcp_user_timeout": 2 * milliseconds,
+    }
+    calls = (f"set_config('{name}', '{value}', false)" for name, value in values.items())
+    return "SELECT " + ", ".join(calls)
 
 
 def check_pool(engine: AsyncEngine) -> None:

@@ -23,7 +23,7 @@ from mcp_persist_middleware.stores.postgres.writers import WRITERS, WriteConnect
 from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.stores.sql.rows import RowPage
 from mcp_persist_middleware.stores.sql.schema import quoted
-from mcp_persist_middleware.stores.sql.workers import reason
+from mcp_persist_middleware.stores.sql.workers import engine_of_its_own, reason
 from mcp_persist_middleware.wakeups.base import Wakeups
 from mcp_persist_middleware.wakeups.postgres import Notifications
 
@@ -112,6 +112,12 @@ class PostgresLog(SqlLog):
                 raise
             fix = postgres_engine.remedy(getattr(cause, "orig", None) or cause, self._url)
             raise StoreUnavailableError(url=self.name, reason=reason(cause), fix=fix) from error
+
+    def engine_of_its_own(self, timeout: float) -> AsyncEngine:
+        """An engine for somebody who is no worker and takes longer, and who disposes of it."""
+        if self._plan is None:
+            return engine_of_its_own(self._engine)
+        return postgres_engine.make(self._plan, timeout)
 
     async def _make_room(self, connection: AsyncConnection) -> None:
         key = text("SELECT pg_advisory_xact_lock(hashtext(:name))")

@@ -3,8 +3,6 @@ and comes back by itself."""
 
 import asyncio
 import contextlib
-import re
-import ssl
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
@@ -12,12 +10,8 @@ from typing import Any, TypeVar
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
-    ClusterDownError,
-    MasterDownError,
     NoPermissionError,
     NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
     RedisClusterException,
     RedisError,
     ResponseError,
@@ -25,10 +19,11 @@ from redis.exceptions import (
 
 from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreUnavailableError
+from mcp_persist_middleware.stores.redis.errors import RedisAwayError, distrust, is_unfit
 from mcp_persist_middleware.stores.redis.rights import Rights, is_denied, listened
 from mcp_persist_middleware.stores.redis.scripts import ScriptCall
 from mcp_persist_middleware.stores.redis.url import Target
-from mcp_persist_middleware.supervision import Supervisor, end
+from mcp_persist_middleware.supervision import Supervisor, Tasks, end
 
 logger = rarely.logger(__name__)
 
@@ -38,10 +33,6 @@ _CONNECTIONS = 16
 _PROBE_SECONDS, _CHECK_SECONDS = 0.25, 30.0
 _OLDEST = (6, 2)
 _REFUSING = (AuthenticationError, AuthorizationError, NoPermissionError)
-# What a server says of itself, not of the command: out of memory, a replica, loading, no disk.
-# The driver has classes for some of it, and Redis 6 wraps what a script met in a text of its own.
-_UNFIT_ERRORS = (ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError)
-_UNFIT = re.compile(r"(^|-)(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|CLUSTERDOWN|MASTERDOWN)\b")
 
 # One line for both: of a Redis that comes and goes the last that is told is what it is.
 _STATE = "Redis %s is %s."
@@ -49,10 +40,6 @@ _UNTRUSTED = (
     "Name the file of its authority in redis= (?ssl_ca_certs=/path/ca.pem), and the host as in its"
     " certificate"
 )
-
-
-class RedisAwayError(Exception):
-    """Redis does not do it now: it cannot be reached, or is not fit to take writes."""
 
 
 class RedisClient:
@@ -74,7 +61,7 @@ class RedisClient:
         self._watching: asyncio.Task[None] | None = None
         self._warned = ""
         self._denied = ""
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running = Tasks("mcp-persist-redis-exchange")
         self.away_since = time.monotonic()
         self.says_who_it_is = True
         """Whether it may be asked for `INFO`."""
@@ -106,8 +93,7 @@ class RedisClient:
         watching, self._watching = self._watching, None
         await end(watching)
         self._back.clear()
-        if self._running:
-            await asyncio.wait(self._running, timeout=2 * self._timeout)
+        await self._running.ended(2 * self._timeout)
         client, self._client = self._client, None
         if client is not None:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
@@ -128,7 +114,7 @@ class RedisClient:
             raise RedisAwayError("it is away")
         replies = await self._whole(self._run(calls))
         for reply in replies:
-            if isinstance(reply, RedisError) and _is_unfit(reply):
+            if isinstance(reply, RedisError) and is_unfit(reply):
                 self.leave(str(reply))
                 break
             if isinstance(reply, RedisError) and is_denied(reply):
@@ -138,15 +124,11 @@ class RedisClient:
                 break
         return replies
 
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+    def _whole(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Finish an exchange, which has its time limit, even when its caller is cancelled: the
         driver does not always let a cancellation through, and loses the connection to it.
         """
-        task = asyncio.create_task(work, name="mcp-persist-redis-exchange")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        task.add_done_callback(_retrieve)
-        return await asyncio.shield(task)
+        return self._running.whole(work)
 
     async def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         if self._client is None:
@@ -252,13 +234,13 @@ class RedisClient:
                 type(error).__name__, "Check user and password in redis="
             ) from error
         except ResponseError as error:
-            if _is_unfit(error):
+            if is_unfit(error):
                 raise RedisAwayError(str(error)) from error
             fix = "Check that redis= names a Redis server, and how: redis+cluster:// for a cluster"
             raise self._refused(str(error), fix) from error
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
-            if distrust := _distrust(error):
-                raise self._refused(distrust, _UNTRUSTED) from error
+            if reason := distrust(error):
+                raise self._refused(reason, _UNTRUSTED) from error
             raise RedisAwayError(type(error).__name__) from error
         if judged := self._rights.judged(refused):
             raise self._refused(*judged)
@@ -273,9 +255,7 @@ class RedisClient:
             if isinstance(reply, NoScriptError):
                 (replies[n],) = await self._pipe([calls[n].whole])
             error = replies[n]
-            # A server that follows another cannot be asked to wait, and says more of itself before.
-            is_wait = calls[n].command[0] == "WAIT"
-            if isinstance(error, ResponseError) and not is_wait and not is_denied(error):
+            if isinstance(error, ResponseError) and not is_denied(error):
                 raise error
         return self._rights.refused(replies)
 
@@ -305,22 +285,3 @@ class RedisClient:
 
     def _refused(self, reason: str, fix: str) -> StoreUnavailableError:
         return StoreUnavailableError(url=self.name, reason=reason, fix=fix)
-
-
-def _is_unfit(error: RedisError) -> bool:
-    """Whether a server says that it cannot now, whatever it was asked."""
-    return isinstance(error, _UNFIT_ERRORS) or _UNFIT.search(str(error)) is not None
-
-
-def _distrust(error: BaseException | None) -> str:
-    """Why the server's certificate is not trusted, if that is what an error comes from."""
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted: {error.verify_message}"
-        error = error.__cause__ or error.__context__
-    return ""
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()

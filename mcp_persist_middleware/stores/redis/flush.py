@@ -24,10 +24,10 @@ class Flusher:
     that each stream's events arrive in their order."""
 
     def __init__(
-        self, inner: EventLog, tails: WriteBehindBuffers, rest: Callable[[], None]
+        self, inner: EventLog, buffers: WriteBehindBuffers, rest: Callable[[], None]
     ) -> None:
         self._inner = inner
-        self._tails = tails
+        self._buffers = buffers
         self._rest = rest
         self._failing = False
         self.lock = asyncio.Lock()
@@ -36,13 +36,13 @@ class Flusher:
         """Run until cancelled."""
         while True:
             self._rest()
-            dirty = self._tails.dirty()
+            dirty = self._buffers.dirty()
             if not dirty:
-                await self._tails.came.wait(1.0)
+                await self._buffers.came.wait(1.0)
             elif (wait := dirty[0].since + _DELAY - time.monotonic()) > 0 and (
-                self._tails.events < _BATCH
+                self._buffers.events < _BATCH
             ):
-                await self._tails.came.wait(wait)
+                await self._buffers.came.wait(wait)
             elif not await self._try():
                 await asyncio.sleep(_PAUSE)
 
@@ -73,57 +73,59 @@ class Flusher:
         """One batch, under the lock; whether there was any."""
         took: list[tuple[WriteBehindBuffer, list[Event]]] = []
         left = _BATCH
-        for tail in self._tails.dirty():
+        for buffer in self._buffers.dirty():
             if left <= 0:
                 break
-            events = tail.backlog[: min(left, tail.acknowledged - tail.flushed)]
+            events = buffer.backlog[: min(left, buffer.acknowledged - buffer.flushed)]
             if events:
-                took.append((tail, events))
+                took.append((buffer, events))
                 left -= len(events)
         if not took:
             return False
         began = time.monotonic()
-        writes = [StreamWrite(tail.id, tail.epoch, events=tuple(events)) for tail, events in took]
+        writes = [
+            StreamWrite(buffer.id, buffer.epoch, events=tuple(events)) for buffer, events in took
+        ]
         outcomes = await self._inner.append(writes)
         telemetry.redis_flush_seconds.record(time.monotonic() - began)
-        for (tail, events), outcome in zip(took, outcomes, strict=True):
-            await self._note(tail, events, outcome)
+        for (buffer, events), outcome in zip(took, outcomes, strict=True):
+            await self._note(buffer, events, outcome)
         return True
 
-    async def only(self, tail: WriteBehindBuffer) -> bool:
+    async def only(self, buffer: WriteBehindBuffer) -> bool:
         """The claimed backlog of one stream, under the lock; whether the stream is still ours."""
-        while events := tail.backlog[: tail.acknowledged - tail.flushed]:
-            write = StreamWrite(tail.id, tail.epoch, events=tuple(events))
+        while events := buffer.backlog[: buffer.acknowledged - buffer.flushed]:
+            write = StreamWrite(buffer.id, buffer.epoch, events=tuple(events))
             (outcome,) = await self._inner.append([write])
-            await self._note(tail, events, outcome)
-            if self._tails.get(tail.id) is not tail:
+            await self._note(buffer, events, outcome)
+            if self._buffers.get(buffer.id) is not buffer:
                 return False
         return True
 
-    async def _note(self, tail: WriteBehindBuffer, events: list[Event], outcome: Outcome) -> None:
+    async def _note(self, buffer: WriteBehindBuffer, events: list[Event], outcome: Outcome) -> None:
         match outcome:
             case Outcome.COMMITTED:
-                self._tails.flushed(tail, events[-1].sequence)
+                self._buffers.flushed(buffer, events[-1].sequence)
             case Outcome.FENCED:
                 # Who took it over has drained what Redis had.
                 logger.warning("A stream was taken over while events of it waited for SQL.")
-                self._tails.drop(tail)
+                self._buffers.drop(buffer)
             case Outcome.REJECTED:
-                await self._look(tail, events)
+                await self._look(buffer, events)
 
-    async def _look(self, tail: WriteBehindBuffer, events: list[Event]) -> None:
+    async def _look(self, buffer: WriteBehindBuffer, events: list[Event]) -> None:
         """Somebody else may have drained a part of these very events."""
-        there = await self._inner.read(tail.id, tail.flushed, *_PAGE)
+        there = await self._inner.read(buffer.id, buffer.flushed, *_PAGE)
         same = 0
         for mine, theirs in zip(events, there, strict=False):
             if mine != theirs:
                 break
             same = mine.sequence
         if same:
-            self._tails.flushed(tail, same)
+            self._buffers.flushed(buffer, same)
             return
         logger.error(
             "SQL refuses %d events that Redis took; the stream goes on without the log.",
             len(events),
         )
-        self._tails.drop(tail)
+        self._buffers.drop(buffer)

@@ -6,11 +6,11 @@ with an older file:
 
 - A relayed request is run only by the process it is addressed to, whose name nobody had before or
   will have after; and that remembers which relayed requests it has had.
-- It is run only out of the memory that it was put into (`relayed requests`). What such a process
+- It is run only out of the memory that it was put into (see `requests`). What such a process
   finds that came out of another one it answers, if it has never had it, with the word that it was
   not run.
-- Its sender trusts that it took a relayed request back, or barred it, only if that was in the same
-  memory. Where it was not, what became of the relayed request is not known, and that is said
+- Its sender trusts that it took a relayed request back, or tombstoned it, only if that was in the
+  same memory. Where it was not, what became of the relayed request is not known, and that is said
   (`Certainty`).
 - A reply is true wherever it is found: if Redis cannot take it, it stands in SQL.
 
@@ -28,8 +28,9 @@ from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.model import RelayRequest, RelayRequestId
 from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.stores.redis import requests
-from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.stores.redis.client import RedisClient
 from mcp_persist_middleware.stores.redis.dedup import DedupWindow
+from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 from mcp_persist_middleware.stores.redis.sender import LARGE, LOOK, MOST_KNOWN, Sender
 from mcp_persist_middleware.wakeups.base import Wakeups
@@ -45,10 +46,8 @@ class RedisInbox(Sender):
         keys: Callable[[], Keys],
         later: Callable[[ScriptCall], None],
         wakeups: Wakeups,
-        *,
-        takes: bool,
     ) -> None:
-        super().__init__(inner, client, keys, later, takes=takes)
+        super().__init__(inner, client, keys, later)
         self._wakeups = wakeups
         self._memory = DedupWindow()
         self._held: Recent[bytes, None] = Recent(MOST_KNOWN)

@@ -5,7 +5,7 @@ it; sessions, workers and retention are there alone; a relayed request between w
 the two (`inbox`). In between, the events of a stream are acknowledged by Redis, and a flush moves
 them to SQL some 50 ms later. Until SQL has them the worker that wrote them keeps them in its memory
 too. So whatever happens to Redis costs nothing while that worker lives, and whatever happens to the
-worker costs nothing while Redis lives: another worker drains what it left (`takeover`).
+worker costs nothing while Redis lives: another worker drains what it left (`recovery`).
 
 The invariant that everything rests on: what Redis has of a stream is a run of consecutive events,
 and SQL has all before that run. Where the run is not what its writer has left there (Redis was
@@ -16,32 +16,26 @@ continue exactly at its cursor, SQL can.
 
 import asyncio
 import contextlib
-import time
-from collections import deque
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import Beat, Event, Outcome, StreamRecord, StreamWrite
-from mcp_persist_middleware.stores.redis import scripts
 from mcp_persist_middleware.stores.redis.append import Appender
-from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.stores.redis.client import RedisClient
+from mcp_persist_middleware.stores.redis.deferred import DeferredCalls
 from mcp_persist_middleware.stores.redis.flush import Flusher
+from mcp_persist_middleware.stores.redis.idle import IdleStreams
 from mcp_persist_middleware.stores.redis.inbox import RedisInbox
 from mcp_persist_middleware.stores.redis.read import RedisReads
 from mcp_persist_middleware.stores.redis.recovery import KeyIndex, Recovery
 from mcp_persist_middleware.stores.redis.rights import Rights
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 from mcp_persist_middleware.stores.redis.url import Target
-from mcp_persist_middleware.stores.redis.write_behind import (
-    WriteBehindBuffer,
-    WriteBehindBuffers,
-    page,
-)
-from mcp_persist_middleware.supervision import Supervisor, end
+from mcp_persist_middleware.stores.redis.write_behind import WriteBehindBuffers, page
+from mcp_persist_middleware.supervision import Supervisor, Tasks, end
 from mcp_persist_middleware.wakeups.base import Wakeups
 from mcp_persist_middleware.wakeups.redis import RedisWakeups
 
@@ -49,10 +43,6 @@ T = TypeVar("T")
 
 # A Redis that takes longer than this, or than this share of the store's time-out, is away.
 _SLOWEST, _SHARE = 1.0, 0.2
-_IDLE, _LOOK = 5.0, 1.0
-_MOST_LATER = 8192
-# What has to have an event before it counts as committed.
-_COMMITTED = {"memory": "Redis", "replica": "a replica of Redis", "sql": "the store"}
 
 
 class RedisLog(EventLog):
@@ -60,28 +50,21 @@ class RedisLog(EventLog):
 
     Args:
         inner: the SQL log; closed with this one.
-        durability: when an event counts as committed, see the setting `redis_durability`.
     """
 
-    def __init__(
-        self, inner: EventLog, target: Target, *, prefix: str, timeout: float, durability: str
-    ) -> None:
+    def __init__(self, inner: EventLog, target: Target, *, prefix: str, timeout: float) -> None:
         self._inner = inner
         self._prefix = prefix
         self._timeout = timeout
         patience = min(_SLOWEST, timeout * _SHARE)
-        rights = Rights(
-            lambda: self._keys,
-            prefix,
-            target.username or "default",
-            replicated=durability == "replica",
-        )
-        self._committed = _COMMITTED[durability]
+        rights = Rights(lambda: self._keys, prefix, target.username or "default")
         self._client = RedisClient(target, rights, timeout=patience)
-        self._tails = WriteBehindBuffers(self.name, timeout)
-        self._flusher = Flusher(inner, self._tails, self._settle)
-        self._drain = Recovery(inner, self._client, timeout)
-        self._reader = RedisReads(inner, self._client)
+        self._buffers = WriteBehindBuffers(self.name, timeout)
+        self._later = DeferredCalls(self._client)
+        self._idle = IdleStreams(self._buffers, self._client, lambda: self._keys, self._later)
+        self._flusher = Flusher(inner, self._buffers, self._idle.settle)
+        self._recovery = Recovery(inner, self._client, timeout)
+        self._reads = RedisReads(inner, self._client)
         self._index = KeyIndex(inner, self._client)
         self._wakeups = RedisWakeups(
             inner.wakeups,
@@ -92,29 +75,20 @@ class RedisLog(EventLog):
         self._appender = Appender(
             inner,
             self._client,
-            self._tails,
+            self._buffers,
             self._flusher,
-            self._drain,
+            self._recovery,
             self._later,
             self._wakeups,
-            durability,
             timeout,
         )
         self._inbox = RedisInbox(
-            inner.inbox,
-            self._client,
-            lambda: self._keys,
-            self._later,
-            self._wakeups,
-            takes=durability != "sql",
+            inner.inbox, self._client, lambda: self._keys, self._later, self._wakeups
         )
         self._known: Keys | None = None
         self._secret = b""
-        self._waiting: deque[ScriptCall] = deque(maxlen=_MOST_LATER)
-        self._sends = asyncio.Event()
-        self._looked = 0.0
         self._tasks: list[asyncio.Task[None]] = []
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running = Tasks("mcp-persist-redis-append")
 
     @property
     def name(self) -> str:
@@ -123,7 +97,7 @@ class RedisLog(EventLog):
     @property
     def durability(self) -> str:
         below = self._inner.durability
-        return f"what {self._committed} has counts as committed, and in the store {below}"
+        return f"what Redis has counts as committed, and in the store {below}"
 
     @property
     def secret(self) -> bytes:
@@ -146,7 +120,7 @@ class RedisLog(EventLog):
         secret = self._inner.secret
         if self._known is None or secret != self._secret:
             # Another store took the place of the one that was there: nothing of it is ours.
-            self._tails.clear()
+            self._buffers.clear()
             self._secret, self._known = secret, Keys(self._prefix, secret)
         return self._known
 
@@ -167,7 +141,7 @@ class RedisLog(EventLog):
         tasks = Supervisor()
         self._tasks = [
             tasks.keep(self._flusher.run, "mcp-persist-redis-flush"),
-            tasks.keep(self._send, "mcp-persist-redis-send"),
+            tasks.keep(self._later.run, "mcp-persist-redis-send"),
         ]
 
     async def aclose(self) -> None:
@@ -175,24 +149,19 @@ class RedisLog(EventLog):
         # Each step, whatever another raises; the last one that is named here comes first.
         async with contextlib.AsyncExitStack() as left:
             left.push_async_callback(self._inner.aclose)
-            left.callback(self._tails.clear)
+            left.callback(self._buffers.clear)
             left.push_async_callback(self._client.aclose)
             left.push_async_callback(self._wakeups.aclose)
             if tasks:
                 left.push_async_callback(self._leave)
                 left.push_async_callback(end, *tasks)
-                if self._running:
-                    await asyncio.wait(self._running, timeout=self._timeout)
+                await self._running.ended(self._timeout)
 
     async def _leave(self) -> None:
         """What Redis has goes to SQL before anybody can think that this worker is gone."""
         await self._flusher.finish(self._timeout)
-        for tail in self._tails:
-            if tail.resident and not tail.backlog:
-                self._later(self._settled(tail))
-        with contextlib.suppress(RedisAwayError):
-            if self._waiting:
-                await self._client.run(list(self._waiting))
+        self._idle.settle_until(float("inf"))
+        await self._later.send()
 
     async def ping(self) -> None:
         await self._inner.ping()
@@ -201,7 +170,7 @@ class RedisLog(EventLog):
         await self._inner.check()
 
     def facts(self) -> StoreFacts:
-        backlog, is_up = self._tails.events, self._client.is_up
+        backlog, is_up = self._buffers.events, self._client.is_up
         return replace(self._inner.facts(), redis_up=is_up, redis_backlog=backlog)
 
     async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
@@ -209,23 +178,19 @@ class RedisLog(EventLog):
             return await self._inner.append(batch)
         return await self._whole(self._appender.append(self._keys, batch))
 
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+    def _whole(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Finish even when the caller is cancelled: a batch is whole or nothing."""
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        task.add_done_callback(_retrieve)
-        return await asyncio.shield(task)
+        return self._running.whole(work)
 
     async def find(self, stream: bytes) -> StreamRecord | None:
         return await self._inner.find(stream)
 
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
-        if self._tails.get(stream) is not None:
+        if self._buffers.get(stream) is not None:
             events = await self._read_ours(stream, after, max_events, max_bytes)
             # None: whoever took the stream over may have written more.
             return events or await self._inner.read(stream, after, max_events, max_bytes)
-        return await self._reader.read(self._keys, stream, after, max_events, max_bytes)
+        return await self._reads.read(self._keys, stream, after, max_events, max_bytes)
 
     async def written(self, stream: bytes, after: int = 0) -> Written:
         below = await self._inner.written(stream, after)
@@ -243,8 +208,8 @@ class RedisLog(EventLog):
     ) -> list[Event]:
         """What we write is in this memory or in SQL, whatever becomes of Redis."""
         found: list[Event] = []
-        while (tail := self._tails.get(stream)) is not None and after < tail.flushed:
-            flushed = tail.flushed
+        while (buffer := self._buffers.get(stream)) is not None and after < buffer.flushed:
+            flushed = buffer.flushed
             more = await self._inner.read(stream, after, max_events, max_bytes)
             # Where SQL has nothing more, retention took it.
             after = more[-1].sequence if more else flushed
@@ -252,8 +217,8 @@ class RedisLog(EventLog):
             if len(found) >= max_events or len(page(found, max_events, max_bytes)) < len(found):
                 break
         else:
-            if tail is not None:
-                found += tail.page(after, max_events, max_bytes)
+            if buffer is not None:
+                found += buffer.page(after, max_events, max_bytes)
         return page(found, max_events, max_bytes)
 
     async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:
@@ -293,39 +258,3 @@ class RedisLog(EventLog):
         if not purged.more:
             await self._index.clean(self._keys)
         return purged
-
-    # What goes to Redis soon, and may be lost.
-
-    def _later(self, *calls: ScriptCall) -> None:
-        if self._client.is_up:
-            self._waiting.extend(calls)
-            self._sends.set()
-
-    async def _send(self) -> None:
-        while True:
-            await self._sends.wait()
-            self._sends.clear()
-            calls = list(self._waiting)
-            self._waiting.clear()
-            if calls:
-                with contextlib.suppress(RedisAwayError, StoreError):
-                    await self._client.run(calls)
-
-    def _settle(self) -> None:
-        """Take streams out of Redis that have been quiet for a while: it is for what moves."""
-        now = time.monotonic()
-        if now - self._looked < _LOOK or not self._client.is_up:
-            return
-        self._looked = now
-        for tail in self._tails:
-            if tail.resident and not tail.backlog and now - tail.touched > _IDLE:
-                self._later(self._settled(tail))
-
-    def _settled(self, tail: WriteBehindBuffer) -> ScriptCall:
-        tail.begun = tail.resident = False
-        return scripts.SETTLE(self._keys.of(tail.id), tail.epoch, tail.last)
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()

@@ -6,7 +6,8 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import Event, StreamState
 from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.stores.redis import scripts
-from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.stores.redis.client import RedisClient
+from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.recovery import checked
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 from mcp_persist_middleware.stores.redis.write_behind import page

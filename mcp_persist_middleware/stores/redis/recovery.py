@@ -6,7 +6,8 @@ from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import Event, Outcome, StreamWrite
 from mcp_persist_middleware.stores.redis import scripts
-from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.stores.redis.client import RedisClient
+from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 
 _CHUNKS = 32
@@ -58,7 +59,7 @@ class Recovery:
             RedisAwayError: it cannot be asked.
             StoreError: SQL does not do it.
         """
-        events = await self._tail(keys, stream)
+        events = await self._in_redis(keys, stream)
         if not events:
             return 0
         for _ in range(_ATTEMPTS):
@@ -76,7 +77,7 @@ class Recovery:
             # Its writer, or somebody else who drains it, was here in between.
         return events[-1].sequence
 
-    async def _tail(self, keys: Keys, stream: bytes) -> list[Event]:
+    async def _in_redis(self, keys: Keys, stream: bytes) -> list[Event]:
         _, key = keys.of(stream)
         events: list[Event] = []
         start = "-"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from mcp_persist_middleware.model import RelayRequest, RelayRequestId, SessionKey
 from mcp_persist_middleware.stores.redis.scripts import Keys, Script, ScriptCall
 
-PUT, BARRED, OTHER, CLOSED, FULL, GONE = 1, -1, 2, 3, 4, 0
+PUT, TOMBSTONED, OTHER, CLOSED, FULL, GONE = 1, -1, 2, 3, 4, 0
 
 # An addressee that has not looked for so long does not look (ms); a box that nobody opens is kept
 # for so long, a relayed request so much longer than its deadline.
@@ -105,8 +105,7 @@ if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('PEXPIRE', KE
 return found
 """
 # KEYS: queue, relayed request. ARGV: id. Not where the relayed request came out of another memory
-# than it was put into: it may have been claimed in that one. What is withdrawn is barred from then
-# on.
+# than it was put into: it may have been claimed in that one. What is withdrawn is tombstoned.
 _WITHDRAW = """
 local request = redis.call('HMGET', KEYS[2], 's', 't')
 if request[1] ~= 'W' or not is_of(request[2], incarnation()) then return 0 end
@@ -116,8 +115,8 @@ redis.call('HSET', KEYS[2], 's', 'B')
 return 1
 """
 # KEYS: box, relayed request. ARGV: the token that it was put with or '', milliseconds. A memory
-# that the posting may have been in, and that is not this one, cannot be asked.
-_BAR = """
+# that it may have been put into, and that is not this one, cannot be asked.
+_TOMBSTONE = """
 if redis.call('HGET', KEYS[2], 's') then return 0 end
 if ARGV[1] ~= '' then
   if redis.call('HGET', KEYS[1], 't') ~= ARGV[1] then return 0 end
@@ -160,8 +159,8 @@ if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'm', '1')
 return 1
 """
 
-_put, _claim, _withdraw, _bar, _look = (
-    Script(_INCARNATION + text) for text in (_PUT, _CLAIM, _WITHDRAW, _BAR, _LOOK)
+_put, _claim, _withdraw, _tombstone, _look = (
+    Script(_INCARNATION + text) for text in (_PUT, _CLAIM, _WITHDRAW, _TOMBSTONE, _LOOK)
 )
 _answer, _hint, _renew = Script(_ANSWER), Script(_HINT), Script(_RENEW)
 
@@ -205,7 +204,7 @@ class Box(NamedTuple):
     # The steps.
 
     def put(self, request: RelayRequest, token: bytes, most: int, milliseconds: int) -> ScriptCall:
-        """Post a relayed request."""
+        """Enqueue a relayed request."""
         head = json.dumps([*request.key, request.generation, request.sealed])
         keys = (self.box, self.queue, self.request(request.id))
         rest = (self.channel, head, request.content, request.deadline)
@@ -234,8 +233,8 @@ class Box(NamedTuple):
         return _withdraw((self.queue, self.request(request)), request)
 
     def tombstone(self, request: bytes, token: bytes, milliseconds: int) -> ScriptCall:
-        """See that a relayed request is not posted."""
-        return _bar((self.box, self.request(request)), token, milliseconds)
+        """See that a relayed request is not enqueued any more."""
+        return _tombstone((self.box, self.request(request)), token, milliseconds)
 
     def answer(
         self, request: bytes, reply: bytes, milliseconds: int, channel: str, state: str

@@ -62,7 +62,7 @@ _TRIES: tuple[tuple[str, ...], ...] = (
 )
 _ALSO = {"EVAL", "EVALSHA", "SUBSCRIBE", "UNSUBSCRIBE"}
 NEEDED = {command[0] for command in _TRIES} | _ALSO
-"""All of them. `INFO` may be forbidden, and `WAIT` where no replica is waited for."""
+"""All of them. `INFO` may be forbidden."""
 
 
 class Rights:
@@ -72,16 +72,12 @@ class Rights:
         keys: the names of all that is ours.
         prefix: what all those names begin with.
         user: whose rights are tried.
-        replicated: whether replicas are waited for.
     """
 
-    def __init__(
-        self, keys: Callable[[], Keys], prefix: str, user: str, *, replicated: bool
-    ) -> None:
+    def __init__(self, keys: Callable[[], Keys], prefix: str, user: str) -> None:
         self._keys = keys
         self._prefix = prefix
         self._user = user
-        self._replicated = replicated
         self._name = secrets.token_hex(8)
 
     @property
@@ -95,14 +91,13 @@ class Rights:
         names = {kind: base + kind for kind in "hxzs"} | {"c": self.channel}
         tries = json.dumps([[c, *(names.get(a, a) for a in rest)] for c, *rest in _TRIES])
         keys = [base + kind for kind in "hxzs"]
-        calls = [ScriptCall(("EVAL", "return {}", 1, keys[0])), _TRY(keys, tries)]
-        return calls + ([ScriptCall(("WAIT", 0, 1))] if self._replicated else [])
+        return [ScriptCall(("EVAL", "return {}", 1, keys[0])), _TRY(keys, tries)]
 
     def refused(self, replies: Sequence[Any]) -> list[tuple[str, str]]:
         """The commands that were refused, each with what the server says of it."""
         found: list[tuple[str, str]] = []
-        for name, reply in zip(("EVAL", "EVALSHA", "WAIT"), replies, strict=False):
-            if isinstance(reply, Exception) and (name != "WAIT" or is_denied(reply)):
+        for name, reply in zip(("EVAL", "EVALSHA"), replies, strict=False):
+            if isinstance(reply, Exception):
                 found.append((name, _text(reply)))
             elif isinstance(reply, list):
                 found += [(each.decode(), text.decode(errors="replace")) for each, text in reply]

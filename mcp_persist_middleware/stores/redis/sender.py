@@ -20,7 +20,8 @@ from mcp_persist_middleware.model import (
 from mcp_persist_middleware.protocol import event_id
 from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.stores.redis import requests
-from mcp_persist_middleware.stores.redis.client import RedisAwayError, RedisClient
+from mcp_persist_middleware.stores.redis.client import RedisClient
+from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.requests import Box
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 
@@ -51,8 +52,9 @@ class Sender(Inbox):
     Args:
         keys: the names of all that is ours.
         later: sends commands to Redis soon after; nothing depends on them.
-        takes: whether relayed requests are put into Redis; else it only wakes their readers.
     """
+
+    look_seconds = 1.0
 
     def __init__(
         self,
@@ -60,23 +62,19 @@ class Sender(Inbox):
         client: RedisClient,
         keys: Callable[[], Keys],
         later: Callable[[ScriptCall], None],
-        *,
-        takes: bool,
     ) -> None:
         self._inner = inner
         self._client = client
         self._keys = keys
         self._later = later
-        self._takes = takes
-        self.look_seconds = 1.0 if takes else inner.look_seconds
         self._refused_until = 0.0
         # Of the sender.
         self._tokens: Recent[str, bytes] = Recent(MOST_KNOWN)
         self._doubts: Recent[bytes, bytes] = Recent(MOST_KNOWN)
-        """Relayed requests whose posting was not answered, and the token they were put with."""
-        self._has_posted = False
+        """Those of which it was not heard whether they are enqueued, and the token they go with."""
+        self._has_put = False
         self._in_sql: Recent[bytes, None] = Recent(MOST_KNOWN)
-        """Relayed requests that were posted to SQL, or whose reply was found there."""
+        """Relayed requests that were put into SQL, or whose reply was found there."""
 
     def now(self) -> float:
         return self._inner.now()
@@ -91,7 +89,7 @@ class Sender(Inbox):
     @property
     def _is_up(self) -> bool:
         says_who = self._client.is_up and self._client.says_who_it_is
-        return self._takes and says_who and time.monotonic() >= self._refused_until
+        return says_who and time.monotonic() >= self._refused_until
 
     async def _ask(self, call: ScriptCall) -> Any:
         """The reply to one call.
@@ -138,17 +136,17 @@ class Sender(Inbox):
             token = self._tokens.get(worker, b"")
             self._doubts[request.id] = self._doubts.get(request.id) or token
             call = self._box(worker).put(request, token, most, self._milliseconds(request.deadline))
-            self._has_posted = True
+            self._has_put = True
             try:
                 code, *rest = await self._ask(call)
             except RefusedError:
                 del self._doubts[request.id]
                 return None
             except RedisAwayError as error:
-                raise self._failed("whether a relayed request was posted was not heard") from error
+                raise self._failed("whether a relayed request was put was not heard") from error
             match code:
                 case requests.OTHER:
-                    # If an attempt of the driver has posted it before Redis lost its memory, its
+                    # If an attempt of the driver has put it there before Redis lost its memory, its
                     # addressee remembers it.
                     self._tokens[worker] = rest[0]
                 case requests.GONE if token:
@@ -156,7 +154,7 @@ class Sender(Inbox):
                 case requests.PUT | requests.FULL:
                     del self._doubts[request.id]
                     return EnqueueResult.ENQUEUED if code == requests.PUT else EnqueueResult.FULL
-                case requests.BARRED:
+                case requests.TOMBSTONED:
                     raise self._failed("the relayed request was tombstoned")
                 case _:
                     del self._doubts[request.id]
@@ -182,13 +180,13 @@ class Sender(Inbox):
                 if not await self._ask(box.tombstone(request.id, doubt or b"", left)):
                     return False
             except RedisAwayError as error:
-                raise self._failed("a relayed request cannot be barred") from error
+                raise self._failed("a relayed request cannot be tombstoned") from error
             if self._doubts.pop(request.id, None) is not None:
                 return True
         return await self._inner.tombstone(request, deadline, reply)
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
-        found, is_known = None, not self._has_posted
+        found, is_known = None, not self._has_put
         if self._is_up:
             with contextlib.suppress(RedisAwayError):
                 reply = await self._ask(self._box(request.worker).look(request.id))
@@ -198,7 +196,7 @@ class Sender(Inbox):
         there = await self._inner.look(request)
         if there is not None and there.state is RelayState.REPLIED:
             self._in_sql[request.id] = None
-            # Without a reply it is what bars a relayed request.
+            # Without a reply it is a tombstone.
             there = there._replace(worker=request.worker) if there.reply else None
         if there is None and not is_known:
             raise self._failed("it is away, and may have the relayed request")
@@ -230,7 +228,7 @@ class Sender(Inbox):
             keys = [self._box(each.worker).request(each.id) for each in requests]
             with contextlib.suppress(RedisAwayError):
                 await self._client.run([ScriptCall(("UNLINK", key)) for key in keys])
-        there = [each for each in requests if each.id in self._in_sql or not self._takes]
+        there = [each for each in requests if each.id in self._in_sql]
         if there:
             await self._inner.remove(there)
             for each in there:

@@ -146,29 +146,33 @@ def parse(text: str) -> Target:
             scheme, "redis://host:6379/0, or rediss://, redis+sentinel://, redis+cluster://"
         )
     try:
-        username, password, place = _divided(rest)
-        parts = urlsplit(f"x://{place}")
-        hosts = tuple(_host(place, _PORTS[kind]) for place in parts.netloc.split(",") if place)
-        path = [part for part in unquote(parts.path).split("/") if part]
-        service = path.pop(0) if kind == "sentinel" else ""
-        database = int(path.pop(0)) if path else 0
-        query = parse_qs(parts.query, strict_parsing=bool(parts.query))
-        sentinel_password = (
-            query.pop("sentinel_password", [None])[0] if kind == "sentinel" else None
-        )
-        named = query.keys() & _FILES if secure == "rediss" else set()
-        files = tuple((name, query.pop(name)[0]) for name in sorted(named))
+        target = _target(kind, rest, tls=secure == "rediss")
     except (ValueError, IndexError):
         raise _wrong(scheme, _EXPECTED[kind]) from None
-    several = kind != "" or len(hosts) == 1
-    if not hosts or not several or path or query or (kind == "cluster" and database):
-        raise _wrong(scheme, _EXPECTED[kind])
-    for name, file in files:
+    for name, file in target.files:
         if not Path(file).is_file():
             raise _wrong(scheme, f"{name} to be a file; there is none at {file}")
+    return target
+
+
+def _target(kind: str, text: str, *, tls: bool) -> Target:
+    """What follows the scheme; `ValueError` or `IndexError` where it is not of this kind."""
+    username, password, place = _divided(text)
+    parts = urlsplit(f"x://{place}")
+    hosts = tuple(_host(place, _PORTS[kind]) for place in parts.netloc.split(",") if place)
+    path = [part for part in unquote(parts.path).split("/") if part]
+    service = path.pop(0) if kind == "sentinel" else ""
+    database = int(path.pop(0)) if path else 0
+    query = parse_qs(parts.query, strict_parsing=bool(parts.query))
+    sentinel_password = query.pop("sentinel_password", [None])[0] if kind == "sentinel" else None
+    named = query.keys() & _FILES if tls else set()
+    files = tuple((name, query.pop(name)[0]) for name in sorted(named))
+    several = kind != "" or len(hosts) == 1
+    if not hosts or not several or path or query or (kind == "cluster" and database):
+        raise ValueError
     return Target(
         kind,
-        secure == "rediss",
+        tls,
         hosts,
         service,
         database,

@@ -91,12 +91,12 @@ def page(events: list[Event], max_events: int, max_bytes: int) -> list[Event]:
 
 
 class WriteBehindBuffers:
-    """All tails of a worker, and the bound of what they hold."""
+    """All buffers of a worker, and the bound of what they hold."""
 
     def __init__(self, name: str, patience: float) -> None:
         self._name = name
         self._patience = patience
-        self._tails: dict[bytes, WriteBehindBuffer] = {}
+        self._buffers: dict[bytes, WriteBehindBuffer] = {}
         # Those with a backlog, the one that waits for SQL the longest first.
         self._dirty: dict[WriteBehindBuffer, None] = {}
         self._room = Signal()
@@ -106,15 +106,15 @@ class WriteBehindBuffers:
         self.bytes = 0
 
     def __iter__(self) -> Iterator[WriteBehindBuffer]:
-        return iter(list(self._tails.values()))
+        return iter(list(self._buffers.values()))
 
     def get(self, stream: bytes) -> WriteBehindBuffer | None:
-        """The tail of a stream that is written here."""
-        return self._tails.get(stream)
+        """The buffer of a stream that is written here."""
+        return self._buffers.get(stream)
 
     def begin(self, stream: bytes, epoch: int, last: int) -> None:
         """SQL has a stream of ours up to a number."""
-        self._tails[stream] = WriteBehindBuffer(stream, epoch, last)
+        self._buffers[stream] = WriteBehindBuffer(stream, epoch, last)
 
     def dirty(self) -> list[WriteBehindBuffer]:
         """Those with a backlog, the oldest first."""
@@ -141,54 +141,54 @@ class WriteBehindBuffers:
             url=self._name, reason=f"SQL has not taken events for {self._patience:g} s"
         )
 
-    def acknowledge(self, tail: WriteBehindBuffer, events: tuple[Event, ...]) -> None:
+    def acknowledge(self, buffer: WriteBehindBuffer, events: tuple[Event, ...]) -> None:
         """Redis has them."""
         now = time.monotonic()
-        if not tail.backlog:
-            tail.since = now
-        tail.backlog.extend(events)
-        tail.last = events[-1].sequence
-        tail.touched = now
-        self._dirty.setdefault(tail)
+        if not buffer.backlog:
+            buffer.since = now
+        buffer.backlog.extend(events)
+        buffer.last = events[-1].sequence
+        buffer.touched = now
+        self._dirty.setdefault(buffer)
         self._count(len(events), sum(len(event.frame) for event in events))
         self.came.notify()
 
-    def flushed(self, tail: WriteBehindBuffer, number: int) -> None:
+    def flushed(self, buffer: WriteBehindBuffer, number: int) -> None:
         """SQL has everything up to a number."""
-        gone = tail.backlog[: max(0, number - tail.flushed)]
-        del tail.backlog[: len(gone)]
-        tail.flushed = max(tail.flushed, number)
-        tail.last = max(tail.last, number)
-        tail.acknowledged = max(tail.acknowledged, number)
-        tail.confirmed = tail.since = tail.touched = time.monotonic()
-        self._dirty.pop(tail, None)
-        if tail.backlog:
-            self._dirty[tail] = None
+        gone = buffer.backlog[: max(0, number - buffer.flushed)]
+        del buffer.backlog[: len(gone)]
+        buffer.flushed = max(buffer.flushed, number)
+        buffer.last = max(buffer.last, number)
+        buffer.acknowledged = max(buffer.acknowledged, number)
+        buffer.confirmed = buffer.since = buffer.touched = time.monotonic()
+        self._dirty.pop(buffer, None)
+        if buffer.backlog:
+            self._dirty[buffer] = None
         self._count(-len(gone), -sum(len(event.frame) for event in gone))
         self._room.notify()
 
-    def disown(self, tail: WriteBehindBuffer) -> None:
+    def disown(self, buffer: WriteBehindBuffer) -> None:
         """Whoever brought the unclaimed events has given them up."""
-        gone = tail.unclaimed()
-        del tail.backlog[len(tail.backlog) - len(gone) :]
-        tail.last = tail.acknowledged
-        if not tail.backlog:
-            self._dirty.pop(tail, None)
+        gone = buffer.unclaimed()
+        del buffer.backlog[len(buffer.backlog) - len(gone) :]
+        buffer.last = buffer.acknowledged
+        if not buffer.backlog:
+            self._dirty.pop(buffer, None)
         self._count(-len(gone), -sum(len(event.frame) for event in gone))
 
-    def drop(self, tail: WriteBehindBuffer) -> None:
+    def drop(self, buffer: WriteBehindBuffer) -> None:
         """The stream has ended, or is not ours any more."""
-        if self._tails.get(tail.id) is tail:
-            del self._tails[tail.id]
-        self._dirty.pop(tail, None)
-        self._count(-len(tail.backlog), -sum(len(event.frame) for event in tail.backlog))
-        tail.backlog.clear()
+        if self._buffers.get(buffer.id) is buffer:
+            del self._buffers[buffer.id]
+        self._dirty.pop(buffer, None)
+        self._count(-len(buffer.backlog), -sum(len(event.frame) for event in buffer.backlog))
+        buffer.backlog.clear()
         self._room.notify()
 
     def clear(self) -> None:
         """Nothing is ours any more."""
-        for tail in self:
-            self.drop(tail)
+        for buffer in self:
+            self.drop(buffer)
 
     def _count(self, events: int, size: int) -> None:
         self.events += events

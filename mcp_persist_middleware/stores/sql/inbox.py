@@ -77,7 +77,7 @@ class SqlInbox(Inbox):
 
     def _status(self, state: int, worker: str, reply: bytes, deadline: float) -> RelayStatus:
         is_overdue = state == _CLAIMED and deadline < self.now()
-        with reading(self._store.name, "letter"):
+        with reading(self._store.name, "relayed request"):
             certainty = Certainty.OVERDUE if is_overdue else Certainty.KNOWN
             return RelayStatus(RelayState(state), worker, reply, certainty)
 

@@ -5,25 +5,26 @@ import contextlib
 import secrets
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-from sqlalchemy import URL, ColumnElement, func, insert, select, update
+from sqlalchemy import URL, ColumnElement, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
 from mcp_persist_middleware import rarely, telemetry
-from mcp_persist_middleware.errors import StoreError, UnreadableRowError
-from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log import mirror
+from mcp_persist_middleware.log.base import Answers, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import WorkerTable
-from mcp_persist_middleware.model import Beat, Event, EventKind, StreamRecord, StreamState
+from mcp_persist_middleware.model import Beat, Event, EventKind
 from mcp_persist_middleware.stores.sql import migrations
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox
 from mcp_persist_middleware.stores.sql.inspection import Inspection
 from mcp_persist_middleware.stores.sql.lent import Lent
-from mcp_persist_middleware.stores.sql.rows import RowPage, page_of, reading, record_of
+from mcp_persist_middleware.stores.sql.rows import RowPage, page_of
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
-from mcp_persist_middleware.stores.sql.store import SqlStore
+from mcp_persist_middleware.stores.sql.streams import SqlStreams
 from mcp_persist_middleware.stores.sql.upgrade import Upgrade
 from mcp_persist_middleware.stores.sql.workers import (
     Connect,
@@ -32,16 +33,13 @@ from mcp_persist_middleware.stores.sql.workers import (
     engine_of_its_own,
 )
 
-T = TypeVar("T")
-
 logger = rarely.logger(__name__)
 
-_ATTEND_STREAMS = 256
 # To look at the tables, or to make them, may take longer than a stream may wait.
 _LOOK_SECONDS, _STEP_SECONDS = 30.0, 600.0
 
 
-class SqlLog(SqlStore, EventLog):
+class SqlLog(SqlStreams):
     """Reads, retention and schema, and the life of the engine.
 
     Args:
@@ -90,8 +88,7 @@ class SqlLog(SqlStore, EventLog):
 
     async def aclose(self) -> None:
         await self.wakeups.aclose()
-        if self._running:
-            await asyncio.wait(self._running, timeout=self._timeout)
+        await self._running.ended(self._timeout)
         worker, self._worker = self._worker, ""
         if worker:
             # Where this fails a lock tells the others, or the lease.
@@ -168,18 +165,10 @@ class SqlLog(SqlStore, EventLog):
             if name not in rows:
                 await connection.execute(insert(meta).values(name=name, value=value))
                 rows[name] = value
+        if (note := rows.pop(mirror.NAME, None)) is not None:
+            mirror.check(self.name, meta.name, note)
+            await connection.execute(delete(meta).where(meta.c.name == mirror.NAME))
         return rows
-
-    async def find(self, stream: bytes) -> StreamRecord | None:
-        row = await self._whole(self._row(stream))
-        if row is None:
-            return None
-        with reading(self.name, "stream"):
-            return record_of(row)
-
-    @abstractmethod
-    async def _row(self, stream: bytes) -> Any | None:
-        """The row of a stream, its columns as attributes."""
 
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         while True:
@@ -227,22 +216,6 @@ class SqlLog(SqlStore, EventLog):
     async def _read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> RowPage:
         """At most so many events after a number; at least one if there is one."""
 
-    async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:
-        table, until = self.tables.stream, self.now() + seconds
-        earlier = table.c.reader_until.is_(None) | (table.c.reader_until < until)
-        is_open = table.c.state == int(StreamState.OPEN)
-        statement = update(table).values(reader_until=until)
-        names = list(streams)
-        for start in range(0, len(names), _ATTEND_STREAMS):
-            of_part = table.c.id.in_(names[start : start + _ATTEND_STREAMS])
-            await self.execute(statement.where(self.rows(table, of_part, is_open, earlier)))
-
-    async def reader_ttl(self, stream: bytes) -> float | None:
-        row = await self._whole(self._row(stream))
-        if row is None or row.reader_until is None:
-            return None
-        return float(row.reader_until) - self.now()
-
     def worker_table(self) -> WorkerTable:
         engine = engine_of_its_own(self._engine)
         self._tune(engine)
@@ -271,52 +244,6 @@ class SqlLog(SqlStore, EventLog):
 
     async def deregister(self, worker: str) -> None:
         await self._whole(self._workers.deregister(worker))
-
-    async def active_writers(self) -> list[str]:
-        return await self._whole(self._owners())
-
-    async def _owners(self) -> list[str]:
-        table = self.tables.stream
-        of_open = select(table.c.worker).where(table.c.ended_at.is_(None)).distinct()
-        async with self._connection() as connection:
-            return [row.worker for row in await connection.execute(of_open)]
-
-    async def open_streams_of(
-        self, worker: str, limit: int, after: bytes = b""
-    ) -> list[StreamRecord]:
-        return await self._whole(self._left_by(worker, limit, after))
-
-    async def _left_by(self, worker: str, limit: int, after: bytes) -> list[StreamRecord]:
-        table = self.tables.stream
-        left = (
-            select(table)
-            .where(table.c.ended_at.is_(None), table.c.worker == worker, table.c.id > after)
-            .order_by(table.c.id)
-            .limit(limit)
-        )
-        async with self._connection() as connection:
-            found = (await connection.execute(left)).all()
-        records = []
-        for row in found:
-            # One that cannot be read keeps none of the others open.
-            with contextlib.suppress(UnreadableRowError), reading(self.name, "stream"):
-                records.append(record_of(row))
-        if found and not records:
-            return await self._left_by(worker, limit, found[-1].id)
-        return records
-
-    async def expire_session(self, namespace: str, path: str, session: str) -> None:
-        table = self.tables.stream
-        of_session = (
-            # Said for the planner: the index holds no stream without a session.
-            table.c.session != "",
-            table.c.session == session,
-            table.c.namespace == namespace,
-            table.c.path == path,
-        )
-        await self.execute(
-            update(table).where(self.rows(table, *of_session)).values(expires_at=0.0)
-        )
 
     async def purge(self, now: float, max_events: int) -> Purged:
         return await self._whole(self._purge(now, max_events))

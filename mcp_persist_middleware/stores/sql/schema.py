@@ -1,6 +1,7 @@
 """The tables as statements name them. What makes them is SQL: `migrations`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -33,15 +34,26 @@ class Tables:
 def tables(prefix: str) -> Tables:
     """The schema under a table prefix."""
     metadata = MetaData()
-    meta = Table(
-        prefix + "meta",
-        metadata,
+    columns = {
+        "meta": _meta(),
+        "stream": _stream(),
+        "event": _event(),
+        "session": _session(),
+        "worker": _worker(),
+        "inbox": _inbox(),
+    }
+    return Tables(**{name: Table(prefix + name, metadata, *of) for name, of in columns.items()})
+
+
+def _meta() -> tuple[Column[Any], ...]:
+    return (
         Column("name", String(64), primary_key=True),
         Column("value", LargeBinary, nullable=False),
     )
-    stream = Table(
-        prefix + "stream",
-        metadata,
+
+
+def _stream() -> tuple[Column[Any], ...]:
+    return (
         Column("id", LargeBinary(16), primary_key=True),
         Column("kind", String(1), nullable=False),
         Column("namespace", Text, nullable=False),
@@ -60,9 +72,10 @@ def tables(prefix: str) -> Tables:
         Column("reader_until", Float),
         Column("request", LargeBinary),
     )
-    event = Table(
-        prefix + "event",
-        metadata,
+
+
+def _event() -> tuple[Column[Any], ...]:
+    return (
         Column("stream", LargeBinary(16), primary_key=True),
         Column("sequence", BigInteger, primary_key=True),
         Column("epoch", Integer, nullable=False),
@@ -70,9 +83,10 @@ def tables(prefix: str) -> Tables:
         Column("codec", SmallInteger, nullable=False),
         Column("payload", LargeBinary, nullable=False),
     )
-    session = Table(
-        prefix + "session",
-        metadata,
+
+
+def _session() -> tuple[Column[Any], ...]:
+    return (
         Column("namespace", Text, primary_key=True),
         Column("path", Text, primary_key=True),
         Column("id", Text, primary_key=True),
@@ -95,9 +109,10 @@ def tables(prefix: str) -> Tables:
         Column("read_stream", LargeBinary, nullable=False),
         Column("read_sequence", BigInteger, nullable=False),
     )
-    worker = Table(
-        prefix + "worker",
-        metadata,
+
+
+def _worker() -> tuple[Column[Any], ...]:
+    return (
         Column("id", String(64), primary_key=True),
         Column("counter", BigInteger, nullable=False),
         Column("state", SmallInteger, nullable=False),
@@ -105,9 +120,10 @@ def tables(prefix: str) -> Tables:
         Column("public_key", LargeBinary),
         Column("schema", Integer),
     )
-    inbox = Table(
-        prefix + "inbox",
-        metadata,
+
+
+def _inbox() -> tuple[Column[Any], ...]:
+    return (
         Column("id", LargeBinary(16), primary_key=True),
         Column("namespace", Text, nullable=False),
         Column("path", Text, nullable=False),
@@ -120,10 +136,9 @@ def tables(prefix: str) -> Tables:
         Column("content", LargeBinary, nullable=False),
         Column("reply", LargeBinary, nullable=False),
     )
-    return Tables(meta, stream, event, session, worker, inbox)
 
 
 def quoted(table: Table) -> str:
     """A table's name as it stands in a statement that is written by hand: PostgreSQL would look
-    for another one where it has capital relayed requests."""
+    for another one where it has capital letters."""
     return f'"{table.name}"'

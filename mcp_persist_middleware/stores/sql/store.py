@@ -28,6 +28,7 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.clock import StoreClock, Timed
 from mcp_persist_middleware.stores.sql import schema
 from mcp_persist_middleware.stores.sql.workers import connected
+from mcp_persist_middleware.supervision import Tasks
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class SqlStore(Timed, ABC):
         self._clock = StoreClock()
         self.tables = schema.tables(prefix)
         self._timeout = timeout
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running = Tasks("mcp-persist-sql")
 
     def now(self) -> float:
         return self._clock.now()
@@ -67,15 +68,11 @@ class SqlStore(Timed, ABC):
         async with connected(self._engine, timeout or self._timeout, self.name) as connection:
             yield connection
 
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+    def _whole(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Finish an operation even when its caller is cancelled: a connection that is cancelled
         on its way out of the pool, or back, is lost to it.
         """
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        task.add_done_callback(retrieve)
-        return await asyncio.shield(task)
+        return self._running.whole(work)
 
     async def execute(self, statement: UpdateBase) -> int:
         """Run one statement that is a transaction of its own; the number of rows it changed.
@@ -157,9 +154,3 @@ class SqlStore(Timed, ABC):
     async def first(self, statement: Select[Any]) -> Row[Any] | None:
         """The one row of a read by key."""
         return next(iter(await self.all(statement)), None)
-
-
-def retrieve(task: asyncio.Task[Any]) -> None:
-    """Let nobody say that what a task raised was never asked for."""
-    if not task.cancelled():
-        task.exception()

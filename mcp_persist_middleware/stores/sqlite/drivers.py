@@ -2,20 +2,25 @@
 cancelled ends some time after that, and says so to an event loop that may be gone by then."""
 
 import asyncio
+import concurrent.futures
+import sqlite3
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import aiosqlite
 
 from mcp_persist_middleware.redaction import hush_driver
+
+T = TypeVar("T")
 
 _LOOK = 0.002
 _MOST = 64
 
 
 class Drivers:
-    """Those of one log, of its pool and of its heart."""
+    """Those of one log, of its pool and of its heartbeat."""
 
     def __init__(self) -> None:
         self._made: list[aiosqlite.Connection] = []
@@ -42,6 +47,32 @@ class Drivers:
             await asyncio.sleep(_LOOK)
             alive = [each for each in alive if _thread(each).is_alive()]
         return not alive
+
+
+def submit(driver: Any, work: Callable[[sqlite3.Connection], T]) -> "concurrent.futures.Future[T]":
+    """Have the driver's thread run a piece of work, in turn and whatever becomes of who asked.
+
+    aiosqlite tells its results to the event loop only; who waits for them in the loop's own thread
+    needs a future of threads.
+
+    Raises:
+        ValueError: the connection is closed.
+    """
+    done: concurrent.futures.Future[T] = concurrent.futures.Future()
+    connection = driver._conn  # noqa: SLF001
+    # From here on nobody can cancel it.
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(work(connection))
+        except BaseException as error:  # noqa: BLE001 # it is told to who asked
+            done.set_exception(error)
+
+    if not driver._running:  # noqa: SLF001
+        raise ValueError("Connection closed")
+    driver._tx.put_nowait((None, run))  # noqa: SLF001
+    return done
 
 
 def _thread(driver: Any) -> threading.Thread:

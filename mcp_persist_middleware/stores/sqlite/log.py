@@ -9,9 +9,8 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,17 +27,17 @@ from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.stores.sql.rows import RowPage
 from mcp_persist_middleware.stores.sql.schema import quoted
-from mcp_persist_middleware.stores.sql.store import retrieve
 from mcp_persist_middleware.stores.sql.workers import reason, trouble
 from mcp_persist_middleware.stores.sqlite import clock
 from mcp_persist_middleware.stores.sqlite.batch import SqliteBatch
-from mcp_persist_middleware.stores.sqlite.drivers import Drivers
+from mcp_persist_middleware.stores.sqlite.drivers import Drivers, submit
 from mcp_persist_middleware.stores.sqlite.files import Files
 from mcp_persist_middleware.stores.sqlite.inbox import SqliteInbox, SqliteSessions
 from mcp_persist_middleware.stores.sqlite.inspection import SqliteInspection
 from mcp_persist_middleware.stores.sqlite.read import SqliteReads
 from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
+from mcp_persist_middleware.supervision import retrieve
 from mcp_persist_middleware.wakeups.base import Wakeups
 from mcp_persist_middleware.wakeups.sqlite import DataVersion
 
@@ -104,6 +103,16 @@ class SqliteLog(SqlLog):
             event=quoted(self.tables.event),
             inbox=quoted(self.tables.inbox),
         )
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    @property
+    def synchronous(self) -> str:
+        """What a commit waits for."""
+        return self._synchronous
 
     @property
     def durability(self) -> str:
@@ -240,10 +249,7 @@ class SqliteLog(SqlLog):
     def _move_soon(self) -> None:
         """Nobody may have anything to do with the store for a long time, but the heartbeat has."""
         if self._worker and not self._lock.locked():
-            task = asyncio.create_task(self._move())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-            task.add_done_callback(retrieve)
+            self._running.begin(self._move()).add_done_callback(retrieve)
 
     @contextlib.asynccontextmanager
     async def _connection(self, timeout: float = 0.0) -> AsyncIterator[AsyncConnection]:
@@ -311,25 +317,22 @@ class SqliteLog(SqlLog):
 
         A busy event loop takes the interpreter lock back before the driver's thread has woken up,
         for tens of milliseconds on end; a commit that takes 0.1 ms is over sooner when the loop
-        waits.
+        waits, and what came of it is at hand without another round of the loop.
         """
-        done = threading.Lock()
-        done.acquire()
-
-        def run(raw: sqlite3.Connection) -> T:
-            try:
-                return work(raw)
-            finally:
-                done.release()
-
-        running: asyncio.Future[T] = asyncio.ensure_future(_in_thread_of(driver, run))
+        done = submit(driver, work)
         if self._unheld:
             self._unheld -= 1
         else:
-            await asyncio.sleep(0)
-            self._slow = 0 if done.acquire(timeout=_HOLD) else min(self._slow + 1, _SLOWEST)
-            self._unheld = (1 << self._slow) >> 1
-        return await running
+            try:
+                result = done.result(_HOLD)
+            except TimeoutError:
+                self._slow = min(self._slow + 1, _SLOWEST)
+            else:
+                self._slow = 0
+                return result
+            finally:
+                self._unheld = (1 << self._slow) >> 1
+        return await asyncio.wrap_future(done)
 
     async def _row(self, stream: bytes) -> Any | None:
         return await self._read_in_thread(lambda raw: self._reads.row(raw, stream))
@@ -416,10 +419,10 @@ class SqliteLog(SqlLog):
 
 def _in_thread_of(
     driver: aiosqlite.Connection, work: Callable[[sqlite3.Connection], T]
-) -> Awaitable[T]:
+) -> Coroutine[Any, Any, T]:
     """The one use of a protected method: aiosqlite has no public way to run several statements in
     one hop. SQLAlchemy's own dialect reaches deeper."""
-    running: Awaitable[T] = driver._execute(work, driver._conn)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    running: Coroutine[Any, Any, T] = driver._execute(work, driver._conn)  # type: ignore[no-untyped-call]  # noqa: SLF001
     return running
 
 

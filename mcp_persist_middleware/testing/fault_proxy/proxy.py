@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from mcp_persist_middleware.supervision import begin_task
 from mcp_persist_middleware.testing.fault_proxy import http
 from mcp_persist_middleware.testing.fault_proxy.cuts import (
     Disconnect,
@@ -152,8 +153,8 @@ class FaultProxy:
     async def _run(self, link: _Link) -> Disconnect:
         """FaultProxy both directions until either ends; the way it ended."""
         directions = [
-            asyncio.create_task(self._requests(link)),
-            asyncio.create_task(self._responses(link)),
+            begin_task(self._requests(link), "fault-proxy-requests"),
+            begin_task(self._responses(link), "fault-proxy-responses"),
         ]
         try:
             done, _ = await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)

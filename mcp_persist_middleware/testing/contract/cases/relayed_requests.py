@@ -94,7 +94,7 @@ class RelayedRequests:
         last = await other.inbox.look(left.name)
         assert last == RelayStatus(RelayState.REPLIED, "one", b"late")
 
-    async def test_a_request_that_was_tombstoned_is_never_posted(
+    async def test_a_request_that_was_tombstoned_is_never_enqueued(
         self, log: EventLog, other: EventLog
     ) -> None:
         await begin_session(log)
@@ -122,9 +122,9 @@ class RelayedRequests:
             done = await asyncio.gather(
                 *both[:: 1 if first == "put" else -1], return_exceptions=True
             )
-            put, barred = done if first == "put" else done[::-1]
-            assert (put is EnqueueResult.ENQUEUED) == (barred is False)
-            assert isinstance(put, StoreError) == (barred is True)
+            put, tombstoned = done if first == "put" else done[::-1]
+            assert (put is EnqueueResult.ENQUEUED) == (tombstoned is False)
+            assert isinstance(put, StoreError) == (tombstoned is True)
         await claim(log, "one")
 
     async def test_of_all_who_claim_or_withdraw_at_once_one_gets_the_request(

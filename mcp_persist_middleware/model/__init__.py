@@ -1,0 +1,56 @@
+"""The nouns of the house: streams, sessions, workers, and what workers send each other."""
+
+from mcp_persist_middleware.model.relay import (
+    Certainty,
+    EnqueueResult,
+    RelayRequest,
+    RelayRequestId,
+    RelayState,
+    RelayStatus,
+)
+from mcp_persist_middleware.model.sessions import SessionKey, SessionRecord, SessionStreamState
+from mcp_persist_middleware.model.streams import (
+    EARLY,
+    UNSURE,
+    Ending,
+    Event,
+    EventKind,
+    Outcome,
+    Owner,
+    Place,
+    RequestId,
+    StreamKind,
+    StreamRecord,
+    StreamState,
+    StreamWrite,
+    surely,
+)
+from mcp_persist_middleware.model.workers import Beat, WorkerState
+
+__all__ = [
+    "EARLY",
+    "UNSURE",
+    "Beat",
+    "Certainty",
+    "Ending",
+    "EnqueueResult",
+    "Event",
+    "EventKind",
+    "Outcome",
+    "Owner",
+    "Place",
+    "RelayRequest",
+    "RelayRequestId",
+    "RelayState",
+    "RelayStatus",
+    "RequestId",
+    "SessionKey",
+    "SessionRecord",
+    "SessionStreamState",
+    "StreamKind",
+    "StreamRecord",
+    "StreamState",
+    "StreamWrite",
+    "WorkerState",
+    "surely",
+]

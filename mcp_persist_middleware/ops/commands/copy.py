@@ -1,0 +1,147 @@
+"""`copy` and `migrate`: a store into another one."""
+
+import asyncio
+import dataclasses
+from typing import Annotated, Any
+
+import typer
+
+from mcp_persist_middleware.errors import ConfigurationError, PersistError
+from mcp_persist_middleware.ops import progress
+from mcp_persist_middleware.ops.command import CHANGE, FOUND, cannot_run
+from mcp_persist_middleware.ops.copy import Comparison, Copied, copy
+from mcp_persist_middleware.ops.output import Output, number, size
+from mcp_persist_middleware.ops.store_options import application, persistence_in
+from mcp_persist_middleware.settings import Settings
+
+_STORE = "A store's URL, or MODULE:APP: the settings of the middleware in it."
+_SETTING = "A setting of {}, as compression=zstd or encryption_keys=file:keys; may be repeated."
+_From = Annotated[str, typer.Argument(metavar="FROM", help=_STORE)]
+_To = Annotated[str, typer.Argument(metavar="TO", help="The same; an empty store.")]
+_SettingsFrom = Annotated[
+    list[str] | None,
+    typer.Option("--set-from", metavar="NAME=VALUE", help=_SETTING.format("FROM")),
+]
+_SettingsTo = Annotated[
+    list[str] | None,
+    typer.Option("--set-to", metavar="NAME=VALUE", help=_SETTING.format("TO")),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("copy", rich_help_panel=CHANGE)(run)
+    app.command("migrate", rich_help_panel=CHANGE, help="The same as `copy`.")(run)
+
+
+def run(
+    source: _From,
+    target: _To,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until FROM has no server any more.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare the two in the end, event by event.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what there is; write nothing.")
+    ] = False,
+    set_from: _SettingsFrom = None,
+    set_to: _SettingsTo = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Copy a store into another one, with its ids, while a server is on it.
+
+    Between SQLite and PostgreSQL, either way. Stopped at any moment it goes
+    on there when it is run again. No server starts on TO before the copy is
+    complete.
+
+    To move a server: copy with --follow; when it says "follow", stop the
+    server on FROM; when it has ended, start the server on TO.
+
+    Where a server is or was on TO already nothing is copied, and --verify
+    compares.
+    """
+    out = Output(as_json=as_json)
+    try:
+        stores = _settings(source, set_from), _settings(target, set_to)
+        with progress.shown() as report:
+            done = asyncio.run(
+                copy(*stores, follow=follow, verify=verify, dry_run=dry_run, report=report)
+            )
+    except PersistError as error:
+        cannot_run(str(error))
+    except KeyboardInterrupt:
+        cannot_run("Stopped. The same command goes on from here.")
+    if as_json:
+        out.json(dataclasses.asdict(done))
+    else:
+        _say(out, done, dry_run=dry_run, follow=follow)
+    is_whole = done.comparison is None or done.comparison.ok
+    raise typer.Exit(0 if is_whole and not done.unreadable else FOUND)
+
+
+def _settings(name: str, given: list[str] | None) -> Settings:
+    """The settings of a store: of the application that is named, or of a URL with some more."""
+    named: dict[str, Any] = {}
+    for each in given or ():
+        setting, equals, value = each.partition("=")
+        if not equals:
+            raise ConfigurationError(reason=f"{each!r} is no setting: expected NAME=VALUE")
+        named[setting.replace("-", "_")] = value
+    module, colon, attribute = name.partition(":")
+    if colon and module.replace(".", "").isidentifier() and not attribute.startswith("/"):
+        if named:
+            raise ConfigurationError(reason=f"{name} has settings of its own; name its URL instead")
+        return persistence_in(application(name)).settings
+    return Settings.load({"url": name} | named)
+
+
+def _say(out: Output, done: Copied, *, dry_run: bool, follow: bool) -> None:
+    what = (
+        f"{number(done.streams)} streams, {number(done.events)} events ({size(done.bytes)}) and "
+        f"{number(done.sessions)} sessions"
+    )
+    if dry_run:
+        out.say(f"There are {what} to copy. Nothing was written.")
+        return
+    if done.is_in_use:
+        out.say("A server is or was on TO: nothing was copied.")
+    else:
+        out.say(f"Copied {what} in {done.seconds:.1f} s.")
+        if done.unreadable:
+            out.say(
+                f"{number(done.unreadable)} payloads could not be read here (a key is missing, or "
+                "they are damaged); they are in TO as they were in FROM."
+            )
+        out.say(
+            "No server is on FROM any more: start it on TO."
+            if follow
+            else "TO is complete. What a server on FROM writes from now on another run brings."
+        )
+    if done.comparison is not None:
+        _say_comparison(out, done.comparison)
+
+
+def _say_comparison(out: Output, found: Comparison) -> None:
+    out.say(
+        f"Compared {number(found.streams)} streams, {number(found.events)} events and "
+        f"{number(found.sessions)} sessions of FROM."
+    )
+    first, second = found.checksums
+    if first == second and found.ok:
+        out.say(f"They are the same. Checksum {first}.")
+        return
+    out.say(f"Checksums: FROM {first}, TO {second}.")
+    for count, what in (
+        (found.ahead, "streams have gone on in TO"),
+        (found.behind, "streams have gone on in FROM"),
+        (found.missing, "streams or sessions are missing in TO"),
+        (found.different, "streams or sessions are different in TO"),
+    ):
+        if count:
+            out.say(f"{number(count)} {what}.")
+    for name in found.names:
+        out.say(f"  {name}")
+    if found.ok:
+        out.say("TO has all that FROM has.")

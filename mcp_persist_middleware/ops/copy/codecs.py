@@ -1,0 +1,120 @@
+"""Payloads as the target's settings have them: what is bound to a stream, an epoch and a number is
+bound to the same ones there."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from mcp_persist_middleware.log.codecs.chain import RAW, Bound, Chain
+from mcp_persist_middleware.log.codecs.parts import Blobs
+from mcp_persist_middleware.model import SessionKey
+from mcp_persist_middleware.ops.away import away
+from mcp_persist_middleware.ops.copy.rows import (
+    CODEC,
+    EPOCH,
+    KIND,
+    PAYLOAD,
+    SEQUENCE,
+    STREAM,
+    EventRow,
+    Row,
+    key_of,
+)
+from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores.sql.packing import pack, unpack
+
+T = TypeVar("T")
+
+
+def bound(event: EventRow) -> Bound:
+    """What an event's payload belongs to."""
+    return Bound.of_event(event[STREAM], event[EPOCH], event[SEQUENCE], event[KIND])
+
+
+class Recoder:
+    """From the codecs of one store's settings to those of another's. What cannot be read here (its
+    key is missing, it is damaged) goes along as it is: nothing is lost, and who has the key reads
+    it in its new place."""
+
+    def __init__(self, source: Settings, target: Settings) -> None:
+        self._from, self._to = Chain(source), Chain(target)
+        self._from_blobs = Blobs(self._from, _here)
+        self._to_blobs = Blobs(self._to, _here)
+        self.unreadable = 0
+        """How many payloads went along as they were."""
+
+    async def events(self, events: Sequence[EventRow]) -> Sequence[EventRow]:
+        """Events for the target."""
+        if self._to.is_idle and not any(event[CODEC] for event in events):
+            return events
+        return await away(lambda: [self._event(event) for event in events])
+
+    def _event(self, event: EventRow) -> EventRow:
+        place = bound(event)
+        try:
+            frame = self._from.decode(event[CODEC], event[PAYLOAD], place)
+        except ValueError:
+            self.unreadable += 1
+            return event
+        codec, payload = self._to.encode(frame, place)
+        stream, sequence, epoch, kind, _, _ = event
+        return stream, sequence, epoch, kind, codec, payload
+
+    def request(self, stream: bytes, kept: bytes) -> bytes:
+        """The request that a stream keeps, for the target."""
+        return self._blob(kept, Bound.of_request(stream))
+
+    def session(self, row: Row) -> Row:
+        """A session for the target."""
+        try:
+            body = unpack(row["initialize"])
+        except ValueError:
+            self.unreadable += 1
+            return row
+        return row | {"initialize": pack(self._blob(body, Bound.of_session(key_of(row))))}
+
+    def _blob(self, blob: bytes, place: Bound) -> bytes:
+        try:
+            plain = self._from_blobs.decode(blob, place)
+        except ValueError:
+            self.unreadable += 1
+            return blob
+        return self._to_blobs.encode(plain, place)
+
+
+class Reader:
+    """Payloads in the clear, whatever the settings were when they were written."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._chain = Chain(settings)
+        self._blobs = Blobs(self._chain, _here)
+
+    def frame(self, event: EventRow) -> bytes:
+        """An event's frame.
+
+        Raises:
+            ValueError: it cannot be read here; the text says why.
+        """
+        if event[CODEC] == RAW:
+            return event[PAYLOAD]
+        return self._chain.decode(event[CODEC], event[PAYLOAD], bound(event))
+
+    def request(self, stream: bytes, blob: bytes) -> bytes:
+        """The request that a stream keeps.
+
+        Raises:
+            ValueError: it cannot be read here.
+        """
+        return self._blobs.decode(blob, Bound.of_request(stream))
+
+    def initialize(self, key: SessionKey, packed: bytes) -> bytes:
+        """A session's `initialize` body.
+
+        Raises:
+            ValueError: it cannot be read here.
+        """
+        return self._blobs.decode(unpack(packed), Bound.of_session(key))
+
+
+async def _here(size: int, work: Callable[[], T]) -> T:
+    """Whoever calls is in a thread of its own, or has little to do."""
+    return work()

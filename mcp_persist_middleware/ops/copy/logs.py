@@ -1,0 +1,197 @@
+"""A store of somebody else's as an end of a copy, through what every `EventLog` has, and what lists
+its streams and sessions.
+
+It is read as any other. What is written into it is written as a worker would: a stream is begun,
+taken over from epoch to epoch, and ended. That is not one transaction with the note of the place;
+so the note comes after it, and what is written again is found there. What the source has removed
+since stays, until it expires there too.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from mcp_persist_middleware.errors import CopyError
+from mcp_persist_middleware.log import mirror
+from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.record_log import RecordLog
+from mcp_persist_middleware.log.records import Records
+from mcp_persist_middleware.model import SessionKey, WorkerState
+from mcp_persist_middleware.ops.copy import records
+from mcp_persist_middleware.ops.copy.rows import (
+    EVERYTHING,
+    LAST,
+    Changes,
+    EventRow,
+    Extent,
+    Position,
+    Row,
+    Selection,
+)
+from mcp_persist_middleware.ops.copy.store import Writable
+from mcp_persist_middleware.ops.copy.stream_writer import StreamWriter
+
+_PAGE = (1000, 1 << 20)
+_STREAMS = 100
+
+
+class LogRows(Writable):
+    """`Writable` in a log that is not open.
+
+    Args:
+        name: under which it opens the log.
+    """
+
+    def __init__(self, log: EventLog, name: str) -> None:
+        self.name = log.name
+        self._log = log
+        self._worker = name
+
+    async def open(self) -> bool:
+        await self._log.open(self._worker)
+        return True
+
+    async def aclose(self) -> None:
+        await self._log.aclose()
+
+    async def now(self) -> float:
+        return self._log.now()
+
+    async def meta(self) -> Mapping[str, bytes]:
+        secret = self._log.secret
+        found = {"secret": secret, "store": hashlib.blake2b(secret, digest_size=16).digest()}
+        if isinstance(self._log, RecordLog):
+            # The secret may be that of the store that it was copied from.
+            await self._log.records.create("store", {"id": found["store"]})
+            known = await self._log.records.read("store") or {}
+            note = await self._log.records.read(mirror.NAME)
+            found["store"] = known["id"]
+            found |= {mirror.NAME: note["value"]} if note is not None else {}
+        return found
+
+    async def count(self) -> int:
+        count, after = 0, b""
+        while found := await self._log.streams(after, _STREAMS):
+            count, after = count + len(found), found[-1].id
+        return count
+
+    async def workers(self) -> Mapping[str, int]:
+        return {
+            name: beat.counter
+            for name, beat in (await self._log.workers()).items()
+            if name != self._worker
+            and beat.state is not WorkerState.DEAD
+            and not self._log.is_gone(name)
+        }
+
+    async def streams(
+        self,
+        after: bytes,
+        limit: int,
+        *,
+        is_open: bool = False,
+        only: Selection = EVERYTHING,
+    ) -> Sequence[Row]:
+        found: list[Row] = []
+        while len(found) < limit and (page := await self._log.streams(after, limit)):
+            after = page[-1].id
+            rows = [records.stream_row(record) for record in page]
+            found += [row for row in rows if _is_wanted(row, only, is_open=is_open)]
+        return found[:limit]
+
+    async def request(self, stream: bytes) -> bytes | None:
+        record = await self._log.find(stream)
+        return None if record is None else record.request
+
+    async def find_streams(self, ids: Sequence[bytes]) -> Mapping[bytes, Row]:
+        found = [await self._log.find(id_) for id_ in ids]
+        return {each.id: records.stream_row(each) for each in found if each is not None}
+
+    async def sessions(
+        self, after: SessionKey | None, limit: int, only: Selection = EVERYTHING
+    ) -> Sequence[Row]:
+        found: list[Row] = []
+        while len(found) < limit and (page := await self._log.sessions.list(after, limit)):
+            after = page[-1][0].key
+            found += [records.session_row(*each) for each in page if _is_named(each[0].key, only)]
+        return found[:limit]
+
+    async def find_sessions(self, keys: Sequence[SessionKey]) -> Mapping[SessionKey, Row]:
+        found: dict[SessionKey, Row] = {}
+        for key in keys:
+            record = await self._log.sessions.find(key)
+            state = await self._log.sessions.stream_state(key)
+            if record is not None and state is not None:
+                found[key] = records.session_row(record, state)
+        return found
+
+    async def events(
+        self, after: Position, until: bytes, max_events: int, max_bytes: int
+    ) -> Sequence[EventRow]:
+        # A page is of one stream here.
+        stream, sequence = after
+        while True:
+            if sequence < LAST and stream <= until:
+                found = await self._log.read(stream, sequence, max_events, max_bytes)
+                if found:
+                    return [(stream, e.sequence, e.epoch, e.kind, e.codec, e.frame) for e in found]
+            following = await self._log.streams(stream, 1)
+            if not following or following[0].id > until:
+                return []
+            stream, sequence = following[0].id, 0
+
+    async def extents(self, bounds: Mapping[bytes, int]) -> Mapping[bytes, Extent]:
+        found: dict[bytes, Extent] = {}
+        for stream, until in bounds.items():
+            numbers = await self.numbers(stream, until)
+            found[stream] = Extent(numbers[-1] if numbers else 0, len(numbers))
+        return found
+
+    async def numbers(self, stream: bytes, until: int) -> Sequence[int]:
+        found: list[int] = []
+        while page := await self._log.read(stream, found[-1] if found else 0, *_PAGE):
+            mine = [event.sequence for event in page if event.sequence <= until]
+            found += mine
+            if len(mine) < len(page):
+                break
+        return found
+
+    async def begin(self, old: bytes | None, new: bytes, secret: bytes) -> bool:
+        kept = self._records()
+        if old is not None:
+            return await self._swap(old, new)
+        if await self.workers() or await self._log.streams(b"", 1) or await self.sessions(None, 1):
+            return False
+        await kept.change("secret", lambda _: {"secret": secret})
+        return await kept.create(mirror.NAME, {"value": new})
+
+    async def apply(self, changes: Changes, notes: tuple[bytes, bytes] | None) -> None:
+        if notes is not None and not await self._swap(notes[0], notes[0]):
+            raise self._taken()
+        for row in changes.sessions:
+            await records.write_session(self._log.sessions, row)
+        await StreamWriter(self._log, changes).run()
+        if notes is not None and not await self._swap(*notes):
+            raise self._taken()
+
+    def _records(self) -> Records:
+        if not isinstance(self._log, RecordLog):
+            raise CopyError(reason=f"{self.name} is no RecordLog: it cannot keep a copy's place")
+        return self._log.records
+
+    async def _swap(self, old: bytes, new: bytes) -> bool:
+        return await self._records().change(
+            mirror.NAME, lambda note: {"value": new} if note["value"] == old else None
+        )
+
+    def _taken(self) -> CopyError:
+        return CopyError(reason=f"another copy, or a server, has taken the store {self.name}")
+
+
+def _is_wanted(row: Row, only: Selection, *, is_open: bool) -> bool:
+    wanted = {"namespace": only.namespace, "session": only.session, "id": only.stream}
+    is_named = all(value is None or row[name] == value for name, value in wanted.items())
+    return is_named and not (is_open and row["ended_at"] is not None)
+
+
+def _is_named(key: SessionKey, only: Selection) -> bool:
+    return only.namespace in (None, key.namespace) and only.session in (None, key.id)

@@ -1,0 +1,103 @@
+"""The records of an `EventLog` as rows, and rows as records."""
+
+import json
+from dataclasses import replace
+
+from mcp_persist_middleware.log.parts import Sessions
+from mcp_persist_middleware.model import (
+    Owner,
+    SessionRecord,
+    SessionStreamState,
+    StreamKind,
+    StreamRecord,
+    StreamState,
+)
+from mcp_persist_middleware.ops.copy.rows import Row, key_of
+from mcp_persist_middleware.stores.sql.rows import named
+from mcp_persist_middleware.stores.sql.sessions import session_of
+
+
+def stream_row(record: StreamRecord) -> Row:
+    """A stream; `request` says only whether it has one."""
+    owner = record.owner
+    return {
+        "id": record.id,
+        "kind": record.kind.value,
+        "namespace": owner.namespace,
+        "path": owner.path,
+        "session": owner.session,
+        "principal": owner.principal,
+        "epoch": record.epoch,
+        "state": int(record.state),
+        "last_sequence": record.last_sequence,
+        "worker": record.worker,
+        "created_at": record.created_at,
+        "ended_at": record.ended_at,
+        "expires_at": record.expires_at,
+        "request_ids": record.request_ids,
+        "trace": record.trace,
+        "reader_until": None,
+        "request": record.request is not None,
+    }
+
+
+def stream_record(row: Row, epoch: int) -> StreamRecord:
+    """A stream as it begins, in some epoch."""
+    return StreamRecord(
+        id=row["id"],
+        kind=StreamKind(row["kind"]),
+        owner=Owner(row["namespace"], row["path"], row["session"], row["principal"]),
+        epoch=epoch,
+        state=StreamState.OPEN,
+        last_sequence=0,
+        worker=row["worker"],
+        created_at=row["created_at"],
+        ended_at=None,
+        expires_at=None,
+        request_ids=row["request_ids"],
+        trace=row["trace"],
+        request=row["request"],
+    )
+
+
+def session_row(record: SessionRecord, state: SessionStreamState) -> Row:
+    """A session, and what the workers share of its own stream."""
+    key = record.key
+    return {
+        "namespace": key.namespace,
+        "path": key.path,
+        "id": key.id,
+        "principal": record.principal,
+        "version": record.version,
+        "initialize": record.initialize,
+        "generation": record.generation,
+        "home": record.home,
+        "deleted": record.deleted,
+        "expires_at": record.expires_at,
+        "fingerprint": record.fingerprint,
+        "level": record.level,
+        "subscriptions": json.dumps(record.subscriptions),
+        "segments": "",
+        "turn": state.turn,
+        "turn_worker": "",
+        "read_stream": state.stream,
+        "read_sequence": state.sequence,
+    }
+
+
+async def write_session(sessions: Sessions, row: Row) -> None:
+    """Let a registry have a session as it is in a row; twice is as once."""
+    record, key = session_of(named(row.keys(), row.values())), key_of(row)
+    if not await sessions.create(replace(record, deleted=False)):
+        found = await sessions.find(key)
+        while found is not None and found.generation < record.generation:
+            await sessions.move(key, found.generation, record.home)
+            found = await sessions.find(key)
+        await sessions.note(record)
+        await sessions.touch([key], record.expires_at)
+    if row["read_stream"]:
+        await sessions.begin_stream(key, row["read_stream"])
+        # As somebody who has lost the turn: how far a client has read is noted all the same.
+        await sessions.checkpoint(key, -1, "", row["read_stream"], row["read_sequence"])
+    if record.deleted:
+        await sessions.delete(key, record.expires_at)

@@ -1,0 +1,88 @@
+"""What the store is told of sessions later than it happens."""
+
+from mcp_persist_middleware import rarely
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.parts import Sessions
+from mcp_persist_middleware.model import SessionKey
+from mcp_persist_middleware.sessions.held import HeldSessions
+from mcp_persist_middleware.settings import Settings
+
+logger = rarely.logger(__name__)
+
+_MOST_TOUCHED = 500
+_PURGED = 500
+
+
+class Upkeep:
+    """Which sessions were used, which are deleted, and that it may forget the expired."""
+
+    def __init__(self, sessions: Sessions, held: HeldSessions, settings: Settings) -> None:
+        self._sessions = sessions
+        self._held = held
+        self._settings = settings
+        self.deleted: set[SessionKey] = set()
+        """What the store has yet to be told."""
+
+    def expiry(self, *, brief: bool = False) -> float:
+        """Until when a session is kept that is used now."""
+        settings = self._settings
+        longest = settings.brief_session_ttl if brief else settings.session_ttl
+        return self._sessions.now() + min(longest, settings.session_ttl)
+
+    async def settle(self, key: SessionKey) -> None:
+        """See that the store knows of a deletion.
+
+        Raises:
+            StoreError: it still does not.
+        """
+        if key not in self.deleted:
+            return
+        try:
+            await self._tell_deleted()
+        except StoreError as error:
+            logger.warning("The store does not know yet of a deleted session: %s", error)
+            raise
+
+    async def run(self) -> None:
+        """Write down which sessions were used, forget the idle, purge the expired.
+
+        Raises:
+            StoreError: the store does not answer; nothing is lost.
+        """
+        errors: list[Exception] = []
+        for step in (self._tell_deleted, self._touch_used, self._purge):
+            # One that fails keeps no other from being done.
+            try:
+                await step()
+            except Exception as error:  # noqa: BLE001
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    async def _tell_deleted(self) -> None:
+        for key in list(self.deleted):
+            await self._sessions.delete(key, self.expiry())
+            self.deleted.discard(key)
+
+    async def _touch_used(self) -> None:
+        touched, self._held.touched = self._held.touched, set()
+        brief = {k for k in touched if (held := self._held.get(k)) is not None and held.is_brief}
+        try:
+            await self._touch(touched, brief, self.expiry(brief=True))
+            await self._touch(touched, touched - brief, self.expiry())
+        finally:
+            self._held.touched.update(touched)
+        self._held.drop_idle(self._settings.session_ttl)
+
+    async def _touch(
+        self, touched: set[SessionKey], some: set[SessionKey], expires_at: float
+    ) -> None:
+        waiting = list(some)
+        for start in range(0, len(waiting), _MOST_TOUCHED):
+            part = waiting[start : start + _MOST_TOUCHED]
+            await self._sessions.touch(part, expires_at)
+            touched.difference_update(part)
+
+    async def _purge(self) -> None:
+        while await self._sessions.purge(self._sessions.now(), _PURGED) == _PURGED:
+            pass
