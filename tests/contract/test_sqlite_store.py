@@ -18,7 +18,7 @@ from mcp_persist_middleware.model import (
     StreamKind,
     StreamRecord,
 )
-from mcp_persist_middleware.stores.sqlite import log as sqlite_log
+from mcp_persist_middleware.stores.sqlite import engine as sqlite_engine
 from mcp_persist_middleware.stores.sqlite.batch import SqliteBatch
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
@@ -231,7 +231,7 @@ async def test_a_damaged_stream_is_no_other_streams_trouble(
 async def test_who_waits_for_a_file_to_enter_wal_mode_does_not_hold_the_event_loop(
     make_log: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_log, "_WAL_PAUSE", 0.3)
+    monkeypatch.setattr(sqlite_engine, "_WAL_PAUSE", 0.3)
     enter, tries = sqlite_log._enter_wal, []
 
     class Busy:
