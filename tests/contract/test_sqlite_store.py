@@ -232,7 +232,7 @@ async def test_who_waits_for_a_file_to_enter_wal_mode_does_not_hold_the_event_lo
     make_log: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_engine, "_WAL_PAUSE", 0.3)
-    enter, tries = sqlite_log._enter_wal, []
+    enter, tries = sqlite_engine._enter_wal, []
 
     class Busy:
         """Says twice that it is locked."""
@@ -246,7 +246,7 @@ async def test_who_waits_for_a_file_to_enter_wal_mode_does_not_hold_the_event_lo
                 raise sqlite3.OperationalError("database is locked")
             return self._connection.execute(statement)
 
-    monkeypatch.setattr(sqlite_log, "_enter_wal", lambda raw: enter(Busy(raw)))
+    monkeypatch.setattr(sqlite_engine, "_enter_wal", lambda raw: enter(Busy(raw)))
     opened = make_log()
     async with late() as rounds:
         await opened.open("one")
