@@ -4,7 +4,7 @@
 `mcp_persist_middleware.testing.contract` is the suite that it has to pass.
 """
 
-from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
+from mcp_persist_middleware.errors import StoreError, StoreUnavailableError, UnsupportedError
 from mcp_persist_middleware.log.base import (
     Answers,
     EventLog,
@@ -17,6 +17,7 @@ from mcp_persist_middleware.log.base import (
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.record_log import RecordLog
 from mcp_persist_middleware.log.records import Records
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
     Beat,
     Certainty,
@@ -79,7 +80,9 @@ __all__ = [
     "StreamState",
     "StreamWrite",
     "Subscription",
+    "UnsupportedError",
     "Wakeups",
+    "Whose",
     "WorkerState",
     "WorkerTable",
     "Written",

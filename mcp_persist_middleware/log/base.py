@@ -5,8 +5,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from mcp_persist_middleware.errors import UnsupportedError
 from mcp_persist_middleware.log.clock import Timed
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import Beat, Event, EventKind, Outcome, StreamRecord, StreamWrite
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.wakeups.base import Polling, Wakeups
@@ -241,3 +243,36 @@ class EventLog(Timed, ABC):
     @abstractmethod
     async def purge(self, now: float, max_events: int) -> Purged:
         """Remove a bounded part of what has expired by `now`: events first, streams last."""
+
+    # A store need not have the rest. One that has it can erase what belongs to somebody, and can be
+    # kept within bounds.
+
+    async def streams(
+        self, after: bytes, limit: int, *, newest_first: bool = False
+    ) -> Sequence[StreamRecord]:
+        """Streams, open and ended, in the order of their ids, which is that of their age, or in the
+        opposite one: those that come behind one, from the beginning where `after` is empty. There
+        are none left where there is none in it."""
+        del after, limit, newest_first
+        raise UnsupportedError(url=self.name, kind=type(self).__name__, method="streams")
+
+    async def streams_of(self, whose: Whose, after: bytes, limit: int) -> Sequence[StreamRecord]:
+        """The same of those that belong to somebody, the oldest first."""
+        while page := await self.streams(after, limit):
+            if found := [record for record in page if whose.has(record.owner)]:
+                return found
+            after = page[-1].id
+        return ()
+
+    async def remove(
+        self, streams: Collection[bytes], max_events: int, *, ended: bool = False
+    ) -> Purged:
+        """Make streams unreadable, and remove a bounded part of them: events first, streams last,
+        from when on their writers are fenced. `more` when it did not get to the end: whoever asks
+        again, or `purge`, goes on with it.
+
+        Args:
+            ended: one that is open is left alone.
+        """
+        del streams, max_events, ended
+        raise UnsupportedError(url=self.name, kind=type(self).__name__, method="remove")

@@ -1,9 +1,10 @@
 """A log in front of another one, and its parts in front of those."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
     Beat,
     EnqueueResult,
@@ -124,6 +125,19 @@ class OuterLog(EventLog):
     async def purge(self, now: float, max_events: int) -> Purged:
         return await self.inner.purge(now, max_events)
 
+    async def streams(
+        self, after: bytes, limit: int, *, newest_first: bool = False
+    ) -> Sequence[StreamRecord]:
+        return await self.inner.streams(after, limit, newest_first=newest_first)
+
+    async def streams_of(self, whose: Whose, after: bytes, limit: int) -> Sequence[StreamRecord]:
+        return await self.inner.streams_of(whose, after, limit)
+
+    async def remove(
+        self, streams: Collection[bytes], max_events: int, *, ended: bool = False
+    ) -> Purged:
+        return await self.inner.remove(streams, max_events, ended=ended)
+
 
 class OuterSessions(Sessions):
     """`Sessions` that leaves everything to `inner`."""
@@ -154,6 +168,9 @@ class OuterSessions(Sessions):
 
     async def purge(self, now: float, limit: int) -> int:
         return await self.inner.purge(now, limit)
+
+    async def forget(self, whose: Whose) -> Collection[SessionKey]:
+        return await self.inner.forget(whose)
 
     async def stream_state(self, key: SessionKey) -> SessionStreamState | None:
         return await self.inner.stream_state(key)
@@ -219,3 +236,6 @@ class OuterInbox(Inbox):
 
     async def purge(self, now: float, limit: int) -> int:
         return await self.inner.purge(now, limit)
+
+    async def forget(self, is_meant: Callable[[SessionKey], bool], workers: Collection[str]) -> int:
+        return await self.inner.forget(is_meant, workers)

@@ -3,9 +3,11 @@ workers, and the table of the workers."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
+from mcp_persist_middleware.errors import UnsupportedError
 from mcp_persist_middleware.log.clock import Timed
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
     Beat,
     EnqueueResult,
@@ -55,6 +57,14 @@ class Sessions(Timed, ABC):
     @abstractmethod
     async def purge(self, now: float, limit: int) -> int:
         """Remove at most `limit` sessions that have expired by `now`; how many went."""
+
+    async def forget(self, whose: Whose) -> Collection[SessionKey]:
+        """Remove the sessions that belong to somebody, deleted ones too; which went. A registry
+        need not have it."""
+        del whose
+        raise UnsupportedError(
+            url="of the sessions", kind=type(self).__name__, method="Sessions.forget"
+        )
 
     # A session's own stream.
 
@@ -185,3 +195,15 @@ class Inbox(Timed, ABC):
     @abstractmethod
     async def purge(self, now: float, limit: int) -> int:
         """Remove at most `limit` relayed requests whose deadline is over; how many went."""
+
+    async def forget(self, is_meant: Callable[[SessionKey], bool], workers: Collection[str]) -> int:
+        """Remove the relayed requests of some sessions, with their replies as far as they are
+        known to be theirs; how many went. An inbox need not have it.
+
+        Args:
+            workers: all to whom one may be addressed.
+        """
+        del is_meant, workers
+        raise UnsupportedError(
+            url="of the relayed requests", kind=type(self).__name__, method="Inbox.forget"
+        )

@@ -176,3 +176,6 @@ class PostgresLog(SqlLog):
 
     async def _purge(self, now: float, max_events: int) -> Purged:
         return await self._raw(lambda driver: self._reads.purge(driver, now, max_events))
+
+    async def _remove(self, streams: Sequence[bytes], max_events: int) -> Purged:
+        return await self._raw(lambda driver: self._reads.remove(driver, streams, max_events))

@@ -28,7 +28,6 @@ _KEPT = 256
 _LARGE = 1024 * 1024
 # How long a replica is waited for, and how long it is not after it did not answer (seconds).
 _REPLICA, _NO_REPLICA = 0.25, 5.0
-_FENCE_MS = 3_600_000
 
 Entries = list[tuple[int, StreamWrite]]
 
@@ -270,7 +269,7 @@ class Appender:
             return
         calls = [ScriptCall(self._wakeups.statement(write.id))]
         if write.takes_over is not None:
-            calls.insert(0, scripts.BURY(keys.of(write.id), write.epoch, _FENCE_MS))
+            calls.insert(0, scripts.BURY(keys.of(write.id), write.epoch, scripts.FENCE_MS))
         elif write.ending is not None and tail is not None and tail.indexed:
             calls += _gone(keys, write.id)
         if tail is not None and (write.ending is not None or write.takes_over is not None):

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import Beat, Event, Outcome, StreamRecord, StreamWrite
 from mcp_persist_middleware.stores.redis import scripts
 from mcp_persist_middleware.stores.redis.append import Appender
@@ -293,6 +294,38 @@ class RedisLog(EventLog):
         if not purged.more:
             await self._index.clean(self._keys)
         return purged
+
+    async def streams(
+        self, after: bytes, limit: int, *, newest_first: bool = False
+    ) -> Sequence[StreamRecord]:
+        return await self._inner.streams(after, limit, newest_first=newest_first)
+
+    async def streams_of(self, whose: Whose, after: bytes, limit: int) -> Sequence[StreamRecord]:
+        return await self._inner.streams_of(whose, after, limit)
+
+    async def remove(
+        self, streams: Collection[bytes], max_events: int, *, ended: bool = False
+    ) -> Purged:
+        # Of what has ended Redis has nothing.
+        if not ended and self._tasks:
+            await self._clear(streams)
+        return await self._inner.remove(streams, max_events, ended=ended)
+
+    async def _clear(self, streams: Collection[bytes]) -> None:
+        """See that Redis has nothing of these streams, and takes nothing of them any more."""
+        async with self._flusher.lock:
+            for tail in filter(None, map(self._tails.get, streams)):
+                await self._flusher.only(tail)
+                self._tails.drop(tail)
+        calls = [call for each in streams for call in scripts.erased(self._keys, each)]
+        try:
+            replies = await self._client.run(calls)
+        except RedisAwayError as error:
+            reason = "it is away, and may have a part of what is to be erased: try it again"
+            raise StoreError(url=self._client.name, reason=reason) from error
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise StoreError(url=self._client.name, reason=str(reply)) from reply
 
     # What goes to Redis soon, and may be lost.
 

@@ -14,15 +14,15 @@ from sqlalchemy.pool import QueuePool
 
 from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreError, UnreadableRowError
-from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
+from mcp_persist_middleware.log.base import Answers, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import Beat, Event, EventKind, StreamRecord, StreamState
 from mcp_persist_middleware.stores.sql import migrations
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox
 from mcp_persist_middleware.stores.sql.lent import Lent
+from mcp_persist_middleware.stores.sql.listing import SqlListing
 from mcp_persist_middleware.stores.sql.rows import RowPage, page_of, reading, record_of
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
-from mcp_persist_middleware.stores.sql.store import SqlStore
 from mcp_persist_middleware.stores.sql.upgrade import Upgrade
 from mcp_persist_middleware.stores.sql.workers import (
     Connect,
@@ -40,7 +40,7 @@ _ATTEND_STREAMS = 256
 _LOOK_SECONDS, _STEP_SECONDS = 30.0, 600.0
 
 
-class SqlLog(SqlStore, EventLog):
+class SqlLog(SqlListing):
     """Reads, retention and schema, and the life of the engine.
 
     Args:
