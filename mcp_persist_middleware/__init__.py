@@ -14,6 +14,7 @@ Where to change what:
 - a protocol revision: protocol/eras.py
 - priming: streams/deliver.py, protocol/sse.py, protocol/eras.py
 - how long things are kept: maintenance/retention.py, settings/values.py
+- what is erased when somebody is forgotten: erasure.py
 - a transport of wake-ups: wakeups/base.py, a file beside it, and the store that owns it
 - a codec: log/codecs/chain.py, a file beside it
 - a table or a column: stores/sql/migrations/__init__.py, stores/sql/schema.py
@@ -23,7 +24,14 @@ Where to change what:
 - a page for operators: health.py, ops/cli.py
 """
 
-from mcp_persist_middleware.errors import ClosedError, ConfigurationError, PersistError, StoreError
+from mcp_persist_middleware.erasure import Forgotten
+from mcp_persist_middleware.errors import (
+    ClosedError,
+    ConfigurationError,
+    PersistError,
+    StoreError,
+    UnsupportedError,
+)
 from mcp_persist_middleware.health import Health
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.persistence import Persistence
@@ -36,6 +44,7 @@ __version__ = VERSION
 __all__ = [
     "ClosedError",
     "ConfigurationError",
+    "Forgotten",
     "Health",
     "PersistError",
     "PersistMiddleware",
@@ -43,6 +52,7 @@ __all__ = [
     "Settings",
     "SettingsArguments",
     "StoreError",
+    "UnsupportedError",
     "__version__",
     "with_persistence",
 ]

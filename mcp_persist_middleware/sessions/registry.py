@@ -15,6 +15,7 @@ from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.parts import Sessions
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import Place, SessionKey, SessionRecord
 from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.sessions.local import LocalSession
@@ -27,6 +28,7 @@ _MOST_TOUCHED = 500
 _PURGED = 500
 _MOST_SEEN, _SEEN_SECONDS = 10_000, 1.0
 _MOST_REFUSED, _REFUSED_SECONDS = 1000, 1.0
+_MOST_FORGOTTEN = 10_000
 # What a client says of itself is short; a longer initialize is served, and not kept.
 _MAX_INITIALIZE = 64 * 1024
 # So are the names of what it subscribes to (characters, all together).
@@ -72,6 +74,8 @@ class Registry:
         )
         self._refused: Recent[Hashable, float] = Recent(_MOST_REFUSED)
         """Who was told of late that a session is unknown, and until when that holds."""
+        self._forgotten: Recent[SessionKey, None] = Recent(_MOST_FORGOTTEN)
+        """Sessions that were erased: the application may know them still, and is not asked."""
         self._left: dict[SessionKey, LocalSession] = {}
         """What the worker before this one held and nobody has asked for since."""
         if before is not None:
@@ -79,6 +83,7 @@ class Registry:
 
     def _inherit(self, before: "Registry") -> None:
         self._deleted.update(before._deleted)  # noqa: SLF001
+        self._forgotten.update(before._forgotten)  # noqa: SLF001
         # Those that were used last, however often the lease is lost.
         known = list((before._left | before._held).items())  # noqa: SLF001
         for key, held in known[-_MOST_HELD:]:
@@ -258,6 +263,8 @@ class Registry:
 
     async def is_known(self, key: SessionKey) -> bool:
         """Whether the store has ever heard of a session, or cannot say."""
+        if key in self._forgotten:
+            return True
         try:
             return await self._sessions.find(key) is not None
         except StoreError:
@@ -362,6 +369,21 @@ class Registry:
             del owned[key]
             if not owned:
                 del self._owned[held.owner or ""]
+
+    def forget(self, whose: Whose) -> None:
+        """Hold nothing of somebody's sessions any more. They are unknown here from now on, whatever
+        the application still knows."""
+        for held in [*self._held.values(), *self._left.values()]:
+            key = held.record.key
+            if whose.has_session(key, held.record.principal):
+                self.drop(held)
+                self._left.pop(key, None)
+                self._touched.discard(key)
+                self._forgotten[key] = None
+        for key in [
+            k for k, (it, _) in self._seen.items() if it and whose.has_session(k, it.principal)
+        ]:
+            del self._seen[key]
 
     async def keep(self) -> None:
         """Write down which sessions were used, forget the idle, purge the expired.
