@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.deletions import Deletion, Reason
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.sessions.registry import Registry
@@ -69,7 +70,14 @@ async def forget(context: Context, registry: Registry, meant: Whose) -> Forgotte
         await log.workers(),
     )
     found = await _remove(log, meant)
-    return dataclasses.replace(found, sessions=len(sessions), relayed=relayed)
+    found = dataclasses.replace(found, sessions=len(sessions), relayed=relayed)
+    now, namespace = log.now(), meant.namespace or ""
+    counts = [(kind, count) for kind, count in dataclasses.asdict(found).items() if count]
+    if counts:
+        await log.note_deletions(
+            [Deletion(now, Reason.FORGOTTEN, namespace, *each) for each in counts]
+        )
+    return found
 
 
 async def _settle(context: Context, meant: Whose) -> None:

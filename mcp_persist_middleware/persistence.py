@@ -10,6 +10,7 @@ from mcp_persist_middleware.erasure import Forgotten
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, SwitchedOffError
 from mcp_persist_middleware.health import Health, examined
 from mcp_persist_middleware.log.base import MakeLog
+from mcp_persist_middleware.log.deletions import Deletion
 from mcp_persist_middleware.runtime import Runtime
 from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
 from mcp_persist_middleware.streams.context import Context
@@ -167,6 +168,16 @@ class Persistence:
         context = parts.exchanges
         meant = erasure.whose(context.log.secret, principal, session, namespace)
         return await erasure.forget(context, parts.sessions, meant)
+
+    async def deletions(self, limit: int = 1000) -> Sequence[Deletion]:
+        """What retention, a bound or `forget` has removed of late, the newest first: when, how much
+        of what, and why. The newest 10,000 of these notes are kept.
+
+        Raises:
+            UnsupportedError: it is a store of yours that does not keep them.
+            StoreError: the store does not answer.
+        """
+        return await (await self.context()).log.deletions(limit)
 
     async def context(self) -> Context:
         """What the exchanges on the running event loop share; opens the store when it is not."""

@@ -14,6 +14,7 @@ from mcp_persist_middleware.log.base import (
     StoreFacts,
     Written,
 )
+from mcp_persist_middleware.log.deletions import Deletion, Reason
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.record_log import RecordLog
 from mcp_persist_middleware.log.records import Records
@@ -48,6 +49,7 @@ __all__ = [
     "Answers",
     "Beat",
     "Certainty",
+    "Deletion",
     "Ending",
     "EnqueueResult",
     "Event",
@@ -60,6 +62,7 @@ __all__ = [
     "Place",
     "Polling",
     "Purged",
+    "Reason",
     "RecordLog",
     "Records",
     "RelayRequest",

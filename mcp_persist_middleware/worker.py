@@ -17,6 +17,7 @@ from mcp_persist_middleware.log.membership.lease import Lease
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.membership.readers import ReaderLeases
 from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.maintenance.bounds import Bounds
 from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.maintenance.retention import RetentionLoop
 from mcp_persist_middleware.model import WorkerState
@@ -206,6 +207,8 @@ async def _open(
     heartbeat.start(on_change=on_change, on_lost=on_lost)
     retention = RetentionLoop(log, settings, registry.keep, relay_server.purge)
     tasks.keep(retention.run, "mcp-persist-retention")
+    if not (bounds := Bounds(log, settings)).is_idle:
+        tasks.keep(bounds.run, "mcp-persist-bounds")
     tasks.keep(reaper.run, "mcp-persist-reaper")
     tasks.keep(relay_server.run, "mcp-persist-relay-server")
     tasks.keep(relay_server.renew, "mcp-persist-relay-renewals")

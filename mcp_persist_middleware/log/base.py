@@ -1,68 +1,24 @@
 """What a store of streams has to do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from mcp_persist_middleware.errors import UnsupportedError
-from mcp_persist_middleware.log.clock import Timed
+from mcp_persist_middleware.log.amounts import Purged, Removed, Written
+from mcp_persist_middleware.log.listing import Listing
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
-from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import Beat, Event, EventKind, Outcome, StreamRecord, StreamWrite
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.wakeups.base import Polling, Wakeups
+
+__all__ = ["Answers", "EventLog", "MakeLog", "Purged", "Removed", "StoreFacts", "Written"]
 
 MakeLog = Callable[[Settings], "EventLog"]
 """Makes a log that is not open, one for each worker on each event loop."""
 
 _POLLING = Polling(0.25)
 _PAGE = (1000, 1024 * 1024)
-
-
-class Removed(NamedTuple):
-    """How much retention removed."""
-
-    streams: int = 0
-    events: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Purged:
-    """What one step of retention removed, by namespace; `more` when it did not get to the end."""
-
-    removed: Mapping[str, Removed]
-    more: bool
-
-    @classmethod
-    def of(cls, parts: Iterable[tuple[str, Removed]], *, more: bool) -> Self:
-        """The sum of parts, each with its namespace."""
-        removed: dict[str, Removed] = {}
-        for namespace, part in parts:
-            before = removed.get(namespace, Removed())
-            streams, events = before.streams + part.streams, before.events + part.events
-            removed[namespace] = Removed(streams, events)
-        return cls(removed, more)
-
-    @property
-    def streams(self) -> int:
-        """Of all namespaces."""
-        return sum(part.streams for part in self.removed.values())
-
-    @property
-    def events(self) -> int:
-        """Of all namespaces."""
-        return sum(part.events for part in self.removed.values())
-
-
-class Written(NamedTuple):
-    """How much there is of a stream."""
-
-    last: int = 0
-    """The number of its last event."""
-    events: int = 0
-    size: int = 0
-    """The bytes of its events."""
 
 
 class Answers(NamedTuple):
@@ -85,7 +41,7 @@ class StoreFacts:
     replication_lag: float | None = None
 
 
-class EventLog(Timed, ABC):
+class EventLog(Listing, ABC):
     """Streams of numbered events, durable once `append` has returned.
 
     Every method raises `StoreError` when the store does not do it, and leaves nothing half done.
@@ -94,11 +50,6 @@ class EventLog(Timed, ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__qualname__} {self.name}>"
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """The store's address without its secrets, for messages."""
 
     @property
     def durability(self) -> str:
@@ -178,7 +129,6 @@ class EventLog(Timed, ABC):
     # stream does so.
 
     async def written(self, stream: bytes, after: int = 0) -> Written:
-        """How much there is of a stream after a number."""
         found = Written(after)
         while page := await self.read(stream, found.last, *_PAGE):
             size = found.size + sum(len(event.frame) for event in page)
@@ -243,36 +193,3 @@ class EventLog(Timed, ABC):
     @abstractmethod
     async def purge(self, now: float, max_events: int) -> Purged:
         """Remove a bounded part of what has expired by `now`: events first, streams last."""
-
-    # A store need not have the rest. One that has it can erase what belongs to somebody, and can be
-    # kept within bounds.
-
-    async def streams(
-        self, after: bytes, limit: int, *, newest_first: bool = False
-    ) -> Sequence[StreamRecord]:
-        """Streams, open and ended, in the order of their ids, which is that of their age, or in the
-        opposite one: those that come behind one, from the beginning where `after` is empty. There
-        are none left where there is none in it."""
-        del after, limit, newest_first
-        raise UnsupportedError(url=self.name, kind=type(self).__name__, method="streams")
-
-    async def streams_of(self, whose: Whose, after: bytes, limit: int) -> Sequence[StreamRecord]:
-        """The same of those that belong to somebody, the oldest first."""
-        while page := await self.streams(after, limit):
-            if found := [record for record in page if whose.has(record.owner)]:
-                return found
-            after = page[-1].id
-        return ()
-
-    async def remove(
-        self, streams: Collection[bytes], max_events: int, *, ended: bool = False
-    ) -> Purged:
-        """Make streams unreadable, and remove a bounded part of them: events first, streams last,
-        from when on their writers are fenced. `more` when it did not get to the end: whoever asks
-        again, or `purge`, goes on with it.
-
-        Args:
-            ended: one that is open is left alone.
-        """
-        del streams, max_events, ended
-        raise UnsupportedError(url=self.name, kind=type(self).__name__, method="remove")

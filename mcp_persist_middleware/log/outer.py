@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
+from mcp_persist_middleware.log.deletions import Deletion
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
@@ -137,6 +138,21 @@ class OuterLog(EventLog):
         self, streams: Collection[bytes], max_events: int, *, ended: bool = False
     ) -> Purged:
         return await self.inner.remove(streams, max_events, ended=ended)
+
+    async def size(self) -> int:
+        return await self.inner.size()
+
+    async def namespaces(self) -> Collection[str]:
+        return await self.inner.namespaces()
+
+    async def beyond(self, namespace: str, most: int, *, in_bytes: bool = False) -> bytes:
+        return await self.inner.beyond(namespace, most, in_bytes=in_bytes)
+
+    async def note_deletions(self, deletions: Sequence[Deletion]) -> None:
+        await self.inner.note_deletions(deletions)
+
+    async def deletions(self, limit: int) -> Sequence[Deletion]:
+        return await self.inner.deletions(limit)
 
 
 class OuterSessions(Sessions):

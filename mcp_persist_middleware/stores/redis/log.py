@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
+from mcp_persist_middleware.log.deletions import Deletion
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import Beat, Event, Outcome, StreamRecord, StreamWrite
@@ -310,6 +311,21 @@ class RedisLog(EventLog):
         if not ended and self._tasks:
             await self._clear(streams)
         return await self._inner.remove(streams, max_events, ended=ended)
+
+    async def size(self) -> int:
+        return await self._inner.size()
+
+    async def namespaces(self) -> Collection[str]:
+        return await self._inner.namespaces()
+
+    async def beyond(self, namespace: str, most: int, *, in_bytes: bool = False) -> bytes:
+        return await self._inner.beyond(namespace, most, in_bytes=in_bytes)
+
+    async def note_deletions(self, deletions: Sequence[Deletion]) -> None:
+        await self._inner.note_deletions(deletions)
+
+    async def deletions(self, limit: int) -> Sequence[Deletion]:
+        return await self._inner.deletions(limit)
 
     async def _clear(self, streams: Collection[bytes]) -> None:
         """See that Redis has nothing of these streams, and takes nothing of them any more."""

@@ -28,6 +28,7 @@ class Tables:
     session: Table
     worker: Table
     inbox: Table
+    deletion: Table
 
 
 def tables(prefix: str) -> Tables:
@@ -120,7 +121,17 @@ def tables(prefix: str) -> Tables:
         Column("content", LargeBinary, nullable=False),
         Column("reply", LargeBinary, nullable=False),
     )
-    return Tables(meta, stream, event, session, worker, inbox)
+    deletion = Table(
+        prefix + "deletion",
+        metadata,
+        Column("id", String(32), primary_key=True),
+        Column("at", Float, nullable=False),
+        Column("reason", String(16), nullable=False),
+        Column("namespace", Text, nullable=False),
+        Column("kind", String(16), nullable=False),
+        Column("number", BigInteger, nullable=False),
+    )
+    return Tables(meta, stream, event, session, worker, inbox, deletion)
 
 
 def quoted(table: Table) -> str:

@@ -402,6 +402,9 @@ class SqliteLog(SqlLog):
             lambda raw, until: self._reads.remove(raw, streams, max_events, until)
         )
 
+    async def size(self) -> int:
+        return await self._whole(self._read_in_thread(self._reads.size))
+
     async def _freeing(self, step: Callable[[sqlite3.Connection, float], Purged]) -> Purged:
         """A step that removes something, and may begin nothing after a time, on the monotonic
         clock; and a step that gives its pages back."""

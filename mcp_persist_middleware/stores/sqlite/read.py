@@ -155,3 +155,11 @@ class SqliteReads:
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         # A file that somebody else made may not give its pages back.
         return bool(0 < free < before)
+
+    def size(self, connection: sqlite3.Connection) -> int:
+        """The bytes of the pages that are in use."""
+        pages, free, size = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)

@@ -8,8 +8,12 @@ from collections.abc import Collection, Iterator
 import pytest
 
 from mcp_persist_middleware.store import (
+    Deletion,
+    Event,
+    EventKind,
     EventLog,
     Purged,
+    Reason,
     SessionKey,
     StreamRecord,
     StreamState,
@@ -51,6 +55,11 @@ def of(principal: str, **more: str) -> StreamRecord:
     return dataclasses.replace(made, owner=dataclasses.replace(made.owner, principal=principal))
 
 
+def aged(number: int, **more: str) -> StreamRecord:
+    """A stream that is younger than those of lower numbers."""
+    return dataclasses.replace(record(**more), id=bytes([number]) * 16)
+
+
 async def ids(
     log: EventLog, whose: Whose | None = None, *, newest_first: bool = False
 ) -> list[bytes]:
@@ -81,8 +90,7 @@ class Erasing:
     """What a store need not have."""
 
     async def test_all_streams_are_listed_by_age_from_either_end(self, log: EventLog) -> None:
-        made = [record() for _ in range(5)]
-        made = [dataclasses.replace(each, id=bytes([n]) * 16) for n, each in enumerate(made, 1)]
+        made = [aged(n) for n in range(1, 6)]
         await log.append([new(each, *events(1, 1)) for each in made[::2]])
         await log.append([new(each, *events(1, 1), ending=ending(1)) for each in made[1::2]])
         assert await ids(log) == [each.id for each in made]
@@ -177,3 +185,43 @@ class Erasing:
         assert [each.id for each in await claim(log, "one")] == [beside.id]
         assert await log.inbox.look(waiting.name) is None
         assert await log.inbox.forget(lambda _: False, ("one", "two")) == 0
+
+    async def test_the_newest_stream_that_is_one_too_many_is_found_by_number_and_by_bytes(
+        self, log: EventLog
+    ) -> None:
+        made = [aged(n) for n in range(1, 6)]
+        others = [aged(6, namespace="other"), aged(7)]
+        await log.append([new(each, *events(1, 2), ending=ending(2)) for each in made])
+        await log.append([new(others[0], ending=ending(0)), new(others[1], *events(1, 9))])
+        size = sum(len(event.frame) for event in events(1, 2))
+        with where_there_is():
+            assert await log.beyond("default", 2) == made[2].id
+        assert await log.beyond("default", 5) == b""
+        assert await log.beyond("default", 0) == made[4].id
+        assert await log.beyond("nobody's", 0) == b""
+        assert await log.beyond("default", 2 * size, in_bytes=True) == made[2].id
+        assert await log.beyond("default", 2 * size - 1, in_bytes=True) == made[3].id
+        assert await log.beyond("default", 5 * size, in_bytes=True) == b""
+        assert set(await log.namespaces()) == {"default", "other"}
+
+    async def test_a_store_is_smaller_when_something_was_removed(self, log: EventLog) -> None:
+        large = record()
+        frame = Event(1, 1, EventKind.MESSAGE, b"x" * 300_000)
+        with where_there_is():
+            before = await log.size()
+        await log.append([new(large, frame, ending=ending(1))])
+        full = await log.size()
+        assert full - before >= 290_000
+        await removed(log, [large.id])
+        assert await log.size() <= full - 290_000
+
+    async def test_what_was_removed_is_told_the_newest_first_and_no_more_than_is_kept(
+        self, log: EventLog, other: EventLog
+    ) -> None:
+        told = [Deletion(float(n), Reason.AGE, "default", "events", n) for n in range(1, 4)]
+        with where_there_is():
+            assert await log.deletions(10) == []
+        for each in told:
+            await log.note_deletions([each])
+        assert await other.deletions(2) == [told[2], told[1]]
+        assert await other.deletions(10) == told[::-1]
