@@ -14,7 +14,7 @@ from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.takeover import rewound
 from mcp_persist_middleware.model import SessionKey, StreamKind, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import classify, event_id, headers
-from mcp_persist_middleware.streams import authorise, listen, rerun
+from mcp_persist_middleware.streams import authorise, listen, pace, rerun
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.ownership import Caller
@@ -160,7 +160,7 @@ async def _continue(
         event_id.EventIds.of(record.id, record.kind, position.request_id),
         record.epoch,
         record.kind,
-        retry_ms=request.era.retry_ms(context.settings),
+        retry_ms=pace.retry_ms(context, request.era, record.kind),
         priming=request.era.may_prime,
         resumed=True,
         head=[(headers.SESSION_ID, session.encode("latin-1"))] if session else [],

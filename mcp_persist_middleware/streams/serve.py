@@ -14,6 +14,7 @@ from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol import headers
+from mcp_persist_middleware.streams import pace
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.lease_guard import refuse
@@ -65,7 +66,7 @@ async def deliver(
             stream.ids,
             record.epoch,
             running.kind,
-            retry_ms=era.retry_ms(context.settings),
+            retry_ms=pace.retry_ms(context, era, running.kind),
             priming=era.may_prime,
             resumed=False,
             head=opened.head,
