@@ -213,7 +213,7 @@ async def _open(
     tasks.keep(relay_server.run, "mcp-persist-relay-server")
     tasks.keep(relay_server.renew, "mcp-persist-relay-renewals")
     exit_guard.install()
-    watch = ShutdownWatch(drain.begin, tasks)
+    watch = ShutdownWatch(drain.begin, drain.hurry, tasks)
     closing.add("The watch for a shutdown", watch.aclose)
     await watch.open()
     largest = max(settings.max_event_bytes, settings.max_body_bytes)
