@@ -78,8 +78,8 @@ class SettingsArguments(TypedDict, total=False):
     modern_streams: ModernStreams
     """2026-07-28 streams: `resume` gives them ids, `pass` leaves them alone."""
     retry_ms: Milliseconds
-    """How long clients wait before they come back; for an answer, 1 s at most while another worker is
-    there."""
+    """How long clients wait before they come back; for an answer, 1 s at most while another worker
+    is there."""
     modern_retry_ms: Milliseconds
     """How long clients of 2026-07-28 wait before they come back, in the same way."""
     ping_seconds: Duration

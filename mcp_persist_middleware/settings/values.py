@@ -99,8 +99,8 @@ class Settings:
     modern_streams: ModernStreams = _setting("resume")
     """2026-07-28 streams: `resume` gives them ids, `pass` leaves them alone."""
     retry_ms: int = _milliseconds(3000)
-    """How long clients wait before they come back; for an answer, 1 s at most while another worker is
-    there."""
+    """How long clients wait before they come back; for an answer, 1 s at most while another worker
+    is there."""
     # Clients try twice: the first time within `disconnect_grace`, the second after a restart.
     modern_retry_ms: int = _milliseconds(2000)
     """How long clients of 2026-07-28 wait before they come back, in the same way."""
