@@ -61,9 +61,12 @@ async def forget(context: Context, registry: Registry, meant: Whose) -> Forgotte
     Raises:
         StoreError: the store does not do it, or cannot; whoever calls again goes on with it.
     """
+    log = context.log
+    # A store that cannot, or cannot now, says so before anything is erased.
+    await log.streams_of(meant, b"", 1)
+    await log.remove((), 1)
     await _settle(context, meant)
     registry.forget(meant)
-    log = context.log
     sessions = set(await log.sessions.forget(meant))
     relayed = await log.inbox.forget(
         lambda key: key in sessions or (meant.principals is None and meant.has_session(key, "")),
