@@ -17,6 +17,13 @@ from mcp_persist_middleware.store import Deletion, StreamRecord
 from mcp_persist_middleware.testing import MemoryLog, Shelf
 from mcp_persist_middleware.testing.contract.builders import COMMITTED, add, ending, events, new
 from mcp_persist_middleware.testing.contract.cases.erasing import aged, ids
+from tests.support.stores import BESIDE, STORES, Store
+
+
+@pytest.fixture(params=["sqlite", "postgres", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store of this test's own; a Redis in front has nothing of what has ended."""
+    return (STORES | BESIDE)[request.param](tmp_path, request.getfixturevalue)
 
 
 def bounds(log: EventLog, **given: Any) -> Bounds:
