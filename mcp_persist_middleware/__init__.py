@@ -13,7 +13,7 @@ Where to change what:
 - how a cursor is parsed: protocol/event_id.py
 - a protocol revision: protocol/eras.py
 - priming: streams/deliver.py, protocol/sse.py, protocol/eras.py
-- how long things are kept: maintenance/retention.py, settings/values.py
+- how long and how much is kept: maintenance/retention.py, maintenance/bounds.py, settings/values.py
 - what is erased when somebody is forgotten: erasure.py
 - a transport of wake-ups: wakeups/base.py, a file beside it, and the store that owns it
 - a codec: log/codecs/chain.py, a file beside it
