@@ -24,6 +24,7 @@ Where to change what:
 - a database: stores/connect.py, stores/sql/log.py, a folder beside stores/sqlite/log.py
 - what is answered when a session is elsewhere: relay/route.py, relay/failures.py
 - an error answer: asgi/responses.py
+- a server on pipes: ops/proxy/stdio/upstream.py, ops/proxy/stdio/routes.py (whose a message is)
 - a page for operators: health.py, ops/cli.py
 - which upstream a request goes to: ops/proxy/replicas.py, ops/proxy/upstream.py
 - how a store is copied: ops/copy/copying.py, ops/copy/sql.py; the lines of an export:

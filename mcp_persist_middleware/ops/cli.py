@@ -1,11 +1,11 @@
-"""The command line. What it needs comes with an extra; `proxy` runs with its own alone."""
+"""The command line. What it needs comes with an extra; `proxy` and `--version` run without."""
 
 import argparse
 import importlib.util
 import sys
 from collections.abc import Sequence
 
-from mcp_persist_middleware.ops import proxy_command
+from mcp_persist_middleware.ops import proxy_command, version
 
 NAME = "mcp-persist-middleware"
 _NEEDS = ("typer", "rich")
@@ -14,8 +14,17 @@ _NEEDS = ("typer", "rich")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code: 0, 1 when it found something, 2 when it cannot run."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["proxy"]:
-        return proxy(given[1:])
+    match given:
+        case ["proxy", *rest]:
+            return proxy(rest)
+        case ["--version"]:
+            print(version.line())
+            return 0
+        case _:
+            return _commanded(given)
+
+
+def _commanded(given: Sequence[str]) -> int:
     if missing := [name for name in _NEEDS if importlib.util.find_spec(name) is None]:
         print(
             f"The command line needs {' and '.join(missing)}, which the extra cli brings: "

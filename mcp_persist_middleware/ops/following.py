@@ -1,7 +1,8 @@
 """Events as they come, of many streams at once: what is new since the last look."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from typing import NamedTuple
 
 from mcp_persist_middleware.model import StreamRecord
@@ -51,15 +52,29 @@ class Follower:
 
     async def look(self) -> list[NewEvent]:
         """What has come since."""
+        new: list[NewEvent] = []
+        async for record, last in self._moved():
+            new += await self._after(record, last)
+        return new
+
+    async def count(self) -> Counter[str]:
+        """How many have come since, by worker."""
+        counts: Counter[str] = Counter()
+        async for record, last in self._moved():
+            place, self._places[record.id] = self._places.get(record.id, 0), last
+            counts[record.worker] += max(0, last - place)
+        return counts
+
+    async def _moved(self) -> AsyncIterator[tuple[StreamRecord, int]]:
+        """The streams that are followed now, each with the number of its last event."""
         began, followed = await self._inspection.now(), await self._followed()
-        lasts, new = await self._lasts(followed), []
+        lasts = await self._lasts(followed)
         for record in sorted(followed.values(), key=lambda each: each.id):
-            new += await self._after(record, lasts.get(record.id, 0))
+            yield record, lasts.get(record.id, 0)
         self._begun_after = began
         # One that has ended is told to its end, and begins no more.
         for stream in self._places.keys() - followed.keys():
             del self._places[stream]
-        return new
 
     async def _after(self, record: StreamRecord, last: int) -> list[NewEvent]:
         new: list[NewEvent] = []

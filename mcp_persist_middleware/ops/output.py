@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import Progress
@@ -49,14 +49,7 @@ class Output:
         if self.as_json:
             self.json(rows)
         elif rows:
-            table = Table(box=None, pad_edge=False, header_style="bold")
-            for column in columns:
-                table.add_column(
-                    column.title, justify="right" if column.right else "left", overflow="fold"
-                )
-            for row in rows:
-                table.add_row(*(Text(_shown(column, row[column.key])) for column in columns))
-            self.console.print(table)
+            self.console.print(table_of(columns, rows))
         else:
             self.say(nothing)
 
@@ -98,6 +91,17 @@ class Output:
     def json_line(self, value: object) -> None:
         """A value for programs, one of many: on a line, at once."""
         print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def table_of(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
+    """Rows as a table."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(column.title, justify=justify, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_shown(column, row[column.key])) for column in columns))
+    return table
 
 
 def _console() -> Console:

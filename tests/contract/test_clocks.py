@@ -60,7 +60,8 @@ async def meet(one: EventLog, two: EventLog) -> None:
     await two.renew_readers([read.id], 4.0)
     left = await one.reader_ttl(read.id)
     assert left is not None
-    assert 3 < left <= 4.1
+    # They may differ by a second, and by no more.
+    assert 2.5 < left < 5
 
     key = SessionKey("default", "/mcp", new_stream_id().hex())
     session = SessionRecord(key, "ann", "v", b"{}", 1, "one", one.now() + 20)

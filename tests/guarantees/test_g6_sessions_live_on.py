@@ -64,7 +64,7 @@ async def test_a_session_that_the_application_has_reaped_comes_back(store: str) 
     async def echo(text: str) -> str:
         return text
 
-    app = server.streamable_http_app(session_idle_timeout=0.2)
+    app = server.streamable_http_app(session_idle_timeout=1)
     async with persisted(app, store) as (port, _):
         session = await RawSession.open(port)
         await until(lambda: not server.session_manager._server_instances)

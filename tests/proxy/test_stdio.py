@@ -221,6 +221,23 @@ async def test_a_cancellation_reaches_the_server_by_its_own_id_and_an_unknown_on
         response.close()
 
 
+async def test_a_call_that_was_cancelled_ends_although_its_server_never_answers() -> None:
+    async with piped(cancel_timeout=0.1, max_requests=1) as (port, _):
+        session = await RawSession.open(port)
+        response = await session.call("silent")
+        assert await session.notify("notifications/cancelled", {"requestId": 2}) == 202
+        assert (await told(response))["error"]["message"] == "Request cancelled"
+        assert (await pid(session))[1] == 2
+
+
+async def test_a_call_that_nobody_waits_for_keeps_no_process_for_ever() -> None:
+    async with piped(idle_seconds=0.3) as (port, _):
+        session = await RawSession.open(port)
+        process, _ = await pid(session)
+        (await session.call("silent")).reset()
+        await gone(process)
+
+
 # Processes that misbehave.
 
 

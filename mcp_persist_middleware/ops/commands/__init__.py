@@ -6,10 +6,11 @@ What they share is beside this folder: `command` (options, errors, exit codes), 
 
 import importlib
 import pkgutil
-from importlib import metadata
 from typing import Annotated
 
 import typer
+
+from mcp_persist_middleware.ops import version
 
 _HELP = """MCP streams and sessions that survive dropped connections.
 
@@ -29,20 +30,16 @@ def application() -> typer.Typer:
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"mcp-persist-middleware {_version()}")
+        typer.echo(version.line())
         raise typer.Exit
 
 
 def _root(
     version: Annotated[
-        bool, typer.Option(callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass
-
-
-def _version() -> str:
-    try:
-        return metadata.version("mcp-persist-middleware")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"

@@ -101,7 +101,9 @@ class Changes:
 
 def carried(row: Row) -> Row:
     """What of a row goes along."""
-    return row | {name: value for name, value in _LEFT_BEHIND.items() if name in row}
+    for name in _LEFT_BEHIND.keys() & row.keys():
+        row[name] = _LEFT_BEHIND[name]
+    return row
 
 
 def at(event: EventRow) -> Position:
@@ -116,8 +118,8 @@ def partial(row: Row) -> Row:
 
 def same(one: Row, other: Row | None) -> bool:
     """Whether two rows say the same, as far as both have a column for it."""
-    if other is None:
-        return False
+    if other is None or one == other:
+        return other is not None
     common = one.keys() & other.keys()
     return all(_comparable(one, name) == _comparable(other, name) for name in common)
 

@@ -95,8 +95,9 @@ class SqliteRows(SqlRows):
         return {name: counter for name, counter in found.items() if self._locks.is_held(name)}
 
     async def _find_streams(self, ids: Sequence[bytes]) -> list[tuple[Any, ...]]:
-        sql = f"SELECT {self._list('stream')} FROM {self._stream} WHERE id = $1"
-        return await self._in_thread(lambda: self._each(sql, [(id_,) for id_ in ids]))
+        marks = ", ".join("?" * len(ids))
+        sql = f"SELECT {self._list('stream')} FROM {self._stream} WHERE id IN ({marks})"
+        return await self._fetch(sql, *ids)
 
     async def _find_sessions(self, keys: Sequence[SessionKey]) -> list[tuple[Any, ...]]:
         sql = f"SELECT {self._list('session')} FROM {self._session}"
@@ -104,7 +105,8 @@ class SqliteRows(SqlRows):
         return await self._in_thread(lambda: self._each(f"{sql} {condition}", keys))
 
     def _each(self, sql: str, keys: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
-        return [row for key in keys for row in self._run(sql, key)]
+        numbered = sql.replace("$", "?")
+        return [row for key in keys for row in self._open.execute(numbered, key)]
 
     async def events(
         self, after: Position, until: bytes, max_events: int, max_bytes: int

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_persist_middleware.asgi import responses
 from mcp_persist_middleware.errors import ConfigurationError
+from mcp_persist_middleware.ops.proxy.application import Application
 from mcp_persist_middleware.ops.proxy.pool import UpstreamOptions
 from mcp_persist_middleware.ops.proxy.stdio import StdioOptions, StdioUpstream
 from mcp_persist_middleware.ops.proxy.upstream import Upstream
@@ -58,25 +59,14 @@ class Server:
         return {"name": self.name, "path": self.path, **more}
 
 
-class Servers:
+class Servers(Application):
     """The servers in a file, as one application: `/servers/NAME/mcp`, and a page at `/`."""
 
     def __init__(self, servers: Mapping[str, Server]) -> None:
         self.all = servers
         self._by_path = {server.path: server for server in servers.values()}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as the server at this path."""
-        match scope["type"]:
-            case "lifespan":
-                await self._lifespan(receive, send)
-            case "http":
-                await self._http(scope, receive, send)
-            case _:
-                await send({"type": "websocket.close", "code": 1003})
-
     async def aclose(self) -> None:
-        """End them all. May be called twice."""
         for server in self.all.values():
             await server.app.aclose()
 
@@ -84,7 +74,7 @@ class Servers:
         """What may be known of them by anybody."""
         return [server.report() for server in self.all.values()]
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].rstrip("/") or "/"
         if path == "/" and scope["method"] in ("GET", "HEAD"):
             await self._page(scope)(scope, receive, send)
@@ -104,16 +94,6 @@ class Servers:
             for each in servers
         )
         return HTMLResponse(_PAGE.format(rows=rows))
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                await self.aclose()
-            done = message["type"].replace("lifespan.", "")
-            await send({"type": f"lifespan.{done}.complete"})
-            if done == "shutdown":
-                return
 
 
 def read(

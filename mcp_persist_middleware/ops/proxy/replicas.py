@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from starlette.types import Message, Receive, Scope, Send
 
+from mcp_persist_middleware.ops.proxy.application import Application
 from mcp_persist_middleware.ops.proxy.pool import FIRST_PAUSE, MOST_PAUSE, ConnectPolicy
 from mcp_persist_middleware.ops.proxy.refusal import NotSentError, UnreachableError
 from mcp_persist_middleware.ops.proxy.upstream import Upstream
@@ -21,7 +22,7 @@ from mcp_persist_middleware.recent import Recent
 _MOST_SESSIONS = 100_000
 
 
-class Replicas:
+class Replicas(Application):
     """Upstream servers that do the same, as one ASGI application.
 
     A request without a session goes to the server that has the fewest under way, and to the next
@@ -34,18 +35,12 @@ class Replicas:
         """Which server began a session."""
         self._turn = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer an HTTP request with what one of them says to it."""
-        if scope["type"] == "http":
-            await _Request(self, scope, receive, send).run()
-            return
-        await self.upstreams[0](scope, receive, send)
-        if scope["type"] == "lifespan":
-            await self.aclose()
+        await _Request(self, scope, receive, send).run()
 
     async def aclose(self) -> None:
-        """Close the connections. May be called twice."""
-        await asyncio.gather(*(upstream.pool.aclose() for upstream in self.upstreams))
+        await asyncio.gather(*(upstream.aclose() for upstream in self.upstreams))
 
     def circuit(self) -> dict[str, str]:
         """The state of each server's circuit, by its address."""

@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.ops.proxy import headers
+from mcp_persist_middleware.ops.proxy.application import Application
 from mcp_persist_middleware.ops.proxy.breaker import CircuitBreaker
 from mcp_persist_middleware.ops.proxy.pool import (
     FIRST_PAUSE,
@@ -28,7 +29,7 @@ from mcp_persist_middleware.ops.proxy.refusal import NotSentError, UnreachableEr
 from mcp_persist_middleware.supervision import scoped
 
 
-class Upstream:
+class Upstream(Application):
     """One upstream server. Its sessions and connections belong to the event loop that uses it.
 
     Args:
@@ -51,36 +52,14 @@ class Upstream:
         self.is_gone = False
         """Nobody took the last connection: what listened there has ended."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer an HTTP request with what the upstream says to it."""
-        match scope["type"]:
-            case "lifespan":
-                await self._lifespan(receive, send)
-            case "http":
-                await self._http(scope, receive, send)
-            case _:
-                # No MCP client opens one; a server answers 403.
-                await send({"type": "websocket.close", "code": 1003})
-
     async def aclose(self) -> None:
-        """Close its connections. May be called twice."""
         await self.pool.aclose()
 
     def circuit(self) -> str:
         """The state of its circuit."""
         return self.breaker.state.value
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                await self.aclose()
-            done = message["type"].replace("lifespan.", "")
-            await send({"type": f"lifespan.{done}.complete"})
-            if done == "shutdown":
-                return
-
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def http(self, scope: Scope, receive: Receive, send: Send) -> None:
         policy = ConnectPolicy(self.pool.options.connect_timeout)
         try:
             await self.attempt(policy, scope, receive, send)

@@ -90,13 +90,14 @@ class Child:
         self._options = options
         self._is_session = is_session
         self._routes = Routes(is_session=is_session)
+        self._tasks = tasks
         self._reading = tasks.spawn(self._read(), "mcp-persist-stdio-read")
 
     @property
     def is_idle(self) -> bool:
         """Nobody waits for an answer of its. Who listens does not count: the middleware does so for
         clients that have left, and one that is there comes back to a new process."""
-        return not self._routes
+        return not self._routes.is_awaited()
 
     async def ask(self, text: str, message: Mapping[str, Any]) -> Stream:
         """Hand it a request; its messages are in the stream.
@@ -119,11 +120,12 @@ class Child:
         Raises:
             GoneError: it has ended.
         """
-        told: str | None = text
-        if message.get("method") == "notifications/cancelled":
-            told = self._routes.cancelled(text, message)
-        if told is not None:
+        if message.get("method") != "notifications/cancelled":
+            await self._write(text)
+        elif (cancelled := self._routes.cancelled(text, message)) is not None:
+            stream, told = cancelled
             await self._write(told)
+            self._tasks.spawn(self._give_up(stream), "mcp-persist-stdio-cancelled")
 
     async def cancel(self, stream: Stream, reason: str) -> None:
         """Nobody wants the answer any more."""
@@ -143,6 +145,14 @@ class Child:
         """Nothing more is asked of it."""
         self.is_ended_by_us = self.is_ended_by_us or not self.is_over
         self.is_over = True
+
+    async def _give_up(self, stream: Stream) -> None:
+        """Most servers do not answer what was cancelled: its stream ends all the same."""
+        await asyncio.sleep(self._options.cancel_timeout)
+        if self._routes.is_running(stream):
+            self._routes.remove(stream)
+            error = jsonrpc.error(stream.id, "Request cancelled", {}, jsonrpc.INTERRUPTED)
+            await stream.put(error.decode(), is_last=True)
 
     async def stop(self) -> None:
         """End it: what waits for an answer gets an error."""

@@ -55,6 +55,8 @@ class StdioOptions:
     """For the answer to `initialize` or `server/discover`: a package may have to be fetched."""
     write_timeout: float = 30.0
     """A process that reads nothing for so long is ended."""
+    cancel_timeout: float = 5.0
+    """For the answer to a request that its client has cancelled; then it is an error."""
     stop_timeout: float = 2.0
     """For a process to end after its input is closed, and again after SIGTERM."""
 

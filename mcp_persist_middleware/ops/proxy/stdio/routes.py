@@ -44,12 +44,13 @@ class Stream:
         self.is_done = False
         """The child owes it nothing any more."""
         self._waiting: asyncio.Queue[tuple[str, bool]] = asyncio.Queue(_READ_AHEAD)
-        self._is_read = True
+        self.is_read = True
+        """Somebody waits for what comes."""
 
     async def put(self, text: str, *, is_last: bool = False) -> None:
         """Hand a message on; when nobody reads any more it is dropped."""
         self.is_done = self.is_done or is_last
-        if self._is_read:
+        if self.is_read:
             await self._waiting.put((text, is_last))
 
     async def get(self) -> tuple[str, bool]:
@@ -58,7 +59,7 @@ class Stream:
 
     def leave(self) -> None:
         """Nobody reads any more."""
-        self._is_read = False
+        self.is_read = False
         while not self._waiting.empty():
             self._waiting.get_nowait()
 
@@ -112,15 +113,24 @@ class Routes:
         taken, self._running = list(self._running.values()), {}
         return taken
 
-    def cancelled(self, text: str, message: Mapping[str, Any]) -> str | None:
-        """A client's cancellation as the child knows it; None for what is not under way."""
+    def is_awaited(self) -> bool:
+        """Whether anybody waits for what is under way."""
+        return any(stream.is_read for stream in self._running.values())
+
+    def is_running(self, stream: Stream) -> bool:
+        """Whether its answer has not come."""
+        return stream.number in self._running
+
+    def cancelled(self, text: str, message: Mapping[str, Any]) -> tuple[Stream, str] | None:
+        """The request that a client cancels, and how the child is to be told; None for what is not
+        under way."""
         params = message.get("params")
         wanted = params.get("requestId") if isinstance(params, dict) else None
         if not isinstance(wanted, str | int | float):
             return None
         for stream in self._running.values():
             if jsonrpc.key(stream.id) == jsonrpc.key(wanted):
-                return spliced(text, {_CANCELLED: str(stream.number)})
+                return stream, spliced(text, {_CANCELLED: str(stream.number)})
         return None
 
     def of(self, message: Mapping[str, Any]) -> tuple[Stream | None, bool]:

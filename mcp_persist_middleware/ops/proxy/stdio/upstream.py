@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from mcp_persist_middleware import rarely
 from mcp_persist_middleware.asgi import responses
+from mcp_persist_middleware.ops.proxy.application import Application
 from mcp_persist_middleware.ops.proxy.stdio import answers, requests
 from mcp_persist_middleware.ops.proxy.stdio.child import BusyError, Child, GoneError
 from mcp_persist_middleware.ops.proxy.stdio.options import StdioOptions
@@ -32,7 +33,7 @@ async def nobody(_: Scope) -> str:
     return ""
 
 
-class StdioUpstream:
+class StdioUpstream(Application):
     """A program in the place of a server. Its processes belong to the event loop that uses it.
 
     Args:
@@ -50,35 +51,14 @@ class StdioUpstream:
         self.children = Children(command, self.options)
         self.owner = owner
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer an HTTP request with what a process says to it."""
-        match scope["type"]:
-            case "lifespan":
-                await self._lifespan(receive, send)
-            case "http":
-                await self._http(scope, receive, send)
-            case _:
-                await send({"type": "websocket.close", "code": 1003})
-
     async def aclose(self) -> None:
-        """End all processes, in order. May be called twice."""
         await self.children.aclose()
 
     def circuit(self) -> str:
         """The state of the circuit breaker, for the health page."""
         return self.children.breaker.state.value
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                await self.aclose()
-            done = message["type"].replace("lifespan.", "")
-            await send({"type": f"lifespan.{done}.complete"})
-            if done == "shutdown":
-                return
-
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def http(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = scope["headers"]
         try:
             requests.check_caller(raw, self.options)
