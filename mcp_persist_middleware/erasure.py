@@ -67,6 +67,15 @@ async def forget(context: Context, registry: Registry, meant: Whose) -> Forgotte
     await log.remove((), 1)
     await _settle(context, meant)
     registry.forget(meant)
+    return await erase(log, meant)
+
+
+async def erase(log: EventLog, meant: Whose) -> Forgotten:
+    """The part of it that is the store's.
+
+    Raises:
+        StoreError: the store does not do it, or cannot; whoever calls again goes on with it.
+    """
     sessions = set(await log.sessions.forget(meant))
     relayed = await log.inbox.forget(
         lambda key: key in sessions or (meant.principals is None and meant.has_session(key, "")),

@@ -7,6 +7,8 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Select,
+    Table,
     and_,
     delete,
     false,
@@ -111,10 +113,19 @@ class SqlListing(SqlStore, EventLog):
         await self.execute_together(insert(table).values(rows), delete(table).where(late))
 
     async def deletions(self, limit: int) -> Sequence[Deletion]:
-        c = self.tables.deletion.c
-        columns = (c.at, c.reason, c.namespace, c.kind, c.number)
-        rows = await self.all(select(*columns).order_by(c.id.desc()).limit(limit))
-        return [Deletion(e.at, Reason(e.reason), e.namespace, e.kind, e.number) for e in rows]
+        return deletions_of(await self.all(newest_deletions(self.tables.deletion, limit)))
+
+
+def newest_deletions(table: Table, limit: int) -> Select[Any]:
+    """Asks for the newest notes of what was removed."""
+    c = table.c
+    columns = (c.at, c.reason, c.namespace, c.kind, c.number)
+    return select(*columns).order_by(c.id.desc()).limit(limit)
+
+
+def deletions_of(rows: Sequence[Row[Any]]) -> list[Deletion]:
+    """What it finds."""
+    return [Deletion(e.at, Reason(e.reason), e.namespace, e.kind, e.number) for e in rows]
 
 
 def belonging(columns: Any, session: str, whose: Whose) -> list[ColumnElement[bool]]:
