@@ -6,8 +6,8 @@ import pytest
 from anyio.from_thread import BlockingPortal
 
 from mcp_persist_middleware.model import Outcome, StreamWrite
-from mcp_persist_middleware.ops.records import stream_id
-from tests.cli.scene import ANN, SESSION, Scene, answer, run
+from mcp_persist_middleware.ops.records import name_of, stream_id
+from tests.cli.scene import ANN, SESSION, Scene, answer, progress, run
 
 MakeScene = Callable[..., Scene]
 
@@ -29,6 +29,20 @@ def test_what_ended_long_ago_goes_and_what_runs_stays(fresh: MakeScene) -> None:
     assert {(each["reason"], each["kind"]): each["count"] for each in told} == {
         ("age", kind): count for kind, count in gone.items()
     }
+
+
+def test_what_has_expired_goes_at_once(fresh: MakeScene, portal: BlockingPortal) -> None:
+    scene = fresh()
+
+    async def expire() -> bytes:
+        late = await scene.begin(progress(1), progress(2))
+        await scene.finish(late, 2, ago=60, ttl=30)
+        return late.id
+
+    late = portal.call(expire)
+    before = left(scene)
+    assert scene.run("purge", "--json").json == {"streams": 1, "events": 2}
+    assert before - left(scene) == {name_of(late)}
 
 
 def test_what_is_somebodys_is_erased_and_nothing_of_others(
