@@ -14,8 +14,10 @@ Where to change what:
 - a protocol revision: protocol/eras.py
 - priming: streams/render.py, protocol/sse.py, protocol/eras.py
 - where and how a reader reads: streams/read_point.py, streams/deliver.py, log/cursor.py
+- how soon a client is asked back: streams/pace.py
 - what runs beside requests, and who ends it: worker.py, supervision.py
-- how long things are kept: maintenance/retention.py, settings/values.py
+- how long and how much is kept: maintenance/retention.py, maintenance/bounds.py, settings/values.py
+- what is erased when somebody is forgotten: erasure.py
 - a transport of wake-ups: wakeups/base.py, a file beside it, and the store that owns it
 - a codec: log/codecs/chain.py, a file beside it
 - a table or a column: stores/sql/migrations/__init__.py, stores/sql/schema.py
@@ -29,7 +31,14 @@ Where to change what:
   ops/transfer/lines.py
 """
 
-from mcp_persist_middleware.errors import ClosedError, ConfigurationError, PersistError, StoreError
+from mcp_persist_middleware.erasure import Forgotten
+from mcp_persist_middleware.errors import (
+    ClosedError,
+    ConfigurationError,
+    PersistError,
+    StoreError,
+    UnsupportedError,
+)
 from mcp_persist_middleware.health import Health
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.persistence import Persistence
@@ -42,6 +51,7 @@ __version__ = VERSION
 __all__ = [
     "ClosedError",
     "ConfigurationError",
+    "Forgotten",
     "Health",
     "PersistError",
     "PersistMiddleware",
@@ -49,6 +59,7 @@ __all__ = [
     "Settings",
     "SettingsArguments",
     "StoreError",
+    "UnsupportedError",
     "__version__",
     "with_persistence",
 ]

@@ -41,6 +41,11 @@ class StoreUnavailableError(StoreError):
     """The store {url} cannot be opened: {reason}. {fix}."""
 
 
+class UnsupportedError(StoreError):
+    """The store {url} cannot do this: {kind} does not implement {method!r}, see
+    mcp_persist_middleware.store."""
+
+
 class SchemaVersionError(StoreError):
     """The store {url} has schema {found}, and this version, {own}, knows {known} and may not go on
     beside it: install mcp-persist-middleware {package} or newer on this worker, or point it at

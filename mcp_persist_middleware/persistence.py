@@ -2,13 +2,15 @@
 
 import asyncio
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
-from mcp_persist_middleware import runtime
+from mcp_persist_middleware import erasure, runtime
+from mcp_persist_middleware.erasure import Forgotten
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, SwitchedOffError
 from mcp_persist_middleware.health import Health, examined
 from mcp_persist_middleware.log.base import MakeLog
+from mcp_persist_middleware.log.deletions import Deletion
 from mcp_persist_middleware.runtime import Runtime
 from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
 from mcp_persist_middleware.streams.context import Context
@@ -135,6 +137,47 @@ class Persistence:
             StoreError: it cannot.
         """
         await (await self.context()).log.ping()
+
+    async def forget(
+        self,
+        *,
+        principal: str | Sequence[str | None] | None = None,
+        session: str | None = None,
+        namespace: str | None = None,
+    ) -> Forgotten:
+        """Erase what belongs to one: its streams with their events, its sessions, the requests that
+        were kept to be run again and those on their way between workers; how much that was. Where
+        several are given, what belongs to each of them.
+
+        A call that runs goes on, and nothing of it is stored any more; a session ends. Another
+        worker that holds one serves it until it ends there, and what is asked for in it meanwhile
+        is stored anew. A reply that lies in Redis and is never fetched goes after 80 s.
+
+        Args:
+            principal: what the setting `principal` returned, the name of an authenticated user, or
+                the owner of a stream as lists show it; of the bearer of a token
+                `(issuer, subject, client_id)`, None for what it does not say.
+            session: the id that its client has.
+
+        Raises:
+            ValueError: none is given, or one that is empty.
+            UnsupportedError: it is a store of yours that cannot do it.
+            StoreError: the store does not do it now; a second call goes on with it.
+        """
+        parts = await self.held()
+        context = parts.exchanges
+        meant = erasure.whose(context.log.secret, principal, session, namespace)
+        return await erasure.forget(context, parts.sessions, meant)
+
+    async def deletions(self, limit: int = 1000) -> Sequence[Deletion]:
+        """What retention, a bound or `forget` has removed of late, the newest first: when, how much
+        of what, and why. The newest 10,000 of these notes are kept.
+
+        Raises:
+            UnsupportedError: it is a store of yours that does not keep them.
+            StoreError: the store does not answer.
+        """
+        return await (await self.context()).log.deletions(limit)
 
     async def context(self) -> Context:
         """What the exchanges on the running event loop share; opens the store when it is not."""

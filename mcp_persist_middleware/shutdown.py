@@ -21,6 +21,8 @@ _SELDOM = 86_400
 # It takes a round of the event loop; anything else (seconds) is not waited for.
 _BEGIN_SECONDS = 1.0
 
+_Handler = Callable[[int, FrameType | None], Any]
+
 
 class ShutdownWatch:
     """Calls once, on the event loop that it was started on, when the server begins to stop.
@@ -31,17 +33,31 @@ class ShutdownWatch:
     is called as before, and put back at the end. A process without a handler (hypercorn's worker
     processes), a server in another thread or one that is stopped by its own means is heard of by
     neither: there the lifespan protocol, or the end of the connection, is the first word.
+
+    From the first word on the handlers of SIGTERM and SIGINT are chained whosever they are, for the
+    second word: somebody does not want to wait.
+
+    Args:
+        call: the server begins to stop.
+        hurry: it was told to a second time.
     """
 
-    def __init__(self, call: Callable[[], None], tasks: Supervisor | None = None) -> None:
+    def __init__(
+        self,
+        call: Callable[[], None],
+        hurry: Callable[[], None] = lambda: None,
+        tasks: Supervisor | None = None,
+    ) -> None:
         self._call = call
+        self._hurry = hurry
         self._loop = asyncio.get_running_loop()
         self._tasks = tasks or Supervisor()
         self._began = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._before: Callable[[int, FrameType | None], Any] | None = None
-        # One object, to be known again: a bound method is a new one each time.
-        self._handler = self._handle
+        self._before: _Handler | None = None
+        self._before_second: dict[signal.Signals, _Handler] = {}
+        # One object each, to be known again: a bound method is a new one each time.
+        self._handler, self._second_handler = self._handle, self._handle_second
 
     async def open(self) -> None:
         """Begin to listen. When this returns all that listens has taken its first step: the event
@@ -64,7 +80,10 @@ class ShutdownWatch:
 
     async def aclose(self) -> None:
         """Stop listening; the handler from before is back, unless somebody has chained ours."""
-        self._call = _nothing
+        self._call = self._hurry = _nothing
+        for number, before in self._before_second.items():
+            if signal.getsignal(number) is self._second_handler:
+                signal.signal(number, before)
         if self._before is not None and signal.getsignal(signal.SIGTERM) is self._handler:
             signal.signal(signal.SIGTERM, self._before)
         await end(self._task)
@@ -78,6 +97,21 @@ class ShutdownWatch:
     def _tell(self) -> None:
         call, self._call = self._call, _nothing
         call()
+        if call is _nothing or threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                self._before_second[number] = handler
+                signal.signal(number, self._second_handler)
+                # uvicorn's, which may have heard both words before this one was.
+                if getattr(getattr(handler, "__self__", None), "force_exit", False):
+                    self._hurry()
+
+    def _handle_second(self, number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._hurry)
+        self._before_second[signal.Signals(number)](number, frame)
 
     async def _listen(self) -> None:
         await EventSourceResponse(self._silence(), ping=_SELDOM)(

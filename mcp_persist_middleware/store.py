@@ -4,7 +4,7 @@
 `mcp_persist_middleware.testing.contract` is the suite that it has to pass.
 """
 
-from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
+from mcp_persist_middleware.errors import StoreError, StoreUnavailableError, UnsupportedError
 from mcp_persist_middleware.log.base import (
     Answers,
     EventLog,
@@ -14,9 +14,11 @@ from mcp_persist_middleware.log.base import (
     StoreFacts,
     Written,
 )
+from mcp_persist_middleware.log.deletions import Deletion, Reason
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.record_log import RecordLog
 from mcp_persist_middleware.log.records import Records
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
     Beat,
     Certainty,
@@ -47,6 +49,7 @@ __all__ = [
     "Answers",
     "Beat",
     "Certainty",
+    "Deletion",
     "Ending",
     "EnqueueResult",
     "Event",
@@ -59,6 +62,7 @@ __all__ = [
     "Place",
     "Polling",
     "Purged",
+    "Reason",
     "RecordLog",
     "Records",
     "RelayRequest",
@@ -79,7 +83,9 @@ __all__ = [
     "StreamState",
     "StreamWrite",
     "Subscription",
+    "UnsupportedError",
     "Wakeups",
+    "Whose",
     "WorkerState",
     "WorkerTable",
     "Written",

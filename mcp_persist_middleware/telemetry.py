@@ -126,6 +126,11 @@ purged_streams = _meter.create_counter(
 purged_events = _meter.create_counter(
     "mcp_persist.purged.events", "{event}", "Events removed by retention"
 )
+bounded_streams = _meter.create_counter(
+    "mcp_persist.bounded.streams",
+    "{stream}",
+    "Streams removed before their time because of a bound, by `reason`: count, bytes, store",
+)
 sessions = _meter.create_counter(
     "mcp_persist.sessions", "{session}", "Sessions, by `event`: begun, revived, refused, deleted"
 )

@@ -17,6 +17,7 @@ from mcp_persist_middleware.log.membership.member import Member
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.membership.readers import ReaderLeases
 from mcp_persist_middleware.log.writer import Writer
+from mcp_persist_middleware.maintenance.bounds import Bounds
 from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.maintenance.retention import RetentionLoop
 from mcp_persist_middleware.model import WorkerState
@@ -173,7 +174,7 @@ async def _open(
     closing.add("Calls", lambda: _end_calls(context))
     await _run_beside(context, registry, heartbeat, on_lost)
     exit_guard.install()
-    watch = ShutdownWatch(drain.begin, tasks)
+    watch = ShutdownWatch(drain.begin, drain.hurry, tasks)
     closing.add("The watch for a shutdown", watch.aclose)
     await watch.open()
     largest = max(settings.max_event_bytes, settings.max_body_bytes)
@@ -209,6 +210,8 @@ async def _run_beside(
     heartbeat.start(on_change=on_change, on_lost=on_lost)
     retention = RetentionLoop(log, settings, registry.keep, relay_server.purge)
     tasks.keep(retention.run, "mcp-persist-retention")
+    if not (bounds := Bounds(log, settings)).is_idle:
+        tasks.keep(bounds.run, "mcp-persist-bounds")
     tasks.keep(reaper.run, "mcp-persist-reaper")
     tasks.keep(relay_server.run, "mcp-persist-relay-server")
     tasks.keep(relay_server.renew, "mcp-persist-relay-renewals")

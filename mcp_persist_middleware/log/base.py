@@ -1,67 +1,24 @@
 """What a store of streams has to do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.clock import Timed
+from mcp_persist_middleware.log.amounts import Purged, Removed, Written
+from mcp_persist_middleware.log.listing import Listing
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import Beat, Event, EventKind, Outcome, StreamRecord, StreamWrite
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.wakeups.base import Polling, Wakeups
+
+__all__ = ["Answers", "EventLog", "MakeLog", "Purged", "Removed", "StoreFacts", "Written"]
 
 MakeLog = Callable[[Settings], "EventLog"]
 """Makes a log that is not open, one for each worker on each event loop."""
 
 _POLLING = Polling(0.25)
 _PAGE = (1000, 1024 * 1024)
-
-
-class Removed(NamedTuple):
-    """How much retention removed."""
-
-    streams: int = 0
-    events: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Purged:
-    """What one step of retention removed, by namespace; `more` when it did not get to the end."""
-
-    removed: Mapping[str, Removed]
-    more: bool
-
-    @classmethod
-    def of(cls, parts: Iterable[tuple[str, Removed]], *, more: bool) -> Self:
-        """The sum of parts, each with its namespace."""
-        removed: dict[str, Removed] = {}
-        for namespace, part in parts:
-            before = removed.get(namespace, Removed())
-            streams, events = before.streams + part.streams, before.events + part.events
-            removed[namespace] = Removed(streams, events)
-        return cls(removed, more)
-
-    @property
-    def streams(self) -> int:
-        """Of all namespaces."""
-        return sum(part.streams for part in self.removed.values())
-
-    @property
-    def events(self) -> int:
-        """Of all namespaces."""
-        return sum(part.events for part in self.removed.values())
-
-
-class Written(NamedTuple):
-    """How much there is of a stream."""
-
-    last: int = 0
-    """The number of its last event."""
-    events: int = 0
-    size: int = 0
-    """The bytes of its events."""
 
 
 class Answers(NamedTuple):
@@ -84,7 +41,7 @@ class StoreFacts:
     replication_lag: float | None = None
 
 
-class EventLog(Timed, ABC):
+class EventLog(Listing, ABC):
     """Streams of numbered events, durable once `append` has returned.
 
     Every method raises `StoreError` when the store does not do it, and leaves nothing half done.
@@ -93,11 +50,6 @@ class EventLog(Timed, ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__qualname__} {self.name}>"
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """The store's address without its secrets, for messages."""
 
     @property
     def durability(self) -> str:
@@ -173,17 +125,10 @@ class EventLog(Timed, ABC):
         """The committed events with a number above `after`, in order: as many as fit, at least
         one if there is one. A number that is missing has been removed by retention."""
 
-    async def streams(self, after: bytes, limit: int) -> Sequence[StreamRecord]:
-        """The first streams whose id is above another, in the order of their ids: for who copies
-        the store. Nothing that serves asks this."""
-        del after, limit
-        raise StoreError(url=self.name, reason="it does not list its streams (EventLog.streams)")
-
     # Whoever takes a stream over asks these. A store that can tell without reading all of the
     # stream does so.
 
     async def written(self, stream: bytes, after: int = 0) -> Written:
-        """How much there is of a stream after a number."""
         found = Written(after)
         while page := await self.read(stream, found.last, *_PAGE):
             size = found.size + sum(len(event.frame) for event in page)

@@ -1,9 +1,11 @@
 """A log in front of another one, and its parts in front of those."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
+from mcp_persist_middleware.log.deletions import Deletion
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
     Beat,
     EnqueueResult,
@@ -83,9 +85,6 @@ class OuterLog(EventLog):
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         return await self.inner.read(stream, after, max_events, max_bytes)
 
-    async def streams(self, after: bytes, limit: int) -> Sequence[StreamRecord]:
-        return await self.inner.streams(after, limit)
-
     async def written(self, stream: bytes, after: int = 0) -> Written:
         return await self.inner.written(stream, after)
 
@@ -127,6 +126,34 @@ class OuterLog(EventLog):
     async def purge(self, now: float, max_events: int) -> Purged:
         return await self.inner.purge(now, max_events)
 
+    async def streams(
+        self, after: bytes, limit: int, *, newest_first: bool = False
+    ) -> Sequence[StreamRecord]:
+        return await self.inner.streams(after, limit, newest_first=newest_first)
+
+    async def streams_of(self, whose: Whose, after: bytes, limit: int) -> Sequence[StreamRecord]:
+        return await self.inner.streams_of(whose, after, limit)
+
+    async def remove(
+        self, streams: Collection[bytes], max_events: int, *, ended: bool = False
+    ) -> Purged:
+        return await self.inner.remove(streams, max_events, ended=ended)
+
+    async def size(self) -> int:
+        return await self.inner.size()
+
+    async def namespaces(self) -> Collection[str]:
+        return await self.inner.namespaces()
+
+    async def beyond(self, namespace: str, most: int, *, in_bytes: bool = False) -> bytes:
+        return await self.inner.beyond(namespace, most, in_bytes=in_bytes)
+
+    async def note_deletions(self, deletions: Sequence[Deletion]) -> None:
+        await self.inner.note_deletions(deletions)
+
+    async def deletions(self, limit: int) -> Sequence[Deletion]:
+        return await self.inner.deletions(limit)
+
 
 class OuterSessions(Sessions):
     """`Sessions` that leaves everything to `inner`."""
@@ -162,6 +189,9 @@ class OuterSessions(Sessions):
         self, after: SessionKey | None, limit: int
     ) -> Sequence[tuple[SessionRecord, SessionStreamState]]:
         return await self.inner.list(after, limit)
+
+    async def forget(self, whose: Whose) -> Collection[SessionKey]:
+        return await self.inner.forget(whose)
 
     async def stream_state(self, key: SessionKey) -> SessionStreamState | None:
         return await self.inner.stream_state(key)
@@ -227,3 +257,6 @@ class OuterInbox(Inbox):
 
     async def purge(self, now: float, limit: int) -> int:
         return await self.inner.purge(now, limit)
+
+    async def forget(self, is_meant: Callable[[SessionKey], bool], workers: Collection[str]) -> int:
+        return await self.inner.forget(is_meant, workers)

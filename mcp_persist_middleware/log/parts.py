@@ -3,10 +3,11 @@ workers, and the table of the workers."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.errors import UnsupportedError
 from mcp_persist_middleware.log.clock import Timed
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
     Beat,
     EnqueueResult,
@@ -61,9 +62,15 @@ class Sessions(Timed, ABC):
         self, after: SessionKey | None, limit: int
     ) -> Sequence[tuple[SessionRecord, SessionStreamState]]:
         """The first sessions behind one, deleted ones included, in some order of the store's own:
-        for who copies it. Nothing that serves asks this."""
+        for who copies it. Nothing that serves asks this, and a registry need not have it."""
         del after, limit
-        raise StoreError(url=type(self).__name__, reason="it does not list its sessions")
+        raise _lacks(self, "Sessions.list")
+
+    async def forget(self, whose: Whose) -> Collection[SessionKey]:
+        """Remove the sessions that belong to somebody, deleted ones too; which went. A registry
+        need not have it."""
+        del whose
+        raise _lacks(self, "Sessions.forget")
 
     # A session's own stream.
 
@@ -194,3 +201,18 @@ class Inbox(Timed, ABC):
     @abstractmethod
     async def purge(self, now: float, limit: int) -> int:
         """Remove at most `limit` relayed requests whose deadline is over; how many went."""
+
+    async def forget(self, is_meant: Callable[[SessionKey], bool], workers: Collection[str]) -> int:
+        """Remove the relayed requests of some sessions, with their replies as far as they are
+        known to be theirs; how many went. An inbox need not have it.
+
+        Args:
+            workers: all to whom one may be addressed.
+        """
+        del is_meant, workers
+        raise _lacks(self, "Inbox.forget")
+
+
+def _lacks(part: Sessions | Inbox, method: str) -> UnsupportedError:
+    what = "sessions" if isinstance(part, Sessions) else "relayed requests"
+    return UnsupportedError(url=f"of the {what}", kind=type(part).__name__, method=method)

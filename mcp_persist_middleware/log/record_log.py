@@ -1,5 +1,6 @@
 """An `EventLog` of which only the streams are to be written."""
 
+import dataclasses
 import secrets
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -8,6 +9,7 @@ from functools import cached_property
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log import mirror
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.deletions import MOST, Deletion, Reason
 from mcp_persist_middleware.log.record_parts import RecordInbox, RecordSessions, RecordWorkers
 from mcp_persist_middleware.log.records import Records
 from mcp_persist_middleware.model import Beat, StreamRecord, StreamState
@@ -142,3 +144,15 @@ class RecordLog(EventLog):
             left += [record for record in found if record.worker == worker]
             after = found[-1].id
         return left[:limit]
+
+    async def note_deletions(self, deletions: Sequence[Deletion]) -> None:
+        for each in deletions:
+            await self.records.create(f"deletion/{each.key()}", dataclasses.asdict(each))
+        names = [name async for name, _ in self.records.all("deletion/")]
+        for name in names[:-MOST]:
+            await self.records.remove(f"deletion/{name}")
+
+    async def deletions(self, limit: int) -> Sequence[Deletion]:
+        kept = [fields async for _, fields in self.records.all("deletion/")]
+        found = kept[::-1][:limit]
+        return [Deletion(**fields | {"reason": Reason(fields["reason"])}) for fields in found]

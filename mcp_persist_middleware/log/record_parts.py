@@ -1,12 +1,13 @@
 """Sessions, relayed requests and workers over small records by key."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from urllib.parse import quote
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from urllib.parse import quote, unquote
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.records import Fields, Records, unpacked
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
     Beat,
     Certainty,
@@ -108,6 +109,15 @@ class RecordSessions(Sessions):
 
     async def purge(self, now: float, limit: int) -> int:
         return await _purge(self._records, "session/", "expires_at", now, limit)
+
+    async def forget(self, whose: Whose) -> Collection[SessionKey]:
+        gone = []
+        async for name, fields in self._records.all("session/"):
+            key = SessionKey(*(unquote(part, errors="surrogatepass") for part in name.split("/")))
+            if whose.has_session(key, fields["principal"]):
+                await self._records.remove(f"session/{name}")
+                gone.append(key)
+        return gone
 
     async def stream_state(self, key: SessionKey) -> SessionStreamState | None:
         fields = await self._records.read(_key_of(key))
@@ -229,6 +239,15 @@ class RecordInbox(Inbox):
 
     async def purge(self, now: float, limit: int) -> int:
         return await _purge(self._records, "request/", "deadline", now, limit)
+
+    async def forget(self, is_meant: Callable[[SessionKey], bool], workers: Collection[str]) -> int:
+        del workers
+        gone = 0
+        async for name, row in self._records.all("request/"):
+            # One that only bars another is nobody's.
+            if "key" in row and is_meant(SessionKey(*row["key"])):
+                gone += await self._records.remove(f"request/{name}")
+        return gone
 
 
 async def _purge(records: Records, prefix: str, until: str, now: float, limit: int) -> int:

@@ -6,9 +6,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog, Purged
+from mcp_persist_middleware.log.deletions import Reason
+from mcp_persist_middleware.maintenance.notes import DeletionNotes
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.supervision import say
 
@@ -41,6 +42,7 @@ class RetentionLoop:
         shortest = min(settings.session_ttl, settings.brief_session_ttl)
         self._interval = min(settings.purge_interval, shortest / 4)
         self._chores = chores
+        self._notes = DeletionNotes(log)
         self._events, self._rest = _FIRST, 1.0
 
     async def run(self) -> None:
@@ -48,6 +50,7 @@ class RetentionLoop:
         round has left something."""
         while True:
             more = await self._by_itself(self._round) or False
+            await self._by_itself(self._notes.write)
             for chore in self._chores:
                 await self._by_itself(chore)
             if not more:
@@ -89,7 +92,5 @@ class RetentionLoop:
             self._events = max(min(_LEAST, self._events), self._events // 2)
         elif took < _STEP_SECONDS / 2 and purged.events >= self._events:
             self._events = min(_MOST, self._events * 2)
-        for namespace, part in purged.removed.items():
-            telemetry.purged_streams.add(part.streams, {"namespace": namespace})
-            telemetry.purged_events.add(part.events, {"namespace": namespace})
+        self._notes.add(Reason.AGE, purged)
         return purged

@@ -4,10 +4,13 @@ import time
 import weakref
 from collections import OrderedDict
 
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import SessionKey, SessionRecord
+from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.sessions.local import LocalSession
 
 _MOST_HELD = 100_000
+_MOST_ERASED = 10_000
 
 
 class HeldSessions:
@@ -18,6 +21,8 @@ class HeldSessions:
         """Those that were used since the store was told so last."""
         self.left: dict[SessionKey, LocalSession] = {}
         """What the worker before this one held and nobody has asked for since."""
+        self.erased: Recent[SessionKey, None] = Recent(_MOST_ERASED)
+        """Sessions that were erased: the application may know them still, and is not asked."""
         self._all: OrderedDict[SessionKey, LocalSession] = OrderedDict()
         self._by_inner: weakref.WeakValueDictionary[tuple[str, str], LocalSession] = (
             weakref.WeakValueDictionary()
@@ -27,6 +32,7 @@ class HeldSessions:
 
     def inherit(self, before: "HeldSessions") -> None:
         """The application has all that the worker before this one held."""
+        self.erased.update(before.erased)
         # Those that were used last, however often the lease is lost.
         known = list((before.left | before._all).items())  # noqa: SLF001
         for key, held in known[-_MOST_HELD:]:
@@ -89,6 +95,16 @@ class HeldSessions:
     def forget(self, key: SessionKey) -> None:
         """Nobody holds it any more, whoever it is by now."""
         self._all.pop(key, None)
+
+    def erase(self, whose: Whose) -> None:
+        """Hold nothing of somebody's any more."""
+        for held in [*self._all.values(), *self.left.values()]:
+            key = held.record.key
+            if whose.has_session(key, held.record.principal):
+                self.drop(held)
+                self.left.pop(key, None)
+                self.touched.discard(key)
+                self.erased[key] = None
 
     def drop_idle(self, seconds: float) -> None:
         """Forget what nobody has used for so long."""

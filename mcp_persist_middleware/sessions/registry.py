@@ -12,17 +12,17 @@ from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.parts import Sessions
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import Place, SessionKey, SessionRecord
-from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.sessions.held import HeldSessions
 from mcp_persist_middleware.sessions.local import LocalSession
 from mcp_persist_middleware.sessions.revivals import Revivals
+from mcp_persist_middleware.sessions.seen import SeenSessions
 from mcp_persist_middleware.sessions.upkeep import Upkeep
 from mcp_persist_middleware.settings import Settings
 
 logger = rarely.logger(__name__)
 
-_MOST_SEEN, _SEEN_SECONDS = 10_000, 1.0
 # What a client says of itself is short; a longer initialize is served, and not kept.
 _MAX_INITIALIZE = 64 * 1024
 # So are the names of what it subscribes to (characters, all together).
@@ -54,8 +54,7 @@ class Registry:
         self._held = HeldSessions()
         self._upkeep = Upkeep(sessions, self._held, settings)
         self._has_warned = False
-        self._seen: Recent[SessionKey, tuple[SessionRecord | None, float]] = Recent(_MOST_SEEN)
-        """Sessions of other workers, and until when they count as looked up."""
+        self._seen = SeenSessions(self.find)
         self.revivals = Revivals()
         if before is not None:
             self._held.inherit(before._held)  # noqa: SLF001
@@ -161,12 +160,7 @@ class Registry:
         Raises:
             StoreError: the store does not answer.
         """
-        record, until = self._seen.pop(key, (None, 0.0))
-        if anew or record is None or time.monotonic() >= until:
-            record, until = await self.find(key), time.monotonic() + _SEEN_SECONDS
-        if record is not None:
-            self._seen[key] = dataclasses.replace(record, initialize=b""), until
-        return record
+        return await self._seen.get(key, anew=anew)
 
     @property
     def is_local(self) -> bool:
@@ -207,7 +201,7 @@ class Registry:
     async def is_known(self, key: SessionKey) -> bool:
         """Whether the store has ever heard of a session, or cannot say."""
         try:
-            return await self._sessions.find(key) is not None
+            return key in self._held.erased or await self._sessions.find(key) is not None
         except StoreError:
             return True
 
@@ -290,6 +284,12 @@ class Registry:
     def drop(self, held: LocalSession) -> None:
         """The application has forgotten this one."""
         self._held.drop(held)
+
+    def forget(self, whose: Whose) -> None:
+        """Hold nothing of somebody's sessions any more. They are unknown here from now on, whatever
+        the application still knows."""
+        self._held.erase(whose)
+        self._seen.erase(whose)
 
     async def keep(self) -> None:
         """Write down which sessions were used, forget the idle, purge the expired.

@@ -17,6 +17,13 @@ Milliseconds = int | str
 """Milliseconds, or a text such as `"500ms"`, `"3s"`."""
 Size = int | str
 """Bytes, or a text such as `"64MiB"`, `"4MB"`."""
+Durations = Duration | Mapping[str, Duration] | Callable[[str], Duration]
+"""The same for all namespaces, or by namespace (`"default"` for those that are not named), or a
+callable of a namespace's name."""
+Counts = int | Mapping[str, int | None] | Callable[[str], int | None]
+"""Numbers in the same way; None for no bound."""
+Sizes = Size | Mapping[str, Size | None] | Callable[[str], Size | None]
+"""Sizes in the same way; None for no bound."""
 Texts = list[str] | tuple[str, ...]
 
 Synchronous = Literal["normal", "full"]
@@ -67,9 +74,10 @@ class SettingsArguments(TypedDict, total=False):
     modern_streams: ModernStreams
     """2026-07-28 streams: `resume` gives them ids, `pass` leaves them alone."""
     retry_ms: Milliseconds
-    """How long clients wait before they come back."""
+    """How long clients wait before they come back; for an answer, 1 s at most while another worker
+    is there."""
     modern_retry_ms: Milliseconds
-    """How long clients of 2026-07-28 wait before they come back."""
+    """How long clients of 2026-07-28 wait before they come back, in the same way."""
     ping_seconds: Duration
     """Keep-alive comments; 0 sends none."""
     prime_after: Duration | None
@@ -106,14 +114,22 @@ class SettingsArguments(TypedDict, total=False):
     """A resumed connection that delivered ends cleanly this often."""
     drain_seconds: Duration
     """How long calls may go on after SIGTERM."""
-    ttl: Duration
-    """A stream is kept this long after its end."""
+    ttl: Durations
+    """A stream is kept this long after its end; by namespace, or a callable of its name."""
     anonymous_ttl: Duration
     """A stream without session and principal is kept this long after its end."""
     max_stream_events: int
     """Events kept of one stream."""
     max_stream_bytes: Size
     """Bytes kept of one stream."""
+    max_kept_streams: Counts | None
+    """Streams kept of one namespace after their end, the newest; by namespace, or a callable of its
+    name."""
+    max_kept_bytes: Sizes | None
+    """Bytes kept of the events of these streams, in the same way."""
+    max_store_bytes: Size | None
+    """Bytes of the whole store: above it the oldest streams that have ended go, whatever `ttl`
+    says."""
     max_event_bytes: Size
     """The largest event."""
     max_body_bytes: Size

@@ -1,5 +1,6 @@
 """What is right and what is wrong with one value."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
@@ -7,6 +8,7 @@ from typing import Any, get_args
 from mcp_persist_middleware import keyring
 from mcp_persist_middleware.errors import InvalidSettingError
 from mcp_persist_middleware.keyring import Keyring
+from mcp_persist_middleware.settings import namespaces
 from mcp_persist_middleware.settings.arguments import (
     Compression,
     ModernStreams,
@@ -15,6 +17,7 @@ from mcp_persist_middleware.settings.arguments import (
     Synchronous,
 )
 from mcp_persist_middleware.settings.given import SECRET, Given
+from mcp_persist_middleware.settings.namespaces import ByNamespace
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "synchronous": get_args(Synchronous),
@@ -31,6 +34,8 @@ def parsed(text: str, spec: Any) -> Any:
     if spec.metadata["none"] and text.strip().lower() in ("", "none", "off"):
         return None
     sample = spec.default
+    if spec.metadata["by_namespace"] and (named := namespaces.entries(text)) is not None:
+        return {name: parsed(value, spec) for name, value in named.items()}
     if spec.name in ("paths", "identity_headers"):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if isinstance(sample, bool):
@@ -54,6 +59,8 @@ def checked(name: str, value: Any, spec: Any, source: str) -> Any:
     Raises:
         InvalidSettingError: it is not one of this setting's.
     """
+    if spec.metadata["by_namespace"] and (isinstance(value, Mapping) or callable(value)):
+        return _by_namespace(name, value, spec, source)
     given, unit = value, spec.metadata["unit"]
     if unit is not None and isinstance(value, str) and (number := unit.parse(value)) is not None:
         value = number
@@ -70,6 +77,22 @@ def checked(name: str, value: Any, spec: Any, source: str) -> Any:
     _check_hash(name, value, source)
     # What is wrong with them is found out later.
     return Given(value, source) if name in SECRET and value is not None else value
+
+
+def _by_namespace(name: str, value: Any, spec: Any, source: str) -> ByNamespace:
+    if callable(value):
+        _check_hash(name, value, source)
+        check = functools.partial(_one_value, name, spec, f"what {source} returned")
+        return ByNamespace(spec.default, of=value, check=check)
+    for each in value:
+        if (complaint := namespace_complaint(each)) is not None:
+            raise InvalidSettingError(name=name, source=source, value=each, expected=complaint)
+    named = {each: checked(name, found, spec, source) for each, found in value.items()}
+    return ByNamespace(named.pop(namespaces.DEFAULT, spec.default), tuple(named.items()))
+
+
+def _one_value(name: str, spec: Any, source: str, value: Any) -> Any:
+    return checked(name, value, spec, source)
 
 
 def _check_hash(name: str, value: Any, source: str) -> None:

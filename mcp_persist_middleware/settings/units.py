@@ -44,6 +44,7 @@ def _times(one: str, **factors: str) -> Mapping[str, Decimal]:
 _DURATIONS = {"ms": "0.001", "s": "1", "m": "60", "h": "3600", "d": "86400"}
 SECONDS = Unit("seconds", '"90s", "1h30m", "7d"', _times("1", **_DURATIONS))
 MILLISECONDS = Unit("milliseconds", '"500ms", "3s"', _times("0.001", **_DURATIONS))
+STREAMS = Unit("streams", '"10000"', {})
 BYTES = Unit(
     "bytes",
     '"64MiB", "4MB"',

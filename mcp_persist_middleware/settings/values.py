@@ -23,18 +23,27 @@ from mcp_persist_middleware.settings.arguments import (
     Synchronous,
 )
 from mcp_persist_middleware.settings.given import shown
+from mcp_persist_middleware.settings.namespaces import ByNamespace, in_namespace
 
 _KIB, _MIB = 1024, 1024 * 1024
 
 
 def _setting(
-    default: Any, *, low: float | None = None, none: bool = False, unit: units.Unit | None = None
+    default: Any,
+    *,
+    low: float | None = None,
+    none: bool = False,
+    unit: units.Unit | None = None,
+    by_namespace: bool = False,
 ) -> Any:
-    return field(default=default, metadata={"low": low, "none": none, "unit": unit})
+    told = {"low": low, "none": none, "unit": unit, "by_namespace": by_namespace}
+    return field(default=default, metadata=told)
 
 
-def _seconds(default: float, *, low: float = 0, none: bool = False) -> Any:
-    return _setting(default, low=low, none=none, unit=units.SECONDS)
+def _seconds(
+    default: float, *, low: float = 0, none: bool = False, by_namespace: bool = False
+) -> Any:
+    return _setting(default, low=low, none=none, unit=units.SECONDS, by_namespace=by_namespace)
 
 
 def _milliseconds(default: int) -> Any:
@@ -86,10 +95,11 @@ class Settings:
     modern_streams: ModernStreams = _setting("resume")
     """2026-07-28 streams: `resume` gives them ids, `pass` leaves them alone."""
     retry_ms: int = _milliseconds(3000)
-    """How long clients wait before they come back."""
+    """How long clients wait before they come back; for an answer, 1 s at most while another worker
+    is there."""
     # Clients try twice: the first time within `disconnect_grace`, the second after a restart.
     modern_retry_ms: int = _milliseconds(2000)
-    """How long clients of 2026-07-28 wait before they come back."""
+    """How long clients of 2026-07-28 wait before they come back, in the same way."""
     ping_seconds: float = _seconds(15.0)
     """Keep-alive comments; 0 sends none."""
     prime_after: float | None = _seconds(1.0, none=True)
@@ -126,14 +136,26 @@ class Settings:
     """A resumed connection that delivered ends cleanly this often."""
     drain_seconds: float = _seconds(8.0)
     """How long calls may go on after SIGTERM."""
-    ttl: float = _seconds(86_400.0)
-    """A stream is kept this long after its end."""
+    ttl: float | ByNamespace = _seconds(86_400.0, by_namespace=True)
+    """A stream is kept this long after its end; by namespace, or a callable of its name."""
     anonymous_ttl: float = _seconds(300.0)
     """A stream without session and principal is kept this long after its end."""
     max_stream_events: int = _setting(10_000, low=16)
     """Events kept of one stream."""
     max_stream_bytes: int = _bytes(64 * _MIB, low=64 * _KIB)
     """Bytes kept of one stream."""
+    max_kept_streams: int | ByNamespace | None = _setting(
+        None, low=0, none=True, unit=units.STREAMS, by_namespace=True
+    )
+    """Streams kept of one namespace after their end, the newest; by namespace, or a callable of its
+    name."""
+    max_kept_bytes: int | ByNamespace | None = _setting(
+        None, low=0, none=True, unit=units.BYTES, by_namespace=True
+    )
+    """Bytes kept of the events of these streams, in the same way."""
+    max_store_bytes: int | None = _setting(None, low=_MIB, none=True, unit=units.BYTES)
+    """Bytes of the whole store: above it the oldest streams that have ended go, whatever `ttl`
+    says."""
     max_event_bytes: int = _bytes(64 * _MIB, low=64 * _KIB)
     """The largest event."""
     max_body_bytes: int = _bytes(4 * _MIB, low=_KIB)
@@ -156,7 +178,8 @@ class Settings:
     def kept_for(self, owner: Owner) -> float:
         """How long (seconds) a stream is kept after its end, however it comes to it: one that
         anybody may read who has its id is not kept for long."""
-        return self.ttl if owner.is_known else min(self.ttl, self.anonymous_ttl)
+        ttl: float = in_namespace(self.ttl, owner.namespace)
+        return ttl if owner.is_known else min(ttl, self.anonymous_ttl)
 
     def __repr__(self) -> str:
         """What differs from the default, without anything that may be secret."""

@@ -17,6 +17,7 @@ from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol import event_id, headers, sse
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.redaction import hushed_response
+from mcp_persist_middleware.streams import pace
 from mcp_persist_middleware.streams.clean_close import CleanClose, KeepAlive
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.read_point import ReadPoint
@@ -52,7 +53,7 @@ class Delivery:
         self._context = context
         self._point = point
         self._cursor = point.cursor(context)
-        self._renderer = Renderer(point, era, era.retry_ms(context.settings))
+        self._renderer = Renderer(point, era, pace.retry_ms(context, era, point.kind))
         self._page: Page | None = None
         """What was read and is not looked at yet."""
         self._held = b""

@@ -91,6 +91,15 @@ class Drain:
             if reader.is_idle:
                 reader.stop()
 
+    def hurry(self) -> None:
+        """Nothing is waited for any longer: the deadline is now."""
+        if self._deadline is not None and self.remaining:
+            logger.info("Shutting down at once")
+            self._deadline = time.monotonic()
+            self.close()
+            self._expire()
+            self.changed.notify()
+
     def join(self, reader: Reader) -> None:
         """Take up a connection; one that comes after the beginning is not kept waiting."""
         self.readers.add(reader)

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,17 @@ def principal(context: Context, scope: Scope, known: str | None = None) -> str:
     if surely(found):
         warn(context)
     return found
+
+
+def stored(secret: bytes, named: str | Sequence[str | None]) -> frozenset[str]:
+    """The owners that a person may be in the store with this secret: what the `principal=` setting
+    returns, the identity of an authenticated user, or the owner itself as it stands there. Of the
+    bearer of a token, its issuer, subject and client id, None for what it does not say."""
+    if not isinstance(named, str):
+        return frozenset({_hashed(secret, "user", json.dumps(list(named)).encode())})
+    claim = json.dumps(["identity", named]).encode()
+    settled = _hashed(secret, "named", named.encode()), _hashed(secret, "user", claim)
+    return frozenset({surely(named), *settled})
 
 
 def early(context: Context, scope: Scope, known: str) -> str:
@@ -149,5 +160,9 @@ def _attribute(user: Any, name: str) -> str:
 
 
 def _keyed(context: Context, purpose: str, value: bytes) -> str:
-    digest = hashlib.blake2b(value, key=context.log.secret, person=purpose.encode(), digest_size=20)
+    return _hashed(context.log.secret, purpose, value)
+
+
+def _hashed(secret: bytes, purpose: str, value: bytes) -> str:
+    digest = hashlib.blake2b(value, key=secret, person=purpose.encode(), digest_size=20)
     return digest.hexdigest()

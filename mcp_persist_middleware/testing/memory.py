@@ -2,7 +2,7 @@
 the public interface. What is in a `Shelf` lives as long as the process, for all logs on it."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from mcp_persist_middleware.store import (
@@ -166,11 +166,6 @@ class MemoryLog(RecordLog):
                 total = 0
         return found
 
-    async def streams(self, after: bytes, limit: int) -> Sequence[StreamRecord]:
-        with self._shelf.lock:
-            found = [record for record in self._shelf.streams.values() if record.id > after]
-        return sorted(found, key=lambda record: record.id)[:limit]
-
     async def open_streams(self, after: bytes, limit: int) -> Sequence[StreamRecord]:
         with self._shelf.lock:
             found = [r for r in self._shelf.streams.values() if r.ended_at is None and r.id > after]
@@ -188,25 +183,49 @@ class MemoryLog(RecordLog):
                     self._shelf.streams[record.id] = replace(record, expires_at=0.0)
 
     async def purge(self, now: float, max_events: int) -> Purged:
-        gone: list[tuple[str, Removed]] = []
         with self._shelf.lock:
             late = [
                 record
                 for record in self._shelf.streams.values()
                 if record.expires_at is not None and record.expires_at <= now
             ]
-            for record in sorted(late, key=lambda each: each.expires_at or 0.0):
-                rows = self._shelf.events.get(record.id, {})
-                first = sorted(rows)[:max_events]
-                for number in first:
-                    del rows[number]
-                max_events -= len(first)
-                gone.append((record.owner.namespace, Removed(events=len(first))))
-                if rows or not max_events:
-                    return Purged.of(gone, more=True)
-                self._shelf.events.pop(record.id, None)
-                del self._shelf.streams[record.id]
-                gone.append((record.owner.namespace, Removed(streams=1)))
+            return self._removed(sorted(late, key=lambda each: each.expires_at or 0.0), max_events)
+
+    async def streams(
+        self, after: bytes, limit: int, *, newest_first: bool = False
+    ) -> Sequence[StreamRecord]:
+        with self._shelf.lock:
+            found = sorted(self._shelf.streams.items(), reverse=newest_first)
+        if after:
+            found = [
+                each for each in found if (each[0] < after if newest_first else each[0] > after)
+            ]
+        return [record for _, record in found[:limit]]
+
+    async def remove(
+        self, streams: Collection[bytes], max_events: int, *, ended: bool = False
+    ) -> Purged:
+        with self._shelf.lock:
+            found = [self._shelf.streams[each] for each in streams if each in self._shelf.streams]
+            meant = [r for r in found if not (ended and r.state is StreamState.OPEN)]
+            for record in meant:
+                self._shelf.streams[record.id] = replace(record, expires_at=0.0)
+            return self._removed(meant, max_events)
+
+    def _removed(self, streams: Sequence[StreamRecord], max_events: int) -> Purged:
+        gone: list[tuple[str, Removed]] = []
+        for record in streams:
+            rows = self._shelf.events.get(record.id, {})
+            first = sorted(rows)[:max_events]
+            for number in first:
+                del rows[number]
+            max_events -= len(first)
+            gone.append((record.owner.namespace, Removed(events=len(first))))
+            if rows or not max_events:
+                return Purged.of(gone, more=True)
+            self._shelf.events.pop(record.id, None)
+            del self._shelf.streams[record.id]
+            gone.append((record.owner.namespace, Removed(streams=1)))
         return Purged.of(gone, more=False)
 
 

@@ -105,6 +105,31 @@ async def test_a_call_longer_than_drain_seconds_is_told_so_after_the_restart(
         assert "count 100 finished" not in server.log
 
 
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_the_drain_at_once_and_calls_are_told_so(
+    tmp_path: Path, sign: signal.Signals
+) -> None:
+    settings = {"drain_seconds": 60}
+    async with running(mcp_server(tmp_path, settings=settings)) as server:
+        session = await RawSession.open(server.port)
+        (here, seen), (away, before) = [await _started_call(session, 500) for _ in range(2)]
+        away.reset()
+        idle = await session.get()
+        os.kill(server.pid, sign)
+        # Who waits for nothing leaves with the first word.
+        await _rest(idle)
+        ending = asyncio.create_task(server._end(sign, 20))
+        seen += await _rest(here)
+        assert seen[-1].retry == 3000
+        await ending
+        await server.start()
+        for part in (seen, before):
+            frames = part + await _rest(await session.get(last_id(part)))
+            assert "error" in frames[-1].message
+        # With the second SIGINT uvicorn tears down the lifespan as well, as it does bare.
+        assert sign is signal.SIGINT or not server.complaints
+
+
 async def test_500_idle_streams_and_their_shadows_end_cleanly_and_do_not_wait_for_the_drain(
     tmp_path: Path,
 ) -> None:

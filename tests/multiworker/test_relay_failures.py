@@ -267,7 +267,7 @@ async def test_a_session_is_looked_up_again_when_it_is_not_where_it_was_seen(
 
         monkeypatch.setattr(SqliteSessions, "find", counted)
         monkeypatch.setattr(SqliteInbox, "put", refusing)
-        monkeypatch.setattr("mcp_persist_middleware.sessions.registry._SEEN_SECONDS", 60.0)
+        monkeypatch.setattr("mcp_persist_middleware.sessions.seen._SECONDS", 60.0)
         for calls in range(1, 4):
             assert (await value(await session.call("count")))["calls"] == calls
         assert looks == [1], "one look serves many requests"

@@ -3,10 +3,13 @@ a server on either of them may do meanwhile."""
 
 import asyncio
 import os
+import sqlite3
 import time
+from contextlib import closing
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from mcp_persist_middleware.errors import CopyError, StoreIncompleteError
 from mcp_persist_middleware.model import EventKind, SessionKey
@@ -58,6 +61,17 @@ async def test_what_cannot_be_read_here_goes_along_as_it_is(new_store: New) -> N
     done = await copy({"url": source["url"]}, target)
     assert done.unreadable > 0
     assert await content(target | {"encryption_keys": KEYS}, streams) == before
+
+
+async def test_a_store_of_an_older_version_is_copied_as_it_is(new_store: New) -> None:
+    source, target = new_store("sqlite"), new_store("sqlite")
+    async with worker(source) as log:
+        streams = await fill(log)
+    before = await content(source, streams)
+    with closing(sqlite3.connect(make_url(source["url"]).database or "")) as older, older:
+        older.execute("DROP TABLE mcp_deletion")
+    await copy(source, target, verify=True)
+    assert await content(target, streams) == before
 
 
 async def test_a_second_run_brings_only_what_has_changed(both: Both) -> None:

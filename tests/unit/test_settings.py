@@ -12,10 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_persist_middleware.errors import ConfigurationError, PersistError, UnknownSettingError
+from mcp_persist_middleware.model import Owner
 from mcp_persist_middleware.settings import Settings, SettingsArguments, source_of
-from mcp_persist_middleware.settings.arguments import Keys
+from mcp_persist_middleware.settings.arguments import Counts, Durations, Keys, Sizes
+from mcp_persist_middleware.settings.namespaces import in_namespace
 from mcp_persist_middleware.stores import connect
 from tests.support.documented import attribute_docs
+
+BY_NAMESPACE = {
+    "ttl": Durations,
+    "max_kept_streams": Counts | None,
+    "max_kept_bytes": Sizes | None,
+}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +41,8 @@ from tests.support.documented import attribute_docs
         ("ttl", "1M", 'such as "90s", "1h30m", "7d"'),
         ("ttl", "1h-30m", 'such as "90s", "1h30m", "7d"'),
         ("ttl", "", "a number of seconds"),
+        ("max_store_bytes", "1kB", "at least 1048576"),
+        ("max_kept_streams", 1.5, "a whole number"),
         ("lease_seconds", "500ms", "at least 1"),
         ("retry_ms", "1.5ms", "a whole number of milliseconds"),
         ("max_event_bytes", "64Mb", 'such as "64MiB", "4MB"'),
@@ -111,7 +121,9 @@ def test_what_editors_know_of_the_arguments_is_what_the_settings_are() -> None:
         if name in ("url", "log"):  # parameters of their own
             assert name not in taken
             continue
-        if spec.metadata["unit"] is not None:
+        if spec.metadata["by_namespace"]:
+            annotation = BY_NAMESPACE[name]
+        elif spec.metadata["unit"] is not None:
             annotation |= str
         elif tuple[str, ...] in (annotation, *get_args(annotation)):
             annotation |= list[str]
@@ -379,3 +391,45 @@ def test_what_is_no_key_is_refused_and_not_shown(given: Any) -> None:
         Settings.load({"url": "e.db", "encryption_keys": given}, {})
     assert "hunter2" not in str(raised.value)
     assert KEY not in str(raised.value)
+
+
+FREE = Owner("free", "/mcp", "s", "ann")
+OTHER = Owner("other", "/mcp", "s", "ann")
+
+
+@pytest.mark.parametrize(
+    ("given", "environ"),
+    [
+        ({"ttl": {"free": "1h", "default": "48h"}}, {}),
+        ({}, {"MCP_PERSIST_TTL": "free=1h, default=48h"}),
+        ({"ttl": lambda namespace: "1h" if namespace == "free" else 172_800}, {}),
+    ],
+    ids=["argument", "environment", "callable"],
+)
+def test_a_namespace_has_a_value_of_its_own(given: dict[str, Any], environ: dict[str, str]) -> None:
+    loaded = Settings.load({"url": "events.db", **given}, environ)
+    assert (loaded.kept_for(FREE), loaded.kept_for(OTHER)) == (3600, 172_800)
+    assert loaded == Settings.load({"url": "events.db", **given}, environ)
+    assert hash(loaded) == hash(Settings.load({"url": "events.db", **given}, environ))
+
+
+def test_a_namespace_that_is_not_named_has_the_value_of_all() -> None:
+    loaded = Settings.load({"url": "events.db", "ttl": {"free": 60}}, {})
+    assert (loaded.kept_for(FREE), loaded.kept_for(OTHER)) == (60, 86_400)
+    environ = {"MCP_PERSIST_MAX_KEPT_STREAMS": "free=100, a=b=none"}
+    most = Settings.load({"url": "events.db"}, environ).max_kept_streams
+    assert [in_namespace(most, each) for each in ("free", "a=b", "other")] == [100, None, None]
+
+
+def test_a_value_of_one_namespace_is_checked_like_any_other() -> None:
+    for value, fix in (({"free": "soon"}, "seconds"), ({"": 1}, "1 to 255")):
+        with pytest.raises(ConfigurationError, match=fix):
+            Settings.load({"url": "events.db", "ttl": value}, {})
+
+
+@pytest.mark.parametrize("says", ["soon", None, -1])
+def test_a_callable_that_says_nothing_of_use_costs_a_stream_no_more_than_its_own_time(
+    says: Any,
+) -> None:
+    loaded = Settings.load({"url": "events.db", "ttl": lambda _: says}, {})
+    assert loaded.kept_for(FREE) == 86_400

@@ -3,7 +3,6 @@ with `$1` for a parameter."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Table
@@ -26,6 +25,8 @@ from mcp_persist_middleware.stores.sql.schema import Tables, quoted
 Step = tuple[str, Sequence[Sequence[Any]]]
 """A statement and the parameters of each time that it runs."""
 
+# Every version has these tables.
+_READ = ("meta", "stream", "event", "session", "worker")
 EVENT_COLUMNS = ("stream", "sequence", "epoch", "kind", "codec", "payload")
 
 
@@ -53,10 +54,10 @@ class SqlRows(Writable):
 
     async def _look(self) -> bool:
         """See which of the columns are there: a store may be of an older version."""
-        for each in fields(Tables):
-            table = getattr(self._tables, each.name)
+        for name in _READ:
+            table = getattr(self._tables, name)
             there = await self._names(table)
-            self._columns[each.name] = [c.name for c in table.columns if c.name in there]
+            self._columns[name] = [c.name for c in table.columns if c.name in there]
         return all(self._columns.values())
 
     def _rows(self, table: str, found: Sequence[Sequence[Any]]) -> list[Row]:

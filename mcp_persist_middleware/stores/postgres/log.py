@@ -32,6 +32,8 @@ T = TypeVar("T")
 # Of the store's time-out: an attempt that a dead connection has swallowed leaves time for another.
 _ATTEMPT = 0.4
 _VACUUM_SECONDS = 86_400.0
+# What rows take beside payloads, with their indexes (bytes).
+_EVENT_ROW, _STREAM_ROW = 110, 500
 _STANDBYS = """
 SELECT count(sent_lsn), extract(epoch FROM max(replay_lag)) FROM pg_stat_replication
 """
@@ -197,3 +199,16 @@ class PostgresLog(SqlLog):
 
     async def _purge(self, now: float, max_events: int) -> Purged:
         return await self._raw(lambda driver: self._reads.purge(driver, now, max_events))
+
+    async def _remove(self, streams: Sequence[bytes], max_events: int) -> Purged:
+        return await self._raw(lambda driver: self._reads.remove(driver, streams, max_events))
+
+    async def size(self) -> int:
+        # Not that of the tables' files: they keep the room of what is removed.
+        payload, stream = self.tables.event.c.payload, self.tables.stream
+        taken = func.coalesce(func.sum(func.octet_length(payload) + _EVENT_ROW), 0)
+        (events,) = await self._measured(select(taken.label("size")))
+        (streams,) = await self._measured(
+            select((func.count() * _STREAM_ROW).label("size")).select_from(stream)
+        )
+        return int(events.size) + int(streams.size)

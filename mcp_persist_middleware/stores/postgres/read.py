@@ -2,6 +2,7 @@
 the server and back for a page."""
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -50,13 +51,31 @@ class PostgresReads:
         try:
             return await self._purge(driver, now, max_events)
         except _DAMAGE:
-            return await self._purge_singly(driver, now, max_events)
+            found = await driver.fetch(self._sql.expired, now, _LEAST_STREAMS, 0.0)
+            return await self._remove_singly(driver, found, max_events)
 
-    async def _purge_singly(self, driver: Any, now: float, max_events: int) -> Purged:
+    async def remove(self, driver: Any, streams: Sequence[bytes], max_events: int) -> Purged:
+        """The same for these streams, of those that nobody may read any more."""
+        try:
+            async with driver.transaction():
+                await driver.execute(_BY_INDEX)
+                found = await driver.fetch(self._sql.unreadable, streams)
+                names = {row[0]: unescape(row[1]) for row in found}
+                gone, buried = await self._emptied(driver, list(names), max_events)
+        except _DAMAGE:
+            found = await driver.fetch(self._sql.unreadable, streams)
+            return await self._remove_singly(driver, found, max_events)
+        return Purged.of(_parts(names, gone, buried), more=len(buried) < len(names))
+
+    async def _emptied(self, driver: Any, streams: list[bytes], max_events: int) -> tuple[Any, Any]:
+        # Each statement sees what was committed before the streams were locked.
+        gone = await driver.fetch(self._sql.forget, streams, max_events)
+        return gone, await driver.fetch(self._sql.remove_streams, streams)
+
+    async def _remove_singly(self, driver: Any, found: Sequence[Any], max_events: int) -> Purged:
         """Remove streams one by one, and of one whose events are damaged its row alone: nobody
         finds them any more, and they keep nothing else from being removed."""
         parts: list[tuple[str, Removed]] = []
-        found = await driver.fetch(self._sql.expired, now, _LEAST_STREAMS, 0.0)
         for stream, name, _ in found:
             namespace = unescape(name)
             try:
@@ -79,11 +98,7 @@ class PostgresReads:
             await driver.execute(_BY_INDEX)
             found = await driver.fetch(self._sql.expired, now, limit, floor)
             names = {row[0]: unescape(row[1]) for row in found}
-            # Each statement sees what was committed before the streams were locked.
-            gone = await driver.fetch(self._sql.forget, list(names), max_events)
-            buried = await driver.fetch(self._sql.remove_streams, list(names))
-        parts = [(names[id_], Removed(0, count)) for id_, count in gone]
-        parts += [(names[id_], Removed(1, 0)) for (id_,) in buried]
+            gone, buried = await self._emptied(driver, list(names), max_events)
         full = sum(count for _, count in gone) >= max_events
         more = full or len(names) == limit
         if more:
@@ -92,7 +107,13 @@ class PostgresReads:
             self._began = started
         # While a long transaction is open the index keeps what is gone: not every step passes it.
         self._from = found[0][2] if more else 0.0
-        return Purged.of(parts, more=more or floor > 0.0)
+        return Purged.of(_parts(names, gone, buried), more=more or floor > 0.0)
+
+
+def _parts(names: Mapping[bytes, str], gone: Any, buried: Any) -> list[tuple[str, Removed]]:
+    """What went of streams with these namespaces."""
+    parts = [(names[stream], Removed(0, count)) for stream, count in gone]
+    return parts + [(names[stream], Removed(1, 0)) for (stream,) in buried]
 
 
 def plain(row: Any) -> Any:

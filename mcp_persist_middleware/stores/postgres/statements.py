@@ -135,6 +135,11 @@ class PostgresStatements(Statements):
         ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
     """)
 
+    unreadable = Sql("""
+        SELECT id, namespace, expires_at FROM {stream}
+        WHERE id = ANY ($1) AND expires_at IS NOT NULL ORDER BY id FOR UPDATE
+    """)
+
     forget = Sql("""
         WITH gone AS (
             DELETE FROM {event} AS e

@@ -24,7 +24,6 @@ from mcp_persist_middleware.wakeups.redis import RedisWakeups
 # Of what SQL has, so many events stay in Redis for readers that are a little behind.
 _KEPT = 256
 _LARGE = 1024 * 1024
-_FENCE_MS = 3_600_000
 
 Entries = list[tuple[int, StreamWrite]]
 
@@ -248,7 +247,7 @@ class Appender:
             return
         calls = [ScriptCall(self._wakeups.statement(write.id))]
         if write.takes_over is not None:
-            calls.insert(0, scripts.BURY(keys.of(write.id), write.epoch, _FENCE_MS))
+            calls.insert(0, scripts.BURY(keys.of(write.id), write.epoch, scripts.FENCE_MS))
         elif write.ending is not None and buffer is not None and buffer.indexed:
             calls += _gone(keys, write.id)
         if buffer is not None and (write.ending is not None or write.takes_over is not None):

@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Inbox
-from mcp_persist_middleware.model import RelayRequest, RelayRequestId
+from mcp_persist_middleware.model import RelayRequest, RelayRequestId, SessionKey
 from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.stores.redis import requests
 from mcp_persist_middleware.stores.redis.client import RedisClient
@@ -149,3 +149,14 @@ class RedisInbox(Sender):
 
     async def purge(self, now: float, limit: int) -> int:
         return await self._inner.purge(now, limit)
+
+    async def forget(self, is_meant: Callable[[SessionKey], bool], workers: Collection[str]) -> int:
+        gone = await self._inner.forget(is_meant, workers)
+        for box in map(self._box, workers if self._is_up else ()):
+            # What is away lets go of them by itself, as of a reply that nobody fetches.
+            with contextlib.suppress(RedisAwayError):
+                for request in await self._ask(ScriptCall(("ZRANGE", box.queue, 0, -1))):
+                    head = await self._ask(box.head(request))
+                    if head and is_meant(requests.session_of(head)):
+                        gone += await self._ask(box.withdraw(request))
+        return gone

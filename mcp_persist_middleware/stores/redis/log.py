@@ -21,11 +21,14 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
+from mcp_persist_middleware.log.deletions import Deletion
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import Beat, Event, Outcome, StreamRecord, StreamWrite
 from mcp_persist_middleware.stores.redis.append import Appender
 from mcp_persist_middleware.stores.redis.client import RedisClient
 from mcp_persist_middleware.stores.redis.deferred import DeferredCalls
+from mcp_persist_middleware.stores.redis.erase import Eraser
 from mcp_persist_middleware.stores.redis.flush import Flusher
 from mcp_persist_middleware.stores.redis.idle import IdleStreams
 from mcp_persist_middleware.stores.redis.inbox import RedisInbox
@@ -63,6 +66,7 @@ class RedisLog(EventLog):
         self._later = DeferredCalls(self._client)
         self._idle = IdleStreams(self._buffers, self._client, lambda: self._keys, self._later)
         self._flusher = Flusher(inner, self._buffers, self._idle.settle)
+        self._eraser = Eraser(self._client, self._buffers, self._flusher)
         self._recovery = Recovery(inner, self._client, timeout)
         self._reads = RedisReads(inner, self._client)
         self._index = KeyIndex(inner, self._client)
@@ -258,3 +262,34 @@ class RedisLog(EventLog):
         if not purged.more:
             await self._index.clean(self._keys)
         return purged
+
+    async def streams(
+        self, after: bytes, limit: int, *, newest_first: bool = False
+    ) -> Sequence[StreamRecord]:
+        return await self._inner.streams(after, limit, newest_first=newest_first)
+
+    async def streams_of(self, whose: Whose, after: bytes, limit: int) -> Sequence[StreamRecord]:
+        return await self._inner.streams_of(whose, after, limit)
+
+    async def remove(
+        self, streams: Collection[bytes], max_events: int, *, ended: bool = False
+    ) -> Purged:
+        # Of what has ended Redis has nothing.
+        if not ended and self._tasks:
+            await self._eraser.erase(self._keys, streams)
+        return await self._inner.remove(streams, max_events, ended=ended)
+
+    async def size(self) -> int:
+        return await self._inner.size()
+
+    async def namespaces(self) -> Collection[str]:
+        return await self._inner.namespaces()
+
+    async def beyond(self, namespace: str, most: int, *, in_bytes: bool = False) -> bytes:
+        return await self._inner.beyond(namespace, most, in_bytes=in_bytes)
+
+    async def note_deletions(self, deletions: Sequence[Deletion]) -> None:
+        await self._inner.note_deletions(deletions)
+
+    async def deletions(self, limit: int) -> Sequence[Deletion]:
+        return await self._inner.deletions(limit)

@@ -228,6 +228,10 @@ class Box(NamedTuple):
         """Say that relayed requests are still being run."""
         return _renew((self.claimed, *map(self.request, requests)), milliseconds, deadline)
 
+    def head(self, request: bytes) -> ScriptCall:
+        """What a relayed request that waits is, without its content."""
+        return ScriptCall(("HGET", self.request(request), "h"))
+
     def withdraw(self, request: bytes) -> ScriptCall:
         """Take a relayed request back."""
         return _withdraw((self.queue, self.request(request)), request)
@@ -261,6 +265,11 @@ def relay_request_of(worker: str, found: list[Any]) -> RelayRequest:
     return RelayRequest(
         name, SessionKey(*key), worker, generation, float(deadline), content, bool(sealed)
     )
+
+
+def session_of(head: bytes) -> SessionKey:
+    """Whose a relayed request is that waits."""
+    return SessionKey(*json.loads(head)[:3])
 
 
 def not_executable(name: RelayRequestId) -> RelayRequest:

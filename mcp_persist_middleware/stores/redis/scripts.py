@@ -17,6 +17,8 @@ _KINDS = {int(kind): kind for kind in EventKind}
 # Of the one byte of an event: its kind below, its codec above.
 _KIND, _CODEC = 15, 4
 DONE, FENCED, LOST = 1, 0, -1
+FENCE_MS = 3_600_000
+"""How long a fence stays."""
 
 # KEYS: hash, chunks. ARGV: epoch, first, last, chunk, whether it may begin here (SQL has all
 # before `first`), number up to which chunks may go, channel.
@@ -98,6 +100,8 @@ class Script:
         return ScriptCall(("EVALSHA", self._sha, *rest), ("EVAL", self._text, *rest))
 
 
+NEVER = (1 << 31) - 1
+"""The epoch after the last one: whoever it fences writes in Redis no more."""
 APPEND, FENCE, BURY, SETTLE = Script(_APPEND), Script(_FENCE), Script(_BURY), Script(_SETTLE)
 
 
@@ -119,6 +123,16 @@ class Keys:
     def channel(self, topic: bytes) -> str:
         """Where wake-ups for a topic are published."""
         return f"{self.base}:w:{topic.hex()}"
+
+
+def erased(keys: Keys, stream: bytes) -> list[ScriptCall]:
+    """What leaves nothing of a stream but, for a while, a fence before whoever still writes it."""
+    head, chunks = keys.of(stream)
+    return [
+        FENCE([head], NEVER),
+        BURY([head, chunks], NEVER, FENCE_MS),
+        ScriptCall(("ZREM", keys.index, stream)),
+    ]
 
 
 def encode(events: Sequence[Event]) -> bytes:

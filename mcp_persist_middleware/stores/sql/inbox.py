@@ -1,7 +1,7 @@
 """Relayed requests between workers in SQL: every step is one conditional statement. Those that each
 relayed request takes are in the words of a dialect."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
@@ -20,6 +20,7 @@ from mcp_persist_middleware.stores.sql.rows import reading
 from mcp_persist_middleware.stores.sql.store import SqlStore
 
 _WAITING, _CLAIMED, _ANSWERED = (int(state) for state in RelayState)
+_TOGETHER = 500
 
 
 class SqlInbox(Inbox):
@@ -91,6 +92,15 @@ class SqlInbox(Inbox):
         late = select(c.id).where(c.deadline <= now).order_by(c.deadline).limit(limit)
         gone = self._store.rows(self._table, c.id.in_(late))
         return await self._store.execute(delete(self._table).where(gone))
+
+    async def forget(self, is_meant: Callable[[SessionKey], bool], workers: Collection[str]) -> int:
+        del workers
+        c = self._table.c
+        rows = await self._store.all(select(c.id, c.namespace, c.path, c.session))
+        ids = [row.id for row in rows if is_meant(SessionKey(*tuple(row)[1:]))]
+        parts = [ids[start : start + _TOGETHER] for start in range(0, len(ids), _TOGETHER)]
+        meant = [self._store.rows(self._table, c.id.in_(part)) for part in parts]
+        return sum([await self._store.execute(delete(self._table).where(each)) for each in meant])
 
 
 def row_of(request: RelayRequest) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, LargeBinary, func, literal, select, tuple_
 
 from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.deletions import Deletion
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
     Event,
     RelayState,
@@ -24,6 +26,7 @@ from mcp_persist_middleware.stores.sql.inspected import (
     Wanted,
     WorkerRow,
 )
+from mcp_persist_middleware.stores.sql.listing import belonging, deletions_of, newest_deletions
 from mcp_persist_middleware.stores.sql.read_only import ReadOnly
 from mcp_persist_middleware.stores.sql.rows import page_of, reading, record_of
 from mcp_persist_middleware.stores.sql.sessions import session_of
@@ -132,6 +135,15 @@ class Inspection(ReadOnly, ABC):
     async def count_streams(self, wanted: Wanted) -> int:
         """How many are meant."""
         return int((await self.one(select(func.count()).where(*self._meant(wanted))))[0])
+
+    async def count_sessions(self, whose: Whose) -> int:
+        """How many are somebody's, deleted and expired ones too."""
+        of_somebody = belonging(self.tables.session.c, "id", whose)
+        return int((await self.one(select(func.count()).where(*of_somebody)))[0])
+
+    async def deletions(self, limit: int) -> Sequence[Deletion]:
+        """What was removed of late, the newest first."""
+        return deletions_of(await self.all(newest_deletions(self.tables.deletion, limit)))
 
     def _meant(self, wanted: Wanted) -> list[ColumnElement[bool]]:
         c = self.tables.stream.c

@@ -29,6 +29,7 @@ class Tables:
     session: Table
     worker: Table
     inbox: Table
+    deletion: Table
 
 
 def tables(prefix: str) -> Tables:
@@ -41,6 +42,7 @@ def tables(prefix: str) -> Tables:
         "session": _session(),
         "worker": _worker(),
         "inbox": _inbox(),
+        "deletion": _deletion(),
     }
     return Tables(**{name: Table(prefix + name, metadata, *of) for name, of in columns.items()})
 
@@ -135,6 +137,17 @@ def _inbox() -> tuple[Column[Any], ...]:
         Column("sealed", Boolean, nullable=False),
         Column("content", LargeBinary, nullable=False),
         Column("reply", LargeBinary, nullable=False),
+    )
+
+
+def _deletion() -> tuple[Column[Any], ...]:
+    return (
+        Column("id", String(32), primary_key=True),
+        Column("at", Float, nullable=False),
+        Column("reason", String(16), nullable=False),
+        Column("namespace", Text, nullable=False),
+        Column("kind", String(16), nullable=False),
+        Column("number", BigInteger, nullable=False),
     )
 
 

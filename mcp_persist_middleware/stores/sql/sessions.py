@@ -1,17 +1,21 @@
 """The registry of sessions in SQL, one statement for each operation."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from sqlalchemy import and_, case, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from mcp_persist_middleware.log.parts import Sessions
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import RelayState, SessionKey, SessionRecord, SessionStreamState
+from mcp_persist_middleware.stores.sql.listing import belonging
 from mcp_persist_middleware.stores.sql.packing import pack, unpack
 from mcp_persist_middleware.stores.sql.rows import reading
 from mcp_persist_middleware.stores.sql.store import SqlStore
+
+_TOGETHER = 500
 
 
 class SqlSessions(Sessions):
@@ -112,6 +116,16 @@ class SqlSessions(Sessions):
             self._store.rows(self._table, some, c.expires_at <= now) for some in self._among(keys)
         ]
         return sum([await self._store.execute(delete(self._table).where(each)) for each in late])
+
+    async def forget(self, whose: Whose) -> Collection[SessionKey]:
+        c, gone = self._table.c, list[SessionKey]()
+        meant = select(c.namespace, c.path, c.id).where(*belonging(c, "id", whose)).limit(_TOGETHER)
+        while keys := [SessionKey(*key) for (*key,) in await self._store.all(meant)]:
+            for some in self._among(keys):
+                of_some = self._store.rows(self._table, some)
+                await self._store.execute(delete(self._table).where(of_some))
+            gone += keys
+        return gone
 
     async def stream_state(self, key: SessionKey) -> SessionStreamState | None:
         c = self._table.c

@@ -146,8 +146,10 @@ class SqlStore(Timed, ABC):
         """
         return await self._whole(self._all(statement))
 
-    async def _all(self, statement: Select[Any] | ReturningUpdate[Any]) -> Sequence[Row[Any]]:
-        async with self._connection() as connection:
+    async def _all(
+        self, statement: Select[Any] | ReturningUpdate[Any], timeout: float = 0.0
+    ) -> Sequence[Row[Any]]:
+        async with self._connection(timeout) as connection:
             rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
             return rows
 

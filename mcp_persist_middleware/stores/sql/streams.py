@@ -8,15 +8,14 @@ from typing import Any
 from sqlalchemy import select, update
 
 from mcp_persist_middleware.errors import UnreadableRowError
-from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import StreamRecord, StreamState
+from mcp_persist_middleware.stores.sql.listing import SqlListing
 from mcp_persist_middleware.stores.sql.rows import reading, record_of
-from mcp_persist_middleware.stores.sql.store import SqlStore
 
 _RENEWED = 256
 
 
-class SqlStreams(SqlStore, EventLog):
+class SqlStreams(SqlListing):
     """The rows of streams."""
 
     async def find(self, stream: bytes) -> StreamRecord | None:

@@ -175,10 +175,23 @@ class SqliteLog(SqliteConnections):
         return await self._read_in_thread(lambda raw: self._reads.page(raw, span, max_bytes))
 
     async def _purge(self, now: float, max_events: int) -> Purged:
-        until = time.monotonic() + self._timeout * _STEP_PATIENCE
-        purged = await self._read_in_thread(
-            lambda raw: self._reads.purge(raw, now, max_events, until)
+        return await self._freeing(
+            lambda raw, until: self._reads.purge(raw, now, max_events, until)
         )
+
+    async def _remove(self, streams: Sequence[bytes], max_events: int) -> Purged:
+        return await self._freeing(
+            lambda raw, until: self._reads.remove(raw, streams, max_events, until)
+        )
+
+    async def size(self) -> int:
+        return await self._whole(self._read_in_thread(self._reads.size))
+
+    async def _freeing(self, step: Callable[[sqlite3.Connection, float], Purged]) -> Purged:
+        """A step that removes something, and may begin nothing after a time, on the monotonic
+        clock; and a step that gives its pages back."""
+        until = time.monotonic() + self._timeout * _STEP_PATIENCE
+        purged = await self._read_in_thread(lambda raw: step(raw, until))
         try:
             more = await self.vacuum()
         except StoreError:

@@ -55,6 +55,28 @@ class SqliteReads:
         """
         limit = max(_LEAST_STREAMS, max_events // 4)
         found = connection.execute(self._sql.expired, (now, limit)).fetchall()
+        purged = self._remove_all(connection, found, max_events, until)
+        return Purged(purged.removed, more=purged.more or len(found) == limit)
+
+    def remove(
+        self,
+        connection: sqlite3.Connection,
+        streams: Sequence[bytes],
+        max_events: int,
+        until: float,
+    ) -> Purged:
+        """The same for these streams, of those that nobody may read any more."""
+        rows = (connection.execute(self._sql.unreadable, (each,)).fetchone() for each in streams)
+        found = [row for row in rows if row is not None]
+        return self._remove_all(connection, found, max_events, until)
+
+    def _remove_all(
+        self,
+        connection: sqlite3.Connection,
+        found: list[tuple[bytes, str]],
+        max_events: int,
+        until: float,
+    ) -> Purged:
         parts: list[tuple[str, Removed]] = []
         left = max_events
         for start in range(0, len(found), _TOGETHER_STREAMS):
@@ -75,7 +97,7 @@ class SqliteReads:
                         return Purged.of(parts, more=True)
                 left -= sum(part.events for _, part in removed)
                 parts += removed
-        return Purged.of(parts, more=len(found) == limit)
+        return Purged.of(parts, more=False)
 
     def _remove(
         self, connection: sqlite3.Connection, streams: list[tuple[bytes, str]], max_events: int
@@ -133,3 +155,11 @@ class SqliteReads:
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         # A file that somebody else made may not give its pages back.
         return bool(0 < free < before)
+
+    def size(self, connection: sqlite3.Connection) -> int:
+        """The bytes of the pages that are in use."""
+        pages, free, size = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)

@@ -87,6 +87,10 @@ class SqliteStatements(Statements):
         WHERE expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at LIMIT ?
     """)
 
+    unreadable = Sql("""
+        SELECT id, namespace FROM {stream} WHERE id = ? AND expires_at IS NOT NULL
+    """)
+
     forget = Sql("""
         DELETE FROM {event}
         WHERE stream = (SELECT id FROM {stream} WHERE id = ?1 AND expires_at IS NOT NULL)

@@ -38,6 +38,7 @@ class Migration:
 STEPS = (
     Migration(1, "tables"),
     Migration(2, "worker_schema"),
+    Migration(3, "deletions"),
 )
 NEWEST = STEPS[-1].number
 
