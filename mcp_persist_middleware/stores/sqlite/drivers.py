@@ -6,7 +6,7 @@ import concurrent.futures
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import aiosqlite
@@ -47,6 +47,15 @@ class Drivers:
             await asyncio.sleep(_LOOK)
             alive = [each for each in alive if _thread(each).is_alive()]
         return not alive
+
+
+def in_thread_of(
+    driver: aiosqlite.Connection, work: Callable[[sqlite3.Connection], T]
+) -> Coroutine[Any, Any, T]:
+    """Run a piece of work in the driver's thread. aiosqlite has no public way to run several
+    statements in one hop; SQLAlchemy's own dialect reaches deeper."""
+    running: Coroutine[Any, Any, T] = driver._execute(work, driver._conn)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    return running
 
 
 def submit(driver: Any, work: Callable[[sqlite3.Connection], T]) -> "concurrent.futures.Future[T]":
