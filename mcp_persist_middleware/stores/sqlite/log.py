@@ -8,7 +8,7 @@ back and forth, and a busy event loop lets the driver's thread wait for it.
 import asyncio
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
