@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from mcp_persist_middleware.stores.sql import migrations
 from tests.cli.scene import GONE, SESSION, WORKER, Scene
 
 MakeScene = Callable[..., Scene]
@@ -11,7 +12,7 @@ MakeScene = Callable[..., Scene]
 
 def test_stats_counts_by_namespace(scene: Scene) -> None:
     told = scene.run("stats", "--json").json
-    assert told["schema"] == 2
+    assert told["schema"] == migrations.NEWEST
     assert told["workers"] == 1
     assert told["bytes"]["file"] > 0
     assert told["namespaces"] == [

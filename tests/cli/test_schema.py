@@ -6,6 +6,7 @@ from pathlib import Path
 
 from anyio.from_thread import BlockingPortal
 
+from mcp_persist_middleware.stores.sql.migrations import NEWEST
 from tests.cli.scene import Scene, answer, run
 
 MakeScene = Callable[..., Scene]
@@ -13,7 +14,7 @@ MakeScene = Callable[..., Scene]
 
 def test_a_store_of_this_version_lacks_nothing(scene: Scene) -> None:
     shown = scene.run("schema", "show", "--json")
-    assert (shown.code, shown.json["schema"], shown.json["pending"]) == (0, 2, [])
+    assert (shown.code, shown.json["schema"], shown.json["pending"]) == (0, NEWEST, [])
     verified = scene.run("schema", "verify", "--json")
     assert (verified.code, verified.json) == (0, [])
 
@@ -26,13 +27,13 @@ def test_the_plan_makes_what_an_upgrade_makes(tmp_path: Path) -> None:
     assert run("schema", "verify", "--url", str(tmp_path / "planned.db")).code == 0
     (tmp_path / "upgraded.db").touch()
     upgraded = run("schema", "upgrade", "--url", str(tmp_path / "upgraded.db"), "--json").json
-    assert (upgraded["before"], upgraded["schema"]) == (0, 2)
+    assert (upgraded["before"], upgraded["schema"]) == (0, NEWEST)
     assert run("schema", "verify", "--url", str(tmp_path / "upgraded.db")).code == 0
 
 
 def test_an_upgrade_of_what_is_new_does_nothing(scene: Scene) -> None:
     ran = scene.run("schema", "upgrade", "--json")
-    assert (ran.code, ran.json["before"], ran.json["schema"]) == (0, 2, 2)
+    assert (ran.code, ran.json["before"], ran.json["schema"]) == (0, NEWEST, NEWEST)
     assert scene.run("schema", "upgrade", "--plan").out.strip() == ""
 
 
