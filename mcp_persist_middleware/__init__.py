@@ -25,7 +25,9 @@ Where to change what:
 - what is answered when a session is elsewhere: relay/route.py, relay/failures.py
 - an error answer: asgi/responses.py
 - a server on pipes: ops/proxy/stdio/upstream.py, ops/proxy/stdio/routes.py (whose a message is)
-- a page for operators: health.py, ops/cli.py
+- a page for operators: health.py
+- a command: a file in ops/commands/, ops/command.py; what it asks a store:
+  stores/sql/inspection.py
 - which upstream a request goes to: ops/proxy/replicas.py, ops/proxy/upstream.py
 - how a store is copied: ops/copy/copying.py, ops/copy/sql.py; the lines of an export:
   ops/transfer/lines.py

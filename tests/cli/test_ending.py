@@ -6,7 +6,9 @@ from collections.abc import Callable
 from anyio.from_thread import BlockingPortal
 
 from mcp_persist_middleware.model import Outcome, SessionKey, StreamWrite
+from mcp_persist_middleware.ops import stores
 from mcp_persist_middleware.ops.records import stream_id
+from mcp_persist_middleware.settings import Settings
 from tests.cli.scene import SESSION, WORKER, Scene, answer
 
 MakeScene = Callable[..., Scene]
@@ -50,5 +52,10 @@ def test_a_command_that_changes_something_is_no_worker(
     fresh: MakeScene, portal: BlockingPortal
 ) -> None:
     scene = fresh()
-    scene.run("streams", "end", scene.running)
-    assert list(portal.call(scene.log.workers)) == [WORKER]
+
+    async def meanwhile() -> list[str]:
+        settings = Settings.load({"url": scene.environ["MCP_PERSIST_URL"]})
+        async with stores.opened(settings):
+            return list(await scene.log.workers())
+
+    assert portal.call(meanwhile) == [WORKER]

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import pytest
+from anyio.from_thread import BlockingPortal
 
-from mcp_persist_middleware.stores.sql.migrations import NEWEST
+from mcp_persist_middleware.stores.sql import migrations
 from tests.cli.scene import GONE, SESSION, WORKER, Scene
 
 MakeScene = Callable[..., Scene]
@@ -12,7 +13,7 @@ MakeScene = Callable[..., Scene]
 
 def test_stats_counts_by_namespace(scene: Scene) -> None:
     told = scene.run("stats", "--json").json
-    assert told["schema"] == NEWEST
+    assert told["schema"] == migrations.NEWEST
     assert told["workers"] == 1
     assert told["bytes"]["file"] > 0
     assert told["namespaces"] == [
@@ -122,7 +123,16 @@ def test_tables_fit_into_80_columns(scene: Scene, command: list[str]) -> None:
     assert max(map(len, ran.lines)) <= 80
 
 
-def test_looking_changes_nothing(fresh: MakeScene, portal: object) -> None:
+def test_a_worker_whose_process_has_ended_is_gone_at_once(
+    fresh: MakeScene, portal: BlockingPortal
+) -> None:
+    scene = fresh()
+    portal.call(scene.log.worker_table().enrol, "killed")
+    states = {row["worker"]: row["state"] for row in scene.run("workers", "--json").json}
+    assert (states["killed"], states[WORKER]) == ("gone", "live")
+
+
+def test_looking_changes_nothing(fresh: MakeScene, portal: BlockingPortal) -> None:
     scene = fresh()
     before = portal.call(scene.log.workers)
     for command in (["stats"], ["workers"], ["streams", "list"], ["sessions", "list"]):

@@ -12,7 +12,7 @@ from mcp_persist_middleware.ops.records import worker_state
 from mcp_persist_middleware.stores.sql import migrations
 from mcp_persist_middleware.stores.sqlite.inspection import SqliteInspection
 
-_SKEW = 5.0
+_SKEW, _NOISE = 5.0, 0.1
 # So many rounds of retention late is behind; a round or two is a busy moment.
 _LATE_ROUNDS, _LATE_SECONDS = 5, 120.0
 
@@ -40,7 +40,8 @@ async def clock(patient: Patient) -> AsyncIterator[Finding]:
         f"the store's is {abs(offset):.3f} s {'ahead of' if offset > 0 else 'behind'} this host's"
     )
     if abs(offset) < _SKEW:
-        yield Finding("clock", Level.OK, said)
+        same = "the store's and this host's agree"
+        yield Finding("clock", Level.OK, said if abs(offset) > _NOISE else same)
     else:
         fix = "Let both hosts keep time (NTP): what a person reads is wrong by that"
         yield Finding("clock", Level.WARNING, said, fix)
