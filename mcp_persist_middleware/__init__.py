@@ -21,6 +21,7 @@ Where to change what:
 - a table or a column: stores/sql/migrations/__init__.py, stores/sql/schema.py
 - a database: stores/connect.py, stores/sql/log.py, a folder beside stores/sqlite/log.py
 - what is answered when a session is elsewhere: relay/route.py, relay/failures.py
+- an error or a warning: errors.py, ops/codes/storing.py, ops/codes/serving.py
 - an error answer: asgi/responses.py
 - a page for operators: health.py, ops/cli.py
 - which upstream a request goes to: ops/proxy/replicas.py, ops/proxy/upstream.py
