@@ -17,7 +17,8 @@ _LEVELS = {"warning", "error", "exception", "critical", "log"}
 _CODE = re.compile(r"MPM-[A-Z]+-\d\d")
 # The lines of somebody else's program, at the level that the user chose.
 _QUOTED = {"ops/proxy/stdio/process.py"}
-# Caught by us, always: nobody reads them.
+# Not raised to users: what is said of one is said in a line or an error that has a code (of
+# DemoError by the demo, as it came).
 _INTERNAL = {
     *("RedisAwayError", "RefusedError", "_FencedError", "DemoError", "UnstartableError"),
     *("InvalidError", "TooLongError", "BusyError", "GoneError", "_ClientGoneError"),
