@@ -23,6 +23,7 @@ Where to change what:
 - a table or a column: stores/sql/migrations/__init__.py, stores/sql/schema.py
 - a database: stores/connect.py, stores/sql/log.py, a folder beside stores/sqlite/log.py
 - what is answered when a session is elsewhere: relay/route.py, relay/failures.py
+- an error or a warning: errors.py, ops/codes/storing.py, ops/codes/serving.py
 - an error answer: asgi/responses.py
 - a server on pipes: ops/proxy/stdio/upstream.py, ops/proxy/stdio/routes.py (whose a message is)
 - a page for operators: health.py

@@ -57,7 +57,9 @@ async def forget(context: Context, place: Place, session: str) -> None:
     try:
         await context.log.expire_session(*place, session)
     except StoreError as error:
-        logger.warning("The streams of a deleted session stay until they expire: %s", error)
+        logger.warning(
+            "MPM-SESSION-02: The streams of a deleted session stay until they expire: %s", error
+        )
 
 
 def refuses(context: Context) -> bool:

@@ -166,7 +166,10 @@ class Dispatcher:
                     # Where a session may mean nothing it is not waited for.
                     return Here()
                 if context.writer.is_down or time.monotonic() + _ASK_AGAIN >= until:
-                    logger.warning("The worker of a session cannot be found or reached: %s", error)
+                    logger.warning(
+                        "MPM-RELAY-01: The worker of a session cannot be found or reached: %s",
+                        error,
+                    )
                     return RelayFailure.TIMEOUT
             await asyncio.sleep(_ASK_AGAIN)
 

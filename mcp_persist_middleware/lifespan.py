@@ -29,7 +29,7 @@ class Lifespan:
         try:
             await self._persistence.start()
         except PersistError as error:
-            logger.error("%s", error)
+            logger.error("MPM-STORE-08: %s", error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             # As Starlette's own lifespan does: who drives it by hand waits for one or the other.
             raise
@@ -37,7 +37,7 @@ class Lifespan:
             # A store of somebody else's: a server would take it for an application without a
             # lifespan, and go on.
             said = f"The store cannot be opened: {type(error).__name__}"
-            logger.error("%s\n%s", said, frames(error))
+            logger.error("MPM-STORE-09: %s\n%s", said, frames(error))
             await send({"type": "lifespan.startup.failed", "message": said})
             raise StoreError(url="of log=", reason=said) from None
         try:

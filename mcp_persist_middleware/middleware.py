@@ -96,7 +96,9 @@ class PersistMiddleware:
     def _step_aside(self) -> None:
         if "twice" not in self._warned:
             self._warned.add("twice")
-            logger.warning("PersistMiddleware is applied twice; the inner one does nothing")
+            logger.warning(
+                "MPM-CONFIG-09: PersistMiddleware is applied twice; the inner one does nothing"
+            )
 
     @property
     def _settings(self) -> Settings:

@@ -69,7 +69,9 @@ class Passing:
         if text not in self._warned and len(self._warned) < _MOST_SAID:
             self._warned.add(text)
             where = "" if isinstance(error, PersistError) else f"\n{frames(error)}"
-            logger.error("%s Requests are served without what needs the store.%s", text, where)
+            logger.error(
+                "MPM-STORE-10: %s Requests are served without what needs the store.%s", text, where
+            )
 
 
 def _is_refused(error: Exception, settings: Settings) -> bool:

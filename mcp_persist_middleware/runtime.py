@@ -174,13 +174,15 @@ class Runtime:
             # A store of somebody else's may fail in any way, and work the next time.
             telemetry.store_failures.add(1)
             if self.parts is not None:
-                logger.warning("There is no new lease yet: %s", said(error))
+                logger.warning("MPM-WORKER-05: There is no new lease yet: %s", said(error))
             self._pause = min(2 * self._pause, _LAST_PAUSE) if self.error else _FIRST_PAUSE
             self._due = time.monotonic() + self._pause
             self.error = error
             return None
         if self.error is not None:
-            logger.warning("The store %s is open now", worker.parts.exchanges.log.name)
+            logger.warning(
+                "MPM-STORE-11: The store %s is open now", worker.parts.exchanges.log.name
+            )
         self._lost, self.error = lost, None
         return worker
 
@@ -188,7 +190,8 @@ class Runtime:
         """Make room for a fresh worker after this one was apart for longer than its lease."""
         self._lose()
         logger.warning(
-            "This worker stood still, or was cut off from the store, for longer than its lease "
+            "MPM-WORKER-06: This worker stood still, or was cut off from the store, for longer "
+            "than its lease "
             "(%s s) and may have been taken for dead; what it ran is given up, and it goes on "
             "as a new one",
             self.settings.lease_seconds,

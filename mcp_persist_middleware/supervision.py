@@ -174,7 +174,7 @@ async def end(*tasks: asyncio.Task[Any] | None) -> None:
             _, waiting = await asyncio.wait(waiting, timeout=_AGAIN)
     for task in known:
         if not task.done():
-            logger.warning("%s does not end, and is left alone", task.get_name())
+            logger.warning("MPM-WORKER-08: %s does not end, and is left alone", task.get_name())
         else:
             retrieve(task)
 
@@ -212,5 +212,8 @@ def say(name: str, error: BaseException) -> None:
     """Somebody's task has ended by an error that is not its caller's to hear."""
     telemetry.task_failures.add(1, {"task": name})
     logger.error(
-        "%s ended by an error and is looked after: %s\n%s", name, said(error), frames(error)
+        "MPM-WORKER-09: %s ended by an error and is looked after: %s\n%s",
+        name,
+        said(error),
+        frames(error),
     )

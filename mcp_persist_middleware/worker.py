@@ -98,7 +98,10 @@ class Worker:
             async with asyncio.timeout(context.settings.store_timeout):
                 was_taken = not await _lives(context.log, context.member.name)
         except Exception as error:  # noqa: BLE001
-            logger.warning("Whether this worker was taken for dead is not known: %s", said(error))
+            logger.warning(
+                "MPM-WORKER-03: Whether this worker was taken for dead is not known: %s",
+                said(error),
+            )
             was_taken = True
         await self.leave()
         return was_taken
@@ -144,7 +147,7 @@ class _Closing:
             async with asyncio.timeout(self._seconds):
                 await step()
         except Exception as error:  # noqa: BLE001
-            logger.warning("%s not left in order: %s", what, said(error))
+            logger.warning("MPM-WORKER-04: %s not left in order: %s", what, said(error))
 
 
 async def _open(

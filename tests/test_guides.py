@@ -106,6 +106,9 @@ class Reader:
                 json.loads(block)
             case ("" | "test", "sh"):
                 pass
+            case "", "console":
+                # `tests/cli/test_guide.py` runs it, and compares.
+                pass
             case _:
                 pytest.fail(f"nobody knows what to do with {language} under {mark!r}")
 

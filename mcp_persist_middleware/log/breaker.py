@@ -46,13 +46,13 @@ class StoreBreaker:
     def tell(self, error: StoreError) -> None:
         """Say why one begins, or nothing where the last one is not over."""
         if self._is_told:
-            logger.error("%s Streams go on without it until it is back.", error)
+            logger.error("MPM-LOG-01: %s Streams go on without it until it is back.", error)
 
     def tell_end(self) -> None:
         """What was there to commit is committed."""
         if not (self.is_open or self._is_told):
             self._is_told = True
-            logger.warning("The store %s is back.", self._log.name)
+            logger.warning("MPM-LOG-02: The store %s is back.", self._log.name)
 
     async def aclose(self) -> None:
         """Ask no more."""

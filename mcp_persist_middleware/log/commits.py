@@ -139,7 +139,7 @@ class Commits:
                 if late or not self._breaker.is_half_open:
                     self._breaker.tell(error)
                     return None
-                logger.warning("%s It is tried again.", error)
+                logger.warning("MPM-LOG-03: %s It is tried again.", error)
             else:
                 self.is_failing = False
                 return outcomes
@@ -164,7 +164,7 @@ class Commits:
         if not stream.degraded:
             namespace = stream.record.owner.namespace
             telemetry.degraded.add(1, {"namespace": namespace, "reason": why})
-            logger.warning("A stream goes on without the log: %s.", why)
+            logger.warning("MPM-LOG-04: A stream goes on without the log: %s.", why)
             stream.degrade()
             if stream.on_lost is not None:
                 stream.on_lost()

@@ -242,7 +242,7 @@ class Writer:
         try:
             yield
         except Exception:
-            logger.exception("The log writer met an unexpected error and goes on")
+            logger.exception("MPM-LOG-05: The log writer met an unexpected error and goes on")
             self._commits.give_up("unexpected error")
 
     async def _step(self) -> None:

@@ -51,10 +51,10 @@ class Bounds:
             try:
                 await self.keep()
             except UnsupportedError as error:
-                logger.error("What is kept has no bound but its age: %s", error)
+                logger.error("MPM-STORE-18: What is kept has no bound but its age: %s", error)
                 return
             except StoreError as error:
-                logger.warning("The bounds of the store are kept later: %s", error)
+                logger.warning("MPM-STORE-19: The bounds of the store are kept later: %s", error)
             await asyncio.sleep(max(self._settings.purge_interval, self._measured * _SHARE))
 
     async def keep(self) -> None:

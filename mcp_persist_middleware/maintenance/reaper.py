@@ -57,7 +57,9 @@ class OrphanReaper:
             try:
                 await self._sweep()
             except StoreError as error:
-                logger.warning("Streams of workers that are gone stay open for now: %s", error)
+                logger.warning(
+                    "MPM-STREAM-04: Streams of workers that are gone stay open for now: %s", error
+                )
             except Exception as error:  # noqa: BLE001
                 say("A sweep", error)
             with contextlib.suppress(TimeoutError):
@@ -97,12 +99,16 @@ class OrphanReaper:
         try:
             await self._takeover.end(record, status)
         except UnreadableRowError as error:
-            logger.warning("A stream of a worker that is gone cannot be ended: %s", error)
+            logger.warning(
+                "MPM-STREAM-05: A stream of a worker that is gone cannot be ended: %s", error
+            )
             self._left.add(record.id)
         except StoreError:
             raise
         except Exception:
-            logger.exception("A stream of a worker that is gone is left open for now")
+            logger.exception(
+                "MPM-STREAM-06: A stream of a worker that is gone is left open for now"
+            )
             return False
         return True
 

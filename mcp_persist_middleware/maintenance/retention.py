@@ -62,7 +62,7 @@ class RetentionLoop:
         try:
             return await chore()
         except StoreError as error:
-            logger.warning("Retention is put off: %s", error)
+            logger.warning("MPM-STORE-16: Retention is put off: %s", error)
         except Exception as error:  # noqa: BLE001
             say("A step of retention", error)
         return None

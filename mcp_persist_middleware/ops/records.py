@@ -25,9 +25,13 @@ _KINDS = {StreamKind.POST: "POST", StreamKind.GET: "GET"}
 class NotFoundError(PersistError):
     """There is no {what} {name} in the store {url}."""
 
+    code = "MPM-CLI-01"
+
 
 class NoIdError(PersistError):
     """{name!r} is neither the id of a stream (22 characters) nor an event id."""
+
+    code = "MPM-CLI-02"
 
 
 def _short(text: str) -> str:

@@ -165,7 +165,9 @@ class RelayClient:
                 except StoreError as error:
                     # It may be running: nobody may be told that it was not.
                     if left.done() or watch.has_failed_for(self._patience):
-                        logger.warning("What became of a relayed request is not known: %s", error)
+                        logger.warning(
+                            "MPM-RELAY-02: What became of a relayed request is not known: %s", error
+                        )
                         return watch.given_up
                     await asyncio.sleep(_AFTER_FAILURE)
                 else:

@@ -101,7 +101,7 @@ class Executor:
         except TimeoutError:
             return BufferedResponse(504, [(b"content-length", b"0")], b"")
         except Exception:
-            logger.exception("The application raised at a relayed request")
+            logger.exception("MPM-APP-01: The application raised at a relayed request")
             body = b"Internal Server Error"
             return BufferedResponse(500, [(b"content-type", b"text/plain; charset=utf-8")], body)
 

@@ -110,4 +110,4 @@ class Forward:
     def _warn(self, text: str) -> None:
         if text not in self.warned:
             self.warned.add(text)
-            logger.warning(text)
+            logger.warning("MPM-RELAY-03: %s", text)

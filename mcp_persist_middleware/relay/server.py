@@ -98,7 +98,9 @@ class RelayServer:
             try:
                 await self._inbox.publish(self._worker, self._seal.public)
             except StoreError as error:
-                logger.warning("Credentials cannot be relayed to this worker: %s", error)
+                logger.warning(
+                    "MPM-RELAY-04: Credentials cannot be relayed to this worker: %s", error
+                )
 
     def wake(self) -> None:
         """Another worker has come or gone."""
@@ -140,7 +142,8 @@ class RelayServer:
         ):
             self._has_warned = True
             logger.error(
-                "Several workers share this store, and requests with credentials cannot travel "
+                "MPM-RELAY-05: Several workers share this store, and requests with credentials "
+                "cannot travel "
                 "between them, for the package 'cryptography' is missing: a session moves to "
                 "whichever worker is asked and loses its tools' state, and an answer to a tool's "
                 "question is refused elsewhere. Install the extra 'relay' on every worker "
@@ -174,7 +177,7 @@ class RelayServer:
                 if len(requests) < min(room, _PAGE):
                     return
         except StoreError as error:
-            logger.warning("Requests of other workers wait: %s", error)
+            logger.warning("MPM-RELAY-06: Requests of other workers wait: %s", error)
             await asyncio.sleep(_AFTER_FAILURE)
             topic.notify()
 
@@ -232,7 +235,9 @@ class RelayServer:
                     await self._renew(runs)
                 pause = seldom
             except StoreError as error:
-                logger.warning("What runs for other workers is not renewed yet: %s", error)
+                logger.warning(
+                    "MPM-RELAY-07: What runs for other workers is not renewed yet: %s", error
+                )
                 pause = min(seldom, _AFTER_FAILURE)
 
     async def _renew(self, runs: Sequence[_Run]) -> None:
@@ -256,10 +261,14 @@ class RelayServer:
                 await self._answer(request.id, reply)
             except StoreError as error:
                 if time.monotonic() >= until:
-                    logger.error("An answer is lost, as its caller has been told: %s", error)
+                    logger.error(
+                        "MPM-RELAY-08: An answer is lost, as its caller has been told: %s", error
+                    )
                     self._lost[request.id] = None
                     return
-                logger.warning("The answer to a relayed request cannot be kept yet: %s", error)
+                logger.warning(
+                    "MPM-RELAY-09: The answer to a relayed request cannot be kept yet: %s", error
+                )
                 await asyncio.sleep(_AFTER_FAILURE)
             else:
                 return

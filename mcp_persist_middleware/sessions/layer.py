@@ -123,7 +123,9 @@ class SessionLayer:
                     self.registry, self.app, scope, record, self.callers, said
                 )
             except StoreError as error:
-                logger.warning("A session that was forgotten cannot be looked up: %s", error)
+                logger.warning(
+                    "MPM-SESSION-03: A session that was forgotten cannot be looked up: %s", error
+                )
                 return nothing
         if not isinstance(found, LocalSession):
             return nothing
@@ -148,7 +150,7 @@ class SessionLayer:
                 await self.registry.settle(key)
             found = await self._revived(key, scope)
         except StoreError as error:
-            logger.warning("A session cannot be looked up: %s", error)
+            logger.warning("MPM-SESSION-03: A session cannot be looked up: %s", error)
             if self.has_sessions:
                 await asgi.unavailable(send, "The session store is unavailable")
             else:

@@ -120,7 +120,7 @@ class Registry:
                 key = self.key(place, secrets.token_hex(16))
                 held.record = dataclasses.replace(record, key=key)
         except StoreError as error:
-            logger.warning("A session will not outlive this process: %s", error)
+            logger.warning("MPM-SESSION-04: A session will not outlive this process: %s", error)
             held.is_kept = False
         held.record = dataclasses.replace(held.record, initialize=b"")
         telemetry.sessions.add(1, {"namespace": place.namespace, "event": "begun"})
@@ -138,7 +138,7 @@ class Registry:
             await self._sessions.touch([key], 0.0)
             await self._sessions.purge(self._sessions.now(), 1)
         except StoreError as error:
-            logger.warning("One session too many stays until it expires: %s", error)
+            logger.warning("MPM-SESSION-05: One session too many stays until it expires: %s", error)
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
         """A session of the store that may be brought back.
@@ -249,7 +249,7 @@ class Registry:
         if sum(map(len, (record.level, *record.subscriptions))) > _MOST_NOTED:
             if not self._has_warned:
                 self._has_warned = True
-                logger.warning("A session subscribes to more than is kept; revival lacks the rest")
+                logger.warning("MPM-SESSION-06: A session subscribes to more than is kept")
         elif record != held.record:
             held.record = record
             if held.is_kept:
@@ -258,7 +258,7 @@ class Registry:
                         # What was noted meanwhile is in it, whoever comes first.
                         await self._sessions.note(held.record)
                 except StoreError as error:
-                    logger.warning("What revival has to repeat is not kept: %s", error)
+                    logger.warning("MPM-SESSION-07: What revival repeats is not kept: %s", error)
 
     async def end(self, held: LocalSession) -> None:
         """The client has deleted its session: it never comes back, anywhere.

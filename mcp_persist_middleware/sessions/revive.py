@@ -56,12 +56,16 @@ async def revive(
     inner = headers.get(greeted.headers, headers.SESSION_ID)
     greeting = InitializeResult.parse(greeted.headers, greeted.body)
     if not 200 <= greeted.status < 300 or inner is None or greeting is None:
-        logger.warning("A session cannot be brought back: its initialize is refused now")
+        logger.warning(
+            "MPM-SESSION-09: A session cannot be brought back: its initialize is refused now"
+        )
         return None
     speak = _Speaker(app, scope, inner, record.version)
     changed = record.fingerprint not in ("", greeting.fingerprint)
     if changed:
-        logger.warning("A session is not brought back: the application's capabilities changed")
+        logger.warning(
+            "MPM-SESSION-10: A session is not brought back: the application's capabilities changed"
+        )
     if changed or not await callers.owns(app, speak.question, question, record.principal):
         count_refused(record)
         await speak.goodbye()

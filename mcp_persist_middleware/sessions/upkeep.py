@@ -40,7 +40,9 @@ class Upkeep:
         try:
             await self._tell_deleted()
         except StoreError as error:
-            logger.warning("The store does not know yet of a deleted session: %s", error)
+            logger.warning(
+                "MPM-SESSION-08: The store does not know yet of a deleted session: %s", error
+            )
             raise
 
     async def run(self) -> None:

@@ -104,7 +104,8 @@ def _warn_of_strangers(environ: Mapping[str, str], known: Mapping[str, Any]) -> 
             close = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), known, n=1)
             hint = f" (did you mean {PREFIX}{close[0].upper()}?)" if close else ""
             logger.warning(
-                "%s in the environment is no setting and is ignored%s; another package, "
+                "MPM-CONFIG-08: %s in the environment is no setting and is ignored%s; another "
+                "package, "
                 "mcp-persist, reads variables that begin with %s too",
                 name,
                 hint,

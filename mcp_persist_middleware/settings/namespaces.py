@@ -31,7 +31,9 @@ class ByNamespace:
             return self.check(self.of(namespace))
         except Exception as error:  # noqa: BLE001
             # It is asked when a stream ends: that is to end all the same.
-            logger.warning("What a callable says of a namespace is of no use: %s", error)
+            logger.warning(
+                "MPM-CONFIG-13: What a callable says of a namespace is of no use: %s", error
+            )
             return self.otherwise
 
     def __repr__(self) -> str:

@@ -195,7 +195,7 @@ class Delivery:
                     return
         except StoreError as error:
             # A clean end brings the client back with its cursor, when the store may be back.
-            logger.warning("A stream cannot be read now: %s", error)
+            logger.warning("MPM-STREAM-09: A stream cannot be read now: %s", error)
         yield self._renderer.open() + sse.retry(
             self._last_retry_ms if self._leaving else self._renderer.retry_ms
         )

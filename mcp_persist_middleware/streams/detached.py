@@ -145,7 +145,8 @@ class Detached:
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "More than max_detached=%d requests run without a client: the newest of whoever "
+                "MPM-STREAM-08: More than max_detached=%d requests run without a client: the "
+                "newest of whoever "
                 "has the most are cancelled",
                 self._most,
             )

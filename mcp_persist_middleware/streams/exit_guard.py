@@ -45,7 +45,9 @@ def install() -> bool:
     if hasattr(listen, _MARK):
         return True
     if not inspect.iscoroutinefunction(listen):
-        logger.warning("This sse-starlette is not known; calls in flight end with SIGTERM")
+        logger.warning(
+            "MPM-CONFIG-11: This sse-starlette is not known; calls in flight end with SIGTERM"
+        )
         return False
 
     @functools.wraps(listen)

@@ -103,7 +103,8 @@ def warn(context: Context) -> None:
     if "principal" not in context.memory.warned:
         context.memory.warned.add("principal")
         logger.warning(
-            "Requests carry credentials that no authentication layer resolved to a user: streams "
+            "MPM-CONFIG-10: Requests carry credentials that no authentication layer resolved to a "
+            "user: streams "
             "belong to the exact credential, and a client that rotates it cannot resume. "
             "Pass principal= to name the caller."
         )

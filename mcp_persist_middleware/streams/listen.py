@@ -128,7 +128,9 @@ async def _point(
     try:
         await turns.look()
     except StoreError as error:
-        logger.warning("How far a session's stream was read is not known: %s", error)
+        logger.warning(
+            "MPM-SESSION-11: How far a session's stream was read is not known: %s", error
+        )
     return replace(_at(live, turns.read_in(stream)), suppress_requests_through=old)
 
 
@@ -159,7 +161,7 @@ async def _begin(
         if not opened.stream.inherited:
             await context.log.sessions.begin_stream(key, record.id)
     except StoreError as error:
-        logger.warning("The session of a stream does not know it: %s", error)
+        logger.warning("MPM-SESSION-12: The session of a stream does not know it: %s", error)
     return opened
 
 
@@ -186,10 +188,14 @@ async def open_unread(
     except SessionElsewhereError:
         return
     except TimeoutError:
-        logger.warning("The stream of a session that was brought back does not open")
+        logger.warning(
+            "MPM-SESSION-13: The stream of a session that was brought back does not open"
+        )
     except Exception:
         # It is not what was asked for, and must not spoil that.
-        logger.exception("The application raised when a session's stream was to be opened again")
+        logger.exception(
+            "MPM-APP-02: The application raised when a session's stream was to be opened again"
+        )
     finally:
         client.close()
 

@@ -122,7 +122,9 @@ async def _said(app: ASGIApp, scope: Scope) -> tuple[int, bool]:
     except PersistError:
         raise
     except Exception:
-        logger.exception("The application raised when it was asked what it knows its users by")
+        logger.exception(
+            "MPM-APP-03: The application raised when it was asked what it knows its users by"
+        )
         return 500, False
     return answer.status, "session" in asked["extensions"][asgi.EXTENSION]
 

@@ -146,7 +146,7 @@ class Exchange:
             if self.state is ExchangeState.PASSING:
                 raise
             if self.opening.is_over:
-                logger.exception("The application raised after its answer had begun")
+                logger.exception("MPM-APP-01: The application raised after its answer had begun")
             else:
                 self.opening.fail(error)
         finally:
@@ -250,7 +250,7 @@ class Exchange:
         try:
             await self._recorder.log(message.get("body", b""))
         except EventTooLargeError as error:
-            logger.error("%s", error)
+            logger.error("MPM-STREAM-03: %s", error)
             self._recorder.finish(str(error))
             self.leave()
         if not message.get("more_body", False):

@@ -32,7 +32,7 @@ def is_wanted(context: Context, record: StreamRecord) -> bool:
         )
     except Exception:
         # Nothing is run again by guess.
-        logger.exception("The rerun setting raised; the request is not run again")
+        logger.exception("MPM-APP-04: The rerun setting raised; the request is not run again")
         return False
 
 

@@ -49,7 +49,10 @@ async def next_epoch(context: Context, caller: Caller) -> LiveStream | None:
                     trouble = error
                 await asyncio.sleep(_TRY_AGAIN)
             return None
-    logger.warning("A session's stream does not go on, and another one begins: %s", said(trouble))
+    logger.warning(
+        "MPM-SESSION-15: A session's stream does not go on, and another one begins: %s",
+        said(trouble),
+    )
     return None
 
 

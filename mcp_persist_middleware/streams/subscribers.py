@@ -119,7 +119,9 @@ class Subscribers:
                 if await self._claim(await self.look()):
                     break
         except StoreError as error:
-            logger.warning("Connections to a session's stream cannot take turns now: %s", error)
+            logger.warning(
+                "MPM-SESSION-14: Connections to a session's stream cannot take turns now: %s", error
+            )
         except BaseException:
             subscriber.leave()
             raise

@@ -65,7 +65,10 @@ class _Unpacked:
                     # Much may come of little: others have their turn meanwhile.
                     await asyncio.sleep(0)
         except zlib.error as error:
-            logger.error("The application's event stream is not in the coding it says: %s", error)
+            logger.error(
+                "MPM-STREAM-07: The application's event stream is not in the coding it says: %s",
+                error,
+            )
             self._is_broken = True
         if self._is_broken or not message.get("more_body", False):
             await self._send({**message, "body": b"", "more_body": False})

@@ -127,10 +127,12 @@ class Notifications(Wakeups):
                 if not self._failing:
                     silent = isinstance(error, TimeoutError)
                     why = f"no answer in {self._timeout:g} s" if silent else error
-                    logger.warning("No wake-ups for now, readers look by themselves: %s", why)
+                    logger.warning(
+                        "MPM-WAKE-01: No wake-ups for now, readers look by themselves: %s", why
+                    )
                 self._failing = True
             except Exception:
-                logger.exception("Wake-ups met an unexpected error and begin anew")
+                logger.exception("MPM-WAKE-03: Wake-ups met an unexpected error and begin anew")
             # Nothing that is kept for the sender may be kept for as long as it cannot send.
             self._telling.clear()
             self._wake_all()

@@ -101,7 +101,9 @@ class RedisWakeups(Wakeups):
                 await self._listen()
             except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
                 if not self._failing:
-                    logger.warning("No wake-ups from Redis for now: %s", type(error).__name__)
+                    logger.warning(
+                        "MPM-WAKE-02: No wake-ups from Redis for now: %s", type(error).__name__
+                    )
                 self._failing = True
                 await asyncio.sleep(_AFTER_FAILURE)
         self._is_listening = False

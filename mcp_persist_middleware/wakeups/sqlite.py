@@ -128,7 +128,9 @@ class _Poller(threading.Thread):
                     self._follow(connection)
             except (sqlite3.Error, OSError) as error:
                 if not self._failing:
-                    logger.warning("No wake-ups for now, readers look by themselves: %s", error)
+                    logger.warning(
+                        "MPM-WAKE-01: No wake-ups for now, readers look by themselves: %s", error
+                    )
                 self._failing = True
                 streams = self.streams
                 self._wake(streams)

@@ -52,7 +52,7 @@ async def test_a_call_whose_connection_is_cut_is_read_to_its_result(
 async def test_a_session_whose_process_died_or_was_unused_goes_on_in_a_new_one(
     tmp_path: Path,
 ) -> None:
-    async with kept(tmp_path, idle_seconds=0.5) as port:
+    async with kept(tmp_path, idle_seconds=2) as port:
         session = await RawSession.open(port)
         first, _ = await pid(session)
         os.kill(first, 9)
@@ -66,7 +66,7 @@ async def test_a_session_whose_process_died_or_was_unused_goes_on_in_a_new_one(
 async def test_a_process_is_ended_for_want_of_use_although_somebody_listens(
     tmp_path: Path,
 ) -> None:
-    async with kept(tmp_path, idle_seconds=0.5) as port:
+    async with kept(tmp_path, idle_seconds=2) as port:
         session = await RawSession.open(port)
         first, _ = await pid(session)
         stream = await session.get()

@@ -20,7 +20,7 @@ def test_the_docstring_is_the_message(kind: type[PersistError]) -> None:
     text = " ".join((kind.__doc__ or "").split())
     names = {name for _, name, _, _ in Formatter().parse(text) if name}
     error = kind(**{name: f"<{name}>" for name in names})
-    assert str(error).strip()
+    assert str(error).startswith(f"{kind.code}: ")
     assert "\n" not in str(error)
     assert str(error).endswith("."), "another sentence may follow"
     for name in names:

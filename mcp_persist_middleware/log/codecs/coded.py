@@ -153,7 +153,9 @@ class CodedLog(OuterLog):
         level = logging.DEBUG if reason in self._told else logging.ERROR
         if len(self._told) < _MOST_REASONS:
             self._told.add(reason)
-        logger.log(level, "In %s %d %ss cannot be read: %s", self.name, count, what, reason)
+        logger.log(
+            level, "MPM-STORE-14: In %s %d %ss cannot be read: %s", self.name, count, what, reason
+        )
 
     async def _away(self, size: int, work: Callable[[], T]) -> T:
         """What a function makes of so many bytes, in a thread of ours where they are many: the

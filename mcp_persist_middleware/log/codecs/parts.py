@@ -133,7 +133,7 @@ class CodedInbox(OuterInbox):
             content = await self._decoded(request.content, Bound.of_relayed(request.id, b"content"))
         except ValueError as error:
             # Nobody runs it: its sender finds it overdue, and says so.
-            logger.error("%s", _unreadable(self._store, "relayed request", error))
+            logger.error("MPM-STORE-14: %s", _unreadable(self._store, "relayed request", error))
             return None
         return dataclasses.replace(request, content=content)
 

@@ -101,7 +101,9 @@ class Heartbeat:
         try:
             asyncio.run(self._run())
         except Exception:
-            logger.exception("The heartbeat met an unexpected error; the worker begins anew")
+            logger.exception(
+                "MPM-WORKER-02: The heartbeat met an unexpected error; the worker begins anew"
+            )
             self._lose()
         self._tell(self._ended.set)
 

@@ -98,7 +98,10 @@ class ReaderLeases:
                 await self._log.renew_readers(due, _LEASE)
                 self._noted |= dict.fromkeys(due, now)
             except StoreError as error:
-                logger.warning("The readers of other workers' streams cannot be noted: %s", error)
+                logger.warning(
+                    "MPM-WORKER-07: The readers of other workers' streams cannot be noted: %s",
+                    error,
+                )
                 await asyncio.sleep(_RENEW)
             await asyncio.sleep(_PAUSE)
         times = [self._noted.get(stream, never) for stream in self._readers]

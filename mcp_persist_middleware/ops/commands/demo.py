@@ -22,7 +22,7 @@ def demo(
     """Cut every call of a real client, without and with the middleware."""
     if missing := [name for name in _NEEDS if not _importable(name)]:
         cannot_run(
-            f"The demo needs {', '.join(missing)}, which the extra demo brings: "
+            f"MPM-CLI-03: The demo needs {', '.join(missing)}, which the extra demo brings: "
             'pip install "mcp-persist-middleware[demo]"'
         )
     from mcp_persist_middleware.ops import demo as acts

@@ -93,7 +93,7 @@ def _written(name: str) -> Iterator[BinaryIO]:
     try:
         number_ = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        command.cannot_run(f"The file {name} cannot be written: {error.strerror}")
+        command.cannot_run(f"MPM-COPY-03: The file {name} cannot be written: {error.strerror}")
     try:
         with cast("BinaryIO", io.BufferedWriter(io.FileIO(number_, "wb"))) as made:
             yield made
@@ -109,7 +109,7 @@ def _given(name: str) -> Iterator[BinaryIO]:
         try:
             given = sys.stdin.buffer if name == _NO_FILE else stack.enter_context(_opened(name))
         except OSError as error:
-            command.cannot_run(f"The file {name} cannot be read: {error.strerror}")
+            command.cannot_run(f"MPM-COPY-03: The file {name} cannot be read: {error.strerror}")
         yield given
 
 

@@ -131,7 +131,7 @@ class ConnectionPool:
 
     def complain(self, text: str) -> None:
         """Say what is wrong with the upstream."""
-        logger.warning("The upstream %s: %s", self.name, text)
+        logger.warning("MPM-PROXY-01: The upstream %s: %s", self.name, text)
 
 
 def why_unconnected(error: aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) -> str:

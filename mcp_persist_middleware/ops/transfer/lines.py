@@ -46,6 +46,8 @@ _EVENT_NUMBERS = {name: number for number, name in _KINDS.items()}
 class ExportFileError(PersistError):
     """Line {number} of the export cannot be imported: {reason}."""
 
+    code = "MPM-COPY-02"
+
 
 class Totals:
     """Counts lines, and rolls a checksum over them."""

@@ -66,7 +66,7 @@ class Options:
         """One line for all that is left out."""
         if self.left_out:
             named = "; ".join(f"{key}: {why}" for key, why in sorted(self.left_out.items()))
-            logger.warning("Of the URL of %s this is left out: %s.", name, named)
+            logger.warning("MPM-CONFIG-12: Of the URL of %s this is left out: %s.", name, named)
 
 
 def options(query: Mapping[str, Any], timeout: float) -> Options:

@@ -35,7 +35,6 @@ _OLDEST = (6, 2)
 _REFUSING = (AuthenticationError, AuthorizationError, NoPermissionError)
 
 # One line for both: of a Redis that comes and goes the last that is told is what it is.
-_STATE = "Redis %s is %s."
 _UNTRUSTED = (
     "Name the file of its authority in redis= (?ssl_ca_certs=/path/ca.pem), and the host as in its"
     " certificate"
@@ -84,7 +83,8 @@ class RedisClient:
             self._back.set()
         except RedisAwayError as error:
             logger.warning(
-                "Redis %s is away (%s); events go to SQL until it is there.", *self._say(error)
+                "MPM-REDIS-01: Redis %s is away (%s); events go to SQL until it is there.",
+                *self._say(error),
             )
         self._watching = Supervisor().keep(self._watch, "mcp-persist-redis-watch")
 
@@ -163,7 +163,9 @@ class RedisClient:
             telemetry.redis_away.add(1)
             if not quiet:
                 logger.warning(
-                    _STATE, self.name, f"away ({why}); events go to SQL until it is back"
+                    "MPM-REDIS-01: Redis %s is away (%s); events go to SQL until it is back.",
+                    self.name,
+                    why,
                 )
 
     async def back(self, deadline: float) -> bool:
@@ -206,12 +208,12 @@ class RedisClient:
                     continue
                 self._warned = ""
                 self._back.set()
-                logger.warning(_STATE, self.name, "back")
+                logger.warning("MPM-REDIS-02: Redis %s is back.", self.name)
 
     def _warn(self, text: str) -> None:
         if text != self._warned:
             self._warned = text
-            logger.error("Redis is not used, events go to SQL: %s", text)
+            logger.error("MPM-REDIS-03: Redis is not used, events go to SQL: %s", text)
 
     def _say(self, error: Exception) -> tuple[str, str]:
         return self.name, str(error)
@@ -268,7 +270,7 @@ class RedisClient:
             )
             if self._warned != text:
                 self._warned = text
-                logger.warning("Redis %s: %s.", self.name, text)
+                logger.warning("MPM-REDIS-04: Redis %s: %s.", self.name, text)
             return
         server, memory = infos
         version = str(server.get("redis_version", ""))

@@ -53,11 +53,13 @@ class Flusher:
         except StoreError as error:
             telemetry.store_failures.add(1)
             if not self._failing:
-                logger.warning("%s Events wait in Redis and in memory until it is back.", error)
+                logger.warning(
+                    "MPM-REDIS-05: %s Events wait in Redis and in memory until it is back.", error
+                )
             self._failing = True
             return False
         except Exception:
-            logger.exception("The flush to SQL met an unexpected error and goes on")
+            logger.exception("MPM-REDIS-06: The flush to SQL met an unexpected error and goes on")
             return False
         self._failing = False
         return done
@@ -108,7 +110,9 @@ class Flusher:
                 self._buffers.flushed(buffer, events[-1].sequence)
             case Outcome.FENCED:
                 # Who took it over has drained what Redis had.
-                logger.warning("A stream was taken over while events of it waited for SQL.")
+                logger.warning(
+                    "MPM-REDIS-07: A stream was taken over while events of it waited for SQL."
+                )
                 self._buffers.drop(buffer)
             case Outcome.REJECTED:
                 await self._look(buffer, events)
@@ -125,7 +129,8 @@ class Flusher:
             self._buffers.flushed(buffer, same)
             return
         logger.error(
-            "SQL refuses %d events that Redis took; the stream goes on without the log.",
+            "MPM-REDIS-08: SQL refuses %d events that Redis took; the stream goes on without the "
+            "log.",
             len(events),
         )
         self._buffers.drop(buffer)

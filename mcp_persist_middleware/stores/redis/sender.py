@@ -103,7 +103,9 @@ class Sender(Inbox):
             return reply
         if self._client.is_up:
             if not self._refused_until:
-                logger.warning("Redis does not take relayed requests, they lie in SQL: %s", reply)
+                logger.warning(
+                    "MPM-REDIS-09: Redis does not take relayed requests, they lie in SQL: %s", reply
+                )
             self._refused_until = time.monotonic() + _REFUSED
         raise RefusedError(str(reply)) from reply
 

@@ -181,7 +181,9 @@ class SqlLog(SqlStreams):
         """What can be read of a page; what cannot is a gap in it."""
         if page.lost:
             telemetry.unreadable.add(len(page.lost), {"what": "event"})
-            logger.warning("%d events in %s are of a newer version", len(page.lost), self.name)
+            logger.warning(
+                "MPM-STORE-12: %d events in %s are of a newer version", len(page.lost), self.name
+            )
         return page.events
 
     async def written(self, stream: bytes, after: int = 0) -> Written:

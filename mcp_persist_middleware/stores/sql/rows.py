@@ -93,7 +93,8 @@ def note_damage(what: str) -> None:
     """A part of the store is damaged, and is stepped over."""
     telemetry.unreadable.add(1, {"what": "damaged"})
     logger.error(
-        "The store is damaged: %s cannot be removed, and are left behind. Check its disk, and "
+        "MPM-STORE-13: The store is damaged: %s cannot be removed, and are left behind. Check its "
+        "disk, and "
         "restore it from a copy or let it be made anew",
         what,
     )

@@ -159,7 +159,9 @@ class SqliteConnections(SqlLog):
             self._files.create()
             await self._connect_writer()
             await self._enrol_again()
-            logger.warning("Files of %s were deleted or replaced; it goes on without", self.name)
+            logger.warning(
+                "MPM-STORE-15: Files of %s were deleted or replaced; it goes on without", self.name
+            )
         elif self._driver is None:
             await self._connect_writer()
         assert self._driver is not None

@@ -172,7 +172,8 @@ class Child:
             await self.process.write(line(text))
         except TimeoutError:
             logger.warning(
-                "A child has read nothing for %g s and is ended", self._options.write_timeout
+                "MPM-PROXY-02: A child has read nothing for %g s and is ended",
+                self._options.write_timeout,
             )
             self._reading.cancel()
             raise GoneError from None
@@ -186,7 +187,7 @@ class Child:
                 await self._take(raw)
         except TooLongError:
             why = f"wrote a line of more than {self._options.max_line_bytes} bytes"
-            logger.warning("A child %s, and is ended", why)
+            logger.warning("MPM-PROXY-03: A child %s, and is ended", why)
         except asyncio.CancelledError:
             why = "was ended"
         finally:
@@ -239,7 +240,9 @@ class Child:
                 return
         if self._is_session:
             for lost in self.outbox.put(text):
-                logger.warning("A message of no request was dropped: nobody has asked for it")
+                logger.warning(
+                    "MPM-PROXY-04: A message of no request was dropped: nobody has asked for it"
+                )
                 await self._lose(json.loads(lost), "No client listens")
 
     async def _lose(self, message: Mapping[str, Any], why: str) -> None:

@@ -78,7 +78,7 @@ class StdioUpstream(Application):
             seconds = math.ceil(max((_BUSY_SECONDS, *error.args)))
             await responses.unavailable(send, "Too many processes or requests", seconds)
         except UnstartableError as error:
-            logger.warning("The command cannot be run: %s", error)
+            logger.warning("MPM-PROXY-05: The command cannot be run: %s", error)
             await responses.refuse(send, 502, "The server cannot be started")
         except GoneError:
             await responses.refuse(send, 502, "The server's process has ended")
