@@ -70,7 +70,7 @@ class Telemetry:
         return "\n".join([*(span.to_json() for span in self.spans), data.to_json() if data else ""])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def providers() -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
     """OpenTelemetry's providers are set once for a process."""
     spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
