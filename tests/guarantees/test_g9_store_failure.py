@@ -99,7 +99,7 @@ async def test_an_outage_that_meets_many_streams_is_a_few_lines_and_none_for_eac
             health = await persistence.health()
             assert not health.is_ready
         said = [message for message in caplog.messages if "goes on without the log" in message]
-        assert said == ["A stream goes on without the log: the store does not answer."]
+        assert said == ["MPM-LOG-04: A stream goes on without the log: the store does not answer."]
 
 
 async def test_a_stream_goes_on_live_without_ids_and_its_answer_is_logged_later(
