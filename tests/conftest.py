@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.certificates import Authority
 from tests.support.forks import AVAILABLE, Forks
@@ -24,6 +25,12 @@ from tests.support.stores import (
 )
 
 _SECONDS = 5.0
+
+# How long an example takes says what else the machine does.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)
