@@ -10,6 +10,7 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.deletions import Deletion, Reason
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.whose import Whose
+from mcp_persist_middleware.maintenance import removing
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.streams import identity
 from mcp_persist_middleware.streams.context import Context
@@ -111,9 +112,9 @@ async def _settle(context: Context, meant: Whose) -> None:
 
 
 async def _remove(log: EventLog, meant: Whose) -> Forgotten:
-    gone, after = Forgotten(), b""
-    while page := await log.streams_of(meant, after, _STREAMS):
-        after, names, more = page[-1].id, [record.id for record in page], True
+    gone = Forgotten()
+    async for page in removing.pages(log, meant, _STREAMS):
+        names, more = [record.id for record in page], True
         kept = sum(record.request is not None for record in page)
         gone = dataclasses.replace(gone, requests=gone.requests + kept)
         while more:

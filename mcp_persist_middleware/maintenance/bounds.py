@@ -11,6 +11,7 @@ from mcp_persist_middleware.errors import StoreError, UnsupportedError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.deletions import Reason
 from mcp_persist_middleware.log.whose import Whose
+from mcp_persist_middleware.maintenance import removing
 from mcp_persist_middleware.maintenance.notes import DeletionNotes
 from mcp_persist_middleware.model import StreamState
 from mcp_persist_middleware.settings import Settings
@@ -20,10 +21,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# What one step lists, and the events that it removes.
-_STREAMS, _EVENTS = 50, 500
-# Appends go first: for at least so long (seconds), and for as long as a step took.
-_PAUSE = 0.01
+# What one step lists.
+_STREAMS = 50
 # To measure a store may take long: no more than this part of the time.
 _SHARE = 50
 
@@ -113,17 +112,10 @@ class Bounds:
 
     async def _ended(self, whose: Whose) -> AsyncIterator[list[bytes]]:
         """The streams that have ended, the oldest first."""
-        after = b""
-        while page := await self._log.streams_of(whose, after, _STREAMS):
-            after = page[-1].id
+        async for page in removing.pages(self._log, whose, _STREAMS):
             if ended := [each.id for each in page if each.state is not StreamState.OPEN]:
                 yield ended
 
     async def _remove(self, streams: list[bytes], reason: Reason) -> None:
-        more = bool(streams)
-        while more:
-            began = time.monotonic()
-            step = await self._log.remove(streams, _EVENTS, ended=True)
+        async for step in removing.steps(self._log, streams, ended=True):
             self._notes.add(reason, step)
-            more = step.more
-            await asyncio.sleep(max(_PAUSE, time.monotonic() - began))

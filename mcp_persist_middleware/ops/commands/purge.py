@@ -1,8 +1,6 @@
 """`purge`: what has expired, what ended long ago, or what belongs to somebody, goes now."""
 
-import asyncio
 import dataclasses
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated
 
@@ -12,6 +10,7 @@ from mcp_persist_middleware import erasure
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.deletions import Reason
 from mcp_persist_middleware.log.whose import Whose
+from mcp_persist_middleware.maintenance import removing
 from mcp_persist_middleware.maintenance.notes import DeletionNotes
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.ops import command, stores
@@ -19,9 +18,7 @@ from mcp_persist_middleware.ops.options import Namespace, Session, duration
 from mcp_persist_middleware.ops.output import Column, Output, number
 from mcp_persist_middleware.ops.store_options import StoreOptions
 
-_STREAMS, _EVENTS = 200, 500
-# Whoever writes goes first: for at least so long (seconds), and for as long as a step took.
-_PAUSE = 0.01
+_STREAMS = 200
 _FACTS = (
     Column("streams", "Streams", number),
     Column("events", "Events", number),
@@ -104,9 +101,7 @@ def _meaning(log: EventLog, older_than: float | None, *, always: bool) -> IsMean
 async def _pages(
     log: EventLog, meant: Whose, is_meant: IsMeant
 ) -> AsyncIterator[list[StreamRecord]]:
-    after = b""
-    while page := await log.streams_of(meant, after, _STREAMS):
-        after = page[-1].id
+    async for page in removing.pages(log, meant, _STREAMS):
         if some := [record for record in page if is_meant(record)]:
             yield some
 
@@ -125,13 +120,10 @@ async def _removed(
     notes, streams, events = DeletionNotes(log), 0, 0
     try:
         async for page in _pages(log, meant, is_meant):
-            names, more = [record.id for record in page], True
-            while more:
-                began = time.monotonic()
-                step = await log.remove(names, _EVENTS, ended=ended)
+            names = [record.id for record in page]
+            async for step in removing.steps(log, names, ended=ended):
                 notes.add(Reason.AGE, step)
-                streams, events, more = streams + step.streams, events + step.events, step.more
-                await asyncio.sleep(max(_PAUSE, time.monotonic() - began))
+                streams, events = streams + step.streams, events + step.events
     finally:
         await notes.write()
     return {"streams": streams, "events": events}
