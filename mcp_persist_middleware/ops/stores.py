@@ -55,9 +55,7 @@ async def opened(settings: Settings) -> AsyncIterator[EventLog]:
     Raises:
         StoreError: it cannot be opened, or is of another version.
     """
-    async with inspected(settings):
-        pass
-    async with _open(CodedLog(make_log(settings), settings)) as log:
+    async with _open(settings, CodedLog(make_log(settings), settings)) as log:
         yield log
 
 
@@ -68,14 +66,15 @@ async def opened_sql(settings: Settings) -> AsyncIterator[SqlLog]:
     Raises:
         StoreError: it cannot be opened, or is of another version.
     """
-    async with inspected(settings):
-        pass
-    async with _open(sql_log(settings)) as log:
+    async with _open(settings, sql_log(settings)) as log:
         yield log
 
 
 @contextlib.asynccontextmanager
-async def _open(log: AnyLog) -> AsyncIterator[AnyLog]:
+async def _open(settings: Settings, log: AnyLog) -> AsyncIterator[AnyLog]:
+    # To open it upgrades it: what is of another version is refused before.
+    async with inspected(settings):
+        pass
     name = secrets.token_hex(8)
     try:
         await log.open(name)

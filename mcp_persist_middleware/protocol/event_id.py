@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from mcp_persist_middleware.model import RequestId, StreamKind
 
 _STREAM_BYTES = 16
+TIME_BYTES = 6
+"""So many bytes of a stream's id, its first, say when it was made."""
 # The longest that fit: a UUID as text does, and an id of ours has 126 characters at most.
 _MAX_ID_TEXT, _MAX_DIGITS = 41, 66
 _NO_ID = "x"
@@ -31,13 +33,18 @@ def new_stream_id(now: float | None = None) -> bytes:
     Args:
         now: the time in the store, where another worker may ask how old it is.
     """
-    millis = int((time.time() if now is None else now) * 1000)
-    return millis.to_bytes(6, "big") + secrets.token_bytes(_STREAM_BYTES - 6)
+    begin = earliest(time.time() if now is None else now)
+    return begin + secrets.token_bytes(_STREAM_BYTES - TIME_BYTES)
+
+
+def earliest(at: float) -> bytes:
+    """What comes before every stream id that is made at a time or later."""
+    return max(0, int(at * 1000)).to_bytes(TIME_BYTES, "big")
 
 
 def created_at(stream: bytes) -> float:
     """When a stream id was made, in seconds since the Unix epoch."""
-    return int.from_bytes(stream[:6], "big") / 1000
+    return int.from_bytes(stream[:TIME_BYTES], "big") / 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from mcp_persist_middleware.ops.copy.copying import Copying, Progress, Report, s
 from mcp_persist_middleware.ops.copy.place import Place
 from mcp_persist_middleware.ops.copy.store import Readable, Writable
 from mcp_persist_middleware.ops.copy.verifying import Comparison, compare_stores, sums
+from mcp_persist_middleware.protocol import event_id
 from mcp_persist_middleware.settings import Settings
 
 _PAUSE, _SHARE = 0.2, 3.0
 # A stream's id begins with the time, as its worker knew it: two of them may differ by this.
-_SKEW_MS = 30_000
-_TIME_BYTES = 6
+_SKEW_SECONDS = 30.0
 _TELL = 1000
 
 
@@ -129,8 +129,7 @@ async def _follow(copying: Copying, place: Place, workers: "Workers") -> None:
 
 def _a_little_before(stream: bytes) -> bytes:
     """A stream's id, and above all that may still come with an older one."""
-    time_ = int.from_bytes(stream[:_TIME_BYTES], "big")
-    return max(0, time_ - _SKEW_MS).to_bytes(_TIME_BYTES, "big")
+    return event_id.earliest(event_id.created_at(stream) - _SKEW_SECONDS)
 
 
 class Workers:

@@ -22,9 +22,10 @@ from mcp_persist_middleware.ops.copy.rows import (
 )
 from mcp_persist_middleware.ops.copy.store import Writable
 from mcp_persist_middleware.ops.transfer import lines
+from mcp_persist_middleware.protocol.event_id import TIME_BYTES
 
 _LINES = 1000
-_TIME_BYTES, _ID_BYTES = 6, 16
+_ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Renewed:
 
     def stream(self, id_: bytes) -> bytes:
         """A stream's: as old as it is."""
-        return id_[:_TIME_BYTES] + self._made(id_)[: _ID_BYTES - _TIME_BYTES]
+        return id_[:TIME_BYTES] + self._made(id_)[: _ID_BYTES - TIME_BYTES]
 
     def session(self, id_: str) -> str:
         """A session's; streams without one stay so."""

@@ -17,6 +17,7 @@ from mcp_persist_middleware.model import (
     StreamRecord,
     StreamState,
 )
+from mcp_persist_middleware.protocol.event_id import earliest
 from mcp_persist_middleware.stores.sql.inspected import (
     Count,
     EventHead,
@@ -132,10 +133,6 @@ class Inspection(ReadOnly, ABC):
                 return record_of(row)
         return None
 
-    async def count_streams(self, wanted: Wanted) -> int:
-        """How many are meant."""
-        return int((await self.one(select(func.count()).where(*self._meant(wanted))))[0])
-
     async def count_sessions(self, whose: Whose) -> int:
         """How many are somebody's, deleted and expired ones too."""
         of_somebody = belonging(self.tables.session.c, "id", whose)
@@ -156,7 +153,7 @@ class Inspection(ReadOnly, ABC):
             conditions.append(is_open if wanted.is_open else ~is_open)
         # Ids begin with the time, so the primary key finds them; clocks may differ a little.
         if wanted.created_after is not None:
-            conditions += [c.id >= _at(wanted.created_after - 60)]
+            conditions += [c.id >= earliest(wanted.created_after - 60)]
             conditions += [c.created_at >= wanted.created_after]
         if wanted.created_before is not None:
             conditions += [c.created_at <= wanted.created_before]
@@ -254,7 +251,3 @@ def _count_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
 
 def _payload_heads(c: Any) -> Any:
     return select(c.stream, c.sequence, c.codec, func.substr(c.payload, 1, _HEAD))
-
-
-def _at(seconds: float) -> bytes:
-    return max(0, int(seconds * 1000)).to_bytes(6, "big")

@@ -24,7 +24,6 @@ from mcp_persist_middleware.protocol import eras, headers
 logger = rarely.logger(__name__)
 
 Owner = Callable[[Scope], Awaitable[str]]
-_SESSION, _VERSION = b"mcp-session-id", b"mcp-protocol-version"
 _BUSY_SECONDS = 5
 
 
@@ -65,7 +64,7 @@ class StdioUpstream(Application):
             if scope["path"].rstrip("/") != self.options.path.rstrip("/"):
                 await responses.not_found(send, "Not Found")
                 return
-            era = eras.era_of(headers.get(raw, _VERSION))
+            era = eras.era_of(headers.get(raw, headers.PROTOCOL_VERSION))
             exchange = _Exchange(self, scope, receive, send)
             # A version that nobody knows is refused in the words of the newest.
             if era is None or not era.keeps_sessions:
@@ -99,7 +98,8 @@ class _Exchange:
 
     async def of_session(self) -> None:
         """Of a revision that has sessions."""
-        method, session_id = self._scope["method"], headers.get(self._scope["headers"], _SESSION)
+        method = self._scope["method"]
+        session_id = headers.get(self._scope["headers"], headers.SESSION_ID)
         if method not in ("GET", "POST", "DELETE"):
             await answers.empty(self._send, 405, (b"allow", b"GET, POST, DELETE"))
             return
@@ -128,7 +128,7 @@ class _Exchange:
             self._children.end(child)
             await answers.json_answer(self._send, 502 if child.is_over else 200, body)
             return
-        session = (_SESSION, self._children.keep(child).encode())
+        session = (headers.SESSION_ID, self._children.keep(child).encode())
         await answers.json_answer(self._send, 200, body, session)
 
     async def _first_answer(self, child: Child, asked: Posted) -> str:
