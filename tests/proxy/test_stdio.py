@@ -16,6 +16,8 @@ import pytest
 from mcp_persist_middleware import ConfigurationError
 from mcp_persist_middleware.ops.proxy import StdioOptions, StdioUpstream, proxy_app
 from mcp_persist_middleware.ops.proxy.breaker import State
+from mcp_persist_middleware.ops.proxy.stdio.child import BusyError
+from mcp_persist_middleware.ops.proxy.stdio.pool import Children
 from tests.support.scripted import serving, until
 from tests.support.session import MODERN, RawSession
 from tests.support.sse_client import Response, request
@@ -486,3 +488,13 @@ async def test_headers_that_do_not_say_what_the_body_says_are_refused(
         response = await request(port, "POST", headers=headers | changed, body=body)
         assert response.status == 400
         assert (await told(response))["error"]["code"] == -32020
+
+
+async def test_callers_who_are_refused_leave_nothing_behind() -> None:
+    children = Children([sys.executable], StdioOptions(max_children=0))
+    for number in range(50):
+        with pytest.raises(BusyError):
+            await children.of(f"caller {number}")
+    await asyncio.sleep(0)
+    assert not children._owned
+    await children.aclose()

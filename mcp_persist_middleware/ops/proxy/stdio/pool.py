@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import functools
 import secrets
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from mcp_persist_middleware.ops.proxy.stdio.child import BusyError, Child
 from mcp_persist_middleware.ops.proxy.stdio.guard import Guard
 from mcp_persist_middleware.ops.proxy.stdio.options import Redaction, StdioOptions, checked
 from mcp_persist_middleware.ops.proxy.stdio.process import Said, started
-from mcp_persist_middleware.supervision import Supervisor, begin_task
+from mcp_persist_middleware.supervision import Supervisor, begin_task, retrieve
 
 logger = rarely.logger(__name__)
 
@@ -69,8 +70,14 @@ class Children:
                 self.begin(is_session=False), "mcp-persist-child", context=contextvars.Context()
             )
             # Whoever waits for it hears of it; when nobody does, nobody needs to.
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            task.add_done_callback(retrieve)
+            task.add_done_callback(functools.partial(self._begun, owner))
         return await asyncio.shield(task)
+
+    def _begun(self, owner: str, task: asyncio.Task[Child]) -> None:
+        """Of callers that were refused nothing is kept: they are as many as they like."""
+        if _is_over(task) and self._owned.get(owner) is task:
+            del self._owned[owner]
 
     async def begin(self, *, is_session: bool) -> Child:
         """A child of its own.
