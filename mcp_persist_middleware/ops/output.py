@@ -1,15 +1,13 @@
 """What a command prints: tables for people, in 80 columns, and JSON for programs."""
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -71,18 +69,6 @@ class Output:
     def line(self, text: str) -> None:
         """A line for people, however long."""
         self.console.print(_printable(text), markup=False, soft_wrap=True)
-
-    @contextlib.contextmanager
-    def progress(self, what: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
-        """A bar on stderr while long work goes on, for a person at a terminal; gives what says how
-        far it is."""
-        bar = Progress(
-            *Progress.get_default_columns(), console=Console(stderr=True), transient=True
-        )
-        bar.disable = self.as_json or not bar.console.is_terminal
-        with bar:
-            task = bar.add_task(what, total=total)
-            yield lambda done: bar.update(task, completed=done)
 
     def json(self, value: object) -> None:
         """A value for programs, on its own."""

@@ -2,7 +2,8 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -16,16 +17,16 @@ from mcp_persist_middleware.ops.output import number
 def shown() -> Iterator[Report]:
     """Shows what it is told, on standard error."""
     doing = ""
-    with _bar() as bar:
-        task = bar.add_task("", total=None)
+    with _bar() as made:
+        task = made.add_task("", total=None)
 
         def report(done: Done) -> None:
             nonlocal doing
-            if bar.disable and done.doing != doing:
+            if made.disable and done.doing != doing:
                 print(done.doing, file=sys.stderr, flush=True)
             doing = done.doing
             counts = f"{number(done.streams)} streams, {number(done.events)} events"
-            bar.update(
+            made.update(
                 task,
                 description=f"{done.doing}: {counts}",
                 total=done.total,
@@ -35,15 +36,27 @@ def shown() -> Iterator[Report]:
         yield report
 
 
+class Bar(Protocol):
+    """Is told how much is done, and of how much where that is known now."""
+
+    def __call__(self, done: float, of: float | None = None) -> None: ...
+
+
 @contextlib.contextmanager
-def pages() -> Iterator[Callable[[int, int], None]]:
-    """Shows how much is done, and of how much."""
-    with _bar() as bar:
-        task = bar.add_task("backup", total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+def bar(what: str, total: float | None = None, *, hidden: bool = False) -> Iterator[Bar]:
+    """Shows how much of one thing is done, to a person at a terminal."""
+    with _bar(hidden=hidden) as made:
+        task = made.add_task(what, total=total)
+
+        def update(done: float, of: float | None = None) -> None:
+            made.update(task, completed=done, total=total if of is None else of)
+
+        yield update
 
 
-def _bar() -> Progress:
+def _bar(*, hidden: bool = False) -> Progress:
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(
+        *columns, console=console, transient=True, disable=hidden or not console.is_terminal
+    )

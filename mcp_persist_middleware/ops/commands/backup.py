@@ -25,7 +25,7 @@ async def run(
 
     It is the store as it was when the backup began. PostgreSQL has tools of its own (pg_dump).
     """
-    with progress.pages() as report:
+    with progress.bar("backup") as report:
         count = await backup(store.settings(), file, report=report)
     if out.as_json:
         out.json({"file": str(file), "bytes": count})

@@ -6,7 +6,7 @@ from collections import Counter
 import typer
 
 from mcp_persist_middleware.errors import ConfigurationError
-from mcp_persist_middleware.ops import command, key_use, stores
+from mcp_persist_middleware.ops import command, key_use, progress, stores
 from mcp_persist_middleware.ops.output import Column, Output, number
 from mcp_persist_middleware.ops.rotation import Rotation
 from mcp_persist_middleware.ops.store_options import StoreOptions
@@ -40,10 +40,10 @@ async def check(store: StoreOptions, out: Output) -> bool:
     settings = store.settings()
     ring, found = settings.encryption_keys, Counter[str]()
     async with stores.inspected(settings) as inspection:
-        with out.progress("Events") as progress:
+        with progress.bar("events", hidden=out.as_json) as report:
             async for page in key_use.pages(inspection):
                 found.update(key_use.key_of(head.codec, head.begins) for head in page)
-                progress(found.total())
+                report(found.total())
     current = ring.current if ring is not None else key_use.NO_KEY
     rows = []
     for name, count in sorted(found.items()):
@@ -64,8 +64,8 @@ async def rotate(store: StoreOptions, out: Output) -> bool:
     if settings.encryption_keys is None:
         raise ConfigurationError(reason=_NO_KEY)
     async with stores.opened_sql(settings) as log, log.inspection() as inspection:
-        with out.progress("Events") as progress:
-            done = await Rotation(log, inspection, settings).run(progress)
+        with progress.bar("events", hidden=out.as_json) as report:
+            done = await Rotation(log, inspection, settings).run(report)
     out.facts(_FACTS, dataclasses.asdict(done))
     return bool(done.unreadable)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import typer
 
-from mcp_persist_middleware.ops import command, stores
+from mcp_persist_middleware.ops import command, progress, stores
 from mcp_persist_middleware.ops.output import Column, Output, size
 from mcp_persist_middleware.ops.store_options import StoreOptions
 from mcp_persist_middleware.settings import Settings
@@ -35,10 +35,10 @@ async def vacuum(store: StoreOptions, out: Output) -> None:
     settings = store.settings()
     before = await _sizes(settings)
     async with stores.opened_sql(settings) as log:
-        with out.progress("Vacuum", before.get("free")) as progress:
+        with progress.bar("vacuum", before.get("free"), hidden=out.as_json) as report:
             done = 0
             while await log.vacuum():
-                progress(done := done + _STEP)
+                report(done := done + _STEP)
                 await asyncio.sleep(_PAUSE)
     after = await _sizes(settings)
     facts = {"before": _kept(before), "after": _kept(after), "free": after.get("free")}
