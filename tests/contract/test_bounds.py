@@ -61,6 +61,20 @@ async def test_the_newest_ended_streams_of_each_namespace_stay(log: EventLog) ->
     assert await log.append([add(made[1], *events(3, 1))]) == [COMMITTED]
 
 
+async def test_a_stream_that_goes_in_several_steps_goes_whole(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_persist_middleware.maintenance.removing._EVENTS", 2)
+    long = aged(1)
+    await log.append([new(long, *events(1, 7), ending=ending(7, expires_at=10.0**12))])
+    await bounds(log, max_kept_streams=0).keep()
+    assert await ids(log) == []
+    assert await told(log) == {
+        ("count", "default", "streams", 1),
+        ("count", "default", "events", 7),
+    }
+
+
 async def test_the_bytes_of_a_namespace_are_bounded(log: EventLog) -> None:
     made = await kept(log, 5, b"x" * 1000)
     await bounds(log, max_kept_bytes={"default": "5kB", "free": None}).keep()
