@@ -318,3 +318,13 @@ def damage(path: Path, stream: bytes) -> None:
         if page[0] == 10 and page.count(stream) > 1 and number + 1 != root:
             content[number * size : (number + 1) * size] = b"\xff" * size
     path.write_bytes(bytes(content))
+
+
+async def test_however_many_streams_cannot_be_read_the_next_one_is_listed(log: SqliteLog) -> None:
+    made = sorted((record() for _ in range(1200)), key=lambda stream: stream.id)
+    for start in range(0, len(made), 400):
+        await log.append([new(stream) for stream in made[start : start + 400]])
+    with direct(log._path) as outside:
+        outside.execute("UPDATE mcp_stream SET state = 77 WHERE id < ?", (made[-1].id,))
+    (found,) = await log.streams(b"", 1)
+    assert found.id == made[-1].id

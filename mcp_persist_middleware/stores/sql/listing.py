@@ -46,17 +46,18 @@ class SqlListing(SqlStore, EventLog):
         self, after: bytes, limit: int, *which: ColumnElement[bool], newest_first: bool = False
     ) -> list[StreamRecord]:
         key = self.tables.stream.c.id
-        behind = (key < after if newest_first else key > after,) if after else ()
         order = key.desc() if newest_first else key
-        rows = await self.all(
-            select(self.tables.stream).where(*which, *behind).order_by(order).limit(limit)
-        )
-        records = []
-        for row in rows:
-            with contextlib.suppress(UnreadableRowError), reading(self.name, "stream"):
-                records.append(record_of(row))
-        if rows and not records:
-            return await self._listed(rows[-1].id, limit, *which, newest_first=newest_first)
+        wanted = select(self.tables.stream).where(*which).order_by(order).limit(limit)
+        records: list[StreamRecord] = []
+        while not records:
+            behind = (key < after if newest_first else key > after,) if after else ()
+            if not (rows := await self.all(wanted.where(*behind))):
+                break
+            for row in rows:
+                with contextlib.suppress(UnreadableRowError), reading(self.name, "stream"):
+                    records.append(record_of(row))
+            # A page of which nothing can be read is not the last one.
+            after = rows[-1].id
         return records
 
     async def remove(
