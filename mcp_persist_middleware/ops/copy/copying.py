@@ -21,6 +21,7 @@ from mcp_persist_middleware.ops.copy.rows import (
     MAX_EVENTS,
     STREAM,
     Changes,
+    EventRow,
     Position,
     Row,
     Selection,
@@ -254,6 +255,14 @@ async def sessions_of(
     while rows := await store.sessions(after, _SESSIONS, only):
         yield rows
         after = key_of(rows[-1])
+
+
+async def events_of(store: Readable, stream: bytes) -> AsyncIterator[list[EventRow]]:
+    """The events of one stream, page by page."""
+    position = Position(stream)
+    while page := await store.events(position, stream, MAX_EVENTS, MAX_BYTES):
+        yield list(page)
+        position = at(page[-1])
 
 
 async def _ahead(items: AsyncGenerator[T]) -> AsyncGenerator[T]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from mcp_persist_middleware.model import EventKind, StreamKind
 from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy.codecs import Reader
-from mcp_persist_middleware.ops.copy.copying import Progress, Report, sessions_of
+from mcp_persist_middleware.ops.copy.copying import Progress, Report, events_of, sessions_of
 from mcp_persist_middleware.ops.copy.rows import (
     KIND,
     LAST,
@@ -191,13 +191,11 @@ def _agree(ours: EventRow | None, theirs: EventRow | None, readers: tuple[Reader
 
 
 async def _one(store: Readable, stream: bytes, end: int) -> AsyncIterator[EventRow]:
-    position = Position(stream, 0)
-    while events := await store.events(position, stream, MAX_EVENTS, MAX_BYTES):
-        for event in events:
+    async for page in events_of(store, stream):
+        for event in page:
             if event[SEQUENCE] > end:
                 return
             yield event
-        position = at(events[-1])
 
 
 async def _compare_sessions(

@@ -1,23 +1,19 @@
 """From a store to lines of JSON."""
 
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy import ends
 from mcp_persist_middleware.ops.copy.codecs import Reader
-from mcp_persist_middleware.ops.copy.copying import Progress, Report, sessions_of
+from mcp_persist_middleware.ops.copy.copying import Progress, Report, events_of, sessions_of
 from mcp_persist_middleware.ops.copy.rows import (
     EVERYTHING,
-    MAX_BYTES,
-    MAX_EVENTS,
     EventRow,
-    Position,
     Row,
     Selection,
-    at,
     is_kept,
     key_of,
 )
@@ -141,11 +137,3 @@ class _Exporting:
                 continue
             made.append(("event", lines.line("event", lines.event_fields(event, frame))))
         return made
-
-
-async def events_of(store: Readable, stream: bytes) -> AsyncIterator[list[EventRow]]:
-    """The events of one stream, page by page."""
-    position = Position(stream)
-    while page := await store.events(position, stream, MAX_EVENTS, MAX_BYTES):
-        yield list(page)
-        position = at(page[-1])
