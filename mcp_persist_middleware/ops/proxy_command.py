@@ -200,13 +200,17 @@ def _options(given: Mapping[str, Any]) -> "UpstreamOptions":
 
     return UpstreamOptions(
         **{name: given[name] for name in _PLAIN},
-        headers=_headers(given["header_file"]),
+        headers=read_headers(given["header_file"]),
         tls=tls_context(given["ca_file"], given["client_cert"], given["client_key"]),
     )
 
 
-def _headers(file: str | Path | None) -> tuple[tuple[str, str], ...]:
-    """The headers in a file. Neither a value nor a line of it is ever shown."""
+def read_headers(file: str | Path | None) -> tuple[tuple[str, str], ...]:
+    """The headers in a file. Neither a value nor a line of it is ever shown.
+
+    Raises:
+        ConfigurationError: it cannot be read, or has a line that is no header.
+    """
     if file is None:
         return ()
     pairs = []

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from mcp_persist_middleware.ops.endpoint.look import Found
 from mcp_persist_middleware.ops.proxy import Upstream, servers
-from mcp_persist_middleware.ops.proxy.check import Found, check
+from mcp_persist_middleware.ops.proxy.check import check
 from tests.proxy.test_upstream import free_port
 from tests.proxy.wired import wired
 from tests.support import servers as applications
@@ -44,7 +45,7 @@ async def test_an_official_server_is_seen_as_it_was_set_up(
     assert found.get_stream is True
     assert (found.auth, found.buffering) == ("none asked for", "none seen")
     assert found.server is not None
-    assert found.server.startswith("tests ")
+    assert found.server.startswith("tests")
 
 
 async def test_a_server_of_one_revision_without_a_get_stream_is_left_without_a_session() -> None:

@@ -8,10 +8,10 @@ import typer
 
 from mcp_persist_middleware.errors import ConfigurationError, PersistError
 from mcp_persist_middleware.ops import progress
+from mcp_persist_middleware.ops.applications import application, persistence_in
 from mcp_persist_middleware.ops.command import CHANGE, FOUND, cannot_run
 from mcp_persist_middleware.ops.copy import Comparison, Copied, copy
 from mcp_persist_middleware.ops.output import Output, number, size
-from mcp_persist_middleware.ops.store_options import application, persistence_in
 from mcp_persist_middleware.settings import Settings
 
 _STORE = "A store's URL, or MODULE:APP: the settings of the middleware in it."

@@ -1,16 +1,15 @@
-"""Questions to an upstream, put as a client would put them."""
+"""Questions to an MCP endpoint, put as a client would put them."""
 
 import asyncio
 import json
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from mcp_persist_middleware import asgi
-from mcp_persist_middleware.ops.proxy.pool import ConnectPolicy
-from mcp_persist_middleware.ops.proxy.upstream import Upstream
 from mcp_persist_middleware.protocol import coding, eras, headers, jsonrpc, sse
 
 MODERN = eras.MODERN.versions[0]
@@ -34,8 +33,16 @@ class Heard:
     @property
     def result(self) -> dict[str, Any]:
         """The result in it; empty where there is none."""
-        found = (message.get("result") for message in self._messages() if isinstance(message, dict))
-        return next((result for result in found if isinstance(result, dict)), {})
+        return self._member("result")
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error in it; empty where there is none."""
+        return self._member("error")
+
+    def _member(self, name: str) -> dict[str, Any]:
+        found = (message.get(name) for message in self._messages() if isinstance(message, dict))
+        return next((value for value in found if isinstance(value, dict)), {})
 
     def header(self, name: bytes) -> str | None:
         """The first value of a header."""
@@ -52,19 +59,24 @@ class Heard:
 
 
 class Asker:
-    """Asks one upstream. Each question waits half a minute at most.
+    """Asks one endpoint. Each question waits half a minute at most, and raises what the application
+    raises.
 
-    Raises:
-        NotSentError: it cannot be reached.
+    Args:
+        app: what is asked.
+        path: where its endpoint is.
+        given: headers of every question, in the place of others of the same name.
     """
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
+    def __init__(self, app: ASGIApp, path: str, given: headers.RawHeaders = ()) -> None:
+        self._app = app
+        self._path = path
+        self._given = given
 
-    async def initialize(self, version: str) -> Heard:
+    async def initialize(self, version: str, *more: tuple[bytes, bytes]) -> Heard:
         """Begin a session."""
         params = {"protocolVersion": version, "capabilities": {}, "clientInfo": _CLIENT}
-        return await self._ask("POST", _message("initialize", params))
+        return await self._ask("POST", _message("initialize", params), *more)
 
     async def initialized(self, session: str | None, version: str) -> Heard:
         """Say that it has begun."""
@@ -73,13 +85,29 @@ class Asker:
 
     async def discover(self) -> Heard:
         """What a server of 2026-07-28 says of itself."""
+        return await self._modern("server/discover", {})
+
+    async def returned(self, state: str) -> Heard:
+        """What it says to a `requestState` that comes back with the call of a tool that there is
+        not: who seals it looks at that first (2026-07-28)."""
+        name = f"no-tool-{secrets.token_hex(8)}"
+        params = {"name": name, "arguments": {}, "requestState": state, "inputResponses": {}}
+        return await self._modern("tools/call", params, (b"mcp-name", name.encode()))
+
+    async def preflight(self, *more: tuple[bytes, bytes]) -> Heard:
+        """What a browser asks before it sends what a page wants it to."""
+        return await self._ask("OPTIONS", None, *more)
+
+    async def _modern(
+        self, method: str, params: dict[str, Any], *more: tuple[bytes, bytes]
+    ) -> Heard:
         meta = {
             f"{_META}protocolVersion": MODERN,
             f"{_META}clientInfo": _CLIENT,
             f"{_META}clientCapabilities": {},
         }
-        more = [(headers.PROTOCOL_VERSION, MODERN.encode()), (b"mcp-method", b"server/discover")]
-        return await self._ask("POST", _message("server/discover", {"_meta": meta}), *more)
+        named = [(headers.PROTOCOL_VERSION, MODERN.encode()), (b"mcp-method", method.encode())]
+        return await self._ask("POST", _message(method, {**params, "_meta": meta}), *named, *more)
 
     async def get_stream(self, session: str | None, version: str, seconds: float) -> Heard | None:
         """The head of the session's GET stream; None when it does not come in time."""
@@ -96,28 +124,23 @@ class Asker:
     async def _ask(
         self, method: str, message: dict[str, Any] | None, *more: tuple[bytes, bytes]
     ) -> Heard:
-        pool = self._upstream.pool
-        path = pool.options.path or pool.path
         raw = [(b"accept", b"application/json, text/event-stream"), *more]
         if message is not None:
             raw.append((b"content-type", b"application/json"))
+        names = {name for name, _ in self._given}
         scope = {
             "type": "http",
             "method": method,
-            "path": path,
-            "raw_path": path.encode(),
+            "path": self._path,
+            "raw_path": self._path.encode(),
             "query_string": b"",
-            "headers": raw,
+            "headers": [*(pair for pair in raw if pair[0] not in names), *self._given],
             "extensions": {},
         }
         body = b"" if message is None else json.dumps(message).encode()
         until = None if method == "GET" else _is_answered
-        answer = await asgi.ask(self._handed, scope, body, until=until)
+        answer = await asgi.ask(self._app, scope, body, until=until)
         return Heard(answer.status, answer.headers, answer.body)
-
-    async def _handed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        policy = ConnectPolicy(self._upstream.pool.options.connect_timeout, retries=False)
-        await self._upstream.attempt(policy, scope, receive, send)
 
 
 def _message(method: str, params: dict[str, Any]) -> dict[str, Any]:
