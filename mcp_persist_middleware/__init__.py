@@ -29,6 +29,9 @@ Where to change what:
 - a page for operators: health.py
 - a command: a file in ops/commands/, ops/command.py; what it asks a store:
   stores/sql/inspection.py
+- what `doctor` looks at: ops/doctor/store.py, ops/doctor/application.py; what it asks a server:
+  ops/endpoint/asker.py
+- what `bench` measures: ops/bench/measures.py
 - which upstream a request goes to: ops/proxy/replicas.py, ops/proxy/upstream.py
 - how a store is copied: ops/copy/copying.py, ops/copy/sql.py; the lines of an export:
   ops/transfer/lines.py

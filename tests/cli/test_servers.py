@@ -42,6 +42,7 @@ def test_every_command_works_on_postgresql_behind_redis(served: Scene) -> None:
     assert set(checks.values()) == {"ok"}
     assert told("top", "--seconds", "0")["workers"]
     assert served.run("tail", "-n", "2").code == 0
+    assert {row["rate"] > 0 for row in told("bench", "--seconds", "0.1")["measures"]} == {True}
     assert told("streams", "end", served.running) == {"stream": served.running, "ended": True}
     assert told("sessions", "end", SESSION) == {"ended": 1}
 
