@@ -11,6 +11,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Mount
 
 from mcp_persist_middleware import PersistMiddleware
 from mcp_persist_middleware.errors import ConfigurationError
@@ -149,6 +150,14 @@ async def test_an_application_without_a_lifespan_and_without_sessions_of_2026_is
     assert found["application"].level == Level.OK
     assert found["request state"].level == Level.SKIPPED
     assert found["eras"].said.startswith("2025-11-25")
+
+
+async def test_a_mount_that_wants_another_slash_is_found_where_clients_find_it() -> None:
+    inner = _app(streamable_http_path="/")
+    mounting = Starlette(
+        routes=[Mount("/mcp", inner)], lifespan=lambda _: inner.router.lifespan_context(inner)
+    )
+    assert (await seen(mounting))["application"].level == Level.OK
 
 
 async def test_an_application_that_does_not_start_is_told() -> None:

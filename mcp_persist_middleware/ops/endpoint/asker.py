@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp
 
@@ -14,6 +15,7 @@ from mcp_persist_middleware.protocol import coding, eras, headers, jsonrpc, sse
 
 MODERN = eras.MODERN.versions[0]
 _META = "io.modelcontextprotocol/"
+_MOVED = (307, 308)
 _CLIENT = {"name": "mcp-persist-middleware", "version": "1"}
 
 
@@ -122,6 +124,22 @@ class Asker:
         await self._ask("DELETE", None, *_in_session(session, version))
 
     async def _ask(
+        self, method: str, message: dict[str, Any] | None, *more: tuple[bytes, bytes]
+    ) -> Heard:
+        heard = await self._once(method, message, *more)
+        if heard.status in _MOVED and (path := self._slashed(heard)) is not None:
+            self._path = path
+            heard = await self._once(method, message, *more)
+        return heard
+
+    def _slashed(self, heard: Heard) -> str | None:
+        """Where it is, if it only wants another slash at its end, or none, as a mount does: every
+        client goes there by itself."""
+        path = urlsplit(heard.header(b"location") or "").path
+        same = path != self._path and path.rstrip("/") == self._path.rstrip("/")
+        return path if same else None
+
+    async def _once(
         self, method: str, message: dict[str, Any] | None, *more: tuple[bytes, bytes]
     ) -> Heard:
         raw = [(b"accept", b"application/json, text/event-stream"), *more]
