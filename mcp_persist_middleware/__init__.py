@@ -12,6 +12,7 @@ Where to change what:
 - a metric: telemetry.py, its use, examples/guides/operating.md
 - how a cursor is parsed: protocol/event_id.py
 - a protocol revision: protocol/eras.py
+- what a listen hears of on which worker: streams/hints/board.py, protocol/hints.py
 - priming: streams/render.py, protocol/sse.py, protocol/eras.py
 - where and how a reader reads: streams/read_point.py, streams/deliver.py, log/cursor.py
 - how soon a client is asked back: streams/pace.py

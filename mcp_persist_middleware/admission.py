@@ -43,7 +43,7 @@ def by_body(context: Context, head: classify.Request, scope: Scope, body: Body) 
     known = context.memory.speaks_mcp(path_of(scope))
     if body.complete:
         request = classify.by_body(head, scope["headers"], body.content, known_path=known)
-        if request.kind is Kind.EXCHANGE:
+        if request.kind in (Kind.EXCHANGE, Kind.LISTEN):
             return request
     return head
 

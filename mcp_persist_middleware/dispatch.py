@@ -28,6 +28,7 @@ from mcp_persist_middleware.relay.outcome import RelayFailure
 from mcp_persist_middleware.relay.route import Here, Home, SessionState, There, route
 from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.streams import listen, ownership, rerun, resume, serve
+from mcp_persist_middleware.streams.hints import serve as listens
 from mcp_persist_middleware.streams.lease_guard import LeaseGuard
 from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.stored_request import StoredRequest
@@ -218,6 +219,8 @@ class Dispatcher:
         match request.kind:
             case Kind.EXCHANGE if asked.resume is not None:
                 await self._run_again(app, asked, client)
+            case Kind.LISTEN:
+                await listens.serve(context, LeaseGuard(context, self.app), asked, client, send)
             case Kind.EXCHANGE:
                 running = Exchange(context, app, scope, request, send)
                 if client.is_here:

@@ -172,6 +172,7 @@ async def _open(
     drain = Drain(settings.drain_seconds, heartbeat.drain)
     context = Context(settings, log, writer, member, drain, tasks, memory)
     closing.add("Readers", context.subscribers.aclose)
+    closing.add("Hints", context.boards.aclose)
     registry = Registry(log.sessions, settings, name, peers, lambda: writer.is_down, before)
     closing.add("Sessions", registry.keep)
     closing.add("Calls", lambda: _end_calls(context))

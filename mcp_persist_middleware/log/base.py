@@ -78,6 +78,12 @@ class EventLog(Listing, ABC):
         return 1
 
     @property
+    def shared(self) -> "EventLog":
+        """The same store for streams that many workers write in turn: nothing that only one of
+        them has is between it and them."""
+        return self
+
+    @property
     def wakeups(self) -> Wakeups:
         """What tells of commits by other workers; of a log without, readers look often. A topic is
         the id of a stream or one of those that `Inbox` names."""

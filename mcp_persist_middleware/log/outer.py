@@ -1,5 +1,6 @@
 """A log in front of another one, and its parts in front of those."""
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
@@ -53,6 +54,15 @@ class OuterLog(EventLog):
     @property
     def max_in_flight(self) -> int:
         return self.inner.max_in_flight
+
+    @property
+    def shared(self) -> EventLog:
+        below = self.inner.shared
+        if below is self.inner:
+            return self
+        front = copy.copy(self)
+        front.inner = below
+        return front
 
     @property
     def wakeups(self) -> Wakeups:

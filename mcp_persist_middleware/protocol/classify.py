@@ -3,7 +3,7 @@
 import enum
 from dataclasses import dataclass
 
-from mcp_persist_middleware.protocol import eras, event_id, headers, jsonrpc
+from mcp_persist_middleware.protocol import eras, event_id, headers, hints, jsonrpc
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.settings import Settings
 
@@ -25,6 +25,8 @@ class Kind(enum.Enum):
     """The end of a session."""
     BODY = "body"
     """A POST that can only be judged by its body."""
+    LISTEN = "listen"
+    """A POST that subscribes to what changes (2026-07-28): nobody comes back to its stream."""
     SESSION = "session"
     """Anything else with a session's id: the application's to answer, in that session."""
 
@@ -89,8 +91,9 @@ def by_body(head: Request, raw: headers.RawHeaders, body: bytes, *, known_path: 
     call = jsonrpc.parse(body)
     if call is None or not call.request_ids or not headers.accepts_event_stream(raw):
         return PASS
-    if call.method == "subscriptions/listen":
-        return PASS
+    if call.method == hints.METHOD:
+        is_one = head.era.disconnect_cancels and not head.session and len(call.request_ids) == 1
+        return Request(Kind.LISTEN, head.era, "", call) if is_one else PASS
     if call.is_initialize and call.version is not None:
         return Request(Kind.EXCHANGE, eras.era_of_initialize(call.version), head.session, call)
     is_mcp = known_path or head.session or headers.get(raw, headers.PROTOCOL_VERSION) is not None

@@ -106,6 +106,11 @@ class SettingsArguments(TypedDict, total=False):
     error."""
     detach_seconds: Duration
     """Work goes on this long without a reader."""
+    share_hints: bool
+    """A `subscriptions/listen` hears of changes on every worker; False: of its own worker's."""
+    missed_hints: Duration
+    """A `subscriptions/listen` that comes back within this time hears of what it missed; 0: it does
+    not."""
     disconnect_grace: Duration
     """2026-07-28: a client that is back within this time has not cancelled."""
     send_timeout: Duration

@@ -128,6 +128,11 @@ class Settings:
     error."""
     detach_seconds: float = _seconds(3600.0)
     """Work goes on this long without a reader."""
+    share_hints: bool = _setting(True)
+    """A `subscriptions/listen` hears of changes on every worker; False: of its own worker's."""
+    missed_hints: float = _seconds(30.0)
+    """A `subscriptions/listen` that comes back within this time hears of what it missed; 0: it does
+    not."""
     disconnect_grace: float = _seconds(4.0)
     """2026-07-28: a client that is back within this time has not cancelled."""
     send_timeout: float = _seconds(30.0, low=0.1)

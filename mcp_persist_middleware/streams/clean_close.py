@@ -55,13 +55,12 @@ class CleanClose:
             is_whole = message["type"] == "http.response.start" or body.endswith(_BLANK)
             self._is_open = is_whole and message.get("more_body", True)
 
-    async def say(self, retry_ms: int) -> None:
-        """Ask the client to come back and end the body. A client that takes nothing now, or has
-        gone, is left as it is.
+    async def say(self, body: bytes) -> None:
+        """Say one last thing, such as that the client should come back, and end the body. A client
+        that takes nothing now, or has gone, is left as it is.
         """
         if not self._is_open:
             return
         with anyio.move_on_after(_SECONDS, shield=True), contextlib.suppress(Exception):
-            body = sse.retry(retry_ms)
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -13,6 +13,7 @@ from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams.detached import Detached, Running
 from mcp_persist_middleware.streams.drain import Drain
+from mcp_persist_middleware.streams.hints.boards import Boards
 from mcp_persist_middleware.streams.memory import Memory
 from mcp_persist_middleware.streams.newborn import Newborn
 from mcp_persist_middleware.streams.subscribers import SessionSubscribers
@@ -59,6 +60,8 @@ class Context:
     """The running GET exchange of each place and session."""
     subscribers: SessionSubscribers = field(init=False)
     """The connections to those."""
+    boards: Boards = field(init=False)
+    """What the listens of each place are let know."""
 
     def __post_init__(self) -> None:
         settings, log, writer, member = self.settings, self.log, self.writer, self.member
@@ -76,6 +79,7 @@ class Context:
         self.subscribers = SessionSubscribers(
             log.sessions, member.peers, member.name, lambda: writer.is_down, self.background
         )
+        self.boards = Boards(settings, log, member, self.background, self.tasks)
 
     @property
     def holds_lease(self) -> bool:

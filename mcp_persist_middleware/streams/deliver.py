@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
@@ -17,8 +16,8 @@ from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol import event_id, headers, sse
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.redaction import hushed_response
-from mcp_persist_middleware.streams import pace
-from mcp_persist_middleware.streams.clean_close import CleanClose, KeepAlive
+from mcp_persist_middleware.streams import event_source, pace
+from mcp_persist_middleware.streams.clean_close import CleanClose
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.read_point import ReadPoint
 from mcp_persist_middleware.streams.render import Renderer
@@ -32,7 +31,6 @@ _TOGETHER = 0.01
 # Most streams are over within this time, and then nobody has to watch for the client's leaving.
 _UNWATCHED = 0.2
 # At an abrupt cut this share of a call's age, at most, comes twice.
-_SELDOM = 86_400
 _ROTATE_SHARE = 0.01
 
 
@@ -72,9 +70,11 @@ class Delivery:
                     bodies, clean_close.send
                 ):
                     with hushed_response():
-                        await self._response(bodies)(scope, receive, clean_close.send)
+                        chunks, head = self._chunks(bodies), self._point.head
+                        response = event_source.response(self._context.settings, chunks, head)
+                        await response(scope, receive, clean_close.send)
         except asyncio.CancelledError:
-            await clean_close.say(self._last_retry_ms)
+            await clean_close.say(sse.retry(self._last_retry_ms))
             raise
         except (SendTimeoutError, TimeoutError):
             telemetry.clients_cut.add(1)
@@ -124,20 +124,6 @@ class Delivery:
                 break
             await self._cursor.wait(left)
         return self._page is not None
-
-    def _response(self, bodies: AsyncGenerator[bytes, None]) -> EventSourceResponse:
-        settings = self._context.settings
-        response = EventSourceResponse(
-            self._chunks(bodies),
-            # Releases of sse-starlette before its issue 206 take 0 for "without a pause".
-            ping=settings.ping_seconds or _SELDOM,
-            ping_message_factory=KeepAlive,
-            send_timeout=settings.send_timeout,
-            # We leave by ourselves in time; this is for a client that takes nothing meanwhile.
-            shutdown_grace_period=settings.drain_seconds + 1,
-        )
-        response.raw_headers = headers.stream_head(self._point.head)
-        return response
 
     @property
     def is_idle(self) -> bool:

@@ -38,7 +38,7 @@ class Exchange:
         self, context: Context, app: ASGIApp, scope: Scope, request: classify.Request, send: Send
     ) -> None:
         self._context = context
-        self._app = app
+        self.app = app
         self.request = request
         self.scope: Scope = hand_in(scope)
         self.place = place_of(scope)
@@ -141,7 +141,7 @@ class Exchange:
     async def _run(self) -> None:
         exit_guard.protect()
         try:
-            await self._app(self.scope, self._receive, self._send)
+            await self.app(self.scope, self._receive, self._send)
         except Exception as error:
             if self.state is ExchangeState.PASSING:
                 raise
@@ -212,7 +212,7 @@ class Exchange:
             self.state = ExchangeState.DROPPING
         elif self.kind is StreamKind.GET:
             stream = await self._recorder.open_for_session(
-                self._app, self.scope, self.credential, raw
+                self.app, self.scope, self.credential, raw
             )
             self._answer_on(stream, raw)
             if self.opening.is_over:

@@ -30,6 +30,10 @@ async def begin(
 ) -> Opened | None:
     """Run a request. The stream that answers it; None when its client has had the whole answer,
     or has left."""
+    call = running.request.call
+    if not running.request.era.keeps_sessions and call is not None and call.method == "tools/call":
+        # Nobody but its own client hears otherwise of what it changes.
+        await context.boards.before_call(running.app, running.scope, body)
     running.start(body)
     try:
         opened = await answer(context, running, client)

@@ -110,7 +110,7 @@ FOREIGN = (b"last-event-id", b"42")
         ("POST", [JSON, SSE, SESSION], b'{"id":1,"result":{}}', False, Kind.PASS),
         ("POST", [JSON, SESSION], CALL, False, Kind.PASS),  # reads no event stream
         ("POST", [SSE, SESSION], CALL, False, Kind.EXCHANGE),  # the application judges the type
-        ("POST", [JSON, SSE, version("2026-07-28")], LISTEN, False, Kind.PASS),
+        ("POST", [JSON, SSE, version("2026-07-28")], LISTEN, False, Kind.LISTEN),
         ("POST", [JSON, SSE, version("2099-01-01")], CALL, True, Kind.PASS),
         ("POST", [JSON, SSE, SESSION, version("2099-01-01")], CALL, True, Kind.SESSION),
         ("GET", [SESSION], b"", True, Kind.SESSION),

@@ -48,6 +48,7 @@ MPM-STREAM-07 | The application's body is not in its `Content-Encoding`. | Corre
 MPM-STREAM-08 | More than `max_detached` calls run without a client. | Raise it, or find who
   leaves calls behind.
 MPM-STREAM-09 | A client cannot be served from the store. | As MPM-STORE-01; the client comes back.
+MPM-STREAM-10 | Listens hear late of changes on other workers. | As MPM-STORE-01.
 MPM-RELAY-01 | The store did not say which worker has a session. | As MPM-STORE-01.
 MPM-RELAY-02 | The store did not say what became of a relayed request. | As MPM-STORE-01.
 MPM-RELAY-03 | A request's credentials or user cannot travel to another worker. | Install the

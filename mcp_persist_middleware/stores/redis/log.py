@@ -116,6 +116,11 @@ class RedisLog(EventLog):
         return self._inbox
 
     @property
+    def shared(self) -> EventLog:
+        # A stream that is taken over while its writer lives would lose what waits to be flushed.
+        return self._inner
+
+    @property
     def wakeups(self) -> Wakeups:
         return self._wakeups
 
