@@ -1,6 +1,7 @@
 """A copy of a SQLite store as one file, by SQLite's own online backup: servers go on meanwhile."""
 
 import contextlib
+import dataclasses
 import os
 import sqlite3
 from collections.abc import Callable
@@ -32,7 +33,8 @@ async def backup(source: ends.Given, file: Path, *, report: Pages | None = None)
         CopyError: the store is no SQLite file, or there is none, or the new file is there already.
         StoreError: the store cannot be read, or the file not be written.
     """
-    log = make_log(ends.settings_of(source))
+    # What only Redis has is a moment's events.
+    log = make_log(dataclasses.replace(ends.settings_of(source), redis=None))
     if not isinstance(log, SqliteLog):
         raise CopyError(reason=f"{log.name} is not in SQLite; its server has tools of its own")
     if not log.path.is_file():

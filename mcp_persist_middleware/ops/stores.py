@@ -95,6 +95,21 @@ def check(name: str, found: Schema) -> None:
         raise StoreError(
             url=name, reason="it has no tables: no server has opened it yet (or another prefix)"
         )
+    check_newer(name, found)
+    if found.number < migrations.NEWEST:
+        raise StoreError(
+            url=name,
+            reason=f"it has schema {found.number}, and this version reads {migrations.NEWEST}: "
+            "start a server of this version on it, or run `schema upgrade`",
+        )
+
+
+def check_newer(name: str, found: Schema) -> None:
+    """Refuse tables of a version beside which this one may not go on.
+
+    Raises:
+        SchemaVersionError: it is so.
+    """
     if found.compatible_from > migrations.NEWEST:
         raise SchemaVersionError(
             url=name,
@@ -102,10 +117,4 @@ def check(name: str, found: Schema) -> None:
             package=found.package or "of a newer version",
             own=telemetry.VERSION,
             known=migrations.NEWEST,
-        )
-    if found.number < migrations.NEWEST:
-        raise StoreError(
-            url=name,
-            reason=f"it has schema {found.number}, and this version reads {migrations.NEWEST}: "
-            "start a server of this version on it, or run `schema upgrade`",
         )

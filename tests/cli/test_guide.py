@@ -17,7 +17,7 @@ _VARIES = (
     (r"\bA[\w-]{21}(?!\w)", "STREAM"),
     (r"\d{4}-\d\d-\d\dT[\d:+]+", "TIME"),
     (r"[\d.]+ (s|min|h|d)\b( \d+ (s|min|h))?", "SPAN"),
-    (r"[\d.]+ (B|KiB|MiB)\b", "SIZE"),
+    (r"[\d.]+ (B|KiB|MiB|GiB|TiB)\b", "SIZE"),
     (r"with [\w, ]+?, (?=\w)|, without [\w, ]+", ""),
     (r"(schema +ok|Schema|known here) +\d+", r"\1 N"),
     (r"\s+", " "),

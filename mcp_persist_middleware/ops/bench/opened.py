@@ -10,6 +10,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.ops import stores
 from mcp_persist_middleware.ops.bench.application import Application
@@ -94,13 +95,18 @@ async def opened(settings: Settings) -> AsyncIterator[Opened]:
     other = dataclasses.replace(own, ping_seconds=own.ping_seconds + 1)
     application = Application()
     async with _Checked(own) as here, _Checked(other) as there:
+        context = await here.context()
+        if context.log.facts().redis_up is False:
+            raise StoreError(
+                url=context.log.name, reason="Redis is away, and SQL alone is not what is asked for"
+            )
         try:
             yield Opened(
                 namespace,
                 application,
                 PersistMiddleware(application, persistence=here),
                 PersistMiddleware(application, persistence=there),
-                await here.context(),
+                context,
             )
         finally:
             await here.forget(namespace=namespace)

@@ -33,7 +33,9 @@ async def tail(
     follows: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what comes, until interrupted.")
     ] = False,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, max=10_000)] = 20,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", min=0, max=10_000, help="So many of the newest.")
+    ] = 20,
     session: Session = None,
     stream: Annotated[str | None, typer.Option(metavar="ID", help="Of this stream alone.")] = None,
     namespace: Namespace = None,

@@ -97,9 +97,11 @@ def _written(name: str) -> Iterator[BinaryIO]:
     try:
         with cast("BinaryIO", io.BufferedWriter(io.FileIO(number_, "wb"))) as made:
             yield made
-    except BaseException:
+    except BaseException as error:
         # Half of an export is none.
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            command.cannot_run(f"MPM-COPY-03: The file {name} cannot be written: {error.strerror}")
         raise
 
 

@@ -11,12 +11,14 @@ from mcp_persist_middleware.errors import CopyError
 from mcp_persist_middleware.log import mirror
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import StreamWrite
+from mcp_persist_middleware.ops import stores
 from mcp_persist_middleware.ops.copy.logs import LogRows
 from mcp_persist_middleware.ops.copy.sqlite import SqliteRows
 from mcp_persist_middleware.ops.copy.store import Writable
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.connect import make_log
 from mcp_persist_middleware.stores.sql.log import SqlLog
+from mcp_persist_middleware.stores.sql.migrations import Schema
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 
 _PAGE = 100
@@ -56,10 +58,18 @@ async def opened(settings: Settings) -> AsyncIterator[Writable]:
 
 @contextlib.asynccontextmanager
 async def maybe_opened(settings: Settings) -> AsyncIterator[Writable | None]:
-    """An end that is open; None where there is no store."""
-    store = _rows(_sql_log(settings))
+    """An end that is open; None where there is no store.
+
+    Raises:
+        SchemaVersionError: it is of a version whose rows this one does not know.
+    """
+    log = _sql_log(settings)
+    store = _rows(log)
     try:
-        yield store if await store.open() else None
+        is_there = await store.open()
+        if is_there and isinstance(log, SqlLog):
+            stores.check_newer(log.name, Schema.of(await store.meta()))
+        yield store if is_there else None
     finally:
         await store.aclose()
 

@@ -22,7 +22,8 @@ async def keys(patient: Patient) -> AsyncIterator[Finding]:
     missing = [name for name in found if name and (ring is None or name not in ring)]
     if missing:
         said = f"events are encrypted with {', '.join(missing)}, which is not among encryption_keys"
-        fix = "Give it to encryption_keys, behind the current one; see `keys check`"
+        behind = ", behind the current one" if ring is not None else ""
+        fix = f"Give {', '.join(missing)} to encryption_keys{behind}; see `keys check`"
         yield Finding("keys", Level.FAILURE, said, fix)
     elif ring is None:
         yield Finding("keys", Level.OK, "nothing is encrypted, and there are no keys")

@@ -1,17 +1,19 @@
 """Checks of the tables: who is on them, who may do what, what retention has left."""
 
 import secrets
+import shutil
 import stat
 from collections.abc import AsyncIterator
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.ops import stores
 from mcp_persist_middleware.ops.doctor import Finding, Level, Patient
-from mcp_persist_middleware.ops.output import ago, number
+from mcp_persist_middleware.ops.output import ago, number, size
 from mcp_persist_middleware.ops.records import worker_state
 from mcp_persist_middleware.stores.sql import migrations
 from mcp_persist_middleware.stores.sqlite.inspection import SqliteInspection
 
+_ROOM, _LEAST = 64 * 1024 * 1024, 1024 * 1024
 _SKEW, _NOISE = 5.0, 0.1
 # So many rounds of retention late is behind; a round or two is a busy moment.
 _LATE_ROUNDS, _LATE_SECONDS = 5, 120.0
@@ -64,6 +66,20 @@ async def rights(patient: Patient) -> AsyncIterator[Finding]:
     yield Finding("permissions", Level.OK, "this user may do all that a server does")
 
 
+async def disk(patient: Patient) -> AsyncIterator[Finding]:
+    """Whether there is room for what comes."""
+    if not isinstance(patient.store, SqliteInspection):
+        yield Finding("disk", Level.SKIPPED, "it is the database server's own")
+        return
+    free = shutil.disk_usage(patient.store.path.parent).free
+    said = f"{size(free)} free beside the file"
+    if free >= _ROOM:
+        yield Finding("disk", Level.OK, said)
+    else:
+        fix = "Make room on the disk: a store that cannot write keeps nothing, nor removes anything"
+        yield Finding("disk", Level.FAILURE if free < _LEAST else Level.WARNING, said, fix)
+
+
 async def workers(patient: Patient) -> AsyncIterator[Finding]:
     """Who is on the store, and what those who are gone have left."""
     now, lease = await patient.store.now(), patient.settings.lease_seconds
@@ -113,6 +129,7 @@ CHECKS = {
     "schema": schema,
     "clock": clock,
     "permissions": rights,
+    "disk": disk,
     "workers": workers,
     "retention": retention,
     "wake-ups": wakeups,

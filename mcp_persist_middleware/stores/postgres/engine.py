@@ -260,6 +260,7 @@ _REMEDIES = {
     "3D000": "Create the database {database!r}, or correct its name in the URL",
     "42501": "Grant the user SELECT, INSERT, UPDATE and DELETE on the tables",
     "25006": "Connect to the primary: this server takes no writes",
+    "53100": "Make room on the disk of the server",
     "53300": "Raise max_connections of the server, or lower the number of workers",
     "42704": "Take it out of the URL's query: neither the driver nor the server knows it",
     # A statement that was prepared, and is another session's.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -25,6 +26,11 @@ Connect = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 _CLOSE_SECONDS = 0.5
 # PostgreSQL's data_corrupted and index_corrupted, and SQLITE_CORRUPT.
 _DAMAGE, _CORRUPT = ("XX001", "XX002"), 11
+# PostgreSQL's insufficient_privilege and disk_full.
+_REMEDIES: Mapping[str | None, str] = {
+    "42501": "grant the user SELECT, INSERT, UPDATE and DELETE on the tables",
+    "53100": "make room on the disk of its server",
+}
 
 
 def reason(error: BaseException) -> str:
@@ -41,7 +47,15 @@ def trouble(name: str, error: BaseException) -> StoreError:
     origin: Any = getattr(error, "orig", None) or error
     if getattr(origin, "sqlstate", None) in _DAMAGE or is_damaged(origin):
         return UnreadableRowError(url=name, what="damaged part", reason=reason(error))
-    return StoreError(url=name, reason=reason(error))
+    fix = remedy(origin)
+    return StoreError(url=name, reason=f"{reason(error)}; {fix}" if fix else reason(error))
+
+
+def remedy(error: object) -> str | None:
+    """What helps against what a driver says, where that is clear."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        return "make room on its disk"
+    return _REMEDIES.get(getattr(error, "sqlstate", None))
 
 
 def is_damaged(error: object) -> bool:

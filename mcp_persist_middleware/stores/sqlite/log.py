@@ -21,7 +21,7 @@ from mcp_persist_middleware.log.base import Purged
 from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.stores.sql.rows import RowPage
 from mcp_persist_middleware.stores.sql.schema import quoted
-from mcp_persist_middleware.stores.sql.workers import reason
+from mcp_persist_middleware.stores.sql.workers import reason, remedy
 from mcp_persist_middleware.stores.sqlite import clock
 from mcp_persist_middleware.stores.sqlite.batch import SqliteBatch
 from mcp_persist_middleware.stores.sqlite.connections import SqliteConnections
@@ -113,13 +113,14 @@ class SqliteLog(SqliteConnections):
             await self.aclose()
             if isinstance(error, StoreError) and error.__cause__ is None:
                 raise
-            why = reason(error.__cause__ or error)
-            raise StoreUnavailableError(
-                url=self.name,
-                reason=why,
-                fix="Check that the directory exists, that this user may write to the file and "
-                "its directory, and that the file is a SQLite database",
-            ) from error
+            cause = error.__cause__ or error
+            fix = (
+                "Make room on its disk"
+                if remedy(getattr(cause, "orig", None) or cause)
+                else "Check that the directory exists, that this user may write to the file and "
+                "its directory, and that the file is a SQLite database"
+            )
+            raise StoreUnavailableError(url=self.name, reason=reason(cause), fix=fix) from error
 
     async def _set_clock(self, connection: AsyncConnection, meta: Mapping[str, bytes]) -> None:
         # Who is first at a file says what the time is, whatever is done to the host's clock then.
