@@ -15,7 +15,8 @@ MPM-WORKER-07 | The store does not note who reads streams of other workers. | As
   call may end too soon meanwhile.
 MPM-WORKER-08 | A task does not hear its cancellation. | Look for a blocking call in the
   application.
-MPM-WORKER-09 | A part raised, and is begun again. | If it repeats, report it with the frames.
+MPM-WORKER-09 | A part raised; what is to run on is begun again. | If it repeats, report it with the
+  frames.
 MPM-SESSION-01 | The session moved to another worker during the request. | Nothing: it is sent
   there.
 MPM-SESSION-02 | The streams of a deleted session could not be ended. | Nothing: they expire.
@@ -27,8 +28,8 @@ MPM-SESSION-06 | A session subscribes to more resources than are kept. | Subscri
   again after a restart.
 MPM-SESSION-07 | A change of a session was not stored; a revival lacks it. | As MPM-STORE-01.
 MPM-SESSION-08 | The deletion of a session was not stored. | The client is told to try again.
-MPM-SESSION-09 | The application refuses an `initialize` that it took before. | Look at its
-  authentication; the client begins a new session.
+MPM-SESSION-09 | The application does not take an `initialize` that it took before. | Look why, in
+  its log; the client begins a new session.
 MPM-SESSION-10 | The application has other capabilities than before. | Nothing after a deployment;
   the client begins a new session.
 MPM-SESSION-11 | How far a client had read is not known. | Nothing: events may come twice.
@@ -41,7 +42,8 @@ MPM-STREAM-01 | Too many requests wait for streams that are not committed yet. |
 MPM-STREAM-02 | An event is larger than `max_event_bytes`. | Raise it, or send less.
 MPM-STREAM-03 | A stream was ended because of MPM-STREAM-02. | As there.
 MPM-STREAM-04 | Streams of dead workers could not be looked for. | As MPM-STORE-01; tried again.
-MPM-STREAM-05 | A dead worker's stream could not be ended. | As MPM-STORE-01; tried again.
+MPM-STREAM-05 | A dead worker's stream cannot be read, and stays open. | As MPM-STORE-07; a worker
+  that starts tries it again.
 MPM-STREAM-06 | A mistake of ours at a dead worker's stream. | Report it with the traceback.
 MPM-STREAM-07 | The application's body is not in its `Content-Encoding`. | Correct the layer that
   compresses.

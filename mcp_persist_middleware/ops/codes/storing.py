@@ -36,9 +36,9 @@ MPM-STORE-04 | Older workers still run on a schema that is to be upgraded. | Sto
 MPM-STORE-05 | The database user may not change tables. | Let the owner run `schema upgrade`.
 MPM-STORE-06 | A copy into this store is not complete. | Run the same `copy` to its end.
 MPM-STORE-07 | A row cannot be read: a key is missing, or it is damaged. | Add the old key to
-  `encryption_keys`; `keys check` says which.
-MPM-STORE-08 | The store does not open at the start, and the server does not start. | See the code
-  that follows it.
+  `encryption_keys`, `keys check` says which; `schema verify` looks for damage.
+MPM-STORE-08 | The store does not open, or a setting is wrong, and the server does not start. | See
+  the code that follows it.
 MPM-STORE-09 | A store of yours (`log=`) raised at the start. | Correct it; the frames follow.
 MPM-STORE-10 | The store is not open, and requests are served without it. | Bring it back: it is
   tried again by itself. `on_store_failure="refuse"` refuses instead.
@@ -48,8 +48,8 @@ MPM-STORE-13 | The database has damaged pages. | Check the disk; restore a backu
   store be made anew.
 MPM-STORE-14 | Rows cannot be decrypted or decompressed. | Add the old key to `encryption_keys`,
   or install the extra of the codec.
-MPM-STORE-15 | The SQLite file was deleted or replaced under a running server. | Restart the
-  server; stop what deletes it.
+MPM-STORE-15 | The SQLite file was deleted or replaced under a running server, which goes on with
+  a new one; what was in the old one is not there. | Stop what deletes it.
 MPM-STORE-16 | Retention could not remove what has expired. | Nothing if it passes: it is tried
   again. If not, look at the store.
 MPM-STORE-17 | A store of yours (`log=`) lacks an optional method that something needs. | Add it,
@@ -59,7 +59,7 @@ MPM-STORE-18 | `max_kept_streams`, `max_kept_bytes` or `max_store_bytes` is set,
 MPM-STORE-19 | What is too much in the store could not be removed. | Nothing if it passes: it is
   tried again. If not, look at the store.
 MPM-LOG-01 | The store fails, and `store_timeout` has passed. | Bring the store back; streams are
-  live meanwhile, without ids.
+  live meanwhile, without ids (`on_store_failure="refuse"`: requests get errors).
 MPM-LOG-02 | The store takes events again. | Nothing.
 MPM-LOG-03 | A commit failed and is tried again. | Nothing if it passes; else as MPM-STORE-01.
 MPM-LOG-04 | One stream could not be stored, and its client cannot resume it. | The reason is in
@@ -81,11 +81,13 @@ MPM-REDIS-09 | Redis refuses relayed requests; they travel through SQL. | Allow 
   is named.
 MPM-WAKE-01 | The store wakes no readers; they look by themselves, later. | Nothing if it passes;
   else allow a connection more (PostgreSQL: past a pooler).
-MPM-WAKE-02 | Redis wakes no readers. | Allow its channels (`ACL SETUSER … &mcp_*`).
+MPM-WAKE-02 | Redis wakes no readers; they look by themselves. | Nothing if it passes; else allow
+  its channels (`ACL SETUSER … &mcp_*`).
 MPM-WAKE-03 | A mistake of ours in wake-ups; they begin anew. | Report it with the traceback.
 MPM-COPY-01 | Source and target of a copy do not fit. | The sentence says which to change.
 MPM-COPY-02 | A line of an export is damaged or of another format. | Export again.
-MPM-COPY-03 | The file of an export cannot be opened. | Check its path and rights.
+MPM-COPY-03 | The file of an export cannot be opened, or not be written to its end. | Check its
+  path, its rights and the room on its disk.
 MPM-CLI-01 | No stream or session has this id here. | Check the id and `--namespace`.
 MPM-CLI-02 | The text is no id. | Take one of `streams list`.
 MPM-CLI-03 | The demo needs packages. | Install the extra `demo`.
