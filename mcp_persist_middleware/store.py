@@ -15,6 +15,7 @@ from mcp_persist_middleware.log.base import (
     Written,
 )
 from mcp_persist_middleware.log.deletions import Deletion, Reason
+from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.record_log import RecordLog
 from mcp_persist_middleware.log.records import Records
@@ -26,6 +27,9 @@ from mcp_persist_middleware.model import (
     EnqueueResult,
     Event,
     EventKind,
+    JobCreation,
+    JobFace,
+    JobRecord,
     Outcome,
     Owner,
     Place,
@@ -56,6 +60,10 @@ __all__ = [
     "EventKind",
     "EventLog",
     "Inbox",
+    "JobCreation",
+    "JobFace",
+    "JobRecord",
+    "Jobs",
     "MakeLog",
     "Outcome",
     "Owner",

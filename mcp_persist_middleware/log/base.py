@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mcp_persist_middleware.log.amounts import Purged, Removed, Written
+from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.listing import Listing
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import Beat, Event, EventKind, Outcome, StreamRecord, StreamWrite
@@ -70,6 +71,11 @@ class EventLog(Listing, ABC):
     @abstractmethod
     def inbox(self) -> Inbox:
         """The relayed requests between the workers, in the same store."""
+
+    @property
+    def jobs(self) -> Jobs | None:
+        """The jobs, in the same store; None where it keeps none."""
+        return None
 
     @property
     def max_in_flight(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.deletions import Deletion
+from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
@@ -50,6 +51,10 @@ class OuterLog(EventLog):
     @property
     def inbox(self) -> Inbox:
         return self.inner.inbox
+
+    @property
+    def jobs(self) -> Jobs | None:
+        return self.inner.jobs
 
     @property
     def max_in_flight(self) -> int:

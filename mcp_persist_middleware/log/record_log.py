@@ -10,6 +10,7 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log import mirror
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.deletions import MOST, Deletion, Reason
+from mcp_persist_middleware.log.record_jobs import RecordJobs
 from mcp_persist_middleware.log.record_parts import RecordInbox, RecordSessions, RecordWorkers
 from mcp_persist_middleware.log.records import Records
 from mcp_persist_middleware.model import Beat, StreamRecord, StreamState
@@ -20,8 +21,9 @@ _OVER_SECONDS = 3600.0
 
 
 class RecordLog(EventLog):
-    """Begin a store with it: sessions, relayed requests, workers and readers are kept as `Records`,
-    of which the store need know nothing more. What your store does better is overridden.
+    """Begin a store with it: sessions, relayed requests, jobs, workers and readers are kept as
+    `Records`, of which the store need know nothing more. What your store does better is
+    overridden.
 
     It looks at all sessions, relayed requests or open streams where one of ours asks an index: good
     for thousands, not for millions.
@@ -58,6 +60,10 @@ class RecordLog(EventLog):
     @cached_property
     def inbox(self) -> RecordInbox:
         return RecordInbox(self.records)
+
+    @cached_property
+    def jobs(self) -> RecordJobs:
+        return RecordJobs(self.records, self.find)
 
     @cached_property
     def _workers(self) -> RecordWorkers:

@@ -1,5 +1,6 @@
-"""The nouns of the house: streams, sessions, workers, and what workers send each other."""
+"""The nouns of the house: streams, jobs, sessions, workers, and what workers send each other."""
 
+from mcp_persist_middleware.model.jobs import JOB_ID_BYTES, JobCreation, JobFace, JobRecord
 from mcp_persist_middleware.model.relay import (
     Certainty,
     EnqueueResult,
@@ -29,6 +30,7 @@ from mcp_persist_middleware.model.workers import Beat, WorkerState
 
 __all__ = [
     "EARLY",
+    "JOB_ID_BYTES",
     "UNSURE",
     "Beat",
     "Certainty",
@@ -36,6 +38,9 @@ __all__ = [
     "EnqueueResult",
     "Event",
     "EventKind",
+    "JobCreation",
+    "JobFace",
+    "JobRecord",
     "Outcome",
     "Owner",
     "Place",

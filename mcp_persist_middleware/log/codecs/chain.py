@@ -23,7 +23,7 @@ class Bound(NamedTuple):
     """What a payload belongs to, and nothing else."""
 
     owner: bytes
-    """A stream, a session, a relayed request: what has a key of its own."""
+    """A stream, a session, a relayed request, a job: what has a key of its own."""
     part: bytes
     """Which of its payloads."""
 
@@ -46,6 +46,11 @@ class Bound(NamedTuple):
     def of_relayed(cls, request: bytes, part: bytes) -> Self:
         """What is in a relayed request."""
         return cls(b"letter " + request, part)
+
+    @classmethod
+    def of_job(cls, job: bytes, part: bytes) -> Self:
+        """What a job keeps of its client."""
+        return cls(b"job " + job, part)
 
 
 class Chain:

@@ -12,7 +12,9 @@ from typing import TypeVar
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.base import Answers, EventLog
 from mcp_persist_middleware.log.codecs.chain import Bound, Chain, size_of
+from mcp_persist_middleware.log.codecs.jobs import CodedJobs
 from mcp_persist_middleware.log.codecs.parts import Blobs, CodedInbox, CodedSessions
+from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.outer import OuterLog
 from mcp_persist_middleware.log.parts import Inbox, Sessions
 from mcp_persist_middleware.model import Event, EventKind, Outcome, StreamRecord, StreamWrite
@@ -41,6 +43,8 @@ class CodedLog(OuterLog):
         blobs = Blobs(self._chain, self._away)
         self._sessions = CodedSessions(inner.sessions, blobs, inner.name)
         self._inbox = CodedInbox(inner.inbox, blobs, inner.name)
+        jobs = inner.jobs
+        self._jobs = None if jobs is None else CodedJobs(jobs, blobs, inner.name)
         self._blobs = blobs
 
     @property
@@ -50,6 +54,10 @@ class CodedLog(OuterLog):
     @property
     def inbox(self) -> Inbox:
         return self._inbox
+
+    @property
+    def jobs(self) -> Jobs | None:
+        return self._jobs
 
     async def aclose(self) -> None:
         try:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.deletions import Deletion
+from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import Beat, Event, Outcome, StreamRecord, StreamWrite
@@ -119,6 +120,10 @@ class RedisLog(EventLog):
     def shared(self) -> EventLog:
         # A stream that is taken over while its writer lives would lose what waits to be flushed.
         return self._inner
+
+    @property
+    def jobs(self) -> Jobs | None:
+        return self._inner.jobs
 
     @property
     def wakeups(self) -> Wakeups:

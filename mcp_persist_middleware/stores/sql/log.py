@@ -21,6 +21,7 @@ from mcp_persist_middleware.model import Beat, Event, EventKind
 from mcp_persist_middleware.stores.sql import migrations
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox
 from mcp_persist_middleware.stores.sql.inspection import Inspection
+from mcp_persist_middleware.stores.sql.jobs import SqlJobs
 from mcp_persist_middleware.stores.sql.lent import Lent
 from mcp_persist_middleware.stores.sql.rows import RowPage, page_of
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
@@ -62,6 +63,7 @@ class SqlLog(SqlStreams):
         """Held by whoever uses the writer's connection."""
         self._worker = ""
         self._secret = b""
+        self._jobs = SqlJobs(self)
 
     @property
     def _engine(self) -> AsyncEngine:
@@ -122,6 +124,10 @@ class SqlLog(SqlStreams):
     @property
     def inbox(self) -> SqlInbox:
         return self._inbox
+
+    @property
+    def jobs(self) -> SqlJobs:
+        return self._jobs
 
     async def _prepare_schema(self) -> None:
         """Make the tables, or bring those that are there to this version.

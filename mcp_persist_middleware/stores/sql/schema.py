@@ -30,6 +30,7 @@ class Tables:
     worker: Table
     inbox: Table
     deletion: Table
+    job: Table
 
 
 def tables(prefix: str) -> Tables:
@@ -43,6 +44,7 @@ def tables(prefix: str) -> Tables:
         "worker": _worker(),
         "inbox": _inbox(),
         "deletion": _deletion(),
+        "job": _job(),
     }
     return Tables(**{name: Table(prefix + name, metadata, *of) for name, of in columns.items()})
 
@@ -148,6 +150,31 @@ def _deletion() -> tuple[Column[Any], ...]:
         Column("namespace", Text, nullable=False),
         Column("kind", String(16), nullable=False),
         Column("number", BigInteger, nullable=False),
+    )
+
+
+def _job() -> tuple[Column[Any], ...]:
+    return (
+        Column("id", LargeBinary(24), primary_key=True),
+        Column("namespace", Text, nullable=False),
+        Column("path", Text, nullable=False),
+        Column("session", Text, nullable=False),
+        Column("principal", Text, nullable=False),
+        Column("account", Text, nullable=False),
+        Column("face", String(16), nullable=False),
+        Column("worker", String(64), nullable=False),
+        Column("tool", Text, nullable=False),
+        Column("stream", LargeBinary(16), nullable=False),
+        Column("request_id", Text, nullable=False),
+        Column("created_at", Float, nullable=False),
+        Column("updated_at", Float, nullable=False),
+        Column("expires_at", Float, nullable=False),
+        Column("key", String(64), nullable=False),
+        Column("arguments", String(64), nullable=False),
+        Column("request", LargeBinary),
+        Column("round", Integer, nullable=False),
+        Column("inputs", LargeBinary, nullable=False),
+        Column("revision", Integer, nullable=False),
     )
 
 

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -98,6 +98,19 @@ class SqlStore(Timed, ABC):
     async def _execute_together(self, statements: Sequence[UpdateBase]) -> list[int]:
         async with self._transaction() as connection:
             return [(await connection.execute(each)).rowcount for each in statements]
+
+    async def transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run what needs to look before it writes, in one transaction.
+
+        Raises:
+            IntegrityError: a row with this key is there.
+            StoreError: the store does not do it, and has done nothing of it.
+        """
+        return await self._whole(self._transact(work))
+
+    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        async with self._transaction() as connection:
+            return await work(connection)
 
     @contextlib.asynccontextmanager
     async def _transaction(self, timeout: float = 0.0) -> AsyncIterator[AsyncConnection]:

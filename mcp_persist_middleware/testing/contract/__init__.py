@@ -26,6 +26,7 @@ from mcp_persist_middleware.store import EventLog  # noqa: E402
 from mcp_persist_middleware.testing.contract.builders import Factory  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.appending import Appending  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.erasing import Erasing  # noqa: E402
+from mcp_persist_middleware.testing.contract.cases.jobs import JobTable  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.keeping import Keeping  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.reader_notes import Readers  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.reading import Reading  # noqa: E402
@@ -39,7 +40,16 @@ __all__ = ["Factory", "StoreContract"]
 
 @pytest.mark.asyncio
 class StoreContract(
-    Appending, Erasing, Keeping, RelayedRequests, Readers, Reading, SessionTable, Waking, Workers
+    Appending,
+    Erasing,
+    JobTable,
+    Keeping,
+    RelayedRequests,
+    Readers,
+    Reading,
+    SessionTable,
+    Waking,
+    Workers,
 ):
     """Derive from it, name your class `Test...`, and give it the fixture `make_log`."""
 

@@ -39,6 +39,7 @@ STEPS = (
     Migration(1, "tables"),
     Migration(2, "worker_schema"),
     Migration(3, "deletions"),
+    Migration(4, "jobs"),
 )
 NEWEST = STEPS[-1].number
 

@@ -1,0 +1,196 @@
+"""The jobs in SQL: one statement for each operation but the one that has to count."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mcp_persist_middleware.log.jobs import Jobs
+from mcp_persist_middleware.log.whose import Whose
+from mcp_persist_middleware.model import JobCreation, JobFace, JobRecord, Owner, Place
+from mcp_persist_middleware.stores.sql.listing import belonging
+from mcp_persist_middleware.stores.sql.rows import reading
+from mcp_persist_middleware.stores.sql.store import SqlStore
+
+_TOGETHER = 500
+# A stream that is not there has not begun yet, or has gone: which of the two, time tells (seconds).
+_BEGINS = 60.0
+
+
+class SqlJobs(Jobs):
+    """`Jobs` in the tables of a `SqlStore`."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self._table = store.tables.job
+        self._stream = store.tables.stream
+
+    def now(self) -> float:
+        return self._store.now()
+
+    async def create(self, job: JobRecord, most: int, most_of_one: int) -> JobCreation:
+        try:
+            return await self._store.transact(lambda c: self._create(c, job, most, most_of_one))
+        except IntegrityError:
+            # Somebody was first by less than it takes to look.
+            return JobCreation.TAKEN
+
+    async def _create(
+        self, connection: AsyncConnection, job: JobRecord, most: int, most_of_one: int
+    ) -> JobCreation:
+        c = self._table.c
+        if job.key:
+            same = self._of_key(job.owner.place, job.key)
+            late = self._store.rows(self._table, same, c.expires_at <= self.now())
+            await connection.execute(delete(self._table).where(late))
+            if (await connection.execute(select(c.id).where(same))).first() is not None:
+                return JobCreation.TAKEN
+        for bound, which in ((most_of_one, (c.account == job.account,)), (most, ())):
+            if not await self._make_room(connection, bound, which):
+                return JobCreation.FULL
+        await connection.execute(insert(self._table).values(_row_of(job)))
+        return JobCreation.CREATED
+
+    async def _make_room(
+        self, connection: AsyncConnection, most: int, which: Sequence[ColumnElement[bool]]
+    ) -> bool:
+        """Make room for one more among some; false when none of them may go."""
+        c, s = self._table.c, self._stream.c
+        count = select(func.count()).select_from(self._table).where(*which)
+        excess = (await connection.execute(count)).scalar_one() + 1 - most
+        if excess <= 0:
+            return True
+        has_ended = or_(
+            s.ended_at.is_not(None),
+            and_(s.id.is_(None), c.created_at <= self.now() - _BEGINS),
+            c.expires_at <= self.now(),
+        )
+        oldest = (
+            select(c.id)
+            .select_from(self._table.outerjoin(self._stream, s.id == c.stream))
+            .where(*which, has_ended)
+            .order_by(c.id)
+            .limit(excess)
+        )
+        ids = [row.id for row in await connection.execute(oldest)]
+        for start in range(0, len(ids), _TOGETHER):
+            gone = self._store.rows(self._table, c.id.in_(ids[start : start + _TOGETHER]))
+            await connection.execute(delete(self._table).where(gone))
+        return len(ids) == excess
+
+    def _of_key(self, place: Place, key: str) -> ColumnElement[bool]:
+        c = self._table.c
+        # Said for the planner: the index holds no job without a key.
+        return and_(c.namespace == place.namespace, c.path == place.path, c.key == key, c.key != "")
+
+    async def find(self, job: bytes) -> JobRecord | None:
+        row = await self._store.first(select(self._table).where(self._table.c.id == job))
+        return None if row is None else self._of(row)
+
+    async def find_key(self, place: Place, key: str) -> JobRecord | None:
+        lives = self._table.c.expires_at > self.now()
+        found = select(self._table).where(self._of_key(place, key), lives)
+        row = await self._store.first(found)
+        return None if row is None else self._of(row)
+
+    async def change(self, job: JobRecord) -> bool:
+        c = self._table.c
+        known = update(self._table).where(c.id == job.id, c.revision == job.revision)
+        changed = known.values(
+            worker=job.worker,
+            stream=job.stream,
+            updated_at=job.updated_at,
+            expires_at=job.expires_at,
+            round=job.round,
+            inputs=job.inputs,
+            revision=job.revision + 1,
+        )
+        return await self._store.execute(changed) == 1
+
+    async def list(self, account: str | None, before: bytes, limit: int) -> Sequence[JobRecord]:
+        c = self._table.c
+        which = [] if account is None else [c.account == account]
+        which += [c.id < before] if before else []
+        newest = select(self._table).where(*which).order_by(c.id.desc()).limit(limit)
+        return [self._of(row) for row in await self._store.all(newest)]
+
+    async def remove(self, ids: Collection[bytes]) -> int:
+        names, gone = list(ids), 0
+        for start in range(0, len(names), _TOGETHER):
+            some = self._table.c.id.in_(names[start : start + _TOGETHER])
+            meant = self._store.rows(self._table, some)
+            gone += await self._store.execute(delete(self._table).where(meant))
+        return gone
+
+    async def purge(self, now: float, limit: int) -> int:
+        c = self._table.c
+        late = select(c.id).where(c.expires_at <= now).order_by(c.expires_at).limit(limit)
+        # One that is kept longer meanwhile stays.
+        gone = self._store.rows(self._table, c.id.in_(late), c.expires_at <= now)
+        return await self._store.execute(delete(self._table).where(gone))
+
+    async def forget(self, whose: Whose) -> int:
+        c, gone = self._table.c, 0
+        meant = select(c.id).where(*belonging(c, "session", whose)).limit(_TOGETHER)
+        while ids := [row.id for row in await self._store.all(meant)]:
+            gone += await self.remove(ids)
+        return gone
+
+    def _of(self, row: Any) -> JobRecord:
+        with reading(self._store.name, "job"):
+            return job_of(row)
+
+
+def job_of(row: Any) -> JobRecord:
+    """The record in a row of the job table.
+
+    Raises:
+        ValueError: it is of another version, or damaged.
+    """
+    return JobRecord(
+        id=row.id,
+        owner=Owner(row.namespace, row.path, row.session, row.principal),
+        account=row.account,
+        face=JobFace(row.face),
+        worker=row.worker,
+        tool=row.tool,
+        stream=row.stream,
+        request_id=row.request_id,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        expires_at=row.expires_at,
+        key=row.key,
+        arguments=row.arguments,
+        request=row.request,
+        round=row.round,
+        inputs=row.inputs,
+        revision=row.revision,
+    )
+
+
+def _row_of(job: JobRecord) -> dict[str, Any]:
+    owner = job.owner
+    return {
+        "id": job.id,
+        "namespace": owner.namespace,
+        "path": owner.path,
+        "session": owner.session,
+        "principal": owner.principal,
+        "account": job.account,
+        "face": str(job.face),
+        "worker": job.worker,
+        "tool": job.tool,
+        "stream": job.stream,
+        "request_id": job.request_id,
+        "created_at": job.created_at,
+        "updated_at": job.updated_at,
+        "expires_at": job.expires_at,
+        "key": job.key,
+        "arguments": job.arguments,
+        "request": job.request,
+        "round": job.round,
+        "inputs": job.inputs,
+        "revision": job.revision,
+    }
