@@ -26,6 +26,9 @@ Where to change what:
 - what is answered when a session is elsewhere: relay/route.py, relay/failures.py
 - an error or a warning: errors.py, ops/codes/storing.py, ops/codes/serving.py
 - an error answer: asgi/responses.py
+- where jobs are kept: log/jobs.py, stores/sql/jobs.py, log/record_jobs.py
+- what becomes of a call that takes long: tasks/offer.py, tasks/jobs.py, streams/handoff.py
+- what a client may ask about a task: tasks/service.py, tasks/extension.py
 - a server on pipes: ops/proxy/stdio/upstream.py, ops/proxy/stdio/routes.py (whose a message is)
 - a page for operators: health.py
 - a command: a file in ops/commands/, ops/command.py; what it asks a store:

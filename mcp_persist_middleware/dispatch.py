@@ -32,6 +32,7 @@ from mcp_persist_middleware.streams.hints import serve as listens
 from mcp_persist_middleware.streams.lease_guard import LeaseGuard
 from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.stored_request import StoredRequest
+from mcp_persist_middleware.tasks.service import TaskService
 from mcp_persist_middleware.worker import Parts
 
 logger = rarely.logger(__name__)
@@ -222,12 +223,7 @@ class Dispatcher:
             case Kind.LISTEN:
                 await listens.serve(context, LeaseGuard(context, self.app), asked, client, send)
             case Kind.EXCHANGE:
-                running = Exchange(context, app, scope, request, send)
-                if client.is_here:
-                    running.ask_here()
-                opened = await serve.begin(context, running, asked.body, client, send)
-                if opened is not None:
-                    await client.read(asked, running, opened)
+                await self._exchange(app, asked, client)
             case Kind.STREAM:
                 point = await listen.find(context, app, scope, request, client, send)
                 if point is not None:
@@ -239,6 +235,19 @@ class Dispatcher:
                 if not request.session and b'"initialize"' not in asked.body.content:
                     app = LeaseGuard(context, self.app)
                 await app(scope, bodies.replay(asked.body, client.rest), send)
+
+    async def _exchange(self, app: ASGIApp, asked: Asked, client: Recipient) -> None:
+        context, tasks = self.parts.exchanges, TaskService.of(self.parts.exchanges, app, asked)
+        if tasks is not None:
+            if await tasks.answer(client.send):
+                return
+            app = tasks.application
+        running = Exchange(context, app, asked.scope, asked.request, client.send)
+        running.recorder.is_asked_here = client.is_here
+        running.handoff = tasks.offer if tasks is not None else None
+        opened = await serve.begin(context, running, asked.body, client, client.send)
+        if opened is not None:
+            await client.read(asked, running, opened)
 
     async def _run_again(self, app: ASGIApp, asked: Asked, client: Recipient) -> None:
         context = self.parts.exchanges

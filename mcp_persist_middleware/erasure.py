@@ -32,6 +32,8 @@ class Forgotten:
     """Requests that were kept to be run again."""
     relayed: int = 0
     """Requests on their way between workers, and their replies."""
+    jobs: int = 0
+    """Calls that could be asked for by an id or a key."""
 
 
 def whose(
@@ -82,8 +84,9 @@ async def erase(log: EventLog, meant: Whose) -> Forgotten:
         lambda key: key in sessions or (meant.principals is None and meant.has_session(key, "")),
         await log.workers(),
     )
+    jobs = await log.jobs.forget(meant) if log.jobs is not None else 0
     found = await _remove(log, meant)
-    found = dataclasses.replace(found, sessions=len(sessions), relayed=relayed)
+    found = dataclasses.replace(found, sessions=len(sessions), relayed=relayed, jobs=jobs)
     now, namespace = log.now(), meant.namespace or ""
     counts = [(kind, count) for kind, count in dataclasses.asdict(found).items() if count]
     if counts:

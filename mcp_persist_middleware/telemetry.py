@@ -80,6 +80,11 @@ detached = _meter.create_up_down_counter(
 resumes = _meter.create_counter(
     "mcp_persist.resumes", "{resume}", "Requests with a cursor, by `outcome`"
 )
+jobs = _meter.create_counter(
+    "mcp_persist.jobs",
+    "{job}",
+    "Calls that are asked for later, by face and by what became of them",
+)
 replayed = _meter.create_counter(
     "mcp_persist.replayed.events", "{event}", "Events delivered to resumed connections"
 )

@@ -33,6 +33,7 @@ from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.drain import Drain
 from mcp_persist_middleware.streams.memory import Memory
 from mcp_persist_middleware.supervision import Supervisor, said
+from mcp_persist_middleware.tasks.watch import JobWatch
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +213,12 @@ async def _run_beside(
         relay_server.wake()
 
     heartbeat.start(on_change=on_change, on_lost=on_lost)
-    retention = RetentionLoop(log, settings, registry.keep, relay_server.purge)
+    chores = [registry.keep, relay_server.purge]
+    if log.jobs is not None:
+        watch = JobWatch(context, log.jobs)
+        tasks.keep(watch.run, "mcp-persist-jobs")
+        chores.append(watch.purge)
+    retention = RetentionLoop(log, settings, *chores)
     tasks.keep(retention.run, "mcp-persist-retention")
     if not (bounds := Bounds(log, settings)).is_idle:
         tasks.keep(bounds.run, "mcp-persist-bounds")

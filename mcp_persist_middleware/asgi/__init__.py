@@ -11,7 +11,7 @@ from mcp_persist_middleware.asgi.probe import (
     probe_caller,
     question,
 )
-from mcp_persist_middleware.asgi.responses import refuse, unavailable
+from mcp_persist_middleware.asgi.responses import answer_json, refuse, unavailable
 from mcp_persist_middleware.asgi.scope import (
     EXTENSION,
     account_of,
@@ -31,6 +31,7 @@ __all__ = [
     "REFUSALS",
     "Answer",
     "account_of",
+    "answer_json",
     "ask",
     "cancellation",
     "path_of",

@@ -23,6 +23,11 @@ async def refuse(send: Send, status: int, text: str, *more: Pair) -> None:
     await _answer(send, status, body.encode(), (b"content-type", b"application/json"), *more)
 
 
+async def answer_json(send: Send, message: bytes, *more: Pair, status: int = 200) -> None:
+    """A JSON-RPC response, with `more` headers."""
+    await _answer(send, status, message, (b"content-type", b"application/json"), *more)
+
+
 async def not_found(send: Send, text: str) -> None:
     """404: what the request names is not ours, and it may begin anew without it."""
     plain = (b"content-type", b"text/plain; charset=utf-8")

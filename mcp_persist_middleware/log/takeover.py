@@ -117,7 +117,12 @@ class Takeover:
 
 
 async def end(
-    log: EventLog, record: StreamRecord, ttl: float, seen_at: float | None, why: str = _GONE
+    log: EventLog,
+    record: StreamRecord,
+    ttl: float,
+    seen_at: float | None,
+    why: str = _GONE,
+    **data: object,
 ) -> StreamRecord | None:
     """Take over an open stream, answer what it owes and close it, in one transaction; returns
     the record as it is then. Somebody else may be first: then theirs is the end.
@@ -126,11 +131,13 @@ async def end(
         seen_at: when its worker was last seen, if that is known; it was there when the stream
             began.
         why: what is answered to the requests that have no answer.
+        data: more of what their errors say.
 
     Raises:
         StoreError: the store does not answer.
     """
-    write, now = await _take(log, record, lambda _: _last_write(log, record, ttl, seen_at, why))
+    error = why, data
+    write, now = await _take(log, record, lambda _: _last_write(log, record, ttl, seen_at, error))
     if write is None or write.ending is None:
         return now
     failed = write.ending.state is StreamState.FAILED
@@ -199,7 +206,11 @@ async def rewound(log: EventLog, position: Position, record: StreamRecord) -> Po
 
 
 async def _last_write(
-    log: EventLog, record: StreamRecord, ttl: float, seen_at: float | None, why: str
+    log: EventLog,
+    record: StreamRecord,
+    ttl: float,
+    seen_at: float | None,
+    error: tuple[str, dict[str, object]],
 ) -> StreamWrite:
     unanswered = jsonrpc.pending(json.loads(record.request_ids))
     last, answers = await log.answers(record.id)
@@ -208,15 +219,15 @@ async def _last_write(
     epoch, now = record.epoch + 1, log.now()
     name = EventIds.of(record.id, record.kind, None).name
     seen = datetime.fromtimestamp(max(seen_at or 0.0, record.created_at), UTC)
-    data = {"stream": name, "lastSeen": seen.isoformat(timespec="milliseconds"), "events": last}
+    why, more = error
+    data = {
+        "stream": name,
+        "lastSeen": seen.isoformat(timespec="milliseconds"),
+        "events": last,
+        **more,
+    }
     errors = [
-        jsonrpc.error(
-            json.loads(key),
-            why,
-            data,
-            jsonrpc.INTERRUPTED,
-        )
-        for key in sorted(unanswered)
+        jsonrpc.error(json.loads(key), why, data, jsonrpc.INTERRUPTED) for key in sorted(unanswered)
     ]
     events = tuple(
         Event(last + n, epoch, EventKind.RESPONSE, sse.event(error))
@@ -228,5 +239,5 @@ async def _last_write(
 
 
 def _answered(frame: bytes) -> tuple[str, ...]:
-    frames = sse.FrameParser(len(frame) + 4).feed(frame + sse.CRLF)
-    return jsonrpc.scan(frames[0].data)[1] if frames else ()
+    data = sse.data_of(frame)
+    return jsonrpc.scan(data)[1] if data else ()

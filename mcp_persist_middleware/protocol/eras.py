@@ -4,6 +4,7 @@ its name; a new revision is a new entry."""
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from mcp_persist_middleware.model import JobFace
 from mcp_persist_middleware.settings import Settings
 
 
@@ -25,6 +26,8 @@ class Era:
     """The setting that says how soon its clients come back."""
     streams_setting: Literal["modern_streams"] | None
     """The setting that may leave its streams alone."""
+    tasks: JobFace | None
+    """How its clients know tasks, if they may."""
 
     def retry_ms(self, settings: Settings) -> int:
         """How long its clients are asked to wait before they come back, in milliseconds."""
@@ -46,8 +49,9 @@ EARLY = Era(
     json_per_answer=False,
     retry_setting="retry_ms",
     streams_setting=None,
+    tasks=None,
 )
-PRIMED = replace(EARLY, versions=("2025-11-25",), may_prime=True)
+PRIMED = replace(EARLY, versions=("2025-11-25",), may_prime=True, tasks=JobFace.CORE)
 # Its clients are blind to the era when an id reaches them: they come back with it.
 MODERN = Era(
     ("2026-07-28",),
@@ -57,6 +61,7 @@ MODERN = Era(
     json_per_answer=True,
     retry_setting="modern_retry_ms",
     streams_setting="modern_streams",
+    tasks=JobFace.EXTENSION,
 )
 
 ERAS = {version: era for era in (EARLY, PRIMED, MODERN) for version in era.versions}

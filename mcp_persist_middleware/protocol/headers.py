@@ -1,6 +1,9 @@
 """Header access on the raw ASGI list, and the header names of the protocol."""
 
+import base64
 from collections.abc import Iterable, Sequence
+
+_WRAPPED = "=?base64?", "?="
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -8,6 +11,8 @@ SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"
 LAST_EVENT_ID = b"last-event-id"
 EVENT_STREAM = b"text/event-stream"
+MCP_METHOD = b"mcp-method"
+MCP_NAME = b"mcp-name"
 TRACE = (b"traceparent", b"tracestate")
 
 
@@ -24,6 +29,19 @@ def _raw(headers: RawHeaders, name: bytes) -> bytes | None:
         if len(key) == size and key.lower() == name:
             return value
     return None
+
+
+def named(headers: RawHeaders) -> str | None:
+    """What `Mcp-Name` names: a value that no header can have is wrapped, `=?base64?…?=`. None when
+    there is none, or what is in it is damaged."""
+    value = (get(headers, MCP_NAME) or "").strip(" \t")
+    if not (value.startswith(_WRAPPED[0]) and value.endswith(_WRAPPED[1])):
+        return value or None
+    packed = value[len(_WRAPPED[0]) : -len(_WRAPPED[1])]
+    try:
+        return base64.b64decode(packed, validate=True).decode()
+    except ValueError:
+        return None
 
 
 def without(headers: RawHeaders, *names: bytes) -> list[tuple[bytes, bytes]]:

@@ -15,8 +15,12 @@ _RESPONSE_FIRST = re.compile(
     rb'\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*(-?(?:0|[1-9]\d{0,17})|"(?:[^"\\]|\\.){0,256}")\s*,'
     rb'\s*"(?:result|error)"\s*:'
 )
+_SPACE = re.compile(r"[ \t\n\r]*")
 _NOISE = frozenset({"notifications/progress", "notifications/message"})
 _TO_A_CALL = frozenset({"notifications/progress", "notifications/cancelled"})
+
+TASKS = "io.modelcontextprotocol/tasks"
+"""The tasks extension of 2026-07-28 (SEP-2663)."""
 
 INTERRUPTED = -32000
 """The code of every JSON-RPC error that this library writes in place of an answer."""
@@ -78,6 +82,8 @@ class Call:
     """The ids to answer; none for notifications and for answers of the client."""
     version: str | None
     """`params.protocolVersion` of an `initialize`."""
+    knows_tasks: bool = False
+    """Whether the client of a `tools/call` has said that it knows the tasks extension."""
 
     @property
     def is_initialize(self) -> bool:
@@ -109,7 +115,17 @@ def parse(body: bytes) -> Call | None:
         name=name if isinstance(name, str) else "",
         request_ids=tuple(ids),
         version=version if isinstance(version, str) else None,
+        knows_tasks=first.get("method") == "tools/call" and knows_tasks(params),
     )
+
+
+def knows_tasks(params: Any) -> bool:
+    """Whether a request of 2026-07-28 says that its client knows the tasks extension."""
+    match params:
+        case {"_meta": {"io.modelcontextprotocol/clientCapabilities": {"extensions": dict(known)}}}:
+            return TASKS in known
+        case _:
+            return False
 
 
 def is_to_a_call(body: bytes) -> bool:
@@ -138,6 +154,31 @@ def error(request_id: RequestId, message: str, data: dict[str, Any], code: int) 
     return json.dumps(
         {"jsonrpc": "2.0", "id": request_id, "error": body}, separators=(",", ":")
     ).encode()
+
+
+def member(message: bytes, name: str) -> bytes | None:
+    """A member of an object as it is written; None when it has none of that name."""
+    text = message.decode("utf-8", "surrogatepass")
+    decode, found = json.JSONDecoder().raw_decode, None
+    try:
+        at = _behind(text, text.index("{") + 1)
+        while text[at] != "}":
+            key, at = decode(text, at)
+            begin = _behind(text, _behind(text, at) + 1)
+            _, end = decode(text, begin)
+            # Of two of a name the last one counts.
+            found = text[begin:end] if key == name else found
+            at = _behind(text, end)
+            at = _behind(text, at + 1) if text[at] == "," else at
+    except (ValueError, IndexError, RecursionError):
+        return None
+    return None if found is None else found.encode("utf-8", "surrogatepass")
+
+
+def _behind(text: str, at: int) -> int:
+    """Where the space at a place ends."""
+    match = _SPACE.match(text, at)
+    return match.end() if match is not None else at
 
 
 def pending(request_ids: Iterable[RequestId]) -> set[str]:

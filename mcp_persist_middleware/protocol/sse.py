@@ -148,6 +148,12 @@ def event(data: bytes) -> bytes:
     return b"event: message" + CRLF + lines
 
 
+def data_of(frame: bytes) -> bytes:
+    """The message in a frame that was stored; empty when there is none."""
+    frames = FrameParser(len(frame) + 4).feed(frame + CRLF)
+    return frames[0].data if frames else b""
+
+
 def priming(event_id: bytes, retry_ms: int) -> bytes:
     """The event that opens a stream: an id, no data (with its colon: Go clients need it), and
     how long to wait before coming back (SEP-1699)."""

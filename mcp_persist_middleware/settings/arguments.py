@@ -35,6 +35,7 @@ NamespaceOf = Callable[[HTTPConnection], str]
 PrincipalOf = Callable[[HTTPConnection], str | None]
 PersistOf = Callable[[HTTPConnection], bool]
 RerunOf = Callable[[str | None, dict[str, Any]], bool]
+TasksFor = Callable[[str, dict[str, Any]], bool]
 RelayScope = tuple[Callable[[Scope], Any], Callable[[Scope, Any], None]]
 
 
@@ -104,6 +105,20 @@ class SettingsArguments(TypedDict, total=False):
     rerun_seconds: Duration
     """How long a request that may be run again waits for its client before it ends with an
     error."""
+    tasks: bool
+    """Give clients of 2026-07-28 that know tasks one for a call that takes long, where the
+    application has none itself."""
+    tasks_after: Duration
+    """A call that is not answered by then becomes a task; 0 at once."""
+    tasks_for: Texts | TasksFor | None
+    """Tools whose calls may become tasks (default: all); or a callable of tool and arguments."""
+    tasks_ttl: Duration
+    """A task and its result are kept this long from its beginning; what still runs then ends."""
+    max_jobs: int
+    """Tasks, and other calls that are asked for later, of one principal, or of one address where
+    there is none."""
+    max_jobs_in_all: int
+    """The same of all together."""
     detach_seconds: Duration
     """Work goes on this long without a reader."""
     share_hints: bool

@@ -36,7 +36,7 @@ def parsed(text: str, spec: Any) -> Any:
     sample = spec.default
     if spec.metadata["by_namespace"] and (named := namespaces.entries(text)) is not None:
         return {name: parsed(value, spec) for name, value in named.items()}
-    if spec.name in ("paths", "identity_headers"):
+    if spec.name in ("paths", "identity_headers", "tasks_for"):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if isinstance(sample, bool):
         return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
@@ -68,7 +68,7 @@ def checked(name: str, value: Any, spec: Any, source: str) -> Any:
     if expected is not None:
         told = given if name not in (*SECRET, "log", "encryption_keys") else "(hidden)"
         raise InvalidSettingError(name=name, source=source, value=told, expected=expected)
-    if name == "identity_headers":
+    if name == "identity_headers" or (name == "tasks_for" and isinstance(value, list)):
         return tuple(value)
     if name == "encryption_keys" and value is not None:
         return Keyring.load(value)
@@ -170,6 +170,13 @@ def namespace_complaint(value: Any) -> str | None:
     return None if right else "expected a printable text of 1 to 255 characters"
 
 
+def _tools(value: Any) -> str | None:
+    names = isinstance(value, list | tuple) and all(isinstance(e, str) and e for e in value)
+    if names or callable(value):
+        return None
+    return 'expected a list of names: ["render"], or a callable of tool and arguments'
+
+
 def _place(value: Any) -> str | None:
     right = isinstance(value, str) and re.fullmatch(r"(/[\w.~-]+)+", value) is not None
     return None if right else 'expected a path such as "/healthz"'
@@ -227,4 +234,5 @@ _COMPLAINTS: Mapping[str, Callable[[Any], str | None]] = {
     "table_prefix": _prefix_complaint,
     "health_path": _place,
     "encryption_keys": keyring.complaint,
+    "tasks_for": _tools,
 }

@@ -21,6 +21,7 @@ from mcp_persist_middleware.settings.arguments import (
     RerunOf,
     SessionRouting,
     Synchronous,
+    TasksFor,
 )
 from mcp_persist_middleware.settings.given import shown
 from mcp_persist_middleware.settings.namespaces import ByNamespace, in_namespace
@@ -126,6 +127,20 @@ class Settings:
     rerun_seconds: float = _seconds(60.0)
     """How long a request that may be run again waits for its client before it ends with an
     error."""
+    tasks: bool = _setting(True)
+    """Give clients of 2026-07-28 that know tasks one for a call that takes long, where the
+    application has none itself."""
+    tasks_after: float = _seconds(10.0)
+    """A call that is not answered by then becomes a task; 0 at once."""
+    tasks_for: tuple[str, ...] | TasksFor | None = _setting(None, none=True)
+    """Tools whose calls may become tasks (default: all); or a callable of tool and arguments."""
+    tasks_ttl: float = _seconds(86_400.0, low=1)
+    """A task and its result are kept this long from its beginning; what still runs then ends."""
+    max_jobs: int = _setting(1000, low=1)
+    """Tasks, and other calls that are asked for later, of one principal, or of one address where
+    there is none."""
+    max_jobs_in_all: int = _setting(100_000, low=1)
+    """The same of all together."""
     detach_seconds: float = _seconds(3600.0)
     """Work goes on this long without a reader."""
     share_hints: bool = _setting(True)

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.live import Limits
@@ -10,6 +11,7 @@ from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.log.takeover import Takeover
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Place
+from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams.detached import Detached, Running
 from mcp_persist_middleware.streams.drain import Drain
@@ -18,6 +20,18 @@ from mcp_persist_middleware.streams.memory import Memory
 from mcp_persist_middleware.streams.newborn import Newborn
 from mcp_persist_middleware.streams.subscribers import SessionSubscribers
 from mcp_persist_middleware.supervision import Supervisor, Tasks
+
+_PROGRESS = 4096
+
+
+class Progress(NamedTuple):
+    """What a stream's newest notification of progress said."""
+
+    last: int
+    """The last event that was looked at."""
+    at: float
+    """When (in the store) that was seen first."""
+    message: str
 
 
 @dataclass
@@ -56,6 +70,10 @@ class Context:
     """What runs the application, one for each exchange."""
     detached: Detached = field(init=False)
     """Exchanges without a reader."""
+    progress: Recent[bytes, Progress] = field(default_factory=lambda: Recent(_PROGRESS))
+    """How far the streams of jobs were seen to be."""
+    outliving: set[Running] = field(default_factory=set)
+    """Exchanges that nobody need read: jobs."""
     session_streams: dict[tuple[Place, str], Running] = field(default_factory=dict)
     """The running GET exchange of each place and session."""
     subscribers: SessionSubscribers = field(init=False)

@@ -19,6 +19,7 @@ from mcp_persist_middleware.redaction import hushed_response
 from mcp_persist_middleware.streams import event_source, pace
 from mcp_persist_middleware.streams.clean_close import CleanClose
 from mcp_persist_middleware.streams.context import Context
+from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.read_point import ReadPoint
 from mcp_persist_middleware.streams.render import Renderer
 from mcp_persist_middleware.streams.subscribers import Subscriber
@@ -41,10 +42,16 @@ class Delivery:
         point: where it begins to read.
         era: of the request that it answers.
         subscriber: its place among those of one session stream.
+        running: the exchange that it has asked for, if it may be told to ask for the answer later.
     """
 
     def __init__(
-        self, context: Context, point: ReadPoint, era: Era, subscriber: Subscriber | None = None
+        self,
+        context: Context,
+        point: ReadPoint,
+        era: Era,
+        subscriber: Subscriber | None = None,
+        running: Exchange | None = None,
     ) -> None:
         self.stream, self.epoch = point.stream, point.epoch
         self.subscriber = subscriber
@@ -57,6 +64,7 @@ class Delivery:
         self._held = b""
         """What is sent next, when it is known whether more follows."""
         self._leaving = False
+        self._running = running
         self._replaying = point.resumed
         self._began = time.monotonic()
 
@@ -159,6 +167,9 @@ class Delivery:
                     telemetry.rotations.add(1)
                     yield sse.retry(_CHECKPOINT_RETRY_MS)
                     return
+                if self._running is not None and (message := await self._handed_off(self._running)):
+                    yield self._renderer.open() + sse.event(message) + sse.CRLF
+                    return
                 before = self._cursor.position
                 page = self._take()
                 if page is None:
@@ -202,8 +213,22 @@ class Delivery:
             self._replaying = False
             telemetry.replay_seconds.record(time.monotonic() - self._began)
 
+    async def _handed_off(self, running: Exchange) -> bytes | None:
+        """What ends this connection in the place of the answer, if it is time for that."""
+        handoff, stream = running.handoff, running.stream
+        if handoff is None or stream is None or time.monotonic() < handoff.at:
+            return None
+        running.handoff = None
+        if stream.ended or stream.ending is not None or not await handoff.may():
+            return None
+        return await handoff.take(running)
+
     async def _wait(self, until: float) -> Page | None:
-        if not self._renderer.delivered or until == math.inf:
+        if self._running is not None and self._running.handoff is not None:
+            until = min(until, self._running.handoff.at)
+        elif not self._renderer.delivered:
+            until = math.inf
+        if until == math.inf:
             return await self._cursor.next()
         try:
             async with asyncio.timeout(max(0.0, until - time.monotonic())):

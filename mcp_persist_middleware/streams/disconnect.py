@@ -14,10 +14,17 @@ class DisconnectTimer:
     """The timer of one exchange. Events tell it who reads: readers here come (`attached`) and go
     (`detached`), and of readers elsewhere the last lease ends (`reader_lease`). When nobody has
     read for the grace, the application is told, and after a last word cancelled.
+
+    Args:
+        cancels: whether a client that leaves has cancelled its request.
     """
 
-    def __init__(self, context: Context, exchange: Running, cancel: Callable[[], None]) -> None:
+    def __init__(
+        self, context: Context, exchange: Running, cancel: Callable[[], None], *, cancels: bool
+    ) -> None:
         self._context = context
+        self._cancels = cancels
+        self._outlives = False
         self._exchange: Running | None = exchange
         self._cancel = cancel
         self._grace = 0.0
@@ -43,21 +50,40 @@ class DisconnectTimer:
 
     # What it is told.
 
+    def readers_changed(self) -> None:
+        """Somebody has come to read here, or has left."""
+        stream = self._exchange.stream if self._exchange is not None else None
+        if stream is None or stream.readers:
+            self.attached()
+        else:
+            cancels = self._cancels and not self._context.draining
+            settings = self._context.settings
+            self.detached(settings.disconnect_grace if cancels else settings.detach_seconds)
+
+    def outlive(self, seconds: float) -> None:
+        """Who reads does not matter any more; only after so many seconds the application is told
+        that its client has left."""
+        self._outlives = True
+        self._context.detached.discard(self)
+        self._set_timer(seconds, self.fire)
+
     def attached(self) -> None:
         """Somebody reads here. An application that was told meanwhile, and goes on, may."""
         self._context.detached.discard(self)
-        if not self._has_left:
+        if not (self._has_left or self._outlives):
             self._stop()
 
     def detached(self, grace: float) -> None:
         """Nobody reads here; after so many seconds without a reader anywhere, that is final."""
-        if not self._has_left and self._exchange is not None:
+        if not (self._has_left or self._outlives) and self._exchange is not None:
             self._grace = grace
             self._set_timer(grace, self._ask)
             self._context.detached.add(self)
 
     def reader_lease(self, left: float) -> None:
         """Elsewhere somebody reads for so many seconds at least; negative: until so long ago."""
+        if self._outlives:
+            return
         if left > 0:
             self._context.detached.discard(self)
         elif left + self._grace > 0:

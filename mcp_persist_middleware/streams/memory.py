@@ -38,6 +38,8 @@ class Memory:
         self.asks_for: Recent[tuple[Place, str, frozenset[str]], bool] = Recent(_CALLERS)
         """Whether, from whoever is named by the rest, the application asks for these kinds of
         credentials as well."""
+        self.own_tasks: Recent[Place, bool] = Recent(_PLACES)
+        """Whether the application says that it has tasks itself."""
 
     def learn_head(
         self, place: Place, credential: str, era: Era, status: int, raw: headers.RawHeaders

@@ -19,6 +19,7 @@ from mcp_persist_middleware.streams.buffered_answer import BufferedAnswer
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.disconnect import DisconnectTimer
 from mcp_persist_middleware.streams.drain import INTERRUPTED
+from mcp_persist_middleware.streams.handoff import Handoff
 from mcp_persist_middleware.streams.opening import Opening
 from mcp_persist_middleware.streams.passed_answer import PassedAnswer
 from mcp_persist_middleware.streams.recorder import Recorder
@@ -45,10 +46,13 @@ class Exchange:
         self.state = ExchangeState.HOLDING
         self.body_taken_at: float | None = None
         self.opening = Opening()
-        self._recorder = Recorder(context, request, self.place)
+        self.recorder = Recorder(context, request, self.place)
         self._send_to_client: Send = send
         self._messages: list[Message] = []
-        self._disconnect = DisconnectTimer(context, self, self.cancel)
+        self.handoff: Handoff | None = None
+        """What answers in the place of an answer that takes too long."""
+        cancels = request.era.disconnect_cancels
+        self._disconnect = DisconnectTimer(context, self, self.cancel, cancels=cancels)
         self._late: BufferedAnswer | None = None
         self._passed: PassedAnswer | None = None
         self._kept: bytes | None = None
@@ -57,12 +61,12 @@ class Exchange:
     @property
     def kind(self) -> StreamKind:
         """Which request this is."""
-        return self._recorder.kind
+        return self.recorder.kind
 
     @property
     def stream(self) -> LiveStream | None:
         """The stream that the answer is logged to, once it is open."""
-        return self._recorder.stream
+        return self.recorder.stream
 
     @property
     def account(self) -> tuple[str, str]:
@@ -71,10 +75,6 @@ class Exchange:
             owner = self.stream.record.owner
             return account_of(self.scope, owner.principal), owner.session
         return account_of(self.scope, self.credential), self.request.session
-
-    def ask_here(self) -> None:
-        """The connection that has asked is this worker's: the answer may reach it at once."""
-        self._recorder.is_asked_here = True
 
     @functools.cached_property
     def credential(self) -> str:
@@ -99,19 +99,19 @@ class Exchange:
     @property
     def is_busy(self) -> bool:
         """Whether the answer to a request is still to come."""
-        is_over = self._task is None or self._task.done() or self._recorder.is_ended
+        is_over = self._task is None or self._task.done() or self.recorder.is_ended
         return self.kind is StreamKind.POST and not is_over
 
     def hold(self) -> None:
         """The server is about to stop: its clients leave, and that is no wish of theirs."""
         self._disconnect.pause()
 
-    def interrupt(self, why: str) -> None:
-        """End the request with an error in its stream. One that has no stream yet is left to the
-        server, whose connection waits for it.
+    def interrupt(self, why: str, **data: object) -> None:
+        """End the request with an error in its stream, which has more `data`. One that has no
+        stream yet is left to the server, whose connection waits for it.
         """
         if self.stream is not None:
-            self._recorder.finish(why)
+            self.recorder.finish(why, **data)
             self.cancel()
 
     def _ended(self, _: asyncio.Task[None]) -> None:
@@ -120,6 +120,7 @@ class Exchange:
         if self.stream is not None:
             self.stream.on_readers = self.stream.on_lost = self.stream.on_taken = None
         self._context.drain.runners.discard(self)
+        self._context.outliving.discard(self)
         self._context.drain.changed.notify()
 
     def join_session(self) -> None:
@@ -150,7 +151,7 @@ class Exchange:
             else:
                 self.opening.fail(error)
         finally:
-            self._recorder.finish(self._why())
+            self.recorder.finish(self._why())
             self.opening.announce()
             self._disconnect.close()
             self.scope = {}
@@ -183,7 +184,7 @@ class Exchange:
                 await self._send_to_client(message)
             case ExchangeState.STREAMING, "http.response.start":
                 # The stream was opened early; this is what it was opened for.
-                self._recorder.settle(self.scope)
+                self.recorder.settle(self.scope)
                 status, raw = message["status"], message.get("headers", [])
                 if not headers.is_event_stream(status, raw):
                     self.state = ExchangeState.COLLECTING
@@ -195,7 +196,7 @@ class Exchange:
             case ExchangeState.COLLECTING, "http.response.body" if self._late is not None:
                 self._late.add(message.get("body", b""))
                 if not message.get("more_body", False):
-                    await self._recorder.log_late(self._late)
+                    await self.recorder.log_late(self._late)
             case _:
                 pass
 
@@ -211,20 +212,20 @@ class Exchange:
             # The client left before it held an id: nobody can ever ask for this stream.
             self.state = ExchangeState.DROPPING
         elif self.kind is StreamKind.GET:
-            stream = await self._recorder.open_for_session(
+            stream = await self.recorder.open_for_session(
                 self.app, self.scope, self.credential, raw
             )
             self._answer_on(stream, raw)
             if self.opening.is_over:
                 # Its client left meanwhile, and nobody can join it: the next one goes on at once.
-                self._recorder.finish("its client left")
+                self.recorder.finish("its client left")
         else:
             self.open(raw)
 
     def open(self, raw: list[tuple[bytes, bytes]], *, early: bool = False) -> None:
         """Open the stream that answers this request; `early`, before the application has begun."""
         known = self.credential
-        self._answer_on(self._recorder.open(self.scope, known, raw, self._kept, early=early), raw)
+        self._answer_on(self.recorder.open(self.scope, known, raw, self._kept, early=early), raw)
 
     def _answer_on(self, stream: LiveStream, raw: list[tuple[bytes, bytes]]) -> None:
         self.state = ExchangeState.STREAMING
@@ -236,31 +237,31 @@ class Exchange:
     def go_on(self, stream: LiveStream) -> None:
         """Answer on a stream that another worker began."""
         self.state = ExchangeState.STREAMING
-        self._recorder.go_on(stream)
+        self.recorder.go_on(stream)
         self._write_to(stream, [])
         self.opening.announce()
 
     def _write_to(self, stream: LiveStream, raw: list[tuple[bytes, bytes]]) -> None:
-        stream.on_readers, stream.on_taken = self._readers_changed, self.leave
+        stream.on_readers, stream.on_taken = self._disconnect.readers_changed, self.leave
         if self._context.settings.on_store_failure == "refuse":
             stream.on_lost = self._refuse
         self.opening.found(Opened(stream, raw))
 
     async def _log(self, message: Message) -> None:
         try:
-            await self._recorder.log(message.get("body", b""))
+            await self.recorder.log(message.get("body", b""))
         except EventTooLargeError as error:
             logger.error("MPM-STREAM-03: %s", error)
-            self._recorder.finish(str(error))
+            self.recorder.finish(str(error))
             self.leave()
         if not message.get("more_body", False):
-            self._recorder.finish("the application closed the stream without an answer")
+            self.recorder.finish("the application closed the stream without an answer")
         if self.opening.is_waiting and (self.stream is None or self.stream.last):
             self.opening.announce()
 
     def _refuse(self) -> None:
         """The store is gone and the policy is to say so: an error ends the stream."""
-        self._recorder.finish("the event store is unavailable")
+        self.recorder.finish("the event store is unavailable")
         self.leave()
 
     # Who is listening.
@@ -283,18 +284,12 @@ class Exchange:
         else:
             self._disconnect.detached(self._context.settings.detach_seconds)
 
-    def _readers_changed(self) -> None:
-        if self.stream is None or self.stream.readers:
-            self._disconnect.attached()
-        elif self._task is not None and not self._task.done():
-            cancels = self.request.era.disconnect_cancels and not self._context.draining
-            settings = self._context.settings
-            self._disconnect.detached(
-                settings.disconnect_grace if cancels else settings.detach_seconds
-            )
-
-    # What the answers teach.
+    def outlive(self, seconds: float) -> None:
+        """From now on nobody need read, for so long: then the application hears that its client
+        has left."""
+        self._context.outliving.add(self)
+        self._disconnect.outlive(seconds)
 
     def _learn_head(self, message: Message) -> None:
-        status, raw = message["status"], message.get("headers", [])
-        self._context.memory.learn_head(self.place, self.credential, self.request.era, status, raw)
+        told = self.request.era, message["status"], message.get("headers", [])
+        self._context.memory.learn_head(self.place, self.credential, *told)

@@ -40,7 +40,12 @@ class Recorder:
         self._mark = b""
         self.stream: LiveStream | None = None
         self.is_asked_here = False
-        """Whether the connection that has asked is this worker's."""
+        """Whether the connection that has asked is this worker's: the answer may reach it at
+        once."""
+        self.stream_id: bytes | None = None
+        """The stream's id, where somebody knows it already."""
+        self.kept = 0.0
+        """The stream is kept for so long (seconds) after its end, at least."""
 
     @property
     def kind(self) -> StreamKind:
@@ -72,7 +77,7 @@ class Recorder:
         an `early` one that may have to come), `credential` what in it may name its caller, `kept`
         what it takes to run the request again."""
         context, call = self._context, self._request.call
-        stream_id = event_id.new_stream_id(context.log.now())
+        stream_id = self.stream_id or event_id.new_stream_id(context.log.now())
         named = identity.early if early else identity.principal
         owner = self._owner(head, named(context, scope, credential))
         record = StreamRecord(
@@ -162,8 +167,9 @@ class Recorder:
         ended = b'"result"' in answer.data
         memory.learn_size(self._place, call, len(answer.raw), ended=ended)
 
-    def finish(self, why: str) -> None:
-        """End the stream, if it has not ended; what is unanswered is answered with an error."""
+    def finish(self, why: str, **more: object) -> None:
+        """End the stream, if it has not ended; what is unanswered is answered with an error, which
+        has `more` data."""
         stream = self.stream
         if stream is None or self.is_ended:
             return
@@ -171,7 +177,7 @@ class Recorder:
             self._end(stream, StreamState.COMPLETE, [])
             return
         telemetry.interrupted.add(1, {"namespace": stream.record.owner.namespace})
-        data = {"stream": stream.ids.name, "events": stream.last}
+        data = {"stream": stream.ids.name, "events": stream.last, **more}
         errors = [
             jsonrpc.error(json.loads(key), f"Interrupted: {why}", data, jsonrpc.INTERRUPTED)
             for key in sorted(self._unanswered)
@@ -186,7 +192,7 @@ class Recorder:
         for kind, frame in last:
             stream.add(kind, frame)
         settings, now = self._context.settings, self._context.log.now()
-        ttl = settings.kept_for(stream.record.owner)
+        ttl = max(self.kept, settings.kept_for(stream.record.owner))
         is_told = self.is_asked_here and self._context.tells_ahead()
         self._context.writer.end(
             stream, Ending(state, stream.last, now, now + ttl), is_told=is_told

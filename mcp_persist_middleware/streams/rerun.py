@@ -43,9 +43,14 @@ async def begin(
     request: classify.Request,
     body: Body,
     stream: bytes,
+    *,
+    outlives: float | None = None,
 ) -> Verdict | None:
     """Run a request again that was left behind, if nobody else does. What becomes of it is in the
     log; or the application refuses the caller: then nothing was run, and that is its answer.
+
+    Args:
+        outlives: that nobody need read it, for so many seconds.
 
     Raises:
         SessionElsewhereError: another worker is the session's home. Nothing was run.
@@ -73,6 +78,9 @@ async def begin(
             running = Exchange(context, app, scope, request, nowhere)
             running.go_on(live)
             running.start(body)
+            if outlives is not None:
+                running.recorder.kept = outlives
+                running.outlive(outlives)
             # From now on only a reader keeps it from being alone.
             live.detach()
     return None

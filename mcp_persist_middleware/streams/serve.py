@@ -36,7 +36,7 @@ async def begin(
         await context.boards.before_call(running.app, running.scope, body)
     running.start(body)
     try:
-        opened = await answer(context, running, client)
+        opened = await answer(context, running, client, send)
         if opened is None and running.state is ExchangeState.PASSING:
             await _pass(running, client)
         elif opened is None and running.state is ExchangeState.HOLDING and not context.holds_lease:
@@ -62,7 +62,9 @@ async def deliver(
         head=opened.head,
     )
     try:
-        await Delivery(context, point, running.request.era).run(scope, reader.receive, send)
+        era = running.request.era
+        handed_off = running if running.handoff is not None else None
+        await Delivery(context, point, era, running=handed_off).run(scope, reader.receive, send)
     finally:
         reader.leave()
 
@@ -92,23 +94,52 @@ class _FirstReader:
             self._stream.detach()
 
 
-async def answer(context: Context, running: Exchange, client: Client) -> Opened | None:
+async def answer(context: Context, running: Exchange, client: Client, send: Send) -> Opened | None:
     """The stream that answers; None when the answer is not a stream or nobody waits for it."""
     await running.opening.begun.wait(_UNWATCHED)
     while not running.opening.opened.done():
         watcher = client.watch()
-        timeout = _time_to_early_start(context, running)
+        timeouts = _time_to_early_start(context, running), _time_to_handoff(running)
+        timeout = min((each for each in timeouts if each is not None), default=None)
         waiting: set[asyncio.Future[Any]] = {running.opening.opened, watcher}
         await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if running.opening.opened.done():
             break
         if watcher.done():
             await _let_go(running)
+        elif _time_to_handoff(running) == 0:
+            if await _hand_off(running, send):
+                return None
         elif _time_to_early_start(context, running) == 0:
             telemetry.early_starts.add(1)
             running.open([], early=True)
             running.opening.announce()
     return await running.opening.opened
+
+
+def _time_to_handoff(running: Exchange) -> float | None:
+    """Seconds until its client is told to ask for the answer later; None for never."""
+    handoff = running.handoff
+    return None if handoff is None else max(0.0, handoff.at - time.monotonic())
+
+
+async def _hand_off(running: Exchange, send: Send) -> bool:
+    """Tell a client to which nothing has been sent to ask for the answer later, if that may be."""
+    handoff, running.handoff = running.handoff, None
+    if handoff is None or not await handoff.may() or running.opening.is_over:
+        return False
+    if running.stream is None:
+        running.open(list(handoff.head), early=True)
+    message = await handoff.take(running)
+    if message is None:
+        running.opening.announce()
+        return False
+    assert running.stream is not None
+    # Whoever was on the way reads it elsewhere.
+    running.stream.detach()
+    running.opening.resolve(None)
+    await asgi.answer_json(send, message, *handoff.head)
+    return True
 
 
 async def _let_go(running: Exchange) -> None:

@@ -55,6 +55,8 @@ BY_NAMESPACE = {
         ("table_prefix", "é" * 20, "bytes"),
         ("table_prefix", "SQLite_a", "SQLite's own"),
         ("principal", "ann", "callable"),
+        ("tasks_for", "render", '["render"], or a callable'),
+        ("tasks_for", [""], '["render"], or a callable'),
         ("engine", "sqlite://", "AsyncEngine"),
         ("namespace", "", "1 to 255"),
     ],

@@ -25,6 +25,7 @@ _FACTS = (
     Column("sessions", "Sessions", number),
     Column("requests", "Kept requests", number),
     Column("relayed", "Relayed requests", number),
+    Column("jobs", "Jobs", number),
 )
 _OlderThan = Annotated[
     float | None, duration("What ended so long ago, such as 30d, whatever ttl says.")
