@@ -35,7 +35,12 @@ _SCENARIO = re.compile(r"server-(.+)-\d{4}-\d\d-\d\dT")
 Checks = dict[str, list[tuple[str, str]]]
 
 
-async def _suite(modules: Path, url: str, *arguments: str) -> Checks:
+def packages(cache: Path) -> Path:
+    """Where the suite is installed."""
+    return install(cache, *_PACKAGES)
+
+
+async def suite(modules: Path, url: str, *arguments: str) -> Checks:
     """Run the suite and read back what it found: the checks of each scenario and their status."""
     node, suite = modules / "node/bin/node", modules / "@modelcontextprotocol/conformance/dist"
     with tempfile.TemporaryDirectory() as output:
@@ -95,10 +100,10 @@ async def _results(
     with tempfile.TemporaryDirectory() as directory:
         async with served(Path(directory)) as url:
             revisions = {
-                revision: await _suite(modules, url, "--requirements", revision)
+                revision: await suite(modules, url, "--requirements", revision)
                 for revision in _REVISIONS
             }
-            return revisions, await _suite(modules, url, "--scenario", _POLLING)
+            return revisions, await suite(modules, url, "--scenario", _POLLING)
 
 
 def _compare(revision: str, bare: Checks, ours: Checks) -> bool:
@@ -131,7 +136,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=default)
     parser.add_argument("--proxy", action="store_true", help="through the proxy, not in-process")
     given = parser.parse_args()
-    modules = install(given.cache, *_PACKAGES)
+    modules = packages(given.cache)
     right = asyncio.run(_all(modules, through_proxy=given.proxy))
     print("identical" if right else "NOT as expected")
     return 0 if right else 1
