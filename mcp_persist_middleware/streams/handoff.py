@@ -18,8 +18,8 @@ class Handoff(Protocol):
     known when `may` has returned."""
 
     async def may(self) -> bool:
-        """Whether the client may be told so at all. Asked once, when the time has come; the
-        application may have to be asked for it."""
+        """Whether the client may be told so at all. Asked when the time has come, twice where the
+        answer begins meanwhile; the application may have to be asked for it."""
 
     async def take(self, running: "Exchange") -> bytes | None:
         """The JSON-RPC message that answers the request instead: from now on the exchange goes on

@@ -125,8 +125,13 @@ def _time_to_handoff(running: Exchange) -> float | None:
 
 async def _hand_off(running: Exchange, send: Send) -> bool:
     """Tell a client to which nothing has been sent to ask for the answer later, if that may be."""
-    handoff, running.handoff = running.handoff, None
-    if handoff is None or not await handoff.may() or running.opening.is_over:
+    handoff = running.handoff
+    may = handoff is not None and await handoff.may()
+    if may and running.opening.is_over:
+        # Its stream has begun meanwhile: whoever delivers that goes on with it.
+        return False
+    running.handoff = None
+    if handoff is None or not may:
         return False
     if running.stream is None:
         running.open(list(handoff.head), early=True)

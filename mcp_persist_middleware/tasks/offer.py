@@ -52,6 +52,8 @@ class TaskOffer:
 
     async def may(self) -> bool:
         """Whether the application has no tasks itself, and does not refuse the caller."""
+        if self._caller is not None:
+            return True
         memory, scope = self.context.memory, self.asked.scope
         if await has_own_tasks(memory, self.app, scope, self.asked.request.era.versions[0]):
             return False

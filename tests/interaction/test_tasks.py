@@ -22,11 +22,15 @@ class Application(Scripted):
     def __init__(self) -> None:
         super().__init__(stream=self.stream, json=self.json, quick=self.quick, ask=self.ask)
         self.gate = asyncio.Event()
+        self.asked, self.may_say = asyncio.Event(), asyncio.Event()
+        self.may_say.set()
         self.discovered: dict[str, Any] = {"capabilities": {"tools": {}}, "supportedVersions": []}
         self.ended: list[Call] = []
 
     async def _answer(self, call: Call) -> None:
         if call.request.get("method") == "server/discover":
+            self.asked.set()
+            await self.may_say.wait()
             answer = {"jsonrpc": "2.0", "id": call.request["id"], "result": self.discovered}
             await call.json(200, answer)
         else:
@@ -108,6 +112,28 @@ async def test_a_long_call_is_a_task_whose_result_is_what_the_call_would_have_re
         assert (done["status"], len(app.calls)) == ("completed", 1)
         bare = TaskClient(client.port, knows=False)
         assert done["result"] == await bare.call(tool)
+
+
+async def test_a_call_that_begins_to_answer_while_the_application_is_asked_is_a_task_as_well(
+    tmp_path: Path,
+) -> None:
+    app = Application()
+    app.may_say.clear()
+
+    async def late(call: Call) -> None:
+        await app.asked.wait()
+        await call.head()
+        await call.progress(1)
+        await asyncio.sleep(0.1)
+        app.may_say.set()
+        await app.opened(call)
+        await call.result()
+
+    app.tools["late"] = late
+    async with served(tmp_path, app) as client:
+        answer = await client.ask("tools/call", {"name": "late", "arguments": {}})
+        assert answer["result"]["resultType"] == "task"
+        assert [each["method"] for each in answer["before"]] == ["notifications/progress"]
 
 
 async def test_the_result_is_byte_for_byte_what_the_application_wrote(tmp_path: Path) -> None:
