@@ -167,11 +167,11 @@ class Delivery:
                     telemetry.rotations.add(1)
                     yield sse.retry(_CHECKPOINT_RETRY_MS)
                     return
-                if self._running is not None and (message := await self._handed_off(self._running)):
-                    yield self._renderer.open() + sse.event(message) + sse.CRLF
-                    return
                 before = self._cursor.position
                 page = self._take()
+                if page is None and (message := await self._handed_off()) is not None:
+                    yield self._renderer.open() + sse.event(message) + sse.CRLF
+                    return
                 if page is None:
                     self._note_caught_up()
                     yield self._renderer.open()
@@ -213,10 +213,11 @@ class Delivery:
             self._replaying = False
             telemetry.replay_seconds.record(time.monotonic() - self._began)
 
-    async def _handed_off(self, running: Exchange) -> bytes | None:
+    async def _handed_off(self) -> bytes | None:
         """What ends this connection in the place of the answer, if it is time for that."""
-        handoff, stream = running.handoff, running.stream
-        if handoff is None or stream is None or time.monotonic() < handoff.at:
+        running = self._running
+        handoff, stream = (running.handoff, running.stream) if running is not None else (None, None)
+        if running is None or handoff is None or stream is None or time.monotonic() < handoff.at:
             return None
         running.handoff = None
         if stream.ended or stream.ending is not None or not await handoff.may():

@@ -14,7 +14,8 @@ from tests.support.task_client import TaskClient
 
 pytestmark = pytest.mark.timeout(60)
 
-FAST: dict[str, object] = {"tasks_after": 0.1, "lease_seconds": 2, "store_timeout": 1}
+SOON: dict[str, object] = {"tasks_after": 0.1}
+MORTAL: dict[str, object] = {**SOON, "lease_seconds": 3, "store_timeout": 2}
 
 
 def both(one: ServerProcess, two: ServerProcess) -> tuple[TaskClient, TaskClient]:
@@ -24,7 +25,7 @@ def both(one: ServerProcess, two: ServerProcess) -> tuple[TaskClient, TaskClient
 async def many(store: Store, tmp_path: Path, tasks: int) -> tuple[list[Any], list[str], list[str]]:
     """The ends of tasks that are begun at two workers in turn and read at the other one; what each
     should be; and what ran."""
-    async with two_servers(tmp_path, store=store, **FAST) as (one, two):
+    async with two_servers(tmp_path, store=store, **SOON) as (one, two):
         clients = both(one, two)
         # One caller for every four.
         callers = [
@@ -57,7 +58,7 @@ async def test_tasks_are_run_once_and_read_at_the_other_worker(
 async def test_a_task_is_cancelled_at_the_other_worker_and_its_own_ends_it(
     tmp_path: Path, store: Store
 ) -> None:
-    async with two_servers(tmp_path, store=store, **FAST) as (one, two):
+    async with two_servers(tmp_path, store=store, **SOON) as (one, two):
         here, there = both(one, two)
         # Nothing is written meanwhile that would meet the fence.
         task = (await here.call("slow", seconds=30))["taskId"]
@@ -71,7 +72,7 @@ async def test_a_task_is_cancelled_at_the_other_worker_and_its_own_ends_it(
 async def test_a_task_whose_worker_is_killed_has_failed_and_says_so(
     tmp_path: Path, store: Store
 ) -> None:
-    async with two_servers(tmp_path, store=store, **FAST) as (one, two):
+    async with two_servers(tmp_path, store=store, **MORTAL) as (one, two):
         here, there = both(one, two)
         task = (await here.call("count", n=300, delay=0.1))["taskId"]
         found = await there.get(task)
@@ -89,7 +90,7 @@ async def test_a_task_whose_worker_is_killed_has_failed_and_says_so(
 async def test_a_task_whose_worker_shuts_down_ends_there_or_says_so(
     tmp_path: Path, store: Store
 ) -> None:
-    async with two_servers(tmp_path, store=store, **FAST, drain_seconds=2) as (one, two):
+    async with two_servers(tmp_path, store=store, **SOON, drain_seconds=2) as (one, two):
         here, there = both(one, two)
         short = (await here.call("slow", seconds=1))["taskId"]
         long = (await here.call("slow", seconds=60))["taskId"]
