@@ -138,7 +138,7 @@ class JobTable:
 
     async def test_the_newest_are_listed_first_page_by_page(self, log: EventLog) -> None:
         jobs = [job(log, id=bytes([n]) * 24) for n in range(1, 6)]
-        strange = job(log, account="ben")
+        strange = job(log, account="ben", id=bytes([6]) * 24)
         await create(log, *jobs, strange)
         first = await of(log).list("ann", b"", 3)
         assert [each.id for each in first] == [each.id for each in jobs[:1:-1]]
