@@ -68,5 +68,5 @@ async def workers(place: Place, **more: Any) -> AsyncIterator[Pair]:
 
 async def in_sql(pair: Pair) -> list[bytes]:
     """The ids of the relayed requests that lie in SQL."""
-    inner = pair.one._inner.inbox
+    inner = pair.one.inner.inbox
     return [each.id for each in await inner.claim("one", 100, time.time(), time.time() + 60)]

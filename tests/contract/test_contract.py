@@ -52,7 +52,7 @@ LOCK = {
 
 async def at_rest(log: EventLog) -> None:
     """Return when what was asked of the store has come to its end, also what was cancelled."""
-    inner = log._inner if isinstance(log, RedisLog) else log
+    inner = log.inner if isinstance(log, RedisLog) else log
     if isinstance(inner, SqlLog):
         await until(lambda: not inner._running)
     await log.ping()

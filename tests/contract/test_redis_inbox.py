@@ -74,7 +74,7 @@ async def test_a_large_reply_lies_in_sql(pair: Pair) -> None:
     assert found == RelayStatus(RelayState.REPLIED, "one", reply)
     await pair.sender.remove([sent.name])
     assert await pair.sender.look(sent.name) is None
-    assert await pair.one._inner.inbox.look(sent.name) is None
+    assert await pair.one.inner.inbox.look(sent.name) is None
 
 
 async def test_where_redis_does_not_say_which_server_it_is_requests_lie_in_sql(

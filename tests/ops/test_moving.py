@@ -121,9 +121,9 @@ async def test_what_only_redis_has_of_a_dead_worker_comes_along(
     for task in log._tasks:
         task.cancel()
     await log.append([add(stream, *events(3, 4))])
-    assert len(await log._inner.read(stream.id, 0, *ALL)) < 6, "Redis alone has them"
+    assert len(await log.inner.read(stream.id, 0, *ALL)) < 6, "Redis alone has them"
     await log._client.aclose()
-    await log._inner.aclose()
+    await log.inner.aclose()
     done = await copy(source, target, follow=True)
     assert done.events == 6
     async with worker(target) as there:

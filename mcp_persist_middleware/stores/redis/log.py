@@ -16,16 +16,14 @@ continue exactly at its cursor, SQL can.
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
-from mcp_persist_middleware.log.deletions import Deletion
-from mcp_persist_middleware.log.jobs import Jobs
-from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
-from mcp_persist_middleware.log.whose import Whose
-from mcp_persist_middleware.model import Beat, Event, Outcome, StreamRecord, StreamWrite
+from mcp_persist_middleware.log.outer import OuterLog
+from mcp_persist_middleware.log.parts import Inbox
+from mcp_persist_middleware.model import Event, Outcome, StreamWrite
 from mcp_persist_middleware.stores.redis.append import Appender
 from mcp_persist_middleware.stores.redis.client import RedisClient
 from mcp_persist_middleware.stores.redis.deferred import DeferredCalls
@@ -49,7 +47,7 @@ T = TypeVar("T")
 _SLOWEST, _SHARE = 1.0, 0.2
 
 
-class RedisLog(EventLog):
+class RedisLog(OuterLog):
     """`EventLog` in front of another one.
 
     Args:
@@ -57,7 +55,7 @@ class RedisLog(EventLog):
     """
 
     def __init__(self, inner: EventLog, target: Target, *, prefix: str, timeout: float) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._prefix = prefix
         self._timeout = timeout
         patience = min(_SLOWEST, timeout * _SHARE)
@@ -97,33 +95,26 @@ class RedisLog(EventLog):
 
     @property
     def name(self) -> str:
-        return f"{self._inner.name} behind {self._client.name}"
+        return f"{self.inner.name} behind {self._client.name}"
 
     @property
     def durability(self) -> str:
-        below = self._inner.durability
+        below = self.inner.durability
         return f"what Redis has counts as committed, and in the store {below}"
-
-    @property
-    def secret(self) -> bytes:
-        return self._inner.secret
-
-    @property
-    def sessions(self) -> Sessions:
-        return self._inner.sessions
 
     @property
     def inbox(self) -> Inbox:
         return self._inbox
 
     @property
-    def shared(self) -> EventLog:
-        # A stream that is taken over while its writer lives would lose what waits to be flushed.
-        return self._inner
+    def max_in_flight(self) -> int:
+        # Redis takes a batch in one go, whatever waits for SQL: there is nothing to overlap.
+        return 1
 
     @property
-    def jobs(self) -> Jobs | None:
-        return self._inner.jobs
+    def shared(self) -> EventLog:
+        # A stream that is taken over while its writer lives would lose what waits to be flushed.
+        return self.inner
 
     @property
     def wakeups(self) -> Wakeups:
@@ -131,7 +122,7 @@ class RedisLog(EventLog):
 
     @property
     def _keys(self) -> Keys:
-        secret = self._inner.secret
+        secret = self.inner.secret
         if self._known is None or secret != self._secret:
             # Another store took the place of the one that was there: nothing of it is ours.
             self._buffers.clear()
@@ -141,11 +132,8 @@ class RedisLog(EventLog):
     def _channel(self, topic: bytes) -> str:
         return self._keys.channel(topic)
 
-    def now(self) -> float:
-        return self._inner.now()
-
     async def open(self, worker: str) -> None:
-        await self._inner.open(worker)
+        await self.inner.open(worker)
         try:
             await self._client.open()
         except BaseException:
@@ -162,7 +150,7 @@ class RedisLog(EventLog):
         tasks, self._tasks = self._tasks, []
         # Each step, whatever another raises; the last one that is named here comes first.
         async with contextlib.AsyncExitStack() as left:
-            left.push_async_callback(self._inner.aclose)
+            left.push_async_callback(self.inner.aclose)
             left.callback(self._buffers.clear)
             left.push_async_callback(self._client.aclose)
             left.push_async_callback(self._wakeups.aclose)
@@ -177,44 +165,35 @@ class RedisLog(EventLog):
         self._idle.settle_until(float("inf"))
         await self._later.send()
 
-    async def ping(self) -> None:
-        await self._inner.ping()
-
-    async def check(self) -> None:
-        await self._inner.check()
-
     def facts(self) -> StoreFacts:
         backlog, is_up = self._buffers.events, self._client.is_up
-        return replace(self._inner.facts(), redis_up=is_up, redis_backlog=backlog)
+        return replace(self.inner.facts(), redis_up=is_up, redis_backlog=backlog)
 
     async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
         if not batch or not self._tasks:
-            return await self._inner.append(batch)
+            return await self.inner.append(batch)
         return await self._whole(self._appender.append(self._keys, batch))
 
     def _whole(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """Finish even when the caller is cancelled: a batch is whole or nothing."""
         return self._running.whole(work)
 
-    async def find(self, stream: bytes) -> StreamRecord | None:
-        return await self._inner.find(stream)
-
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
         if self._buffers.get(stream) is not None:
             events = await self._read_ours(stream, after, max_events, max_bytes)
             # None: whoever took the stream over may have written more.
-            return events or await self._inner.read(stream, after, max_events, max_bytes)
+            return events or await self.inner.read(stream, after, max_events, max_bytes)
         return await self._reads.read(self._keys, stream, after, max_events, max_bytes)
 
     async def written(self, stream: bytes, after: int = 0) -> Written:
-        below = await self._inner.written(stream, after)
+        below = await self.inner.written(stream, after)
         # What only Redis has, or this memory.
-        above = await super().written(stream, below.last)
+        above = await EventLog.written(self, stream, below.last)
         return Written(above.last, below.events + above.events, below.size + above.size)
 
     async def answers(self, stream: bytes, after: int = 0) -> Answers:
-        below = await self._inner.answers(stream, after)
-        above = await super().answers(stream, below.last)
+        below = await self.inner.answers(stream, after)
+        above = await EventLog.answers(self, stream, below.last)
         return Answers(above.last, [*below.events, *above.events])
 
     async def _read_ours(
@@ -224,7 +203,7 @@ class RedisLog(EventLog):
         found: list[Event] = []
         while (buffer := self._buffers.get(stream)) is not None and after < buffer.flushed:
             flushed = buffer.flushed
-            more = await self._inner.read(stream, after, max_events, max_bytes)
+            more = await self.inner.read(stream, after, max_events, max_bytes)
             # Where SQL has nothing more, retention took it.
             after = more[-1].sequence if more else flushed
             found += more
@@ -235,51 +214,11 @@ class RedisLog(EventLog):
                 found += buffer.page(after, max_events, max_bytes)
         return page(found, max_events, max_bytes)
 
-    async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:
-        await self._inner.renew_readers(streams, seconds)
-
-    async def reader_ttl(self, stream: bytes) -> float | None:
-        return await self._inner.reader_ttl(stream)
-
-    def worker_table(self) -> WorkerTable:
-        return self._inner.worker_table()
-
-    def is_gone(self, worker: str) -> bool:
-        return self._inner.is_gone(worker)
-
-    async def workers(self) -> Mapping[str, Beat]:
-        return await self._inner.workers()
-
-    async def declare_dead(self, worker: str, counter: int) -> bool:
-        return await self._inner.declare_dead(worker, counter)
-
-    async def deregister(self, worker: str) -> None:
-        await self._inner.deregister(worker)
-
-    async def active_writers(self) -> list[str]:
-        return await self._inner.active_writers()
-
-    async def open_streams_of(
-        self, worker: str, limit: int, after: bytes = b""
-    ) -> list[StreamRecord]:
-        return await self._inner.open_streams_of(worker, limit, after)
-
-    async def expire_session(self, namespace: str, path: str, session: str) -> None:
-        await self._inner.expire_session(namespace, path, session)
-
     async def purge(self, now: float, max_events: int) -> Purged:
-        purged = await self._inner.purge(now, max_events)
+        purged = await self.inner.purge(now, max_events)
         if not purged.more:
             await self._index.clean(self._keys)
         return purged
-
-    async def streams(
-        self, after: bytes, limit: int, *, newest_first: bool = False
-    ) -> Sequence[StreamRecord]:
-        return await self._inner.streams(after, limit, newest_first=newest_first)
-
-    async def streams_of(self, whose: Whose, after: bytes, limit: int) -> Sequence[StreamRecord]:
-        return await self._inner.streams_of(whose, after, limit)
 
     async def remove(
         self, streams: Collection[bytes], max_events: int, *, ended: bool = False
@@ -287,19 +226,4 @@ class RedisLog(EventLog):
         # Of what has ended Redis has nothing.
         if not ended and self._tasks:
             await self._eraser.erase(self._keys, streams)
-        return await self._inner.remove(streams, max_events, ended=ended)
-
-    async def size(self) -> int:
-        return await self._inner.size()
-
-    async def namespaces(self) -> Collection[str]:
-        return await self._inner.namespaces()
-
-    async def beyond(self, namespace: str, most: int, *, in_bytes: bool = False) -> bytes:
-        return await self._inner.beyond(namespace, most, in_bytes=in_bytes)
-
-    async def note_deletions(self, deletions: Sequence[Deletion]) -> None:
-        await self._inner.note_deletions(deletions)
-
-    async def deletions(self, limit: int) -> Sequence[Deletion]:
-        return await self._inner.deletions(limit)
+        return await self.inner.remove(streams, max_events, ended=ended)
