@@ -16,6 +16,7 @@ Where to change what:
 - priming: streams/render.py, protocol/sse.py, protocol/eras.py
 - where and how a reader reads: streams/read_point.py, streams/deliver.py, log/cursor.py
 - how soon a client is asked back: streams/pace.py
+- until when somebody may read: streams/expiry.py
 - what runs beside requests, and who ends it: worker.py, supervision.py
 - how long and how much is kept: maintenance/retention.py, maintenance/bounds.py, settings/values.py
 - what is erased when somebody is forgotten: erasure.py

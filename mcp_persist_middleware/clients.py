@@ -17,7 +17,7 @@ from mcp_persist_middleware.model import Event, EventKind, StreamKind
 from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.protocol.event_id import EventIds
 from mcp_persist_middleware.relay.envelope import BufferedResponse, Reply, StreamResponse
-from mcp_persist_middleware.streams import listen, resume, serve
+from mcp_persist_middleware.streams import expiry, listen, resume, serve
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.pump import Exchange
@@ -89,6 +89,7 @@ class LocalClient(Recipient):
                 await self.send(start)
                 await self.send({"type": "http.response.body", "body": body})
             case StreamResponse(kind=StreamKind.GET):
+                expiry.put(asked.scope, reply.expires_at)
                 record = None
                 with contextlib.suppress(StoreError):
                     record = await self.context.log.find(reply.stream)
@@ -144,7 +145,10 @@ class RelayedClient(Recipient):
             await _created(point.live)
         head = list(point.head) or _named(asked)
         place = point.after, point.resumed, point.suppress_requests_through
-        self._stream = StreamResponse(point.stream, StreamKind.GET, None, head, *place)
+        ends = expiry.noted(asked.scope)
+        self._stream = StreamResponse(
+            point.stream, StreamKind.GET, None, head, *place, expires_at=ends
+        )
 
     async def read_on(self, asked: Asked) -> None:
         """Its worker goes on in the log, behind the cursor that it knows."""

@@ -108,6 +108,8 @@ class StreamResponse:
     """Requests of the server up to this event are too old for this one."""
     events: tuple[Event, ...] = ()
     """All events of the stream, if it has ended and they are few."""
+    expires_at: float | None = None
+    """Until when its reader may read, where that is known."""
 
     def pack(self) -> bytes:
         """As bytes."""
@@ -119,6 +121,7 @@ class StreamResponse:
             "after": self.after,
             "joined": self.joined,
             "quiet": self.suppress_requests_through,
+            "expires_at": self.expires_at,
             "events": [(e.sequence, e.epoch, e.kind, len(e.frame)) for e in self.events],
         }
         return _join(head, b"".join(event.frame for event in self.events))
@@ -163,8 +166,9 @@ def unpack_reply(data: bytes) -> Reply:
         case {"stream": stream}:
             kind, number = StreamKind(head["kind"]), head["id"]
             place = (head["after"], head["joined"], head["quiet"])
-            told = (_bytes(head["headers"]), *place, _events(head.get("events", ()), body))
-            return StreamResponse(bytes.fromhex(stream), kind, number, *told)
+            told = _bytes(head["headers"]), *place, _events(head.get("events", ()), body)
+            ends = head.get("expires_at")
+            return StreamResponse(bytes.fromhex(stream), kind, number, *told, expires_at=ends)
         case {"status": status}:
             return BufferedResponse(status, _bytes(head["headers"]), body)
         case _:

@@ -33,6 +33,7 @@ Compression = Literal["zstd", "gzip"]
 SessionRouting = Literal["relay", "revive", "local"]
 NamespaceOf = Callable[[HTTPConnection], str]
 PrincipalOf = Callable[[HTTPConnection], str | None]
+ExpiresOf = Callable[[HTTPConnection], float | None]
 PersistOf = Callable[[HTTPConnection], bool]
 RerunOf = Callable[[str | None, dict[str, Any]], bool]
 TasksFor = Callable[[str, dict[str, Any]], bool]
@@ -72,6 +73,9 @@ class SettingsArguments(TypedDict, total=False):
     """Callable: names the caller whom streams belong to."""
     identity_headers: Texts
     """Headers that name the caller, beside those that authenticating proxies are known for."""
+    expires: ExpiresOf | None
+    """Callable: when (seconds since the Unix epoch) its caller's authorisation ends, and with it
+    what it listens to; default: the `expires_at` of the access token in its scope."""
     modern_streams: ModernStreams
     """2026-07-28 streams: `resume` gives them ids, `pass` leaves them alone."""
     retry_ms: Milliseconds

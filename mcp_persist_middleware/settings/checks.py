@@ -122,7 +122,7 @@ def _complaint(value: Any, spec: Any) -> str | None:
         case "engine":
             is_engine = hasattr(value, "sync_engine")
             return None if is_engine else "expected a sqlalchemy.ext.asyncio.AsyncEngine"
-        case "log" | "persist" | "principal" | "revive" | "rerun":
+        case "log" | "persist" | "principal" | "expires" | "revive" | "rerun":
             return _callable(value, spec)
         case "namespace":
             return None if callable(value) else namespace_complaint(value)

@@ -12,6 +12,7 @@ from mcp_persist_middleware.model import Owner
 from mcp_persist_middleware.settings import loading, units
 from mcp_persist_middleware.settings.arguments import (
     Compression,
+    ExpiresOf,
     ModernStreams,
     NamespaceOf,
     OnStoreFailure,
@@ -93,6 +94,9 @@ class Settings:
     """Callable: names the caller whom streams belong to."""
     identity_headers: tuple[str, ...] = _setting(())
     """Headers that name the caller, beside those that authenticating proxies are known for."""
+    expires: ExpiresOf | None = _setting(None, none=True)
+    """Callable: when (seconds since the Unix epoch) its caller's authorisation ends, and with it
+    what it listens to; default: the `expires_at` of the access token in its scope."""
     modern_streams: ModernStreams = _setting("resume")
     """2026-07-28 streams: `resume` gives them ids, `pass` leaves them alone."""
     retry_ms: int = _milliseconds(3000)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Scope, Send
 
 from mcp_persist_middleware import asgi
+from mcp_persist_middleware.streams import expiry
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
 
@@ -39,4 +40,5 @@ async def ask(context: Context, app: ASGIApp, scope: Scope, *, revives: bool = F
     stream, and proves nothing, for stateless servers answer 405 before any authentication.
     """
     asked, answer = await asgi.probe_caller(app, scope, revives=revives)
+    expiry.note(context.settings, scope, asked)
     return Verdict(answer, Caller.of(context, app, scope, asked))

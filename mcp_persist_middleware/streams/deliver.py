@@ -16,7 +16,7 @@ from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.protocol import event_id, headers, sse
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.redaction import hushed_response
-from mcp_persist_middleware.streams import event_source, pace
+from mcp_persist_middleware.streams import event_source, expiry, pace
 from mcp_persist_middleware.streams.clean_close import CleanClose
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.pump import Exchange
@@ -70,7 +70,7 @@ class Delivery:
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the stream ends, the client leaves, or it takes nothing any more."""
-        clean_close = CleanClose(send)
+        clean_close, timer = CleanClose(send), expiry.timer(scope, self.stop)
         self._join()
         try:
             async with contextlib.aclosing(self._bodies()) as bodies:
@@ -89,6 +89,8 @@ class Delivery:
             seconds = self._context.settings.send_timeout
             logger.info("A client took nothing for %s s and was cut", seconds)
         finally:
+            if timer is not None:
+                timer.cancel()
             self._context.drain.readers.discard(self)
             self._cursor.close()
             telemetry.readers.add(-1)

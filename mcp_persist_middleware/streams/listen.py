@@ -23,7 +23,7 @@ from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.protocol.event_id import Position
-from mcp_persist_middleware.streams import authorise, serve
+from mcp_persist_middleware.streams import authorise, expiry, serve
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.pump import Exchange
@@ -155,6 +155,8 @@ async def _begin(
     running.join_session()
     # From now on only a reader keeps it from being alone.
     opened.stream.detach()
+    if running.scope:  # it has ended otherwise
+        expiry.note(context.settings, scope, running.scope)
     record = opened.stream.record
     key = SessionKey(record.owner.namespace, record.owner.path, record.owner.session)
     try:

@@ -71,6 +71,8 @@ MPM-JOB-01 | A caller has too many tasks that run; another call stays a call. | 
   `max_jobs_in_all`, or look who begins so many.
 MPM-JOB-02 | The store did not take a task; the call stays a call. | As MPM-STORE-01.
 MPM-JOB-03 | A task cannot be looked up; its client is told to ask again. | As MPM-STORE-01.
+MPM-APP-05 | The `expires` callable raised; the stream does not end with its authorisation.
+  | Correct it.
 MPM-PROXY-01 | The upstream fails, or does what a proxy cannot repair. | The sentence says what.
 MPM-PROXY-02 | A child process reads nothing. | Look why it blocks.
 MPM-PROXY-03 | A child process broke the protocol or ended. | Look at its lines in the log.
