@@ -17,7 +17,7 @@ from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.clients import LocalClient, Recipient, RelayedClient
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
-from mcp_persist_middleware.model import SessionRecord, StreamRecord
+from mcp_persist_middleware.model import SessionKey, SessionRecord, StreamRecord
 from mcp_persist_middleware.protocol import classify, event_id, jsonrpc
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.protocol.eras import Era, era_of_initialize
@@ -26,8 +26,9 @@ from mcp_persist_middleware.relay.envelope import NotExecuted, Reply, RequestEnv
 from mcp_persist_middleware.relay.forward import Forward
 from mcp_persist_middleware.relay.outcome import RelayFailure
 from mcp_persist_middleware.relay.route import Here, Home, SessionState, There, route
+from mcp_persist_middleware.sessions.asking import Asking
 from mcp_persist_middleware.sessions.layer import SessionLayer
-from mcp_persist_middleware.streams import listen, ownership, rerun, resume, serve
+from mcp_persist_middleware.streams import identity, listen, ownership, rerun, resume, serve
 from mcp_persist_middleware.streams.hints import serve as listens
 from mcp_persist_middleware.streams.lease_guard import LeaseGuard
 from mcp_persist_middleware.streams.pump import Exchange
@@ -182,10 +183,9 @@ class Dispatcher:
             StoreError: the store does not answer.
         """
         registry, asked = self.parts.sessions, forward.asked
-        request = asked.request
-        if not request.session or registry.is_local:
+        request, key = asked.request, self._session_of(asked)
+        if key is None or registry.is_local:
             return SessionState(Home.NOWHERE)
-        key = registry.key(place_of(asked.scope), request.session)
         held = registry.held(key)
         if held is not None and self._is_contested(asked):
             held = await registry.check(held)
@@ -199,6 +199,16 @@ class Dispatcher:
             return SessionState(Home.ELSEWHERE, record)
         is_to_a_call = asked.body.complete and jsonrpc.is_to_a_call(asked.body.content)
         return SessionState(Home.ELSEWHERE, record, may_travel=False, is_to_a_call=is_to_a_call)
+
+    def _session_of(self, asked: Asked) -> SessionKey | None:
+        """The session of a request: the one that it names, or the question that it answers."""
+        request, place, registry = asked.request, place_of(asked.scope), self.parts.sessions
+        if request.session:
+            return registry.key(place, request.session)
+        if request.call is None or not request.call.state:
+            return None
+        credential = identity.credential(self.parts.exchanges, asked.scope)
+        return registry.rounds.key(place, credential, request.call.state)
 
     def _is_contested(self, asked: Asked) -> bool:
         """Whether other workers take this session over from a home that lives."""
@@ -273,16 +283,21 @@ class Dispatcher:
 
     def _app(self, era: Era, *, takes_over: bool = False) -> ASGIApp:
         """The application as requests of an era may call it."""
-        context = self.parts.exchanges
-        return SessionLayer(
-            LeaseGuard(context, self.app),
-            self.parts.sessions,
-            ownership.Callers(context),
-            self.serve_relayed,
+        context, registry = self.parts.exchanges, self.parts.sessions
+        callers, site = ownership.Callers(context), self.serve_relayed
+        guarded, has_sessions = LeaseGuard(context, self.app), era.keeps_sessions
+        layer = SessionLayer(
+            guarded,
+            registry,
+            callers,
+            site,
             self._came_back,
             takes_over,
-            has_sessions=era.keeps_sessions,
+            has_sessions=has_sessions,
         )
+        if has_sessions or not context.member.peers.has_peers(context.member.name):
+            return layer
+        return Asking(layer, registry.rounds, callers, site)
 
     async def _came_back(self, record: SessionRecord, scope: Scope) -> None:
         """A session has its stream again before anything else runs in it."""

@@ -84,6 +84,8 @@ class Call:
     """`params.protocolVersion` of an `initialize`."""
     knows_tasks: bool = False
     """Whether the client of a `tools/call` has said that it knows the tasks extension."""
+    state: str = ""
+    """`params.requestState`: the state of a question of the server's that it answers."""
 
     @property
     def is_initialize(self) -> bool:
@@ -110,12 +112,14 @@ def parse(body: bytes) -> Call | None:
     params = first.get("params")
     params = params if isinstance(params, dict) else {}
     version, name = params.get("protocolVersion"), params.get("name") or params.get("uri")
+    state = params.get("requestState")
     return Call(
         method=method if isinstance(method := first.get("method"), str) else "",
         name=name if isinstance(name, str) else "",
         request_ids=tuple(ids),
         version=version if isinstance(version, str) else None,
         knows_tasks=first.get("method") == "tools/call" and knows_tasks(params),
+        state=state if isinstance(state, str) else "",
     )
 
 

@@ -17,6 +17,7 @@ from mcp_persist_middleware.model import Place, SessionKey, SessionRecord
 from mcp_persist_middleware.sessions.held import HeldSessions
 from mcp_persist_middleware.sessions.local import LocalSession
 from mcp_persist_middleware.sessions.revivals import Revivals
+from mcp_persist_middleware.sessions.rounds import Rounds
 from mcp_persist_middleware.sessions.seen import SeenSessions
 from mcp_persist_middleware.sessions.upkeep import Upkeep
 from mcp_persist_middleware.settings import Settings
@@ -53,9 +54,9 @@ class Registry:
         self._is_down = is_down
         self._held = HeldSessions()
         self._upkeep = Upkeep(sessions, self._held, settings)
-        self._has_warned = False
         self._seen = SeenSessions(self.find)
         self.revivals = Revivals()
+        self.rounds = Rounds(sessions, settings, worker)
         if before is not None:
             self._held.inherit(before._held)  # noqa: SLF001
             self._upkeep.deleted.update(before._upkeep.deleted)  # noqa: SLF001
@@ -77,7 +78,7 @@ class Registry:
 
     def held(self, key: SessionKey) -> LocalSession | None:
         """The session, if it is held here; it counts as used now."""
-        return self._held.use(key)
+        return self._held.use(key) or self.rounds.held(key)
 
     def was_left(self, key: SessionKey) -> bool:
         """Whether the worker before this one held it, and nobody has asked for it since."""
@@ -247,9 +248,7 @@ class Registry:
         """Keep a change of what revival has to repeat."""
         record = dataclasses.replace(held.record, **changes)  # type: ignore[arg-type]
         if sum(map(len, (record.level, *record.subscriptions))) > _MOST_NOTED:
-            if not self._has_warned:
-                self._has_warned = True
-                logger.warning("MPM-SESSION-06: A session subscribes to more than is kept")
+            logger.warning("MPM-SESSION-06: A session subscribes to more than is kept")
         elif record != held.record:
             held.record = record
             if held.is_kept:

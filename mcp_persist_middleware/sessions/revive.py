@@ -25,6 +25,9 @@ class AsksCallers(Protocol):
     def principal(self, asked: Scope) -> str:
         """Names the caller of a request that the application has had."""
 
+    def credential(self, scope: Scope) -> str:
+        """What in a request names its caller, whether the application has had it or not."""
+
     async def owns(self, app: ASGIApp, scope: Scope, asked: Scope, principal: str) -> bool:
         """Whether that caller is the one that is named. `scope` is a request in its name that the
         application may be asked."""

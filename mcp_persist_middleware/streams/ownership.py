@@ -67,6 +67,10 @@ class Callers:
         """Names the caller of a request that the application has had."""
         return identity.principal(self.context, asked)
 
+    def credential(self, scope: Scope) -> str:
+        """What in a request names its caller, whether the application has had it or not."""
+        return identity.credential(self.context, scope)
+
     async def owns(self, app: ASGIApp, scope: Scope, asked: Scope, principal: str) -> bool:
         """Whether that caller is the one that is named. `scope` is a request in its name that the
         application may be asked."""

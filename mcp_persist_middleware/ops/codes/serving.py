@@ -37,6 +37,8 @@ MPM-SESSION-12 | The session does not know its own stream. | As MPM-STORE-01.
 MPM-SESSION-13 | The application does not open a revived session's stream. | Look at its log.
 MPM-SESSION-14 | Two connections to a session's stream cannot take turns. | As MPM-STORE-01.
 MPM-SESSION-15 | A session's stream cannot be continued; a new one begins. | As MPM-STORE-01.
+MPM-SESSION-16 | Which worker asked a client for input was not stored. | As MPM-STORE-01; its
+  answer may be refused by another worker.
 MPM-STREAM-01 | Too many requests wait for streams that are not committed yet. | The client asks
   again; if it repeats, the store is too slow.
 MPM-STREAM-02 | An event is larger than `max_event_bytes`. | Raise it, or send less.
@@ -66,13 +68,13 @@ MPM-APP-01 | The application raised. | Correct it; the traceback follows.
 MPM-APP-02 | The application raised when a session's stream was opened again. | As MPM-APP-01.
 MPM-APP-03 | The application raised when it was asked for its users. | As MPM-APP-01.
 MPM-APP-04 | The `rerun` callable raised; the request is not run again. | Correct it.
+MPM-APP-05 | The `expires` callable raised; the stream does not end with its authorisation.
+  | Correct it.
 MPM-APP-06 | The `tasks_for` callable raised; the call stays a call. | Correct it.
 MPM-JOB-01 | A caller has too many tasks that run; another call stays a call. | Raise `max_jobs` or
   `max_jobs_in_all`, or look who begins so many.
 MPM-JOB-02 | The store did not take a task; the call stays a call. | As MPM-STORE-01.
 MPM-JOB-03 | A task cannot be looked up; its client is told to ask again. | As MPM-STORE-01.
-MPM-APP-05 | The `expires` callable raised; the stream does not end with its authorisation.
-  | Correct it.
 MPM-PROXY-01 | The upstream fails, or does what a proxy cannot repair. | The sentence says what.
 MPM-PROXY-02 | A child process reads nothing. | Look why it blocks.
 MPM-PROXY-03 | A child process broke the protocol or ended. | Look at its lines in the log.
