@@ -24,6 +24,7 @@ from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.read_point import ReadPoint
 from mcp_persist_middleware.streams.session_stream import key_of
 from mcp_persist_middleware.streams.state import Opened
+from mcp_persist_middleware.tasks.hand_back import DistantOffer, HandBack
 
 _CREATED_SECONDS = 1.0
 # An answer that has ended within so long (seconds), or is being committed, travels with the word
@@ -65,6 +66,8 @@ class LocalClient(Recipient):
     """One whose connection is here."""
 
     is_here = True
+    hand_back: HandBack | None = None
+    """Its call, if that may be handed back."""
 
     async def read(self, asked: Asked, running: Exchange, opened: Opened) -> None:
         """Deliver it."""
@@ -98,7 +101,9 @@ class LocalClient(Recipient):
             case _:
                 point = _point(reply)
                 with point.present(self.context):
-                    delivery = Delivery(self.context, point, asked.request.era)
+                    call = self.hand_back
+                    handoff = DistantOffer.of(call, reply.stream) if call is not None else None
+                    delivery = Delivery(self.context, point, asked.request.era, handoff=handoff)
                     await delivery.run(asked.scope, self._leave, self.send)
 
     async def _leave(self) -> Message:

@@ -10,7 +10,7 @@ from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope
 
-from mcp_persist_middleware import admission, rarely, telemetry
+from mcp_persist_middleware import admission, long_calls, rarely, telemetry
 from mcp_persist_middleware.asgi import body as bodies
 from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.asgi.asked import Asked
@@ -28,12 +28,10 @@ from mcp_persist_middleware.relay.outcome import RelayFailure
 from mcp_persist_middleware.relay.route import Here, Home, SessionState, There, route
 from mcp_persist_middleware.sessions.asking import Asking
 from mcp_persist_middleware.sessions.layer import SessionLayer
-from mcp_persist_middleware.streams import identity, listen, ownership, rerun, resume, serve
+from mcp_persist_middleware.streams import identity, listen, ownership, rerun, resume
 from mcp_persist_middleware.streams.hints import serve as listens
 from mcp_persist_middleware.streams.lease_guard import LeaseGuard
-from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.stored_request import StoredRequest
-from mcp_persist_middleware.tasks.service import TaskService
 from mcp_persist_middleware.worker import Parts
 
 logger = rarely.logger(__name__)
@@ -66,7 +64,7 @@ class Dispatcher:
                 begins = asked.request.kind in (Kind.EXCHANGE, Kind.STREAM)
                 if begins and admission.refuses(context):
                     await admission.unavailable(client.send)
-                else:
+                elif not await self._joined(asked, client):
                     await self._in_session(asked, client)
 
     async def serve_relayed(self, envelope: RequestEnvelope, receive: Receive) -> Reply:
@@ -93,6 +91,13 @@ class Dispatcher:
         finally:
             client.close()
         return client.reply
+
+    async def _joined(self, asked: Asked, client: LocalClient) -> bool:
+        """Whether an earlier request for the same answers it, wherever that was served."""
+        if asked.request.kind is not Kind.EXCHANGE:
+            return False
+        app = self._app(asked.request.era)
+        return await long_calls.joined(self.parts.exchanges, app, asked, client)
 
     # What is asked.
 
@@ -233,7 +238,7 @@ class Dispatcher:
             case Kind.LISTEN:
                 await listens.serve(context, LeaseGuard(context, self.app), asked, client, send)
             case Kind.EXCHANGE:
-                await self._exchange(app, asked, client)
+                await long_calls.run(context, app, asked, client)
             case Kind.STREAM:
                 point = await listen.find(context, app, scope, request, client, send)
                 if point is not None:
@@ -245,19 +250,6 @@ class Dispatcher:
                 if not request.session and b'"initialize"' not in asked.body.content:
                     app = LeaseGuard(context, self.app)
                 await app(scope, bodies.replay(asked.body, client.rest), send)
-
-    async def _exchange(self, app: ASGIApp, asked: Asked, client: Recipient) -> None:
-        context, tasks = self.parts.exchanges, TaskService.of(self.parts.exchanges, app, asked)
-        if tasks is not None:
-            if await tasks.answer(client.send):
-                return
-            app = tasks.application
-        running = Exchange(context, app, asked.scope, asked.request, client.send)
-        running.recorder.is_asked_here = client.is_here
-        running.handoff = tasks.offer if tasks is not None else None
-        opened = await serve.begin(context, running, asked.body, client, client.send)
-        if opened is not None:
-            await client.read(asked, running, opened)
 
     async def _run_again(self, app: ASGIApp, asked: Asked, client: Recipient) -> None:
         context = self.parts.exchanges

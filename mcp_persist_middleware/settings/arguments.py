@@ -118,6 +118,18 @@ class SettingsArguments(TypedDict, total=False):
     """Tools whose calls may become tasks (default: all); or a callable of tool and arguments."""
     tasks_ttl: Duration
     """A task and its result are kept this long from its beginning; what still runs then ends."""
+    hand_back: Duration | None
+    """A tool's call of a client without tasks that is not answered by then is answered with the
+    word to call again with the same arguments (default: never)."""
+    hand_back_for: Texts | TasksFor | None
+    """Tools whose calls may be handed back so (default: all); or a callable of tool and
+    arguments."""
+    hand_back_ttl: Duration
+    """The result of a call that was handed back answers the same call for so long after it was
+    fetched; then the tool runs anew."""
+    idempotency: bool
+    """A call with an `Idempotency-Key` runs once: whoever repeats it gets the answer of the first,
+    for `tasks_ttl`."""
     max_jobs: int
     """Tasks, and other calls that are asked for later, of one principal, or of one address where
     there is none."""

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from mcp_persist_middleware import keyring
 from mcp_persist_middleware.errors import InvalidSettingError
 from mcp_persist_middleware.keyring import Keyring
-from mcp_persist_middleware.settings import namespaces
+from mcp_persist_middleware.settings import namespaces, units
 from mcp_persist_middleware.settings.arguments import (
     Compression,
     ModernStreams,
@@ -36,7 +36,7 @@ def parsed(text: str, spec: Any) -> Any:
     sample = spec.default
     if spec.metadata["by_namespace"] and (named := namespaces.entries(text)) is not None:
         return {name: parsed(value, spec) for name, value in named.items()}
-    if spec.name in ("paths", "identity_headers", "tasks_for"):
+    if spec.name in ("paths", "identity_headers", "tasks_for", "hand_back_for"):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if isinstance(sample, bool):
         return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
@@ -68,7 +68,9 @@ def checked(name: str, value: Any, spec: Any, source: str) -> Any:
     if expected is not None:
         told = given if name not in (*SECRET, "log", "encryption_keys") else "(hidden)"
         raise InvalidSettingError(name=name, source=source, value=told, expected=expected)
-    if name == "identity_headers" or (name == "tasks_for" and isinstance(value, list)):
+    if name == "identity_headers" or (
+        name in ("tasks_for", "hand_back_for") and isinstance(value, list)
+    ):
         return tuple(value)
     if name == "encryption_keys" and value is not None:
         return Keyring.load(value)
@@ -219,10 +221,11 @@ def _scalar(value: Any, spec: Any) -> str | None:
             return None if right else "expected a text of 1 to 255 characters"
         case _:
             numeric = isinstance(value, int | float) and not isinstance(value, bool)
-            whole = isinstance(value, int) or isinstance(sample, float)
+            has_parts = isinstance(sample, float) or spec.metadata["unit"] is units.SECONDS
+            whole = isinstance(value, int) or has_parts
             if numeric and whole and value >= low:  # false for NaN
                 return None
-            what = "a number" if isinstance(sample, float) else "a whole number"
+            what = "a number" if has_parts else "a whole number"
             if (unit := spec.metadata["unit"]) is None:
                 return f"expected {what} of at least {low}"
             return (
@@ -235,4 +238,5 @@ _COMPLAINTS: Mapping[str, Callable[[Any], str | None]] = {
     "health_path": _place,
     "encryption_keys": keyring.complaint,
     "tasks_for": _tools,
+    "hand_back_for": _tools,
 }

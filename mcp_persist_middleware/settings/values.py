@@ -43,7 +43,7 @@ def _setting(
 
 
 def _seconds(
-    default: float, *, low: float = 0, none: bool = False, by_namespace: bool = False
+    default: float | None, *, low: float = 0, none: bool = False, by_namespace: bool = False
 ) -> Any:
     return _setting(default, low=low, none=none, unit=units.SECONDS, by_namespace=by_namespace)
 
@@ -140,6 +140,18 @@ class Settings:
     """Tools whose calls may become tasks (default: all); or a callable of tool and arguments."""
     tasks_ttl: float = _seconds(86_400.0, low=1)
     """A task and its result are kept this long from its beginning; what still runs then ends."""
+    hand_back: float | None = _seconds(None, low=0.05, none=True)
+    """A tool's call of a client without tasks that is not answered by then is answered with the
+    word to call again with the same arguments (default: never)."""
+    hand_back_for: tuple[str, ...] | TasksFor | None = _setting(None, none=True)
+    """Tools whose calls may be handed back so (default: all); or a callable of tool and
+    arguments."""
+    hand_back_ttl: float = _seconds(60.0)
+    """The result of a call that was handed back answers the same call for so long after it was
+    fetched; then the tool runs anew."""
+    idempotency: bool = _setting(False)
+    """A call with an `Idempotency-Key` runs once: whoever repeats it gets the answer of the first,
+    for `tasks_ttl`."""
     max_jobs: int = _setting(1000, low=1)
     """Tasks, and other calls that are asked for later, of one principal, or of one address where
     there is none."""

@@ -19,6 +19,7 @@ from mcp_persist_middleware.redaction import hushed_response
 from mcp_persist_middleware.streams import event_source, expiry, pace
 from mcp_persist_middleware.streams.clean_close import CleanClose
 from mcp_persist_middleware.streams.context import Context
+from mcp_persist_middleware.streams.handoff import Handoff
 from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.read_point import ReadPoint
 from mcp_persist_middleware.streams.render import Renderer
@@ -42,7 +43,8 @@ class Delivery:
         point: where it begins to read.
         era: of the request that it answers.
         subscriber: its place among those of one session stream.
-        running: the exchange that it has asked for, if it may be told to ask for the answer later.
+        running: the exchange that it has asked for, where that runs here.
+        handoff: what it may be told in the place of the answer, if that takes long.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Delivery:
         era: Era,
         subscriber: Subscriber | None = None,
         running: Exchange | None = None,
+        handoff: Handoff | None = None,
     ) -> None:
         self.stream, self.epoch = point.stream, point.epoch
         self.subscriber = subscriber
@@ -65,6 +68,7 @@ class Delivery:
         """What is sent next, when it is known whether more follows."""
         self._leaving = False
         self._running = running
+        self._handoff = handoff
         self._replaying = point.resumed
         self._began = time.monotonic()
 
@@ -171,7 +175,11 @@ class Delivery:
                     return
                 before = self._cursor.position
                 page = self._take()
-                if page is None and (message := await self._handed_off()) is not None:
+                if (
+                    page is None
+                    and self._handoff is not None
+                    and (message := await self._handed_off(self._handoff)) is not None
+                ):
                     yield self._renderer.open() + sse.event(message) + sse.CRLF
                     return
                 if page is None:
@@ -215,20 +223,19 @@ class Delivery:
             self._replaying = False
             telemetry.replay_seconds.record(time.monotonic() - self._began)
 
-    async def _handed_off(self) -> bytes | None:
+    async def _handed_off(self, handoff: Handoff) -> bytes | None:
         """What ends this connection in the place of the answer, if it is time for that."""
-        running = self._running
-        handoff, stream = (running.handoff, running.stream) if running is not None else (None, None)
-        if running is None or handoff is None or stream is None or time.monotonic() < handoff.at:
+        if time.monotonic() < handoff.at:
             return None
-        running.handoff = None
-        if stream.ended or stream.ending is not None or not await handoff.may():
+        self._handoff = None
+        stream = self._running.stream if self._running is not None else None
+        if stream is not None and (stream.ended or stream.ending is not None):
             return None
-        return await handoff.take(running)
+        return await handoff.take(self._running) if await handoff.may() else None
 
     async def _wait(self, until: float) -> Page | None:
-        if self._running is not None and self._running.handoff is not None:
-            until = min(until, self._running.handoff.at)
+        if self._handoff is not None:
+            until = min(until, self._handoff.at)
         elif not self._renderer.delivered:
             until = math.inf
         if until == math.inf:

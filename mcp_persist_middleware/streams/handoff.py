@@ -21,7 +21,7 @@ class Handoff(Protocol):
         """Whether the client may be told so at all. Asked when the time has come, twice where the
         answer begins meanwhile; the application may have to be asked for it."""
 
-    async def take(self, running: "Exchange") -> bytes | None:
+    async def take(self, running: "Exchange | None") -> bytes | None:
         """The JSON-RPC message that answers the request instead: from now on the exchange goes on
         without its client. None where the call has to stay a call. Called once, when the exchange
         has a stream."""

@@ -51,6 +51,8 @@ class Exchange:
         self._messages: list[Message] = []
         self.handoff: Handoff | None = None
         """What answers in the place of an answer that takes too long."""
+        self.head: headers.RawHeaders | None = None
+        """What the answer begins with at once, where all of it is logged, whatever it is."""
         cancels = request.era.disconnect_cancels
         self._disconnect = DisconnectTimer(context, self, self.cancel, cancels=cancels)
         self._late: BufferedAnswer | None = None

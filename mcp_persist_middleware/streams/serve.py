@@ -35,6 +35,10 @@ async def begin(
         # Nobody but its own client hears otherwise of what it changes.
         await context.boards.before_call(running.app, running.scope, body)
     running.start(body)
+    if running.head is not None:
+        running.open(list(running.head), early=True)
+        running.opening.announce()
+        running.outlive(running.recorder.kept)
     try:
         opened = await answer(context, running, client, send)
         if opened is None and running.state is ExchangeState.PASSING:
@@ -62,9 +66,9 @@ async def deliver(
         head=opened.head,
     )
     try:
-        era = running.request.era
-        handed_off = running if running.handoff is not None else None
-        await Delivery(context, point, era, running=handed_off).run(scope, reader.receive, send)
+        era, handoff = running.request.era, running.handoff
+        delivery = Delivery(context, point, era, running=running, handoff=handoff)
+        await delivery.run(scope, reader.receive, send)
     finally:
         reader.leave()
 

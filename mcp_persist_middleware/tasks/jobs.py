@@ -46,6 +46,8 @@ class JobRequest:
     """Whom the application has named, and not refused."""
     ttl: float
     """For how long (seconds) the job may run and its result is kept."""
+    age: float = 0.0
+    """How long (seconds) the call has been under way, where that is to be told."""
     kept: bytes | None = None
     """The request as it may be made again (`StoredRequest`), or None."""
     key: str = ""
@@ -109,7 +111,7 @@ def _record(
         tool=call.name,
         stream=stream.record.id,
         request_id=json.dumps(call.request_id),
-        created_at=now,
+        created_at=now - request.age,
         updated_at=now,
         expires_at=now + request.ttl,
         key=request.key,

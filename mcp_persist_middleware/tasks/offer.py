@@ -65,9 +65,10 @@ class TaskOffer:
         self.head = [pair for pair in said if pair[0].lower().startswith(_CORS)]
         return True
 
-    async def take(self, running: Exchange) -> bytes | None:
+    async def take(self, running: Exchange | None) -> bytes | None:
         """The `CreateTaskResult`, once its task is committed."""
         assert self._caller is not None
+        assert running is not None
         kept = StoredRequest.of(self.asked.request, self.asked.scope, self._content)
         request = JobRequest(
             face=JobFace.EXTENSION,

@@ -71,10 +71,18 @@ MPM-APP-04 | The `rerun` callable raised; the request is not run again. | Correc
 MPM-APP-05 | The `expires` callable raised; the stream does not end with its authorisation.
   | Correct it.
 MPM-APP-06 | The `tasks_for` callable raised; the call stays a call. | Correct it.
+MPM-APP-07 | The `hand_back_for` callable raised; the call stays a call. | Correct it.
 MPM-JOB-01 | A caller has too many tasks that run; another call stays a call. | Raise `max_jobs` or
   `max_jobs_in_all`, or look who begins so many.
 MPM-JOB-02 | The store did not take a task; the call stays a call. | As MPM-STORE-01.
 MPM-JOB-03 | A task cannot be looked up; its client is told to ask again. | As MPM-STORE-01.
+MPM-JOB-04 | The store did not say whether a call was handed back before; the tool runs. | As
+  MPM-STORE-01.
+MPM-JOB-05 | A tool's result has a schema, which the word that it still runs would break. | Nothing,
+  or leave the tool out of `hand_back_for`.
+MPM-JOB-06 | The store is away, and a call with an idempotency key is not run. | As MPM-STORE-01.
+MPM-JOB-07 | Nobody knows whose an idempotency key is; the call runs without it. | Pass
+  `principal=`, or use sessions.
 MPM-PROXY-01 | The upstream fails, or does what a proxy cannot repair. | The sentence says what.
 MPM-PROXY-02 | A child process reads nothing. | Look why it blocks.
 MPM-PROXY-03 | A child process broke the protocol or ended. | Look at its lines in the log.
