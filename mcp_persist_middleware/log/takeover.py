@@ -43,6 +43,7 @@ class Takeover:
 
     Args:
         kept_for: for how many seconds the stream of an owner is kept once it has ended.
+        on_failed: told of each stream that was ended here with an error.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Takeover:
         worker: str,
         limits: Limits,
         kept_for: Callable[[Owner], float],
+        on_failed: Callable[[StreamRecord], None] | None = None,
     ) -> None:
         self._log = log
         self._peers = peers
@@ -60,6 +62,7 @@ class Takeover:
         self._worker = worker
         self._limits = limits
         self._kept_for = kept_for
+        self._on_failed = on_failed
 
     async def left(self, record: StreamRecord) -> PeerStatus | None:
         """What is known of a stream's worker if it is gone and the stream is still open.
@@ -76,7 +79,10 @@ class Takeover:
 
     async def end(self, record: StreamRecord, left: PeerStatus) -> StreamRecord | None:
         """End a stream whose worker is gone; see `end`."""
-        return await end(self._log, record, self._kept_for(record.owner), left.seen_at)
+        told = self._on_failed
+        return await end(
+            self._log, record, self._kept_for(record.owner), left.seen_at, on_failed=told
+        )
 
     async def go_on(
         self, record: StreamRecord, request_id: RequestId = None, *, given: int = 0
@@ -122,6 +128,7 @@ async def end(
     ttl: float,
     seen_at: float | None,
     why: str = _GONE,
+    on_failed: Callable[[StreamRecord], None] | None = None,
     **data: object,
 ) -> StreamRecord | None:
     """Take over an open stream, answer what it owes and close it, in one transaction; returns
@@ -131,6 +138,7 @@ async def end(
         seen_at: when its worker was last seen, if that is known; it was there when the stream
             began.
         why: what is answered to the requests that have no answer.
+        on_failed: told of the stream, if it was ended here with an error.
         data: more of what their errors say.
 
     Raises:
@@ -142,13 +150,16 @@ async def end(
         return now
     failed = write.ending.state is StreamState.FAILED
     telemetry.interrupted.add(failed, {"namespace": record.owner.namespace})
-    return dataclasses.replace(
+    ended = dataclasses.replace(
         record,
         epoch=write.epoch,
         state=write.ending.state,
         last_sequence=write.ending.last_sequence,
         ended_at=write.ending.ended_at,
     )
+    if failed and on_failed is not None:
+        on_failed(ended)
+    return ended
 
 
 def _taken(record: StreamRecord, epoch: int, worker: str) -> StreamRecord:

@@ -1,5 +1,6 @@
 """The nouns of the house: streams, jobs, sessions, workers, and what workers send each other."""
 
+from mcp_persist_middleware.model.exchanges import ExchangeOutcome, FinishedExchange
 from mcp_persist_middleware.model.jobs import JOB_ID_BYTES, JobCreation, JobFace, JobRecord
 from mcp_persist_middleware.model.relay import (
     Certainty,
@@ -38,6 +39,8 @@ __all__ = [
     "EnqueueResult",
     "Event",
     "EventKind",
+    "ExchangeOutcome",
+    "FinishedExchange",
     "JobCreation",
     "JobFace",
     "JobRecord",

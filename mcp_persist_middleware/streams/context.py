@@ -15,6 +15,7 @@ from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams.detached import Detached, Running
 from mcp_persist_middleware.streams.drain import Drain
+from mcp_persist_middleware.streams.exchange_report import ExchangeReports
 from mcp_persist_middleware.streams.hints.boards import Boards
 from mcp_persist_middleware.streams.memory import Memory
 from mcp_persist_middleware.streams.newborn import Newborn
@@ -68,6 +69,8 @@ class Context:
 
     tasks: Tasks = field(default_factory=lambda: Tasks("mcp-persist-pump"))
     """What runs the application, one for each exchange."""
+    reports: ExchangeReports = field(default_factory=ExchangeReports)
+    """Who is told when an exchange is over."""
     detached: Detached = field(init=False)
     """Exchanges without a reader."""
     progress: Recent[bytes, Progress] = field(default_factory=lambda: Recent(_PROGRESS))
@@ -91,7 +94,13 @@ class Context:
         )
         self.reads, self.newborn = Reads(log), Newborn(log, self.background)
         self.takeover = Takeover(
-            log, member.peers, writer, member.name, self.limits, settings.kept_for
+            log,
+            member.peers,
+            writer,
+            member.name,
+            self.limits,
+            settings.kept_for,
+            self.reports.left,
         )
         self.detached = Detached(settings.max_detached, lambda: writer.is_down, self.background)
         self.subscribers = SessionSubscribers(

@@ -12,7 +12,7 @@ from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.asgi.client import nowhere
 from mcp_persist_middleware.errors import EventTooLargeError
 from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.model import Place, StreamKind
+from mcp_persist_middleware.model import ExchangeOutcome, StreamKind
 from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.streams import exit_guard, identity
 from mcp_persist_middleware.streams.buffered_answer import BufferedAnswer
@@ -28,6 +28,9 @@ from mcp_persist_middleware.streams.stored_request import StoredRequest
 from mcp_persist_middleware.streams.unpack import hand_in
 
 logger = rarely.logger(__name__)
+
+_CLIENT_LEFT = "the client left and did not come back in time; the request was cancelled"
+_NO_ANSWER = "the application ended the request without an answer"
 
 
 class Exchange:
@@ -46,7 +49,7 @@ class Exchange:
         self.state = ExchangeState.HOLDING
         self.body_taken_at: float | None = None
         self.opening = Opening()
-        self.recorder = Recorder(context, request, self.place)
+        self.recorder = Recorder(context, request, self.place, self.scope)
         self._send_to_client: Send = send
         self._messages: list[Message] = []
         self.handoff: Handoff | None = None
@@ -86,6 +89,7 @@ class Exchange:
     def start(self, body: Body) -> None:
         """Run the application in the background, in a copy of the current context."""
         self._messages = body.messages
+        self.recorder.report.received(body)
         if self._context.settings.rerun is not None and self.kind is StreamKind.POST:
             kept = StoredRequest.of(self.request, self.scope, body.content)
             self._kept = kept.pack() if kept is not None else None
@@ -127,14 +131,10 @@ class Exchange:
 
     def join_session(self) -> None:
         """Let later GET requests of the session find this stream."""
-        key = (self.place, self.request.session)
-        self._context.session_streams[key] = self
+        streams, key = self._context.session_streams, (self.place, self.request.session)
+        streams[key] = self
         assert self._task is not None
-        self._task.add_done_callback(lambda _: self._leave_session(key))
-
-    def _leave_session(self, key: tuple[Place, str]) -> None:
-        if self._context.session_streams.get(key) is self:
-            del self._context.session_streams[key]
+        self._task.add_done_callback(lambda _: streams.get(key) is self and streams.pop(key))
 
     async def finished(self) -> None:
         """Wait for the application; raises what it raised."""
@@ -146,6 +146,7 @@ class Exchange:
         try:
             await self.app(self.scope, self._receive, self._send)
         except Exception as error:
+            self.recorder.report.raised(error)
             if self.state is ExchangeState.PASSING:
                 raise
             if self.opening.is_over:
@@ -153,17 +154,15 @@ class Exchange:
             else:
                 self.opening.fail(error)
         finally:
-            self.recorder.finish(self._why())
+            self.recorder.finish(*self._why())
             self.opening.announce()
             self._disconnect.close()
             self.scope = {}
 
-    def _why(self) -> str:
+    def _why(self) -> tuple[str, ExchangeOutcome]:
         if self._disconnect.is_final:
-            return "the client left and did not come back in time; the request was cancelled"
-        if self._context.draining:
-            return INTERRUPTED
-        return "the application ended the request without an answer"
+            return _CLIENT_LEFT, ExchangeOutcome.CANCELLED
+        return INTERRUPTED if self._context.draining else _NO_ANSWER, ExchangeOutcome.INTERRUPTED
 
     # What the application sees.
 
@@ -207,7 +206,7 @@ class Exchange:
         self._learn_head(message)
         if not headers.is_event_stream(status, raw):
             self.state = ExchangeState.PASSING
-            self._passed = PassedAnswer(self._context.memory, self.place, self.request.call, raw)
+            self._passed = self.recorder.passes(self.scope, self.credential, status, raw)
             self.opening.resolve(None)
             await self._send_to_client(message)
         elif self.opening.is_over:

@@ -10,6 +10,7 @@ from mcp_persist_middleware.model import (
     EARLY,
     Ending,
     EventKind,
+    ExchangeOutcome,
     Owner,
     Place,
     StreamKind,
@@ -21,6 +22,7 @@ from mcp_persist_middleware.streams import identity, session_stream
 from mcp_persist_middleware.streams.buffered_answer import BufferedAnswer
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
+from mcp_persist_middleware.streams.passed_answer import PassedAnswer
 
 # A comment within an event: clients ignore it, and whoever looks at the wire sees it.
 _RUN_AGAIN = b": run again" + sse.CRLF
@@ -31,13 +33,16 @@ class Recorder:
     application's body; every request without an answer gets an error.
     """
 
-    def __init__(self, context: Context, request: classify.Request, place: Place) -> None:
+    def __init__(
+        self, context: Context, request: classify.Request, place: Place, scope: Scope
+    ) -> None:
         self._context = context
         self._request = request
         self._place = place
         self._parser = sse.FrameParser(context.settings.max_event_bytes)
         self._unanswered = jsonrpc.pending(request.call.request_ids if request.call else ())
         self._mark = b""
+        self.report = context.reports.begin(request, place, scope)
         self.stream: LiveStream | None = None
         self.is_asked_here = False
         """Whether the connection that has asked is this worker's: the answer may reach it at
@@ -62,6 +67,7 @@ class Recorder:
     def go_on(self, stream: LiveStream) -> None:
         """Write the rest of a stream whose request is run again; its next event says so."""
         self.stream = stream
+        self.report.opened(stream)
         self._mark = _RUN_AGAIN
 
     def open(
@@ -98,8 +104,17 @@ class Recorder:
         request_id = call.request_id if call is not None else None
         ids = event_id.EventIds.of(stream_id, self.kind, request_id)
         self.stream = LiveStream(record, ids, context.limits)
+        self.report.opened(self.stream)
         context.writer.open(self.stream)
         return self.stream
+
+    def passes(
+        self, scope: Scope, credential: str, status: int, head: headers.RawHeaders
+    ) -> PassedAnswer:
+        """The answer is no stream, and goes to the client as it is."""
+        context, call, report = self._context, self._request.call, self.report
+        report.begun(status, head, lambda: identity.principal(context, scope, credential))
+        return PassedAnswer(context.memory, self._place, call, head, report)
 
     async def open_for_session(
         self, app: ASGIApp, scope: Scope, credential: str, head: headers.RawHeaders
@@ -148,12 +163,16 @@ class Recorder:
         events = []
         for frame in frames:
             kind, answered = jsonrpc.scan(frame.data)
-            self._unanswered.difference_update(answered)
+            if answered:
+                self._unanswered.difference_update(answered)
+                self.report.answered(frame.data)
             events.append((kind, self._marked(frame.raw)))
+        self.report.logged(frames)
         if was_waiting and not self._unanswered:
             # The end rides in the same commit as the answer.
             self._end(stream, StreamState.COMPLETE, events)
             self._learn(frames[-1])
+            self.report.complete()
         else:
             await self._context.writer.append(stream, events)
 
@@ -167,10 +186,19 @@ class Recorder:
         ended = b'"result"' in answer.data
         memory.learn_size(self._place, call, len(answer.raw), ended=ended)
 
-    def finish(self, why: str, **more: object) -> None:
+    def finish(
+        self,
+        why: str,
+        outcome: ExchangeOutcome = ExchangeOutcome.INTERRUPTED,
+        **more: object,
+    ) -> None:
         """End the stream, if it has not ended; what is unanswered is answered with an error, which
         has `more` data."""
         stream = self.stream
+        if stream is not None and not self._context.holds_lease:
+            # Another worker may have ended it by now, and else one will.
+            self.report.leave()
+        self.report.broken_off(outcome)
         if stream is None or self.is_ended:
             return
         if not self._unanswered:

@@ -1,0 +1,193 @@
+"""What becomes of an exchange, told once when it is over: to metrics, to a journal, to whoever
+listens. An exchange that another worker had run is told by the home, one whose worker is gone by
+whoever ends its stream."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+from starlette.types import Scope
+
+from mcp_persist_middleware.asgi.body import Body
+from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.model import (
+    ExchangeOutcome,
+    FinishedExchange,
+    Owner,
+    Place,
+    StreamKind,
+    StreamRecord,
+)
+from mcp_persist_middleware.protocol import answers, classify, headers, jsonrpc
+from mcp_persist_middleware.protocol.sse import Frame
+from mcp_persist_middleware.supervision import say
+
+Listener = Callable[[FinishedExchange], None]
+"""Is told at the end of an exchange, in its task: it does no more than take note."""
+
+
+class ExchangeReports:
+    """Who is told. Where that is nobody, nothing is looked at either."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        """Tell this one, too, of exchanges that begin from now on."""
+        self._listeners.append(listener)
+
+    def begin(self, request: classify.Request, place: Place, scope: Scope) -> "ExchangeReport":
+        """The report of an exchange that begins. A session's own stream is none."""
+        if request.call is None or not self._listeners:
+            return UNREPORTED
+        return _Reported(self.tell, request, place, scope)
+
+    def left(self, record: StreamRecord) -> None:
+        """A stream whose worker is gone was ended here with an error."""
+        if record.kind is not StreamKind.POST or not self._listeners:
+            return
+        outcome, began = ExchangeOutcome.INTERRUPTED, record.created_at
+        lasted = max(0.0, (record.ended_at or began) - began)
+        said = ("", "", "", outcome, str(jsonrpc.INTERRUPTED), began, None, lasted, 0, 0)
+        self.tell(FinishedExchange(*said, record.owner, record.id, record.trace))
+
+    def tell(self, finished: FinishedExchange) -> None:
+        """All of them; one that raises keeps no other from hearing, and no answer from leaving."""
+        for listener in self._listeners:
+            try:
+                listener(finished)
+            except Exception as error:  # noqa: BLE001
+                say("What is told of an exchange", error)
+
+
+class ExchangeReport:
+    """One exchange that nobody wants to know of."""
+
+    def received(self, body: Body) -> None:
+        """This is its request."""
+
+    def opened(self, stream: LiveStream) -> None:
+        """It is answered with this stream."""
+
+    def begun(self, status: int, raw: headers.RawHeaders, principal: Callable[[], str]) -> None:
+        """It is answered with something else, for this caller."""
+
+    def logged(self, frames: Sequence[Frame]) -> None:
+        """These events are on their way to the log."""
+
+    def passed(self, body: bytes, size: int) -> None:
+        """This part of an answer, of so many bytes on the wire, is on its way to the client."""
+
+    def answered(self, message: bytes) -> None:
+        """This is an answer."""
+
+    def raised(self, error: BaseException) -> None:
+        """The application raised before its answer was complete."""
+
+    def complete(self) -> None:
+        """Every answer is there."""
+
+    def broken_off(self, outcome: ExchangeOutcome) -> None:
+        """It is over without an answer, if it is not complete."""
+
+    def leave(self) -> None:
+        """Whoever ends its stream tells what became of it."""
+
+
+UNREPORTED = ExchangeReport()
+
+
+class _Reported(ExchangeReport):
+    def __init__(
+        self,
+        tell: Listener,
+        request: classify.Request,
+        place: Place,
+        scope: Scope,
+    ) -> None:
+        assert request.call is not None
+        self._tell: Listener | None = tell
+        self._call = call = request.call
+        said = call.version if call.is_initialize else None
+        self._version = said or headers.get(scope["headers"], headers.PROTOCOL_VERSION) or ""
+        self._owner = Owner(*place, request.session, "")
+        self._stream: LiveStream | None = None
+        self._began_at, self._began = time.time(), time.monotonic()
+        self._first_after: float | None = None
+        self._bytes_in = self._bytes_out = 0
+        self._verdict: answers.Verdict | None = None
+        self._error = ""
+        self._status = 200
+        self._body = bytearray()
+
+    def received(self, body: Body) -> None:
+        self._bytes_in = body.size
+
+    def opened(self, stream: LiveStream) -> None:
+        self._stream = stream
+
+    def begun(self, status: int, raw: headers.RawHeaders, principal: Callable[[], str]) -> None:
+        self._status = status
+        session = headers.get(raw, headers.SESSION_ID) or self._owner.session
+        self._owner = dataclasses.replace(self._owner, session=session, principal=principal())
+
+    def logged(self, frames: Sequence[Frame]) -> None:
+        self._sent(sum([len(frame.raw) for frame in frames]))
+
+    def passed(self, body: bytes, size: int) -> None:
+        self._sent(size)
+        self._body += body[: answers.MOST_PARSED + 1 - len(self._body)]
+
+    def _sent(self, size: int) -> None:
+        if self._first_after is None:
+            self._first_after = time.monotonic() - self._began
+        self._bytes_out += size
+
+    def answered(self, message: bytes) -> None:
+        if self._verdict is None or self._verdict == answers.OK:
+            self._verdict = answers.judged(message)
+
+    def raised(self, error: BaseException) -> None:
+        self._error = type(error).__qualname__
+
+    def complete(self) -> None:
+        if self._verdict is None:
+            self._verdict = answers.judged(bytes(self._body))
+            if self._verdict == answers.OK and not 200 <= self._status < 300:
+                self._verdict = ExchangeOutcome.ERROR, str(self._status)
+        self._end(*self._verdict)
+
+    def broken_off(self, outcome: ExchangeOutcome) -> None:
+        error_type = self._error or outcome.value
+        if outcome is ExchangeOutcome.INTERRUPTED:
+            if self._stream is not None:
+                # What its client gets.
+                error_type = self._error or str(jsonrpc.INTERRUPTED)
+            elif self._error:
+                outcome = ExchangeOutcome.ERROR
+        self._end(outcome, error_type)
+
+    def leave(self) -> None:
+        self._tell = None
+
+    def _end(self, outcome: ExchangeOutcome, error_type: str) -> None:
+        tell, self._tell = self._tell, None
+        if tell is None:
+            return
+        stream, call = self._stream, self._call
+        finished = FinishedExchange(
+            call.method,
+            call.name,
+            self._version,
+            outcome,
+            error_type,
+            self._began_at,
+            self._first_after,
+            time.monotonic() - self._began,
+            self._bytes_in,
+            self._bytes_out,
+            self._owner if stream is None else stream.record.owner,
+            None if stream is None else stream.record.id,
+            "" if stream is None else stream.record.trace,
+        )
+        tell(finished)
