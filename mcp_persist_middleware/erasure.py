@@ -34,6 +34,8 @@ class Forgotten:
     """Requests on their way between workers, and their replies."""
     jobs: int = 0
     """Calls that could be asked for by an id or a key."""
+    journal: int = 0
+    """Rows of the journal."""
 
 
 def whose(
@@ -69,6 +71,7 @@ async def forget(context: Context, registry: Registry, meant: Whose) -> Forgotte
     await log.streams_of(meant, b"", 1)
     await log.remove((), 1)
     await _settle(context, meant)
+    context.reports.forget(meant)
     registry.forget(meant)
     return await erase(log, meant)
 
@@ -86,7 +89,10 @@ async def erase(log: EventLog, meant: Whose) -> Forgotten:
     )
     jobs = await log.jobs.forget(meant) if log.jobs is not None else 0
     found = await _remove(log, meant)
-    found = dataclasses.replace(found, sessions=len(sessions), relayed=relayed, jobs=jobs)
+    journal = 0 if log.journal is None else await log.journal.forget(meant)
+    found = dataclasses.replace(
+        found, sessions=len(sessions), relayed=relayed, jobs=jobs, journal=journal
+    )
     now, namespace = log.now(), meant.namespace or ""
     counts = [(kind, count) for kind, count in dataclasses.asdict(found).items() if count]
     if counts:

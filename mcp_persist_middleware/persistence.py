@@ -146,12 +146,13 @@ class Persistence:
         namespace: str | None = None,
     ) -> Forgotten:
         """Erase what belongs to one: its streams with their events, its sessions, the requests that
-        were kept to be run again and those on their way between workers; how much that was. Where
-        several are given, what belongs to each of them.
+        were kept to be run again and those on their way between workers, its rows in the journal;
+        how much that was. Where several are given, what belongs to each of them.
 
         A call that runs goes on, and nothing of it is stored any more; a session ends. Another
         worker that holds one serves it until it ends there, and what is asked for in it meanwhile
-        is stored anew. A reply that lies in Redis and is never fetched goes after 80 s.
+        is stored anew, as is the row in the journal of a call that ends there. A reply that lies in
+        Redis and is never fetched goes after 80 s.
 
         Args:
             principal: what the setting `principal` returned, the name of an authenticated user, or

@@ -16,6 +16,7 @@ from mcp_persist_middleware.log.base import (
 )
 from mcp_persist_middleware.log.deletions import Deletion, Reason
 from mcp_persist_middleware.log.jobs import Jobs
+from mcp_persist_middleware.log.journal import Journal, JournalEntry, Sought, earliest
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.record_log import RecordLog
 from mcp_persist_middleware.log.records import Records
@@ -64,6 +65,8 @@ __all__ = [
     "JobFace",
     "JobRecord",
     "Jobs",
+    "Journal",
+    "JournalEntry",
     "MakeLog",
     "Outcome",
     "Owner",
@@ -83,6 +86,7 @@ __all__ = [
     "SessionStreamState",
     "Sessions",
     "Settings",
+    "Sought",
     "StoreError",
     "StoreFacts",
     "StoreUnavailableError",
@@ -97,4 +101,5 @@ __all__ = [
     "WorkerState",
     "WorkerTable",
     "Written",
+    "earliest",
 ]

@@ -168,6 +168,9 @@ upstream_requests = _meter.create_counter(
 circuit = _meter.create_counter(
     "mcp_persist.upstream.circuit", "{change}", "Changes of the proxy's circuit breaker, by `state`"
 )
+journal_dropped = _meter.create_counter(
+    "mcp_persist.journal.dropped", "{entry}", "Entries of the journal that were not kept"
+)
 
 
 def traceparent() -> str:

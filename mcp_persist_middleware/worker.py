@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from mcp_persist_middleware import telemetry
+from mcp_persist_middleware.journal.params import AllowedParams
+from mcp_persist_middleware.journal.retention import JournalRetention
+from mcp_persist_middleware.journal.writer import JournalWriter
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.codecs.coded import CodedLog
 from mcp_persist_middleware.log.membership.heartbeat import Heartbeat
@@ -165,6 +168,8 @@ async def _open(
     await log.open(name)
     heartbeat = Heartbeat(log, name, lease)
     closing.add("The heartbeat", heartbeat.aclose)
+    if (journal := _journal(log, settings, name)) is not None:
+        closing.add("The journal", journal.aclose)
     closing.add("What runs around the store", tasks.aclose)
     writer = Writer(log, settings.store_timeout, lambda: lease.is_held, tasks)
     closing.add("The writer", lambda: writer.aclose(_STOP_SECONDS))
@@ -177,6 +182,10 @@ async def _open(
     registry = Registry(log.sessions, settings, name, peers, lambda: writer.is_down, before)
     closing.add("Sessions", registry.keep)
     closing.add("Calls", lambda: _end_calls(context))
+    if journal is not None:
+        params = AllowedParams(settings.journal_params)
+        context.reports.keep(journal.note, params.of if params else None, journal.forget)
+        tasks.keep(journal.run, "mcp-persist-journal")
     await _run_beside(context, registry, heartbeat, on_lost)
     exit_guard.install()
     watch = ShutdownWatch(drain.begin, drain.hurry, tasks)
@@ -185,6 +194,18 @@ async def _open(
     largest = max(settings.max_event_bytes, settings.max_body_bytes)
     relay = RelayClient(log.inbox, log.wakeups, peers, settings.lease_seconds, largest)
     return Parts(context, registry, relay)
+
+
+def _journal(log: EventLog, settings: Settings, worker: str) -> JournalWriter | None:
+    """Who writes the journal, where there is to be one."""
+    if not settings.journal:
+        return None
+    if log.journal is None:
+        logger.warning(
+            "MPM-JOURNAL-03: journal=True, and no journal is kept: %s has none", log.name
+        )
+        return None
+    return JournalWriter(log.journal, settings.store_timeout, worker)
 
 
 async def _run_beside(
@@ -213,7 +234,7 @@ async def _run_beside(
         relay_server.wake()
 
     heartbeat.start(on_change=on_change, on_lost=on_lost)
-    chores = [registry.keep, relay_server.purge]
+    chores = [registry.keep, relay_server.purge, JournalRetention(log, settings).purge]
     if log.jobs is not None:
         watch = JobWatch(context, log.jobs)
         tasks.keep(watch.run, "mcp-persist-jobs")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mcp_persist_middleware.log.amounts import Purged, Removed, Written
 from mcp_persist_middleware.log.jobs import Jobs
+from mcp_persist_middleware.log.journal import Journal
 from mcp_persist_middleware.log.listing import Listing
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.model import Beat, Event, EventKind, Outcome, StreamRecord, StreamWrite
@@ -75,6 +76,11 @@ class EventLog(Listing, ABC):
     @property
     def jobs(self) -> Jobs | None:
         """The jobs, in the same store; None where it keeps none."""
+        return None
+
+    @property
+    def journal(self) -> Journal | None:
+        """The journal in the same store; None where it has none."""
         return None
 
     @property

@@ -43,6 +43,7 @@ class LiveStream:
         "_tail",
         "_waiting",
         "_waiting_bytes",
+        "attached",
         "committed",
         "created",
         "degraded",
@@ -77,6 +78,8 @@ class LiveStream:
         self.handed = 0
         """The last event without an id that any reader was given."""
         self.readers = 0
+        self.attached = 0
+        """How many readers there have been."""
         self.on_readers: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
         self.on_taken: Callable[[], None] | None = None
@@ -213,6 +216,7 @@ class LiveStream:
     def attach(self) -> None:
         """A reader is here: the tail is kept for it."""
         self.readers += 1
+        self.attached += 1
         self._expects_reader = False
         if self.on_readers is not None:
             self.on_readers()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.deletions import Deletion
 from mcp_persist_middleware.log.jobs import Jobs
+from mcp_persist_middleware.log.journal import Journal
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
@@ -55,6 +56,10 @@ class OuterLog(EventLog):
     @property
     def jobs(self) -> Jobs | None:
         return self.inner.jobs
+
+    @property
+    def journal(self) -> Journal | None:
+        return self.inner.journal
 
     @property
     def max_in_flight(self) -> int:

@@ -79,10 +79,8 @@ class Takeover:
 
     async def end(self, record: StreamRecord, left: PeerStatus) -> StreamRecord | None:
         """End a stream whose worker is gone; see `end`."""
-        told = self._on_failed
-        return await end(
-            self._log, record, self._kept_for(record.owner), left.seen_at, on_failed=told
-        )
+        kept = self._kept_for(record.owner)
+        return await end(self._log, record, kept, left.seen_at, _GONE, self._on_failed)
 
     async def go_on(
         self, record: StreamRecord, request_id: RequestId = None, *, given: int = 0
@@ -129,6 +127,7 @@ async def end(
     seen_at: float | None,
     why: str = _GONE,
     on_failed: Callable[[StreamRecord], None] | None = None,
+    /,
     **data: object,
 ) -> StreamRecord | None:
     """Take over an open stream, answer what it owes and close it, in one transaction; returns

@@ -21,8 +21,8 @@ class ExchangeOutcome(enum.StrEnum):
 
 
 class FinishedExchange(NamedTuple):
-    """One request of a client and its answer, when the answer is complete. It holds no payload;
-    `owner`, `stream` and `trace` name somebody or something, and are for no metric."""
+    """One request of a client and its answer, when the answer is complete. It holds no payload but
+    `params`; `owner`, `stream` and `trace` name somebody or something, and are for no metric."""
 
     method: str
     """The method as the client has written it; empty where that is not known any more."""
@@ -51,3 +51,7 @@ class FinishedExchange(NamedTuple):
     """The id of the stream that it was answered with, if it was."""
     trace: str
     """The W3C `traceparent` of its span, or of the request it came with, or empty."""
+    resumes: int = 0
+    """How often a client came back for it on this worker while it ran."""
+    params: bytes = b""
+    """What the journal may keep of its parameters, as JSON; of everybody else nothing is told."""

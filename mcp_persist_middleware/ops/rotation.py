@@ -17,6 +17,7 @@ from mcp_persist_middleware.log.codecs.chain import Bound, Chain
 from mcp_persist_middleware.log.codecs.parts import Blobs
 from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.ops import key_use
+from mcp_persist_middleware.ops.away import at_once
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.sql.inspection import Inspection
 from mcp_persist_middleware.stores.sql.log import SqlLog
@@ -37,6 +38,8 @@ class Rotated:
     sessions: int = 0
     requests: int = 0
     """Requests that are kept to be run again."""
+    journal: int = 0
+    """Rows of the journal that keep parameters."""
     unreadable: int = 0
     """What stays as it is: its key is not here, or it is damaged."""
     looked: int = 0
@@ -55,7 +58,7 @@ class Rotation:
         self._store = inspection
         self._current = settings.encryption_keys.current
         self._chain = Chain(settings)
-        self._blobs = Blobs(self._chain, _away)
+        self._blobs = Blobs(self._chain, at_once)
         self.done = Rotated()
 
     async def run(self, progress: Callable[[float], None]) -> Rotated:
@@ -72,6 +75,7 @@ class Rotation:
             progress(self.done.looked)
         await self._sessions()
         await self._requests()
+        await self._journal()
         return self.done
 
     async def _events(self, places: Sequence[tuple[bytes, int]]) -> None:
@@ -123,6 +127,18 @@ class Rotation:
                     changes.append(update(table).where(same).values(request=anew))
             self.done.requests += await self._write(changes)
 
+    async def _journal(self) -> None:
+        table, after = self._log.tables.journal, ""
+        c = table.c
+        kept = select(c.id, c.params).where(c.params != b"").order_by(c.id).limit(_TOGETHER)
+        while page := await self._store.all(kept.where(c.id > after)):
+            changes, after = [], page[-1].id
+            for row in page:
+                if (anew := self._anew(row.params, Bound.of_entry(row.id))) is not None:
+                    same = and_(c.id == row.id, c.params == row.params)
+                    changes.append(update(table).where(same).values(params=anew))
+            self.done.journal += await self._write(changes)
+
     def _anew(self, blob: bytes, bound: Bound) -> bytes | None:
         """A blob under the current key; None where it is that already, empty or unreadable."""
         if not blob or self._key_of(blob) == self._current:
@@ -154,9 +170,3 @@ def _behind(statement: Any, place: Sequence[Any], after: Sequence[str]) -> Any:
 
 def _parts(items: Sequence[T]) -> Iterable[Sequence[T]]:
     return (items[start : start + _TOGETHER] for start in range(0, len(items), _TOGETHER))
-
-
-async def _away(size: int, work: Callable[[], T]) -> T:
-    """Here nobody waits for the event loop."""
-    del size
-    return work()

@@ -166,6 +166,15 @@ class SettingsArguments(TypedDict, total=False):
     max_store_bytes: Size | None
     """Bytes of the whole store: above it the oldest streams that have ended go, whatever `ttl`
     says."""
+    journal: bool
+    """Keep a row for each exchange that has ended: what was called, how it ended, what it took."""
+    journal_params: Texts | Mapping[str, Texts]
+    """Parameters of calls whose values the journal keeps: `name` of every tool, `tool:name` of
+    one."""
+    journal_ttl: Duration
+    """A row of the journal is kept this long."""
+    max_journal_rows: int
+    """Rows of the journal that are kept, the newest."""
     max_event_bytes: Size
     """The largest event."""
     max_body_bytes: Size

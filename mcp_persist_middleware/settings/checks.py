@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 from mcp_persist_middleware import keyring
@@ -36,7 +36,7 @@ def parsed(text: str, spec: Any) -> Any:
     sample = spec.default
     if spec.metadata["by_namespace"] and (named := namespaces.entries(text)) is not None:
         return {name: parsed(value, spec) for name, value in named.items()}
-    if spec.name in ("paths", "identity_headers", "tasks_for", "hand_back_for"):
+    if spec.name in (*_LISTS, *_NAMES):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if isinstance(sample, bool):
         return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
@@ -62,14 +62,15 @@ def checked(name: str, value: Any, spec: Any, source: str) -> Any:
     if spec.metadata["by_namespace"] and (isinstance(value, Mapping) or callable(value)):
         return _by_namespace(name, value, spec, source)
     given, unit = value, spec.metadata["unit"]
+    value = _by_tool(value) if name == "journal_params" else value
     if unit is not None and isinstance(value, str) and (number := unit.parse(value)) is not None:
         value = number
     expected = _complaint(value, spec)
     if expected is not None:
         told = given if name not in (*SECRET, "log", "encryption_keys") else "(hidden)"
         raise InvalidSettingError(name=name, source=source, value=told, expected=expected)
-    if name == "identity_headers" or (
-        name in ("tasks_for", "hand_back_for") and isinstance(value, list)
+    if name in ("identity_headers", "journal_params") or (
+        name in _NAMES and isinstance(value, list)
     ):
         return tuple(value)
     if name == "encryption_keys" and value is not None:
@@ -128,8 +129,8 @@ def _complaint(value: Any, spec: Any) -> str | None:
             return _callable(value, spec)
         case "namespace":
             return None if callable(value) else namespace_complaint(value)
-        case "paths" | "identity_headers":
-            return _several(value, spec)
+        case name if name in _LISTS:
+            return _several(value, name)
         case name if name in _COMPLAINTS:
             return _COMPLAINTS[name](value)
         case "relay_scope":
@@ -156,14 +157,40 @@ def _ambiguous(text: str) -> str | None:
     return f"it is not clear where its password ends; {fix}" if "@" in place else None
 
 
-def _several(value: Any, spec: Any) -> str | None:
-    """What is wrong with a list of paths, or of names of headers."""
-    of_paths = spec.name == "paths"
-    pattern = re.compile(r"/.*" if of_paths else r"[A-Za-z0-9][A-Za-z0-9_-]*", re.DOTALL)
-    texts = not isinstance(value, str) and all(isinstance(each, str) for each in value)
-    if texts and all(pattern.fullmatch(each) for each in value):
+# Settings that are names of tools, or a callable that picks them.
+_NAMES = ("tasks_for", "hand_back_for")
+# What each text of a list is, and what it looks like.
+_LISTS: Mapping[str, tuple[str, str]] = {
+    "paths": (r"/.*", 'paths such as ["/mcp"]'),
+    "identity_headers": (r"[A-Za-z0-9][A-Za-z0-9_-]*", 'names: ["X-User"]'),
+    "journal_params": (
+        r"(.+:)?[^:,]{1,64}",
+        'names: ["path", "search:query"], or one for each tool: {"search": ["query"]}',
+    ),
+}
+
+
+def _several(value: Any, name: str) -> str | None:
+    """What is wrong with a list of paths, of names of headers or of parameters."""
+    pattern, example = _LISTS[name]
+    texts = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    if texts and all(
+        isinstance(each, str) and re.fullmatch(pattern, each, re.DOTALL) for each in value
+    ):
         return None
-    return "expected a list of " + ('paths such as ["/mcp"]' if of_paths else 'names: ["X-User"]')
+    return f"expected a list of {example}"
+
+
+def _by_tool(value: Any) -> Any:
+    """Parameters by tool as one list; what is none is left as it is, and refused."""
+    if not isinstance(value, Mapping):
+        return value
+    named = [(tool, [each] if isinstance(each, str) else each) for tool, each in value.items()]
+    if not all(isinstance(names, list | tuple) for _, names in named):
+        return (None,)
+    pairs = [(tool, name) for tool, names in named for name in names]
+    right = all(isinstance(text, str) for pair in pairs for text in pair)
+    return tuple(f"{tool}:{name}" for tool, name in pairs) if right else (None,)
 
 
 def namespace_complaint(value: Any) -> str | None:

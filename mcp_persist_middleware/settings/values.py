@@ -192,6 +192,15 @@ class Settings:
     max_store_bytes: int | None = _setting(None, low=_MIB, none=True, unit=units.BYTES)
     """Bytes of the whole store: above it the oldest streams that have ended go, whatever `ttl`
     says."""
+    journal: bool = _setting(False)
+    """Keep a row for each exchange that has ended: what was called, how it ended, what it took."""
+    journal_params: tuple[str, ...] = _setting(())
+    """Parameters of calls whose values the journal keeps: `name` of every tool, `tool:name` of
+    one."""
+    journal_ttl: float = _seconds(7 * 86_400.0, low=1)
+    """A row of the journal is kept this long."""
+    max_journal_rows: int = _setting(200_000, low=1)
+    """Rows of the journal that are kept, the newest."""
     max_event_bytes: int = _bytes(64 * _MIB, low=64 * _KIB)
     """The largest event."""
     max_body_bytes: int = _bytes(4 * _MIB, low=_KIB)

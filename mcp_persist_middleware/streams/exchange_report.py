@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
     ExchangeOutcome,
     FinishedExchange,
@@ -25,22 +26,40 @@ from mcp_persist_middleware.supervision import say
 Listener = Callable[[FinishedExchange], None]
 """Is told at the end of an exchange, in its task: it does no more than take note."""
 
+ParamsOf = Callable[[bytes, str], bytes]
+"""What of a request's body, of a call of this tool, may be kept: JSON, or nothing."""
+
 
 class ExchangeReports:
     """Who is told. Where that is nobody, nothing is looked at either."""
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
+        self._params: ParamsOf | None = None
+        self._forget: Callable[[Whose], None] | None = None
 
     def listen(self, listener: Listener) -> None:
         """Tell this one, too, of exchanges that begin from now on."""
         self._listeners.append(listener)
 
+    def keep(
+        self, listener: Listener, params: ParamsOf | None, forget: Callable[[Whose], None]
+    ) -> None:
+        """Tell this one, which writes it down: it hears what it may have of each request's
+        parameters, and whom it is to forget."""
+        self.listen(listener)
+        self._params, self._forget = params, forget
+
+    def forget(self, whose: Whose) -> None:
+        """What goes on now and belongs to somebody is not written down."""
+        if self._forget is not None:
+            self._forget(whose)
+
     def begin(self, request: classify.Request, place: Place, scope: Scope) -> "ExchangeReport":
         """The report of an exchange that begins. A session's own stream is none."""
         if request.call is None or not self._listeners:
             return UNREPORTED
-        return _Reported(self.tell, request, place, scope)
+        return _Reported(self.tell, request, place, scope, self._params)
 
     def left(self, record: StreamRecord) -> None:
         """A stream whose worker is gone was ended here with an error."""
@@ -104,8 +123,10 @@ class _Reported(ExchangeReport):
         request: classify.Request,
         place: Place,
         scope: Scope,
+        params: ParamsOf | None,
     ) -> None:
         assert request.call is not None
+        self._params_of, self._params = params, b""
         self._tell: Listener | None = tell
         self._call = call = request.call
         said = call.version if call.is_initialize else None
@@ -122,6 +143,8 @@ class _Reported(ExchangeReport):
 
     def received(self, body: Body) -> None:
         self._bytes_in = body.size
+        if self._params_of is not None:
+            self._params = self._params_of(body.content, self._call.name)
 
     def opened(self, stream: LiveStream) -> None:
         self._stream = stream
@@ -189,5 +212,8 @@ class _Reported(ExchangeReport):
             self._owner if stream is None else stream.record.owner,
             None if stream is None else stream.record.id,
             "" if stream is None else stream.record.trace,
+            # The first of them is who asks.
+            0 if stream is None else max(0, stream.attached - 1),
+            self._params,
         )
         tell(finished)

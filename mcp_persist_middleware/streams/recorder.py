@@ -190,6 +190,7 @@ class Recorder:
         self,
         why: str,
         outcome: ExchangeOutcome = ExchangeOutcome.INTERRUPTED,
+        /,
         **more: object,
     ) -> None:
         """End the stream, if it has not ended; what is unanswered is answered with an error, which

@@ -8,15 +8,20 @@ from dataclasses import dataclass, field, replace
 from mcp_persist_middleware.store import (
     Event,
     EventKind,
+    Journal,
+    JournalEntry,
     Outcome,
     Purged,
     RecordLog,
     Records,
     Removed,
+    Sought,
     StreamKind,
     StreamRecord,
     StreamState,
     StreamWrite,
+    Whose,
+    earliest,
 )
 
 
@@ -28,6 +33,7 @@ class Shelf:
     streams: dict[bytes, StreamRecord] = field(default_factory=dict)
     events: dict[bytes, dict[int, Event]] = field(default_factory=dict)
     records: dict[str, bytes] = field(default_factory=dict)
+    journal: dict[str, JournalEntry] = field(default_factory=dict)
 
     def kept(self, kind: str) -> list[str]:
         """The names of the records of a kind: `worker`, `session`, `request` or
@@ -60,6 +66,37 @@ class MemoryRecords(Records):
         return [each for each in found if each[0].startswith(prefix) and each[0] > after][:limit]
 
 
+class MemoryJournal(Journal):
+    """The journal on a shelf."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    async def write(self, entries: Sequence[JournalEntry]) -> None:
+        with self._shelf.lock:
+            self._shelf.journal |= {e.id: e for e in entries if e.id not in self._shelf.journal}
+
+    def _newest(self) -> list[JournalEntry]:
+        with self._shelf.lock:
+            return sorted(self._shelf.journal.values(), key=lambda e: e.id, reverse=True)
+
+    async def find(self, sought: Sought, limit: int, *, before: str = "") -> Sequence[JournalEntry]:
+        found = [e for e in self._newest() if sought.has(e) and (not before or e.id < before)]
+        return found[:limit]
+
+    async def purge(self, until: float, most: int, limit: int) -> int:
+        ordered = self._newest()
+        late = [e for n, e in enumerate(ordered) if n >= most or e.id < earliest(until)]
+        return self._remove(late[::-1][:limit])
+
+    async def forget(self, whose: Whose) -> int:
+        return self._remove([e for e in self._newest() if whose.has(e.owner)])
+
+    def _remove(self, entries: Sequence[JournalEntry]) -> int:
+        with self._shelf.lock:
+            return sum(self._shelf.journal.pop(e.id, None) is not None for e in entries)
+
+
 class _LostError(Exception):
     pass
 
@@ -72,6 +109,10 @@ class MemoryLog(RecordLog):
 
     def make_records(self) -> Records:
         return MemoryRecords(self._shelf)
+
+    @property
+    def journal(self) -> Journal:
+        return MemoryJournal(self._shelf)
 
     async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
         self.must_be_open()

@@ -52,6 +52,11 @@ class Bound(NamedTuple):
         """What a job keeps of its client."""
         return cls(b"job " + job, part)
 
+    @classmethod
+    def of_entry(cls, entry: str) -> Self:
+        """What an entry of the journal keeps of a call's parameters."""
+        return cls(b"journal " + entry.encode(), b"params")
+
 
 class Chain:
     """Compression, then encryption, as far as the settings name them.

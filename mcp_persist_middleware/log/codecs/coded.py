@@ -13,8 +13,10 @@ from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.base import Answers, EventLog
 from mcp_persist_middleware.log.codecs.chain import Bound, Chain, size_of
 from mcp_persist_middleware.log.codecs.jobs import CodedJobs
+from mcp_persist_middleware.log.codecs.journal import CodedJournal
 from mcp_persist_middleware.log.codecs.parts import Blobs, CodedInbox, CodedSessions
 from mcp_persist_middleware.log.jobs import Jobs
+from mcp_persist_middleware.log.journal import Journal
 from mcp_persist_middleware.log.outer import OuterLog
 from mcp_persist_middleware.log.parts import Inbox, Sessions
 from mcp_persist_middleware.model import Event, EventKind, Outcome, StreamRecord, StreamWrite
@@ -45,7 +47,13 @@ class CodedLog(OuterLog):
         self._inbox = CodedInbox(inner.inbox, blobs, inner.name)
         jobs = inner.jobs
         self._jobs = None if jobs is None else CodedJobs(jobs, blobs, inner.name)
+        journal = inner.journal
+        self._journal = None if journal is None else CodedJournal(journal, blobs)
         self._blobs = blobs
+
+    @property
+    def journal(self) -> Journal | None:
+        return self._journal
 
     @property
     def sessions(self) -> Sessions:

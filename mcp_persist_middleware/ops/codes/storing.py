@@ -66,6 +66,12 @@ MPM-LOG-04 | One stream could not be stored, and its client cannot resume it. | 
   the sentence.
 MPM-LOG-05 | A mistake of ours in the writer; its batch is given up. | Report it with the
   traceback.
+MPM-JOURNAL-01 | Entries of the journal were lost: the store was away for long, or refused them. |
+  Look at the store; requests do not wait for their journal.
+MPM-JOURNAL-02 | The store did not take entries of the journal. | Nothing if it passes: they are
+  tried again. If not, look at the store.
+MPM-JOURNAL-03 | `journal=True`, and the store (`log=`) keeps no journal. | Give it one, see
+  [Custom stores](custom-store.md), or leave the setting out.
 MPM-REDIS-01 | Redis is away; events go to SQL. | Bring it back; the change is made by itself.
 MPM-REDIS-02 | Redis is used again. | Nothing.
 MPM-REDIS-03 | Redis cannot be used: rights, version or memory policy. | Do what the sentence
@@ -91,4 +97,6 @@ MPM-COPY-03 | The file of an export cannot be opened, or not be written to its e
 MPM-CLI-01 | No stream or session has this id here. | Check the id and `--namespace`.
 MPM-CLI-02 | The text is no id. | Take one of `streams list`.
 MPM-CLI-03 | The demo needs packages. | Install the extra `demo`.
+MPM-CLI-04 | `tail --tool` needs the journal, and the store's is empty. | Let the servers keep one:
+  `journal=True`.
 """

@@ -20,6 +20,7 @@ _FACTS = (
     Column("events", "Events written anew", number),
     Column("sessions", "Sessions", number),
     Column("requests", "Kept requests", number),
+    Column("journal", "Rows of the journal", number),
     Column("unreadable", "Left: cannot be read", number),
 )
 

@@ -26,6 +26,7 @@ _FACTS = (
     Column("requests", "Kept requests", number),
     Column("relayed", "Relayed requests", number),
     Column("jobs", "Jobs", number),
+    Column("journal", "Rows of the journal", number),
 )
 _OlderThan = Annotated[
     float | None, duration("What ended so long ago, such as 30d, whatever ttl says.")
@@ -56,7 +57,8 @@ async def purge(
     """Remove streams that have expired, or ended long ago, or all that is somebody's.
 
     With --namespace, --principal or --session and without --older-than all goes that belongs to
-    each of them: streams, running ones too, sessions, and requests between workers. A worker that
+    each of them: streams, running ones too, sessions, requests between workers, and rows of the
+    journal. A worker that
     holds such a session serves it until it ends. What was removed is listed by `deletions`.
     """
     async with stores.opened(store.settings()) as log:
@@ -68,7 +70,9 @@ async def purge(
             found = await _counted(log, meant, is_meant)
             if is_somebodys:
                 async with stores.inspected(store.settings()) as inspection:
-                    found = {**found, "sessions": await inspection.count_sessions(meant)}
+                    of_journal = await inspection.count_journal(meant)
+                    sessions = await inspection.count_sessions(meant)
+                found = {**found, "sessions": sessions, "journal": of_journal}
         elif is_somebodys:
             found = dataclasses.asdict(await erasure.erase(log, meant))
         else:

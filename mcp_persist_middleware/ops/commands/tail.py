@@ -15,6 +15,7 @@ from mcp_persist_middleware.ops.options import Namespace, Payloads, Session, Sin
 from mcp_persist_middleware.ops.output import Output, size
 from mcp_persist_middleware.ops.records import event_row, name_of, stream_id
 from mcp_persist_middleware.ops.store_options import StoreOptions
+from mcp_persist_middleware.ops.tool_following import ToolFollower
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.sql.inspected import Wanted
 from mcp_persist_middleware.stores.sql.inspection import Inspection
@@ -39,6 +40,10 @@ async def tail(
     session: Session = None,
     stream: Annotated[str | None, typer.Option(metavar="ID", help="Of this stream alone.")] = None,
     namespace: Namespace = None,
+    tool: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of this tool's calls that have ended (journal=True)."),
+    ] = None,
     since: Since = None,
     seconds: Annotated[float | None, duration("With -f: stop after this time.")] = None,
     shows_payloads: Payloads = False,
@@ -47,6 +52,8 @@ async def tail(
 
     A Redis in front is some 50 ms ahead of what is shown.
     """
+    if tool is not None and stream is not None:
+        command.cannot_run("--tool and --stream are given together; keep one of them")
     settings = store.settings()
     async with stores.inspected(settings) as inspection:
         wanted = Wanted(
@@ -55,9 +62,12 @@ async def tail(
             session=session,
             created_after=None if since is None else await inspection.now() - since,
         )
-        follower = Follower(inspection, wanted)
+        follower: Follower | ToolFollower = Follower(inspection, wanted)
+        if tool is not None:
+            follower = ToolFollower(inspection, tool, wanted)
         teller = _Teller(inspection, settings if shows_payloads else None, out)
-        await teller.tell(await follower.latest(lines) if lines else [], is_new=False)
+        latest = await follower.latest(lines) if lines or tool else []
+        await teller.tell(latest, is_new=False)
         until = time.monotonic() + (seconds if seconds is not None else float("inf"))
         while follows and time.monotonic() < until:
             await teller.tell(await follower.look(), is_new=True)

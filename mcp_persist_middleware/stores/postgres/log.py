@@ -20,6 +20,7 @@ from mcp_persist_middleware.stores.postgres.inspection import PostgresInspection
 from mcp_persist_middleware.stores.postgres.read import PostgresReads
 from mcp_persist_middleware.stores.postgres.statements import PostgresStatements
 from mcp_persist_middleware.stores.postgres.writers import WRITERS, WriteConnections
+from mcp_persist_middleware.stores.sql.journal import SqlJournal
 from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.stores.sql.rows import RowPage
 from mcp_persist_middleware.stores.sql.schema import quoted
@@ -63,6 +64,7 @@ class PostgresLog(SqlLog):
         self._wakeups = Notifications(prefix + "wake", self._connect_raw, self._timeout)
         self._sessions = PostgresSessions(self, self._statements, self.raw, self._wakeups)
         self._inbox = PostgresInbox(self, self._statements, self.raw, self._wakeups)
+        self._journal = SqlJournal(self)
 
     @property
     def durability(self) -> str:

@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, ColumnElement, LargeBinary, func, literal, se
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.deletions import Deletion
+from mcp_persist_middleware.log.journal import JournalEntry, Sought
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
     Event,
@@ -27,6 +28,7 @@ from mcp_persist_middleware.stores.sql.inspected import (
     Wanted,
     WorkerRow,
 )
+from mcp_persist_middleware.stores.sql.journal import entries_of, newest
 from mcp_persist_middleware.stores.sql.listing import belonging, deletions_of, newest_deletions
 from mcp_persist_middleware.stores.sql.read_only import ReadOnly
 from mcp_persist_middleware.stores.sql.rows import page_of, reading, record_of
@@ -137,6 +139,17 @@ class Inspection(ReadOnly, ABC):
         """How many are somebody's, deleted and expired ones too."""
         of_somebody = belonging(self.tables.session.c, "id", whose)
         return int((await self.one(select(func.count()).where(*of_somebody)))[0])
+
+    async def count_journal(self, whose: Whose) -> int:
+        """How many rows of the journal are somebody's."""
+        of_somebody = belonging(self.tables.journal.c, "session", whose)
+        return int((await self.one(select(func.count()).where(*of_somebody)))[0])
+
+    async def journal(
+        self, sought: Sought, limit: int, *, before: str = ""
+    ) -> Sequence[JournalEntry]:
+        """The newest entries that are meant, their parameters as they are stored."""
+        return entries_of(await self.all(newest(self.tables.journal, sought, limit, before)))
 
     async def deletions(self, limit: int) -> Sequence[Deletion]:
         """What was removed of late, the newest first."""

@@ -22,6 +22,7 @@ from mcp_persist_middleware.stores.sql import migrations
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox
 from mcp_persist_middleware.stores.sql.inspection import Inspection
 from mcp_persist_middleware.stores.sql.jobs import SqlJobs
+from mcp_persist_middleware.stores.sql.journal import SqlJournal
 from mcp_persist_middleware.stores.sql.lent import Lent
 from mcp_persist_middleware.stores.sql.rows import RowPage, page_of
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
@@ -49,6 +50,7 @@ class SqlLog(SqlStreams):
 
     _sessions: SqlSessions
     _inbox: SqlInbox
+    _journal: SqlJournal
     _time_there: ColumnElement[float] | None = None
     """What the store says the time is."""
 
@@ -128,6 +130,10 @@ class SqlLog(SqlStreams):
     @property
     def jobs(self) -> SqlJobs:
         return self._jobs
+
+    @property
+    def journal(self) -> SqlJournal:
+        return self._journal
 
     async def _prepare_schema(self) -> None:
         """Make the tables, or bring those that are there to this version.

@@ -31,6 +31,7 @@ class Tables:
     inbox: Table
     deletion: Table
     job: Table
+    journal: Table
 
 
 def tables(prefix: str) -> Tables:
@@ -45,6 +46,7 @@ def tables(prefix: str) -> Tables:
         "inbox": _inbox(),
         "deletion": _deletion(),
         "job": _job(),
+        "journal": _journal(),
     }
     return Tables(**{name: Table(prefix + name, metadata, *of) for name, of in columns.items()})
 
@@ -175,6 +177,30 @@ def _job() -> tuple[Column[Any], ...]:
         Column("round", Integer, nullable=False),
         Column("inputs", LargeBinary, nullable=False),
         Column("revision", Integer, nullable=False),
+    )
+
+
+def _journal() -> tuple[Column[Any], ...]:
+    return (
+        Column("id", String(32), primary_key=True),
+        Column("began", Float, nullable=False),
+        Column("first_event", Float),
+        Column("duration", Float, nullable=False),
+        Column("method", Text, nullable=False),
+        Column("tool", Text, nullable=False),
+        Column("version", String(32), nullable=False),
+        Column("outcome", String(16), nullable=False),
+        Column("error", Text, nullable=False),
+        Column("size", BigInteger, nullable=False),
+        Column("resumes", Integer, nullable=False),
+        Column("stream", LargeBinary(16), nullable=False),
+        Column("namespace", Text, nullable=False),
+        Column("path", Text, nullable=False),
+        Column("session", Text, nullable=False),
+        Column("principal", Text, nullable=False),
+        Column("worker", Text, nullable=False),
+        Column("trace", String(32), nullable=False),
+        Column("params", LargeBinary, nullable=False),
     )
 
 

@@ -17,7 +17,7 @@ class Statements:
             for member in kind
         }
         self.words["GET"] = f"'{StreamKind.GET}'"
-        for name in ("meta", "stream", "event", "session", "inbox"):
+        for name in ("meta", "stream", "event", "session", "inbox", "journal"):
             table = getattr(tables, name)
             self.words[name] = quoted(table)
             self.words[f"{name}_columns"] = ", ".join(column.name for column in table.columns)

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -86,6 +86,18 @@ class SqlStore(Timed, ABC):
     async def _execute(self, statement: UpdateBase) -> int:
         async with self._connection() as connection:
             return (await connection.execute(statement)).rowcount
+
+    async def execute_many(self, statement: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run one statement for many rows, in one transaction.
+
+        Raises:
+            StoreError: the store does not do it, and has done none of them.
+        """
+        await self._whole(self._execute_many(statement, rows))
+
+    async def _execute_many(self, statement: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+        async with self._transaction() as connection:
+            await connection.execute(statement, rows)
 
     async def execute_together(self, *statements: UpdateBase) -> list[int]:
         """Run statements in one transaction; the number of rows that each of them changed.

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, insert, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,10 +27,13 @@ from mcp_persist_middleware.stores.sqlite.batch import SqliteBatch
 from mcp_persist_middleware.stores.sqlite.connections import SqliteConnections
 from mcp_persist_middleware.stores.sqlite.inbox import SqliteInbox, SqliteSessions
 from mcp_persist_middleware.stores.sqlite.inspection import SqliteInspection
+from mcp_persist_middleware.stores.sqlite.journal import SqliteJournal
 from mcp_persist_middleware.stores.sqlite.read import SqliteReads
 from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
 from mcp_persist_middleware.wakeups.base import Wakeups
 from mcp_persist_middleware.wakeups.sqlite import DataVersion
+
+T = TypeVar("T")
 
 # Of the store's time-out: a step of retention may then wait for the lock, half of it, once more.
 _STEP_PATIENCE = 0.25
@@ -63,6 +66,7 @@ class SqliteLog(SqliteConnections):
         self._reads = SqliteReads(self._statements, self.tables.stream.c.keys())
         self._sessions = SqliteSessions(self, self._statements, self.in_thread)
         self._inbox = SqliteInbox(self, self._statements, self.in_thread)
+        self._journal = SqliteJournal(self, self._statements, self.in_turn)
         self._wakeups = DataVersion(
             self._files.connect,
             lambda: self._files.are_in_place,
@@ -139,8 +143,11 @@ class SqliteLog(SqliteConnections):
         await self.append([])
 
     async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
-        # Cancelled or not, the driver's thread runs the batch to its end, and the next one after.
-        work = SqliteBatch(self._statements, batch)
+        return await self.in_turn(SqliteBatch(self._statements, batch))
+
+    async def in_turn(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a batch when those before it are done. Cancelled or not, the driver's thread runs it
+        to its end, and the next one after."""
         async with self._lock:
             try:
                 moved = not self._files.are_in_place
@@ -148,7 +155,7 @@ class SqliteLog(SqliteConnections):
                 if moved or driver is None:
                     driver = await self._open_driver()
                 if not moved:
-                    outcomes = await self._held.run(driver, lambda raw: self._commit(raw, work))
+                    done = await self._held.run(driver, lambda raw: self._commit(raw, work))
             except (sqlite3.Error, SQLAlchemyError, OSError) as error:
                 await self._drop_writer()
                 raise StoreError(url=self.name, reason=reason(error)) from error
@@ -159,14 +166,14 @@ class SqliteLog(SqliteConnections):
         if moved:
             # Whoever writes a stream that was in it has to know.
             raise self._moved()
-        return outcomes
+        return done
 
-    def _commit(self, connection: sqlite3.Connection, batch: SqliteBatch) -> list[Outcome]:
-        outcomes = batch(connection)
+    def _commit(self, connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+        done = work(connection)
         # A deleted file goes on "committing" into the inode without a name.
         if not self._files.are_in_place:
             raise self._moved()
-        return outcomes
+        return done
 
     async def _row(self, stream: bytes) -> Any | None:
         return await self._read_in_thread(lambda raw: self._reads.row(raw, stream))

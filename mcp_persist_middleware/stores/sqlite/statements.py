@@ -27,6 +27,16 @@ class SqliteStatements(Statements):
             self._by_size[rows] = self.add.format(rows=", ".join(["(?, ?, ?, ?, ?, ?)"] * rows))
         return self._by_size[rows]
 
+    note = Sql("""
+        INSERT INTO {journal} ({journal_columns})
+        SELECT * FROM (VALUES {{rows}}) WHERE column1 IS NOT NULL
+        ON CONFLICT (id) DO NOTHING
+    """)
+
+    def note_rows(self, rows: int, columns: int) -> str:
+        """`note` for this many rows, in the same way."""
+        return self.note.format(rows=", ".join([f"({', '.join('?' * columns)})"] * rows))
+
     create = Sql("""
         INSERT INTO {stream} (
             id, kind, namespace, path, session, principal, epoch, state, last_sequence, worker,

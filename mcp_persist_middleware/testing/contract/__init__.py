@@ -27,6 +27,7 @@ from mcp_persist_middleware.testing.contract.builders import Factory  # noqa: E4
 from mcp_persist_middleware.testing.contract.cases.appending import Appending  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.erasing import Erasing  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.jobs import JobTable  # noqa: E402
+from mcp_persist_middleware.testing.contract.cases.journal import Journals  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.keeping import Keeping  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.reader_notes import Readers  # noqa: E402
 from mcp_persist_middleware.testing.contract.cases.reading import Reading  # noqa: E402
@@ -43,6 +44,7 @@ class StoreContract(
     Appending,
     Erasing,
     JobTable,
+    Journals,
     Keeping,
     RelayedRequests,
     Readers,

@@ -40,6 +40,7 @@ STEPS = (
     Migration(2, "worker_schema"),
     Migration(3, "deletions"),
     Migration(4, "jobs"),
+    Migration(5, "journal"),
 )
 NEWEST = STEPS[-1].number
 

@@ -1,0 +1,113 @@
+"""The journal in SQL: what every dialect shares."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, or_, select, text
+from sqlalchemy.engine import Row
+
+from mcp_persist_middleware.log.journal import Journal, JournalEntry, Sought, earliest
+from mcp_persist_middleware.log.whose import Whose
+from mcp_persist_middleware.model import Owner
+from mcp_persist_middleware.stores.sql.listing import belonging
+from mcp_persist_middleware.stores.sql.schema import quoted
+from mcp_persist_middleware.stores.sql.store import SqlStore
+
+_FORGOTTEN = 1000
+_OWNER = tuple(each.name for each in fields(Owner))
+
+
+class SqlJournal(Journal):
+    """`Journal` in a table of a `SqlStore`."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self._table = table = store.tables.journal
+        names = [column.name for column in table.columns]
+        into = f"INSERT INTO {quoted(table)} ({', '.join(names)})"
+        values = ", ".join(f":{name}" for name in names)
+        typed = [bindparam(column.name, type_=column.type) for column in table.columns]
+        self._insert = text(f"{into} VALUES ({values}) ON CONFLICT (id) DO NOTHING").bindparams(
+            *typed
+        )
+
+    def now(self) -> float:
+        return self._store.now()
+
+    async def write(self, entries: Sequence[JournalEntry]) -> None:
+        rows = [row_of(entry) for entry in entries]
+        if rows:
+            await self._store.execute_many(self._insert, rows)
+
+    async def find(self, sought: Sought, limit: int, *, before: str = "") -> Sequence[JournalEntry]:
+        return entries_of(await self._store.all(newest(self._table, sought, limit, before)))
+
+    async def purge(self, until: float, most: int, limit: int) -> int:
+        c = self._table.c
+        newest_late = select(c.id).order_by(c.id.desc()).offset(most).limit(1)
+        late = await self._store.first(newest_late)
+        is_late = c.id < earliest(until)
+        if late is not None:
+            is_late = or_(is_late, c.id <= late.id)
+        ids = [
+            row.id
+            for row in await self._store.all(
+                select(c.id).where(is_late).order_by(c.id).limit(limit)
+            )
+        ]
+        # What is late is all that is old enough.
+        return await self._remove(c.id <= ids[-1]) if ids else 0
+
+    async def forget(self, whose: Whose) -> int:
+        c, gone = self._table.c, 0
+        meant = select(c.id).where(*belonging(c, "session", whose)).limit(_FORGOTTEN)
+        while ids := [row.id for row in await self._store.all(meant)]:
+            gone += await self._remove(c.id.in_(ids))
+        return gone
+
+    async def _remove(self, which: ColumnElement[bool]) -> int:
+        rows = self._store.rows(self._table, which)
+        return await self._store.execute(delete(self._table).where(rows))
+
+
+def row_of(entry: JournalEntry) -> dict[str, Any]:
+    """The row of an entry, its columns in their order."""
+    row = {each.name: getattr(entry, each.name) for each in fields(entry)}
+    owner, params = row.pop("owner"), row.pop("params")
+    worker, trace = row.pop("worker"), row.pop("trace")
+    row |= {name: getattr(owner, name) for name in _OWNER}
+    return row | {"worker": worker, "trace": trace, "params": params}
+
+
+def newest(table: Table, sought: Sought, limit: int, before: str = "") -> Select[Any]:
+    """Asks for the newest entries that are meant."""
+    c = table.c
+    named = {
+        name: value
+        for name in ("tool", "outcome", "method", "session", "namespace")
+        if (value := getattr(sought, name)) is not None
+    }
+    which = [c[name] == value for name, value in named.items()]
+    if sought.slow is not None:
+        which.append(c.duration >= sought.slow)
+    if before:
+        which.append(c.id < before)
+    if sought.after:
+        which.append(c.id > sought.after)
+    return select(table).where(*which).order_by(c.id.desc()).limit(limit)
+
+
+def entries_of(rows: Sequence[Row[Any]]) -> list[JournalEntry]:
+    """What it finds."""
+    return [
+        JournalEntry(
+            **{
+                name: value
+                for name, value in row._mapping.items()  # noqa: SLF001
+                if name not in _OWNER
+            },
+            owner=Owner(*(getattr(row, name) for name in _OWNER)),
+        )
+        for row in rows
+    ]
