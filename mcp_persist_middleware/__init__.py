@@ -21,6 +21,8 @@ Where to change what:
 - how long and how much is kept: maintenance/retention.py, maintenance/bounds.py, settings/values.py
 - what is erased when somebody is forgotten: erasure.py
 - a transport of wake-ups: wakeups/base.py, a file beside it, and the store that owns it
+- what the journal keeps: log/journal.py, journal/writer.py, stores/sql/journal.py; of whom it
+  hears: streams/exchange_report.py
 - a codec: log/codecs/chain.py, a file beside it
 - a table or a column: stores/sql/migrations/__init__.py, stores/sql/schema.py
 - a database: stores/connect.py, stores/sql/log.py, a folder beside stores/sqlite/log.py

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import calls, logs, memory, picture, relay, report, streams, tail
+from tests.benchmarks import calls, logs, memory, payloads, picture, relay, report, streams, tail
 from tests.benchmarks.contenders import OURS, PEERS, USUAL, Loop
 from tests.benchmarks.rounds import Measure, Plan
 from tests.benchmarks.servers import Servers
@@ -33,10 +33,12 @@ MEASURES: dict[str, Measure] = {
     "tail": tail.live_tail,
     "sessions": memory.idle_sessions,
     "memory": memory.idle_calls,
+    "sized": payloads.sized_calls,
+    "stored": payloads.stored,
     "appends": logs.appends,
     "history": logs.history,
 }
-_WITHOUT_SERVERS = ("appends", "history")
+_WITHOUT_SERVERS = ("stored", "appends", "history")
 
 
 def _arguments() -> argparse.Namespace:

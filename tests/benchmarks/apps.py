@@ -63,6 +63,12 @@ def _sdk_server() -> Any:
     async def quick() -> str:
         return "done"
 
+    @server.tool(structured_output=False)
+    async def sized(kind: str) -> str:
+        from tests.benchmarks import texts
+
+        return texts.text(kind)
+
     @server.tool()
     async def idle(ctx: Context) -> str:
         await ctx.report_progress(0, 1, str(time.monotonic_ns()))

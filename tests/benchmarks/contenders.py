@@ -1,5 +1,6 @@
 """What is compared: the bare application, ours on each store, and mcp-persist on its stores."""
 
+import base64
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -66,6 +67,8 @@ class Contender:
 
 BARE = Contender("bare", Role.BARE)
 
+_KEY = {"encryption_keys": "bench:" + base64.b64encode(bytes(32)).decode()}
+_ALL = {"compress_min_bytes": 0}
 
 OURS = {
     contender.name: contender
@@ -75,6 +78,13 @@ OURS = {
         Contender("postgres", Role.OURS, "postgres"),
         Contender("sqlite+redis", Role.OURS, redis="redis_url"),
         Contender("postgres+redis", Role.OURS, "postgres", "redis_url"),
+        Contender("journal", Role.OURS, settings={"journal": True}),
+        Contender("postgres journal", Role.OURS, "postgres", settings={"journal": True}),
+        Contender("gzip", Role.OURS, settings={"compression": "gzip"}),
+        Contender("zstd", Role.OURS, settings={"compression": "zstd"}),
+        Contender("zstd of all", Role.OURS, settings={"compression": "zstd"} | _ALL),
+        Contender("encrypted", Role.OURS, settings=_KEY),
+        Contender("zstd, encrypted", Role.OURS, settings={"compression": "zstd"} | _KEY),
     )
 }
 

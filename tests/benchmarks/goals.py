@@ -106,6 +106,18 @@ GOALS: dict[str, Goal] = {
     "raw": Goal(
         "hand-written application, 16 streams", "events/s", By.ITSELF, least={_SQLITE: 25_000}
     ),
+    "sized-2k": Goal("call answered with 2 KB of JSON, added p50", "ms", By.ADDED),
+    "sized-200k": Goal("call answered with 200 KB of text, added p50", "ms", By.ADDED),
+    "sized-1m": Goal("call answered with 1 MB of base64, added p50", "ms", By.ADDED),
+    "sized-2k-cpu": Goal("CPU per such call over bare, 2 KB", "µs", By.ADDED),
+    "sized-200k-cpu": Goal("CPU per such call over bare, 200 KB", "µs", By.ADDED),
+    "sized-1m-cpu": Goal("CPU per such call over bare, 1 MB", "µs", By.ADDED),
+    "disk-2k": Goal("file for an answer of 2 KB of JSON", "B", By.ITSELF),
+    "disk-200k": Goal("file for an answer of 200 KB of text", "B", By.ITSELF),
+    "disk-1m": Goal("file for an answer of 1 MB of base64", "B", By.ITSELF),
+    "share-2k": Goal("the same, share of the file without codecs, 2 KB", "", By.SHARE),
+    "share-200k": Goal("the same, 200 KB", "", By.SHARE),
+    "share-1m": Goal("the same, 1 MB", "", By.SHARE),
     "relayed": Goal("relayed call ÷ local call, 32 clients", "", By.SHARE, least=_each(0.7)),
     "relayed-p50": Goal("relayed call, added p50 over a local one", "ms", By.ADDED, _each(25.0)),
     "tail": Goal(

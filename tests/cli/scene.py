@@ -12,6 +12,7 @@ from unittest import mock
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.codecs.coded import CodedLog
+from mcp_persist_middleware.log.journal import JournalEntry, new_id
 from mcp_persist_middleware.model import (
     Ending,
     Event,
@@ -112,6 +113,29 @@ class Scene:
         ending = Ending(StreamState.COMPLETE, last, now, now + ttl)
         await self.log.append([StreamWrite(record.id, 1, ending=ending)])
 
+    async def note(self, record: StreamRecord, ago: float, tool: str, **more: Any) -> None:
+        """A row of the journal, of a call that ended some time ago."""
+        ended = self.log.now() - ago
+        made = JournalEntry(
+            id=new_id(ended),
+            began=ended - more.setdefault("duration", 0.25),
+            first_event=0.125,
+            method="tools/call",
+            tool=tool,
+            version="2025-11-25",
+            outcome=more.pop("outcome", "ok"),
+            error="",
+            size=1234,
+            resumes=1,
+            stream=record.id,
+            owner=record.owner,
+            worker=WORKER,
+            trace="",
+            **more,
+        )
+        assert self.log.journal is not None
+        await self.log.journal.write([made])
+
     async def session(self, name: str, principal: str = ANN, namespace: str = "default") -> None:
         """A session that lives."""
         await self.log.sessions.create(
@@ -165,6 +189,8 @@ async def played(given: Mapping[str, str]) -> AsyncIterator[Scene]:
         long = await scene.begin(*(progress(n) for n in range(1, 9)), age=20)
         await log.append([StreamWrite(long.id, 1, trim=5)])
         get = await scene.begin(age=700, kind=StreamKind.GET)
+        await scene.note(done, 100, "add", duration=1.5)
+        await scene.note(running, 40, "sub", outcome="tool_error", params=b'{"path":"/etc"}')
         for name, record in zip(_NAMES, (done, running, orphan, long, get), strict=True):
             setattr(scene, name, name_of(record.id))
         yield scene

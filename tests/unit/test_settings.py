@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from mcp_persist_middleware.errors import ConfigurationError, PersistError, UnknownSettingError
 from mcp_persist_middleware.model import Owner
 from mcp_persist_middleware.settings import Settings, SettingsArguments, source_of
-from mcp_persist_middleware.settings.arguments import Counts, Durations, Keys, Sizes
+from mcp_persist_middleware.settings.arguments import Counts, Durations, Keys, Sizes, Texts
 from mcp_persist_middleware.settings.namespaces import in_namespace
 from mcp_persist_middleware.stores import connect
 from tests.support.documented import attribute_docs
@@ -127,6 +128,8 @@ def test_what_editors_know_of_the_arguments_is_what_the_settings_are() -> None:
             annotation = BY_NAMESPACE[name]
         elif spec.metadata["unit"] is not None:
             annotation |= str
+        elif name == "journal_params":  # of every tool, or by tool
+            annotation = Texts | Mapping[str, Texts]
         elif tuple[str, ...] in (annotation, *get_args(annotation)):
             annotation |= list[str]
         elif name == "encryption_keys":  # whatever a keyring is made of

@@ -66,8 +66,8 @@ MPM-LOG-04 | One stream could not be stored, and its client cannot resume it. | 
   the sentence.
 MPM-LOG-05 | A mistake of ours in the writer; its batch is given up. | Report it with the
   traceback.
-MPM-JOURNAL-01 | Entries of the journal were lost: the store was away for long, or refused them. |
-  Look at the store; requests do not wait for their journal.
+MPM-JOURNAL-01 | Entries of the journal were lost: the store was away for long, or refused
+  them. | Look at the store; requests do not wait for their journal.
 MPM-JOURNAL-02 | The store did not take entries of the journal. | Nothing if it passes: they are
   tried again. If not, look at the store.
 MPM-JOURNAL-03 | `journal=True`, and the store (`log=`) keeps no journal. | Give it one, see

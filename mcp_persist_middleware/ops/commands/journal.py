@@ -17,13 +17,18 @@ from mcp_persist_middleware.ops.output import Column, Output, ago, moment, numbe
 from mcp_persist_middleware.ops.records import name_of
 from mcp_persist_middleware.ops.store_options import StoreOptions
 
+
+def _brief(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else ago(seconds)
+
+
 _COLUMNS = (
     Column("age", "ENDED", lambda seconds: f"{ago(seconds)} ago", right=True),
     Column("method", "METHOD", lambda method: method or "?"),
     Column("tool", "TOOL"),
     Column("outcome", "OUTCOME"),
-    Column("first_event", "FIRST", ago, right=True),
-    Column("duration", "TOOK", ago, right=True),
+    Column("first_event", "FIRST", _brief, right=True),
+    Column("duration", "TOOK", _brief, right=True),
     Column("bytes", "SIZE", size, right=True),
     Column("resumes", "RESUMES", number, right=True),
 )

@@ -1,0 +1,65 @@
+"""`journal` lists exchanges that have ended, and `tail --tool` the events of those of one tool."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.cli.scene import Scene
+
+
+@pytest.mark.parametrize(
+    ("options", "tools"),
+    [
+        ([], ["sub", "add"]),
+        (["--tool", "add"], ["add"]),
+        (["--outcome", "tool_error"], ["sub"]),
+        (["--since", "1m"], ["sub"]),
+        (["--slow", "1s"], ["add"]),
+        (["--method", "initialize"], []),
+        (["--session", "other"], []),
+        (["--limit", "1"], ["sub"]),
+    ],
+)
+def test_exchanges_are_listed_the_newest_first(
+    scene: Scene, options: list[str], tools: list[str]
+) -> None:
+    assert [row["tool"] for row in scene.run("journal", "--json", *options).json] == tools
+
+
+def test_what_is_told_of_one_has_its_stream_and_no_parameters(scene: Scene) -> None:
+    ran = scene.run("journal", "--json", "--tool", "sub")
+    (row,) = ran.json
+    assert (row["stream"], row["outcome"], row["bytes"]) == (scene.running, "tool_error", 1234)
+    assert row["principal"] == "ann"
+    assert "etc" not in ran.out
+    (row,) = scene.run("journal", "--json", "--tool", "sub", "--params").json
+    assert json.loads(row["params"]) == {"path": "/etc"}
+
+
+def test_an_empty_journal_says_how_to_keep_one(fresh: Callable[..., Scene]) -> None:
+    scene = fresh()
+    assert scene.run("journal", "--method", "no").out == "There is no such exchange.\n"
+    scene.run("purge", "--principal", "ann")
+    assert "journal=True" in scene.run("journal").out
+
+
+def test_the_events_of_a_tool_are_those_that_the_journal_names(scene: Scene) -> None:
+    ran = scene.run("tail", "--tool", "add", "--json")
+    events = [json.loads(line) for line in ran.lines]
+    assert [(e["stream"], e["sequence"]) for e in events] == [
+        (scene.finished, number) for number in (1, 2, 3, 4)
+    ]
+    assert scene.run("tail", "--tool", "none", "--json").out == ""
+    assert len(scene.run("tail", "--tool", "add", "--json", "-n", "2").lines) == 2
+    assert scene.run("tail", "--tool", "add", "--since", "1m", "--json").lines == []
+
+
+def test_without_a_journal_nobody_knows_which_those_are(fresh: Callable[..., Scene]) -> None:
+    scene = fresh()
+    scene.run("purge", "--principal", "ann")
+    ran = scene.run("tail", "--tool", "add")
+    assert ran.code == 2
+    assert "MPM-CLI-04" in ran.err
+    assert "journal=True" in ran.err
+    assert scene.run("tail", "--tool", "add", "--stream", scene.finished).code == 2
