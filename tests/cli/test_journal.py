@@ -4,8 +4,13 @@ import json
 from collections.abc import Callable
 
 import pytest
+from anyio.from_thread import BlockingPortal
 
-from tests.cli.scene import Scene
+from mcp_persist_middleware.ops import stores
+from mcp_persist_middleware.ops.tool_following import ToolFollower
+from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores.sql.inspected import Wanted
+from tests.cli.scene import Scene, answer, progress
 
 
 @pytest.mark.parametrize(
@@ -63,3 +68,30 @@ def test_without_a_journal_nobody_knows_which_those_are(fresh: Callable[..., Sce
     assert "MPM-CLI-04" in ran.err
     assert "journal=True" in ran.err
     assert scene.run("tail", "--tool", "add", "--stream", scene.finished).code == 2
+
+
+def test_a_call_is_told_once_when_it_has_ended_also_by_a_row_that_comes_late(
+    fresh: Callable[..., Scene], portal: BlockingPortal
+) -> None:
+    scene = fresh()
+
+    async def follow() -> list[list[int]]:
+        settings = Settings.load({"url": scene.environ["MCP_PERSIST_URL"]})
+        told = []
+        async with stores.inspected(settings) as inspection:
+            follower = ToolFollower(inspection, "mul", Wanted())
+            await follower.latest(5)
+            told.append(await follower.look())
+            done = await scene.begin(progress(1), answer(2), age=3)
+            await scene.finish(done, 2, ago=0, ttl=60)
+            told.append(await follower.look())
+            await scene.note(done, 1, "mul")
+            told.append(await follower.look())
+            older = await scene.begin(progress(1), progress(2), answer(3), age=9)
+            await scene.note(older, 5, "mul")
+            await scene.note(older, 0, "div")
+            told.append(await follower.look())
+            told.append(await follower.look())
+        return [[event.head.sequence for event in events] for events in told]
+
+    assert portal.call(follow) == [[], [], [1, 2], [1, 2, 3], []]
