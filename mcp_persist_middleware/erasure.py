@@ -71,7 +71,7 @@ async def forget(context: Context, registry: Registry, meant: Whose) -> Forgotte
     await log.streams_of(meant, b"", 1)
     await log.remove((), 1)
     await _settle(context, meant)
-    context.reports.forget(meant)
+    await context.reports.forget(meant)
     registry.forget(meant)
     return await erase(log, meant)
 

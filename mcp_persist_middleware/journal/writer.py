@@ -63,11 +63,13 @@ class JournalWriter:
         self._waiting.append(Noted(finished, self._journal.now()))
         self._some.set()
 
-    def forget(self, whose: Whose) -> None:
-        """Write nothing of what belongs to somebody and has begun by now."""
+    async def forget(self, whose: Whose) -> None:
+        """Write nothing of what belongs to somebody and has begun by now; what is on its way to the
+        store is there when this returns."""
         self._forgotten.append((time.monotonic(), whose))
         self._waiting = deque(n for n in self._waiting if not whose.has(n.finished.owner))
-        self._batch = [each for each in self._batch if not whose.has(each.owner)]
+        async with self._one_at_a_time:
+            self._batch = [each for each in self._batch if not whose.has(each.owner)]
 
     def _is_forgotten(self, finished: FinishedExchange) -> bool:
         began = time.monotonic() - finished.lasted

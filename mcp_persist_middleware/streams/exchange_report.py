@@ -4,7 +4,7 @@ whoever ends its stream."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.types import Scope
 
@@ -36,24 +36,27 @@ class ExchangeReports:
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
         self._params: ParamsOf | None = None
-        self._forget: Callable[[Whose], None] | None = None
+        self._forget: Callable[[Whose], Awaitable[None]] | None = None
 
     def listen(self, listener: Listener) -> None:
         """Tell this one, too, of exchanges that begin from now on."""
         self._listeners.append(listener)
 
     def keep(
-        self, listener: Listener, params: ParamsOf | None, forget: Callable[[Whose], None]
+        self,
+        listener: Listener,
+        params: ParamsOf | None,
+        forget: Callable[[Whose], Awaitable[None]],
     ) -> None:
         """Tell this one, which writes it down: it hears what it may have of each request's
         parameters, and whom it is to forget."""
         self.listen(listener)
         self._params, self._forget = params, forget
 
-    def forget(self, whose: Whose) -> None:
+    async def forget(self, whose: Whose) -> None:
         """What goes on now and belongs to somebody is not written down."""
         if self._forget is not None:
-            self._forget(whose)
+            await self._forget(whose)
 
     def begin(self, request: classify.Request, place: Place, scope: Scope) -> "ExchangeReport":
         """The report of an exchange that begins. A session's own stream is none."""

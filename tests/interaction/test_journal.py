@@ -247,13 +247,34 @@ async def test_nothing_is_written_of_who_was_forgotten_while_a_call_ran() -> Non
     ben = Owner("default", "/mcp", "s", "ben")
     made.note(finished(1))
     made.note(finished(2, owner=ben))
-    made.forget(Whose(principals=frozenset({"ann"})))
+    await made.forget(Whose(principals=frozenset({"ann"})))
     made.note(finished(3, lasted=100.0))
     made.note(finished(4, lasted=100.0, owner=ben))
     await asyncio.sleep(0.01)
     made.note(finished(5, lasted=0.0))
     await made.aclose()
     assert sorted(await told(journal)) == ["t2", "t4", "t5"]
+
+
+async def test_what_is_on_its_way_is_there_before_it_is_erased() -> None:
+    class Slow(MemoryJournal):
+        go_on = asyncio.Event()
+
+        async def write(self, entries: Sequence[JournalEntry]) -> None:
+            await self.go_on.wait()
+            await super().write(entries)
+
+    journal = Slow(Shelf())
+    made = JournalWriter(journal, 10.0, "one")
+    made.note(finished(1))
+    writing = asyncio.create_task(made.aclose())
+    await until(lambda: made._batch)
+    forgetting = asyncio.create_task(made.forget(Whose(principals=frozenset({"ann"}))))
+    await asyncio.sleep(0.01)
+    assert not forgetting.done()
+    journal.go_on.set()
+    await asyncio.gather(writing, forgetting)
+    assert await told(journal) == ["t1"]
 
 
 async def test_forgetting_somebody_erases_their_rows(tmp_store: str) -> None:

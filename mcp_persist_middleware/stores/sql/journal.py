@@ -24,6 +24,8 @@ class SqlJournal(Journal):
     def __init__(self, store: SqlStore) -> None:
         self._store = store
         self._table = table = store.tables.journal
+        self._beyond = ""
+        """The newest entry that was found to be one too many; there may be more by now."""
         names = [column.name for column in table.columns]
         into = f"INSERT INTO {quoted(table)} ({', '.join(names)})"
         values = ", ".join(f":{name}" for name in names)
@@ -45,19 +47,20 @@ class SqlJournal(Journal):
 
     async def purge(self, until: float, most: int, limit: int) -> int:
         c = self._table.c
-        newest_late = select(c.id).order_by(c.id.desc()).offset(most).limit(1)
-        late = await self._store.first(newest_late)
-        is_late = c.id < earliest(until)
-        if late is not None:
-            is_late = or_(is_late, c.id <= late.id)
-        ids = [
-            row.id
-            for row in await self._store.all(
-                select(c.id).where(is_late).order_by(c.id).limit(limit)
-            )
-        ]
+        gone = await self._purge(or_(c.id < earliest(until), c.id <= self._beyond), limit)
+        if gone < limit:
+            # To count takes longer than to remove: not at each of many steps.
+            newest_late = select(c.id).order_by(c.id.desc()).offset(most).limit(1)
+            late = await self._store.first(newest_late)
+            self._beyond = "" if late is None else late.id
+            gone += await self._purge(c.id <= self._beyond, limit - gone)
+        return gone
+
+    async def _purge(self, is_late: ColumnElement[bool], limit: int) -> int:
+        oldest = select(self._table.c.id).where(is_late).order_by(self._table.c.id).limit(limit)
+        ids = [row.id for row in await self._store.all(oldest)]
         # What is late is all that is old enough.
-        return await self._remove(c.id <= ids[-1]) if ids else 0
+        return await self._remove(self._table.c.id <= ids[-1]) if ids else 0
 
     async def forget(self, whose: Whose) -> int:
         c, gone = self._table.c, 0
