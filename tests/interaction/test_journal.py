@@ -6,12 +6,13 @@ import json
 import logging
 import sqlite3
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import make_url
 
-from mcp_persist_middleware import Persistence, StoreError
+from mcp_persist_middleware import Persistence, PersistMiddleware, StoreError
 from mcp_persist_middleware.journal import writer
 from mcp_persist_middleware.journal.retention import JournalRetention
 from mcp_persist_middleware.journal.writer import JournalWriter
@@ -22,8 +23,9 @@ from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.testing import MemoryLog, Shelf
 from mcp_persist_middleware.testing.contract.cases.journal import entry
 from mcp_persist_middleware.testing.memory import MemoryJournal
-from tests.support.scripted import Call, Scripted, persisted, until
+from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.session import MODERN, RawSession, last_id
+from tests.support.stores import BESIDE, STORES
 
 EVERYTHING = Sought()
 OWNER = Owner("default", "/mcp", "s", "ann")
@@ -85,6 +87,21 @@ async def test_each_exchange_of_every_era_is_a_row(tmp_store: str, version: str)
     assert "ann" not in well.owner.principal
     assert (failed.tool, failed.outcome, failed.stream) == ("wrong", "tool_error", b"")
     assert failed.owner == well.owner
+
+
+@pytest.mark.parametrize("name", ["postgres+redis", "memory"])
+async def test_rows_are_written_on_every_store(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    store = (STORES | BESIDE)[name](tmp_path, request.getfixturevalue)
+    given = store.settings | {"journal": True}
+    persistence = Persistence(given.pop("url", None), **given)
+    async with serving(PersistMiddleware(Scripted(quick=quick), persistence=persistence)) as port:
+        session = await RawSession.open(port)
+        await answered(session, "quick")
+        well, first = await rows(persistence, 2)
+    assert (first.method, well.tool, well.outcome) == ("initialize", "quick", "ok")
+    assert well.owner.session == session.session_id
 
 
 async def test_without_the_setting_nothing_is_noted_or_looked_at(tmp_store: str) -> None:
