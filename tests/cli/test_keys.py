@@ -35,10 +35,15 @@ def test_after_a_rotation_the_new_key_alone_reads_everything(fresh: MakeScene, b
     assert by_key(scene, NEW_ALONE) == {"new": (EVENTS, "current")}
     shown = scene.run("streams", "show", scene.finished, "--payloads", "--json", **NEW_ALONE).json
     assert '"text": "42"' in shown["list"][-1]["data"]
+    (noted,) = scene.run("journal", "--tool", "sub", "--params", "--json", **NEW_ALONE).json
+    assert (ran.json["journal"], noted["params"]) == (1, '{"path":"/etc"}')
     with sqlite3.connect(scene.environ["MCP_PERSIST_URL"]) as raw:
         kept = [*raw.execute("SELECT payload FROM mcp_event")]
         kept += raw.execute("SELECT initialize FROM mcp_session")
-    assert not [each for (each,) in kept if b"\x03old" in each or b"method" in each]
+        kept += raw.execute("SELECT params FROM mcp_journal")
+    assert not [
+        each for (each,) in kept if b"\x03old" in each or b"method" in each or b"path" in each
+    ]
 
 
 def test_a_rotation_that_is_interrupted_goes_on(
@@ -67,7 +72,7 @@ def test_what_cannot_be_read_is_left_as_it_is(fresh: MakeScene) -> None:
     scene = fresh(encryption_keys=f"old:{OLD}")
     assert by_key(scene, NEW_ALONE) == {"old": (EVENTS, "missing")}
     ran = scene.run("keys", "rotate", "--json", **NEW_ALONE)
-    assert (ran.code, ran.json["events"], ran.json["unreadable"]) == (1, 0, EVENTS + 1)
+    assert (ran.code, ran.json["events"], ran.json["unreadable"]) == (1, 0, EVENTS + 2)
     assert by_key(scene, BOTH) == {"old": (EVENTS, "old")}
 
 
