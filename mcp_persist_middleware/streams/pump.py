@@ -112,12 +112,14 @@ class Exchange:
         """The server is about to stop: its clients leave, and that is no wish of theirs."""
         self._disconnect.pause()
 
-    def interrupt(self, why: str, **data: object) -> None:
+    def interrupt(
+        self, why: str, outcome: ExchangeOutcome = ExchangeOutcome.INTERRUPTED, **data: object
+    ) -> None:
         """End the request with an error in its stream, which has more `data`. One that has no
         stream yet is left to the server, whose connection waits for it.
         """
         if self.stream is not None:
-            self.recorder.finish(why, **data)
+            self.recorder.finish(why, outcome, **data)
             self.cancel()
 
     def _ended(self, _: asyncio.Task[None]) -> None:

@@ -15,6 +15,7 @@ from mcp_persist_middleware.model import (
     Ending,
     Event,
     EventKind,
+    ExchangeOutcome,
     JobCreation,
     JobFace,
     JobRecord,
@@ -148,7 +149,7 @@ async def cancel(context: Context, job: JobRecord) -> None:
     for running in context.outliving:
         stream = running.stream
         if isinstance(running, Exchange) and stream is not None and stream.record.id == job.stream:
-            running.interrupt(_WHY, **{CANCELLED: True})
+            running.interrupt(_WHY, ExchangeOutcome.CANCELLED, **{CANCELLED: True})
             await _ended(context, stream)
             return
     kept = max(job.expires_at - context.log.now(), context.settings.kept_for(record.owner))

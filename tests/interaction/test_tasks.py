@@ -4,6 +4,7 @@ an application that has never heard of them."""
 import asyncio
 import contextlib
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,7 @@ async def test_a_client_that_leaves_after_it_has_its_task_cancels_nothing(tmp_pa
 
 async def test_a_task_is_cancelled_and_the_application_hears_of_it(tmp_path: Path) -> None:
     app = Application()
-    async with served(tmp_path, app) as client:
+    async with served(tmp_path, app, journal=True) as client:
         for tool in ("stream", "json"):
             task = (await client.call(tool))["taskId"]
             answer = await client.ask("tasks/cancel", {"taskId": task})
@@ -193,6 +194,9 @@ async def test_a_task_is_cancelled_and_the_application_hears_of_it(tmp_path: Pat
             assert again["result"] == {"resultType": "complete"}
         await until(lambda: len(app.ended) == 2)
         assert not app.gate.is_set()
+    with contextlib.closing(sqlite3.connect(tmp_path / "events.db")) as file:
+        calls = file.execute("SELECT outcome FROM mcp_journal WHERE method = 'tools/call'")
+        assert calls.fetchall() == [("cancelled",)] * 2
 
 
 async def test_an_id_that_is_made_up_of_another_caller_or_expired_is_unknown(
