@@ -175,11 +175,7 @@ class Delivery:
                     return
                 before = self._cursor.position
                 page = self._take()
-                if (
-                    page is None
-                    and self._handoff is not None
-                    and (message := await self._handed_off(self._handoff)) is not None
-                ):
+                if page is None and (message := await self._handed_off()) is not None:
                     yield self._renderer.open() + sse.event(message) + sse.CRLF
                     return
                 if page is None:
@@ -223,9 +219,10 @@ class Delivery:
             self._replaying = False
             telemetry.replay_seconds.record(time.monotonic() - self._began)
 
-    async def _handed_off(self, handoff: Handoff) -> bytes | None:
+    async def _handed_off(self) -> bytes | None:
         """What ends this connection in the place of the answer, if it is time for that."""
-        if time.monotonic() < handoff.at:
+        handoff = self._handoff
+        if handoff is None or time.monotonic() < handoff.at:
             return None
         self._handoff = None
         stream = self._running.stream if self._running is not None else None

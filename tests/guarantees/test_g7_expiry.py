@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from tests.support.scripted import Call, Scripted, persisted, until
-from tests.support.session import RawSession, last_id
+from tests.support.session import MODERN, RawSession, last_id
 from tests.support.sse_client import Response
 
 _SOON = 0.6
@@ -27,6 +27,14 @@ class Authenticated(Scripted):
             )
             scope["user"] = SimpleNamespace(is_authenticated=True, access_token=token)
         await super().__call__(scope, receive, send)
+
+    async def _answer(self, call: Call) -> None:
+        if call.request.get("method") == "subscriptions/listen":
+            await call.head()
+            await call.emit({"method": "notifications/subscriptions/acknowledged", "params": {}})
+            await call.watch()
+        else:
+            await super()._answer(call)
 
 
 async def quiet(call: Call) -> None:
@@ -136,3 +144,13 @@ async def test_a_reader_of_another_worker_is_cut_by_its_own_token(tmp_store: str
         ended, retry = await end_of(await session.get())
         assert ended < 5
         assert retry == 7
+
+
+async def test_a_listen_ends_with_the_protocols_own_result(tmp_store: str) -> None:
+    async with persisted(Authenticated(), tmp_store) as (port, _):
+        session = RawSession(port, MODERN, extra=ends_in(_SOON))
+        params = {"notifications": {"toolsListChanged": True}}
+        response = await session.post("subscriptions/listen", params)
+        frames = [frame async for frame in response.frames(timeout=5)]
+        assert frames[-1].is_response
+        assert "result" in frames[-1].message

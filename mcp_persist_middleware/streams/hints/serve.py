@@ -17,7 +17,7 @@ from mcp_persist_middleware.model import RequestId
 from mcp_persist_middleware.protocol import hints, sse
 from mcp_persist_middleware.protocol.hints import Filter, Hint
 from mcp_persist_middleware.redaction import hushed_response
-from mcp_persist_middleware.streams import event_source, identity
+from mcp_persist_middleware.streams import event_source, expiry, identity
 from mcp_persist_middleware.streams.clean_close import CleanClose
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.hints.board import Board
@@ -132,6 +132,8 @@ class ListenStream:
             await self._inner.ended()
             return
         clean_close, settings = CleanClose(self._send), self._context.settings
+        expiry.note(settings, scope, self._inner.scope)
+        timer = expiry.timer(scope, self.stop)
         self._context.drain.join(self)
         telemetry.readers.add(1)
         try:
@@ -146,6 +148,8 @@ class ListenStream:
             telemetry.clients_cut.add(1)
             logger.info("A client took nothing for %s s and was cut", settings.send_timeout)
         finally:
+            if timer is not None:
+                timer.cancel()
             self._context.drain.readers.discard(self)
             telemetry.readers.add(-1)
 
