@@ -109,12 +109,11 @@ def _is_last(message: Message) -> bool:
 
 def replay(body: Body, receive: Receive) -> Receive:
     """A `receive` that gives the messages again and then goes on with the real one."""
-    messages = iter(body.messages)
+    # Whatever keeps this keeps no message that it has given.
+    left = body.messages[::-1]
 
     async def again() -> Message:
-        for message in messages:
-            return message
-        return await receive()
+        return left.pop() if left else await receive()
 
     return again
 

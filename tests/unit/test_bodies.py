@@ -1,5 +1,7 @@
 """A body costs what its bytes cost, however a client cuts it up."""
 
+import contextvars
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 
 from mcp_persist_middleware.asgi import body as bodies
 from mcp_persist_middleware.asgi.attempt import Attempt
-from mcp_persist_middleware.asgi.body import Repeatable
+from mcp_persist_middleware.asgi.body import Body, Repeatable
 from mcp_persist_middleware.asgi.client import nowhere
 
 
@@ -71,3 +73,37 @@ async def test_a_body_that_is_too_large_to_be_kept_passes_whole() -> None:
         message = await request.receive()
         read, more = read + message["body"], message["more_body"]
     assert read == b"".join(parts)
+
+
+class _Connection:
+    """What a server has for a request."""
+
+    async def receive(self) -> dict[str, Any]:
+        raise AssertionError("its request is over")
+
+    async def send(self, _: Any) -> None:
+        raise AssertionError("its request is over")
+
+
+async def test_what_keeps_the_context_of_a_request_keeps_no_connection() -> None:
+    connection = _Connection()
+    attempt = Attempt(connection.receive, connection.send)
+    with attempt.under_way():
+        kept = contextvars.copy_context()
+    assert attempt in kept.values()
+    alive = weakref.ref(connection)
+    del connection
+    assert alive() is None
+    assert await attempt.receive() == {"type": "http.disconnect"}
+
+
+class _Message(dict[str, Any]):
+    """One that can be watched."""
+
+
+async def test_what_keeps_a_receive_keeps_no_message_that_it_has_given() -> None:
+    body = Body([_Message(type="http.request", body=b"{}", more_body=False)], complete=True)
+    receive = bodies.replay(body, nowhere)  # type: ignore[arg-type]
+    alive = weakref.ref(await receive())
+    del body
+    assert alive() is None
