@@ -1,6 +1,5 @@
 """The newest events of a stream that readers here may see, so that they need not ask the store."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 
 from mcp_persist_middleware.model import Event, EventKind
@@ -17,7 +16,8 @@ class Tail:
     __slots__ = ("_bytes", "_events", "_max_bytes", "_max_events", "keeps_answers")
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
-        self._events: deque[Event] = deque()
+        # Not a deque: that takes room for 64 of them while there is none, and most streams idle.
+        self._events: list[Event] = []
         self._bytes = 0
         self._max_events, self._max_bytes = max_events, max_bytes
         self.keeps_answers = False
@@ -30,11 +30,15 @@ class Tail:
         """Add the events that follow."""
         self._events.extend(events)
         self._bytes += sum(len(event.frame) for event in events)
-        while self._events and (
-            len(self._events) > self._max_events or self._bytes > self._max_bytes
-        ):
-            if not self._drop():
-                break
+        if self.keeps_answers:
+            while self._exceeds(0) and self._drop_notice():
+                pass
+            return
+        gone = 0
+        while self._exceeds(gone):
+            self._bytes -= len(self._events[gone].frame)
+            gone += 1
+        del self._events[:gone]
 
     def clear(self) -> None:
         """Nobody reads it."""
@@ -51,10 +55,13 @@ class Tail:
         found.reverse()
         return found
 
-    def _drop(self) -> bool:
-        if not self.keeps_answers:
-            self._bytes -= len(self._events.popleft().frame)
-            return True
+    def _exceeds(self, gone: int) -> bool:
+        """Whether it is too much, without so many of the oldest, whose bytes are not counted."""
+        left = len(self._events) - gone
+        return left > self._max_events or (left > 0 and self._bytes > self._max_bytes)
+
+    def _drop_notice(self) -> bool:
+        """Drop the oldest event that is no answer; whether there was one."""
         for index, event in enumerate(self._events):
             if event.kind <= EventKind.MESSAGE:
                 del self._events[index]

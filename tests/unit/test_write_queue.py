@@ -1,5 +1,7 @@
 """However batches leave and land, each stream's events go in their order and every stream goes."""
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,3 +84,14 @@ def test_streams_that_always_have_something_do_not_keep_the_others_waiting() -> 
         one.commit(write)
     queue.complete(batch)
     assert queue.gather()[0][0] is late
+
+
+def test_a_stream_that_idles_is_small() -> None:
+    one = fresh()
+    tracemalloc.start()
+    try:
+        _kept = [LiveStream(one.record, one.ids, one._limits) for _ in range(100)]
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size / 100 < 1024
