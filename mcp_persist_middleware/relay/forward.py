@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mcp_persist_middleware import asgi, rarely, telemetry
@@ -42,7 +42,7 @@ class Forward:
     """What every request of this application finds in `scope["state"]`."""
     warned: set[str]
     """The warnings that were given."""
-    _opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _opened: contextlib.ExitStack | None = None
 
     async def may_travel(self, record: SessionRecord) -> bool:
         """Whether it may lie in the store until the session's worker fetches it.
@@ -69,7 +69,8 @@ class Forward:
 
     def close(self) -> None:
         """It is answered."""
-        self._opened.close()
+        if self._opened is not None:
+            self._opened.close()
 
     async def _read_on(self, record: SessionRecord) -> RelayFailure | None:
         """Have all of a body that is larger than most, if it may be so large on its way."""
@@ -82,6 +83,7 @@ class Forward:
         # It is not kept a second time meanwhile.
         attempt.spend()
         owner = asgi.account_of(asked.scope, record.principal)
+        self._opened = self._opened or contextlib.ExitStack()
         room = self._opened.enter_context(rooms.of(owner))
         try:
             if not await bodies.read_on(asked.body, self.client.rest, room.take, seconds):

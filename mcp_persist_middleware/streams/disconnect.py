@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.detached import Running
+from mcp_persist_middleware.wakeups.local import Signal
 
 # An application that was told that its client has left, and goes on, is cancelled after this.
 _LAST_WORD_SECONDS = 30.0
@@ -30,7 +31,9 @@ class DisconnectTimer:
         self._grace = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
-        self._gone = asyncio.Event()
+        self.is_final = False
+        """Whether the application has been told."""
+        self._told = Signal()
         self._has_left = False
 
     @property
@@ -39,14 +42,10 @@ class DisconnectTimer:
         assert self._exchange is not None
         return self._exchange
 
-    @property
-    def is_final(self) -> bool:
-        """Whether the application has been told."""
-        return self._gone.is_set()
-
     async def final(self) -> None:
         """Wait until the application has to be told."""
-        await self._gone.wait()
+        while not self.is_final:
+            await self._told.wait()
 
     # What it is told.
 
@@ -106,7 +105,8 @@ class DisconnectTimer:
 
     def expire(self) -> None:
         """Nobody reads, and that is final unless somebody comes while the application ends."""
-        self._gone.set()
+        self.is_final = True
+        self._told.notify()
         self._context.detached.discard(self)
         self._set_timer(_LAST_WORD_SECONDS, self._cancel)
 
