@@ -48,6 +48,15 @@ class MissingPackageError(ConfigurationError):
     code = "MPM-CONFIG-05"
 
 
+class NotAsgiError(ConfigurationError):
+    """PersistMiddleware is ASGI middleware, and was called with an object of type {given}, as a
+    server calls what its add_middleware() is given: run with_persistence(server, url) instead, or
+    have FastMCP's run() or http_app() add it, with Starlette's Middleware:
+    middleware=[Middleware(PersistMiddleware, url=...)]."""
+
+    code = "MPM-CONFIG-14"
+
+
 class StoreError(PersistError):
     """The store {url} failed: {reason}."""
 

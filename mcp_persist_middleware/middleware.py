@@ -10,7 +10,7 @@ from mcp_persist_middleware.asgi import EXTENSION, with_extension
 from mcp_persist_middleware.asgi.attempt import Attempt
 from mcp_persist_middleware.clients import LocalClient
 from mcp_persist_middleware.dispatch import Dispatcher
-from mcp_persist_middleware.errors import ConfigurationError, LeaseLostError
+from mcp_persist_middleware.errors import ConfigurationError, LeaseLostError, NotAsgiError
 from mcp_persist_middleware.lifespan import Lifespan
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.passing import Passing
@@ -59,7 +59,8 @@ class PersistMiddleware:
         if not callable(app):
             raise ConfigurationError(
                 reason="PersistMiddleware takes an ASGI application, not an object of type "
-                f"{type(app).__name__}; for a server object there is with_persistence(server)"
+                f"{type(app).__name__}; for a server object there is with_persistence(server), and "
+                "its add_middleware() takes no ASGI middleware"
             )
         # No setting is checked here: Starlette makes its middleware inside the lifespan call, and a
         # server takes an exception there for an application without a lifespan.
@@ -73,7 +74,14 @@ class PersistMiddleware:
     def __repr__(self) -> str:
         return f"PersistMiddleware({shown('app', self.app)}, {self.persistence!r})"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send | None = None) -> None:
+        """Serve what an ASGI server has for the application.
+
+        Raises:
+            NotAsgiError: it is called as middleware of an MCP server, which sends by itself.
+        """
+        if send is None:
+            raise NotAsgiError(given=type(scope).__name__)
         if EXTENSION in scope.get("extensions", {}):
             self._step_aside()
             await self.app(scope, receive, send)

@@ -166,6 +166,23 @@ def test_the_middleware_alone_refuses_a_server_object_at_once(make: Callable[[],
         PersistMiddleware(make(), "events.db")
 
 
+@pytest.mark.parametrize("is_made", [True, False])
+async def test_a_server_that_has_it_as_its_own_middleware_says_so_with_the_first_message(
+    is_made: bool, tmp_store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing calls it any sooner: FastMCP puts what it is given into a list."""
+    server = fastmcp.FastMCP("tests")
+    server.add_middleware(
+        PersistMiddleware(server.http_app(), tmp_store) if is_made else PersistMiddleware  # type: ignore[arg-type]
+    )
+    with pytest.raises(Exception, match=r"."):
+        async with fastmcp.Client(server):
+            pass
+    assert "MPM-CONFIG-14" in caplog.text or not is_made
+    assert "an object of type MiddlewareContext" in caplog.text
+    assert "with_persistence(server" in caplog.text
+
+
 @pytest.mark.parametrize("make", [sdk, fast, FastAPI])
 def test_an_argument_that_nobody_takes_is_named_with_what_could_take_it(
     make: Callable[[], Any],

@@ -25,6 +25,8 @@ MPM-CONFIG-11 | The installed sse-starlette has another way to hear of a shutdow
 MPM-CONFIG-12 | A parameter of the PostgreSQL URL has no meaning to the driver. | Remove it.
 MPM-CONFIG-13 | A callable given as a setting returned what that setting cannot have. | Correct the
   callable; the default counts meanwhile.
+MPM-CONFIG-14 | A server object was given the middleware, by its `add_middleware`. | Give it to the
+  application: [Servers that are run by their framework](deployment.md).
 MPM-STORE-01 | The store did not do what it was asked in time, or refused. | Look at the database
   named; `doctor` tries it.
 MPM-STORE-02 | The store cannot be opened: host, rights, disk or password. | Do what the sentence
