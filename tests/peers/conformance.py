@@ -4,7 +4,10 @@ The suite runs against `tests.peers.everything`, bare and persisted, or directly
 proxy, for both protocol eras, and every check of every scenario is compared. `server-sse-polling`
 is judged by itself: a bare server cannot pass it, a persisted one does.
 
-Run:     python -m tests.peers.conformance [--proxy] [--cache DIRECTORY]
+With `--everything` the proxy stands in front of the official TypeScript everything-server: it has
+none of the suite's tools, so that much fails, directly and through the proxy alike.
+
+Run:     python -m tests.peers.conformance [--proxy | --everything] [--cache DIRECTORY]
          (needs npm; the suite and the node it wants are installed into the cache directory once)
 Expect:  no differences, three successes of server-sse-polling, and exit code 0. The scenarios of
          the tasks extension fail on both sides, because the SDK does not implement it.
@@ -22,6 +25,7 @@ from pathlib import Path
 
 from tests.peers.npm import install
 from tests.proxied.processes import proxy, serving
+from tests.proxied.upstreams import KINDS, NPM
 from tests.support.processes import ServerProcess, running
 
 _PACKAGES = ("node@22", "@modelcontextprotocol/conformance@0.2.0-alpha.12")
@@ -33,6 +37,7 @@ _LONGEST = 300.0
 _SCENARIO = re.compile(r"server-(.+)-\d{4}-\d\d-\d\dT")
 
 Checks = dict[str, list[tuple[str, str]]]
+Served = Callable[[Path], AbstractAsyncContextManager[str]]
 
 
 def packages(cache: Path) -> Path:
@@ -93,9 +98,19 @@ async def _proxied(directory: Path) -> AsyncIterator[str]:
         yield front.url
 
 
-async def _results(
-    modules: Path, served: Callable[[Path], AbstractAsyncContextManager[str]]
-) -> tuple[dict[str, Checks], Checks]:
+@asynccontextmanager
+async def _typescript(directory: Path) -> AsyncIterator[str]:
+    async with serving(server := KINDS["everything"].start(directory, NPM)):
+        yield server.url
+
+
+@asynccontextmanager
+async def _typescript_proxied(directory: Path) -> AsyncIterator[str]:
+    async with _typescript(directory) as url, serving(front := proxy(directory, url)):
+        yield front.url
+
+
+async def _results(modules: Path, served: Served) -> tuple[dict[str, Checks], Checks]:
     """The checks of each revision, and those of the polling scenario."""
     with tempfile.TemporaryDirectory() as directory:
         async with served(Path(directory)) as url:
@@ -120,12 +135,14 @@ def _compare(revision: str, bare: Checks, ours: Checks) -> bool:
     return bool(scenarios) and not different
 
 
-async def _all(modules: Path, *, through_proxy: bool) -> bool:
-    bare, bare_polling = await _results(modules, _bare)
-    ours, ours_polling = await _results(modules, _proxied if through_proxy else _persisted)
+async def _all(modules: Path, one: Served, other: Served) -> bool:
+    bare, bare_polling = await _results(modules, one)
+    ours, ours_polling = await _results(modules, other)
     same = [_compare(revision, bare[revision], ours[revision]) for revision in _REVISIONS]
     for kind, polling in (("bare", bare_polling), ("ours", ours_polling)):
         print(f"{_POLLING} {kind}: {polling}")
+    if one is _typescript:
+        return all(same)
     verdicts = [status for checks in ours_polling.values() for _, status in checks]
     return all(same) and verdicts.count("SUCCESS") >= _POLLING_CHECKS == len(verdicts)
 
@@ -134,10 +151,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.peers.conformance")
     default = Path.home() / ".cache" / "mcp-persist-middleware-conformance"
     parser.add_argument("--cache", type=Path, default=default)
-    parser.add_argument("--proxy", action="store_true", help="through the proxy, not in-process")
+    behind = parser.add_mutually_exclusive_group()
+    behind.add_argument("--proxy", action="store_true", help="through the proxy, not in-process")
+    behind.add_argument("--everything", action="store_true", help="the same, of another server")
     given = parser.parse_args()
     modules = packages(given.cache)
-    right = asyncio.run(_all(modules, through_proxy=given.proxy))
+    ours = _proxied if given.proxy else _persisted
+    compared = (_typescript, _typescript_proxied) if given.everything else (_bare, ours)
+    right = asyncio.run(_all(modules, *compared))
     print("identical" if right else "NOT as expected")
     return 0 if right else 1
 
