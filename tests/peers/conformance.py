@@ -121,18 +121,25 @@ async def _results(modules: Path, served: Served) -> tuple[dict[str, Checks], Ch
             return revisions, await suite(modules, url, "--scenario", _POLLING)
 
 
+def _mended(checks: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """With success for failure: the proxy refuses names that a server without such a check takes,
+    for one."""
+    return sorted((name, "SUCCESS" if said == "FAILURE" else said) for name, said in checks)
+
+
 def _compare(revision: str, bare: Checks, ours: Checks) -> bool:
     scenarios = sorted((set(bare) | set(ours)) - {_POLLING})
     different = [name for name in scenarios if bare.get(name) != ours.get(name)]
+    better = [name for name in different if _mended(bare.get(name, [])) == ours.get(name)]
     checks = [check for name in scenarios for check in ours.get(name, [])]
     failed = sum(status == "FAILURE" for _, status in checks)
     print(
         f"{revision}: {len(scenarios)} scenarios, {len(checks)} checks, {failed} failed with and"
-        f" without, {len(different)} scenarios differ"
+        f" without, {len(different) - len(better)} scenarios differ, {len(better)} pass only with"
     )
     for name in different:
         print(f"  {name}\n    bare {bare.get(name)}\n    ours {ours.get(name)}")
-    return bool(scenarios) and not different
+    return bool(scenarios) and different == better
 
 
 async def _all(modules: Path, one: Served, other: Served) -> bool:
