@@ -14,7 +14,7 @@ from mcp_persist_middleware.errors import ConfigurationError, LeaseLostError, No
 from mcp_persist_middleware.lifespan import Lifespan
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.passing import Passing
-from mcp_persist_middleware.persistence import Persistence
+from mcp_persist_middleware.persistence import Persistence, access_to, one_of
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
@@ -65,7 +65,8 @@ class PersistMiddleware:
         # No setting is checked here: Starlette makes its middleware inside the lifespan call, and a
         # server takes an exception there for an application without a lifespan.
         self.app = app
-        self.persistence = Persistence(url, log=log, **settings).or_given(persistence)
+        self.persistence = one_of(Persistence(url, log=log, **settings), persistence)
+        self._access = access_to(self.persistence)
         self._passing = Passing(app)
         self._warned: set[str] = set()
         # What every request of this application has in its scope, wherever it comes from.
@@ -112,7 +113,7 @@ class PersistMiddleware:
     def _settings(self) -> Settings:
         """The settings; the defaults where they are wrong, which the start says."""
         try:
-            return self.persistence.settings
+            return self._access.settings
         except ConfigurationError:
             return _DEFAULTS
 
@@ -120,7 +121,7 @@ class PersistMiddleware:
         if "app" in scope:
             self._base_scope["app"] = scope["app"]
         try:
-            request = admission.by_head(self._settings, self.persistence.memory, scope)
+            request = admission.by_head(self._settings, self._access.memory, scope)
         except Exception as error:  # noqa: BLE001
             self._passing.count(error)
             request = classify.PASS
@@ -135,7 +136,7 @@ class PersistMiddleware:
         """Serve a request of ours, or let it go on without us where nobody has had it."""
         parts: Parts | None = None
         try:
-            parts = await self.persistence.parts()
+            parts = await self._access.parts()
             await self._with_lease(parts, request, scope, attempt)
             return
         except LeaseLostError as error:
@@ -159,8 +160,8 @@ class PersistMiddleware:
         may be at another worker by now."""
         while True:
             if not parts.exchanges.holds_lease:
-                parts = await self.persistence.held()
-                if request.session and self.persistence.was_taken:
+                parts = await self._access.held()
+                if request.session and self._access.was_taken:
                     raise LeaseLostError
             attempt.rewind()
             try:

@@ -1,25 +1,16 @@
 """The handle behind the middleware: an open store, on every event loop that asks for it."""
 
-import asyncio
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, Unpack
 
-from mcp_persist_middleware import erasure, runtime
+from mcp_persist_middleware import erasure
+from mcp_persist_middleware.access import Access
 from mcp_persist_middleware.erasure import Forgotten
-from mcp_persist_middleware.errors import ClosedError, ConfigurationError, SwitchedOffError
-from mcp_persist_middleware.health import Health, examined
+from mcp_persist_middleware.errors import ConfigurationError
+from mcp_persist_middleware.health import Health
 from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.log.deletions import Deletion
-from mcp_persist_middleware.runtime import Runtime
 from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
-from mcp_persist_middleware.streams.context import Context
-from mcp_persist_middleware.streams.memory import Memory
-from mcp_persist_middleware.supervision import said
-from mcp_persist_middleware.worker import Parts
-
-# Where nothing is open nothing was learned.
-_NOTHING = Memory()
 
 
 class Persistence:
@@ -45,29 +36,14 @@ class Persistence:
     ) -> None:
         stores = {"url": url, "log": log}
         named = {name: value for name, value in stores.items() if value is not None}
-        self._given: Mapping[str, Any] = {**named, **settings}
-        self._settings: Settings | None = None
-        self._error: ConfigurationError | None = None
-        self._closed: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        given: Mapping[str, Any] = {**named, **settings}
+        self._access = Access(given)
         self.reports: dict[str, Callable[[], object]] = {}
         """What else `health` tells, by name: callables whose values JSON can hold."""
-        # The one that was found last: a request is not to hash all settings.
-        self._last: Callable[[], Runtime | None] = _none
-
-    def or_given(self, given: "Persistence | None") -> "Persistence":
-        """The one that was given ready made, or this one where none was. Where this one has
-        settings beside that, its start says that only one of the two can be."""
-        if given is None or not self._given:
-            return given or self
-        names = ", ".join(sorted(self._given))
-        self._error = ConfigurationError(
-            reason=f"persistence= and {names} are both given; set {names} on the Persistence"
-        )
-        return self
 
     def __repr__(self) -> str:
         known = {"url", *SettingsArguments.__optional_keys__}
-        told = (f"{n}={shown(n, v) if n in known else '…'}" for n, v in self._given.items())
+        told = (f"{n}={shown(n, v) if n in known else '…'}" for n, v in self._access.given.items())
         return f"Persistence({', '.join(told)})"
 
     @property
@@ -77,11 +53,7 @@ class Persistence:
         Raises:
             ConfigurationError: a setting is unknown or wrong.
         """
-        if self._error is not None:
-            raise self._error
-        if self._settings is None:
-            self._settings = Settings.load(self._given)
-        return self._settings
+        return self._access.settings
 
     async def start(self) -> None:
         """Open the store on the running event loop; a second call does nothing, one after
@@ -91,43 +63,23 @@ class Persistence:
             ConfigurationError: a setting is unknown or wrong.
             StoreError: the store cannot be opened.
         """
-        if self.settings.enabled:
-            here = runtime.find_or_make(self.settings)
-            self._closed.discard(here.loop)
-            await here.start(self)
+        await self._access.start()
 
     async def drain(self) -> None:
         """Let running calls end, for at most `drain_seconds` from the first word of a shutdown;
         a call that has not ended then is answered with an error, for its client to find.
         """
-        here = self._here()
-        if here is not None and self in here.users:
-            await here.drain(self)
+        await self._access.drain()
 
     async def aclose(self) -> None:
         """Drain, commit what waits and close what was opened here. May be called twice."""
-        here = self._here()
-        if here is not None and self in here.users:
-            await here.drain(self)
-        # From here on no request opens it again.
-        self._closed.add(runtime.running_loop())
-        if here is not None and self in here.users:
-            await here.release(self)
+        await self._access.aclose()
 
     async def health(self) -> Health:
         """Whether this worker can serve, and its numbers: what `health_path` answers. Opens the
         store when it was never open. The store is asked at most once a second, and for a bounded
         time."""
-        also = {name: report() for name, report in self.reports.items()}
-        try:
-            if not self.settings.enabled:
-                return Health(also=also)
-            context = (await self.parts()).exchanges
-            trouble = await self._joined().examiner.trouble(context)
-        except Exception as error:  # noqa: BLE001
-            # A store of somebody else's may fail in any way.
-            return Health(reasons=(said(error),), also=also)
-        return examined(context, trouble, also)
+        return await self._access.health({name: say() for name, say in self.reports.items()})
 
     async def ping(self) -> None:
         """Return when the store can take a write.
@@ -136,7 +88,7 @@ class Persistence:
             ClosedError: after `aclose`.
             StoreError: it cannot.
         """
-        await (await self.context()).log.ping()
+        await (await self._access.context()).log.ping()
 
     async def forget(
         self,
@@ -165,7 +117,7 @@ class Persistence:
             UnsupportedError: it is a store of yours that cannot do it.
             StoreError: the store does not do it now; a second call goes on with it.
         """
-        parts = await self.held()
+        parts = await self._access.held()
         context = parts.exchanges
         meant = erasure.whose(context.log.secret, principal, session, namespace)
         return await erasure.forget(context, parts.sessions, meant)
@@ -178,63 +130,7 @@ class Persistence:
             UnsupportedError: it is a store of yours that does not keep them.
             StoreError: the store does not answer.
         """
-        return await (await self.context()).log.deletions(limit)
-
-    async def context(self) -> Context:
-        """What the exchanges on the running event loop share; opens the store when it is not."""
-        return (await self.parts()).exchanges
-
-    async def parts(self) -> Parts:
-        """What requests on the running event loop share, with or without its lease; opens the
-        store when it was never open.
-
-        Raises:
-            ClosedError: after `aclose`.
-            ConfigurationError: a setting is wrong.
-            StoreError, or whatever a store of somebody else's raises: it cannot be opened.
-        """
-        here = self._joined()
-        if here.parts is not None and self in here.users:
-            return here.parts
-        return await here.held(self)
-
-    async def held(self) -> Parts:
-        """The same with its lease: one that was lost, or a store that is being opened, is waited
-        for, for `store_timeout` at most."""
-        return await self._joined().held(self)
-
-    @property
-    def memory(self) -> Memory:
-        """What is known of the application on the running event loop; nothing is opened."""
-        try:
-            here = self._here()
-        except ConfigurationError:
-            return _NOTHING
-        return here.memory if here is not None else _NOTHING
-
-    @property
-    def was_taken(self) -> bool:
-        """Whether what this process had before its lease was lost may be another worker's now."""
-        here = self._here()
-        return here is not None and here.was_taken
-
-    def _here(self) -> Runtime | None:
-        last = self._last()
-        if last is None or last.is_over or last.loop is not runtime.running_loop():
-            last = runtime.find(self.settings)
-            if last is not None:
-                self._last = weakref.ref(last)
-        return last
-
-    def _joined(self) -> Runtime:
-        here = self._here()
-        if here is None or self not in here.users:
-            if not self.settings.enabled:
-                raise SwitchedOffError
-            if runtime.running_loop() in self._closed:
-                raise ClosedError
-            here = runtime.find_or_make(self.settings)
-        return here
+        return await (await self._access.context()).log.deletions(limit)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -244,5 +140,19 @@ class Persistence:
         await self.aclose()
 
 
-def _none() -> None:
-    """Nothing was found yet."""
+def access_to(persistence: Persistence) -> Access:
+    """What is behind it, for what is not its user's."""
+    return persistence._access  # noqa: SLF001
+
+
+def one_of(own: Persistence, given: Persistence | None) -> Persistence:
+    """The one that was given ready made, or our own where none was. Where that one has settings
+    beside it, its start says that only one of the two can be."""
+    access = access_to(own)
+    if given is None or not access.given:
+        return given or own
+    names = ", ".join(sorted(access.given))
+    access.error = ConfigurationError(
+        reason=f"persistence= and {names} are both given; set {names} on the Persistence"
+    )
+    return own

@@ -12,6 +12,7 @@ from mcp_persist_middleware.log.deletions import Reason
 from mcp_persist_middleware.maintenance.bounds import Bounds
 from mcp_persist_middleware.maintenance.retention import RetentionLoop
 from mcp_persist_middleware.model import Event, EventKind
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.store import Deletion, StreamRecord
 from mcp_persist_middleware.testing import MemoryLog, Shelf
@@ -140,7 +141,7 @@ async def test_a_store_that_cannot_be_bounded_says_so_and_goes_on(
     shelf = Shelf()
     persistence = Persistence(log=lambda _: Older(shelf), max_store_bytes="1MiB")
     async with persistence:
-        log = (await persistence.context()).log
+        log = (await access_to(persistence).context()).log
         await bounds(log, max_store_bytes="1MiB").run()
         assert "Older does not implement 'streams'" in caplog.text
         await persistence.ping()
@@ -148,7 +149,7 @@ async def test_a_store_that_cannot_be_bounded_says_so_and_goes_on(
 
 async def test_what_was_removed_is_told_by_the_persistence(tmp_path: Path) -> None:
     async with Persistence(url=str(tmp_path / "events.db")) as persistence:
-        log = (await persistence.context()).log
+        log = (await access_to(persistence).context()).log
         await kept(log, 3)
         await bounds(log, max_kept_streams=0).keep()
         assert {each.kind for each in await persistence.deletions()} == {"streams", "events"}

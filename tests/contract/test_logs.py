@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import make_url
 
 from mcp_persist_middleware import Persistence, PersistMiddleware
+from mcp_persist_middleware.persistence import access_to
 from tests.support.scripted import Call, Scripted, serving
 from tests.support.session import RawSession
 from tests.support.stores import STORES, Store
@@ -73,7 +74,7 @@ async def test_no_log_tells_a_payload_a_credential_or_a_session_at_any_level(
             assert PAYLOAD in again[0].data
         left = await session.call("endless")
         await left.take(1)
-        context = await one.context()
+        context = await access_to(one).context()
         assert await context.log.open_streams_of(context.member.name, 10), (
             "as whoever ends them reads them"
         )

@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 
 from mcp_persist_middleware import Persistence
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.stores.postgres import engine
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession, last_id
@@ -128,7 +129,7 @@ async def load(url: str, **settings: Any) -> AsyncIterator[tuple[int, list[Any]]
         finally:
             for task in (*calls, watching):
                 task.cancel()
-        writer = (await persistence.context()).writer
+        writer = (await access_to(persistence).context()).writer
         await until(lambda: not writer.is_down and not writer.live, 20)
         for session, seen in results:
             await check(session, seen)
@@ -280,7 +281,7 @@ async def test_a_server_that_answers_and_has_no_room_keeps_only_the_first_one_wa
 
     app = Scripted(stay=stay, count=count)
     async with persisted(app, url, store_timeout=2.0) as (port, held):
-        writer = (await held.context()).writer
+        writer = (await access_to(held).context()).writer
         session = await RawSession.open(port)
         no_room = "RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE disk_full; END'"
         await administer(
@@ -352,7 +353,7 @@ async def test_a_commit_that_was_given_up_and_came_about_keeps_no_answer_from_th
             assert [frame.id for frame in lost] == [None] * 3
             wire.cut()
             wire.release()
-            writer = (await held.context()).writer
+            writer = (await access_to(held).context()).writer
             await until(lambda: not writer.is_down and not writer.live, 20)
             replay = await session.get(kept[-1].id)
             again = await replay.take(2)

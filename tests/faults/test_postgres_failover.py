@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from mcp_persist_middleware.errors import StoreUnavailableError
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores import connect
 from mcp_persist_middleware.testing.contract.builders import COMMITTED, events, new, record
@@ -168,7 +169,7 @@ async def test_what_a_standby_that_is_not_waited_for_lacks_is_told_and_never_pas
         back = await session.get(lost[1].id)
         told = [frame async for frame in back.frames() if frame.data]
         assert "error" in told[-1].message
-        writer = (await held.context()).writer
+        writer = (await access_to(held).context()).writer
         await until(lambda: not writer.is_down)
         fresh = await (await RawSession.open(port)).call("count")
         assert all([frame.id async for frame in fresh.frames() if frame.data]), "and on it goes"

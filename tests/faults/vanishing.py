@@ -8,6 +8,7 @@ import sys
 from mcp_persist_middleware import Persistence
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.testing.contract.builders import COMMITTED, events, new, record
 
 
@@ -20,7 +21,7 @@ async def _read(log: EventLog) -> None:
 
 async def _main(path: str) -> None:
     async with Persistence(f"sqlite+aiosqlite:///{path}", store_timeout=2.0) as persistence:
-        log = (await persistence.context()).log
+        log = (await access_to(persistence).context()).log
         reading = [asyncio.create_task(_read(log)) for _ in range(3)]
         subscription = log.wakeups.subscribe(record().id)
         while reading:

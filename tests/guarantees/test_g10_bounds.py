@@ -10,6 +10,7 @@ import pytest
 
 from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.model import StreamKind
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.protocol.event_id import EventIds
 from mcp_persist_middleware.streams import disconnect
 from mcp_persist_middleware.testing.contract.builders import events, new, record
@@ -38,7 +39,7 @@ async def test_a_stream_over_its_limits_loses_its_oldest_noise_and_says_so(
         response = await session.call("long")
         (first,) = await response.take(1)
         response.reset()
-        live = (await persistence.context()).writer.live
+        live = (await access_to(persistence).context()).writer.live
         await until(lambda: not live, timeout=30)
         kept = rows(tmp_path / "events.db", "SELECT count(*) FROM mcp_event WHERE length(stream)")
         assert kept < 600
@@ -113,7 +114,7 @@ async def test_a_stream_of_nobody_whose_worker_died_is_readable_for_minutes_only
     store: str, tmp_path: Path, by: str
 ) -> None:
     async with persisted(Scripted(), store, anonymous_ttl=60) as (port, persistence):
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         worker = context.member.name if by == "its client" else "gone"
         made, known = record(session="", worker=worker), record(worker=worker)
         made = dataclasses.replace(made, owner=dataclasses.replace(made.owner, principal=""))
@@ -148,7 +149,7 @@ async def test_the_number_of_detached_exchanges_is_bounded(store: str) -> None:
             await response.take(1)
             response.reset()
             count = len(app.calls)
-            context = await persistence.context()
+            context = await access_to(persistence).context()
             await until(lambda n=count: len(context.detached) >= min(n, 3))
         await until(lambda: [call.gone.is_set() for call in app.calls] == [False] * 3 + [True] * 2)
 
@@ -166,7 +167,7 @@ async def test_who_leaves_many_calls_alone_crowds_out_no_call_of_another(
     names = [{"authorization": f"Bearer {n}"} if are_named else {} for n in range(3)]
     async with persisted(app, store, max_detached=5) as (port, persistence):
         early, stranger, late = [await RawSession.open(port, extra=name) for name in names]
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         for session in [early, *[stranger] * 10, late]:
             response = await session.call("wait")
             await response.take(1)
@@ -217,7 +218,7 @@ async def test_a_finished_stream_leaves_nothing_in_the_process(store: str) -> No
         session = await RawSession.open(port)
         for _ in range(20):
             await (await session.call("two")).take(2)
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         await until(lambda: not (context.writer.live or context.tasks or context.detached))
 
 
@@ -229,7 +230,7 @@ async def test_a_call_that_is_over_is_freed_without_the_garbage_collector(store:
     app = Scripted(quick=quick)
     async with persisted(app, store) as (port, persistence):
         session = await RawSession.open(port)
-        live = (await persistence.context()).writer.live
+        live = (await access_to(persistence).context()).writer.live
         await until(lambda: not live)
         gc.collect()
         gc.disable()

@@ -15,6 +15,7 @@ import pytest
 from mcp_persist_middleware import Persistence
 from mcp_persist_middleware.maintenance import retention
 from mcp_persist_middleware.model import RelayRequest, RelayState, SessionKey
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.relay import client, server
 from mcp_persist_middleware.sessions import held, rewrite, upkeep
 from tests.faults.workers import Store
@@ -58,7 +59,7 @@ async def two_workers(
 async def test_sessions_that_nobody_uses_leave_memory_and_store(store: str, file: Store) -> None:
     times = {"session_ttl": 3, "purge_interval": 0.1}
     async with persisted(Stateful(), store, **times) as (port, persistence):
-        known = (await persistence.parts()).sessions
+        known = (await access_to(persistence).parts()).sessions
         for _ in range(20):
             assert await value(await RawSession.open(port)) == 1
         assert len(known._held._all) == count(file, "session") == 20
@@ -135,7 +136,7 @@ async def test_no_more_sessions_are_held_than_may_and_the_others_live_on(
 ) -> None:
     monkeypatch.setattr(held, "_MOST_HELD", 3)
     async with persisted(Stateful(), store) as (port, persistence):
-        known = (await persistence.parts()).sessions
+        known = (await access_to(persistence).parts()).sessions
         sessions = [await RawSession.open(port) for _ in range(10)]
         for session in sessions:
             assert await value(session) == 1
@@ -146,7 +147,7 @@ async def test_what_was_used_is_forgotten_when_it_is_written_down(store: str) ->
     async with persisted(Stateful(), store, purge_interval=0.1) as (port, persistence):
         session = await RawSession.open(port)
         assert await value(session) == 1
-        known = (await persistence.parts()).sessions
+        known = (await access_to(persistence).parts()).sessions
         await until(lambda: not known._held.touched)
 
 
@@ -252,8 +253,8 @@ async def test_requests_that_nobody_fetched_and_answers_that_nobody_read_are_pur
 ) -> None:
     async with persisted(Stateful(), store, purge_interval=0.1) as (port, persistence):
         session = await RawSession.open(port)
-        log = (await persistence.context()).log
-        home = (await persistence.context()).member.name
+        log = (await access_to(persistence).context()).log
+        home = (await access_to(persistence).context()).member.name
         key = SessionKey("default", "/mcp", session.session_id or "")
 
         async def put(name: bytes, seconds: float) -> None:
@@ -329,7 +330,7 @@ async def test_no_more_keys_of_other_workers_are_kept_than_may(
 ) -> None:
     monkeypatch.setattr(client, "_KEYS", 3)
     async with persisted(Stateful(), store) as (_, persistence):
-        parts = await persistence.parts()
+        parts = await access_to(persistence).parts()
         for number in range(10):
             await parts.relay.can_seal(f"worker-{number}")
         assert len(parts.relay._keys) <= 3

@@ -15,6 +15,7 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log import writer
 from mcp_persist_middleware.log.membership.lease import Lease
 from mcp_persist_middleware.model import Ending, Event, EventKind, Outcome, StreamState, StreamWrite
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.protocol import event_id, sse
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from tests.interaction.test_rerun import left_behind
@@ -166,7 +167,7 @@ async def test_an_answer_that_was_told_is_kept_although_the_store_fails_then(
     store: str, gated: type[GatedLog]
 ) -> None:
     async with persisted(Scripted(quick=quick), store, store_timeout=0.3) as (port, opened):
-        session, context = await RawSession.open(port), await opened.context()
+        session, context = await RawSession.open(port), await access_to(opened).context()
         gated.gate.clear()
         first, answer = await whole(await session.call("quick"))
         gated.fails = True
@@ -190,7 +191,7 @@ async def test_an_answer_that_was_told_does_not_end_a_stream_that_another_worker
         await call.result()
 
     async with persisted(Scripted(two=two), store) as (port, opened):
-        session, context = await RawSession.open(port), await opened.context()
+        session, context = await RawSession.open(port), await access_to(opened).context()
         response = await session.call("two")
         (first,) = await response.take(1)
         gated.gate.clear()
@@ -213,7 +214,7 @@ async def test_the_answer_of_a_request_that_is_run_again_waits_for_its_commit(
     store: str, gated: type[GatedLog]
 ) -> None:
     async with persisted(Scripted(work=quick), store, rerun=lambda *_: True) as (port, opened):
-        context = await opened.context()
+        context = await access_to(opened).context()
         entry, cursor = left_behind()
         await context.log.append([entry])
         session, asked = RawSession(port, MODERN), gated.asked

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mcp_persist_middleware.persistence import access_to
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession, last_id
 
@@ -76,7 +77,7 @@ async def test_what_a_client_read_in_the_store_before_its_writer_heard_of_it_com
         response = await session.call("steps")
         first, _ = await response.take(2)
         response.reset()
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         (live,) = context.writer.live.values()
         await until(lambda: not live.readers)
         append = context.log.append
@@ -108,8 +109,8 @@ async def test_a_call_that_ended_while_its_client_was_away_is_replayed_and_close
         response = await session.call("count")
         first = await response.take(1)
         response.reset()
-        log = (await persistence.context()).log
-        stream = (await persistence.context()).writer.live
+        log = (await access_to(persistence).context()).log
+        stream = (await access_to(persistence).context()).writer.live
         async with asyncio.timeout(20):
             while stream:
                 await asyncio.sleep(0.01)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware import Persistence, PersistMiddleware
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.streams import disconnect
 from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.session import MODERN, RawSession
@@ -33,7 +34,7 @@ async def test_a_client_that_never_reads_does_not_hold_up_the_tool_and_is_cut(st
         params = {"name": "flood", "arguments": {}}
         response = await session.post("tools/call", params, receive_buffer=4096)
         first = await response.take(1)
-        (stream,) = (await persistence.context()).writer.live.values()
+        (stream,) = (await access_to(persistence).context()).writer.live.values()
         assert stream.readers == 1
         seen.set()
         # 12 MB are more than any buffer between here and there takes.
@@ -62,7 +63,7 @@ async def test_the_application_hears_of_no_disconnect_and_its_result_is_kept(sto
         response = await session.call("wait")
         first = await response.take(1)
         response.reset()
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         await until(lambda: context.detached)
         assert not app.calls[0].gone.is_set()
         go_on.set()
@@ -176,7 +177,7 @@ async def test_2026_07_28_an_equal_call_of_the_same_caller_ends_nobodys_grace(
         response = await gone.call("wait")
         first = await response.take(1)
         response.reset()
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         await until(lambda: len(context.detached) == 1)
         equals = [await other.call("wait"), await gone.call("wait")]
         for equal in equals:

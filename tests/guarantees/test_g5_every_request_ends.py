@@ -11,6 +11,7 @@ import pytest
 
 from mcp_persist_middleware.log.takeover import Takeover
 from mcp_persist_middleware.maintenance.reaper import OrphanReaper
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.protocol import event_id
 from tests.faults.workers import Store
 from tests.guarantees.ending_app import TOOLS, Batches
@@ -89,7 +90,7 @@ async def test_a_call_that_the_application_leaves_unanswered_is_answered_with_an
         assert data["events"] == 1
         assert frames[0].id.startswith(data["stream"])
         await over(session, frames)
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         await until(lambda: len(context.tasks) == (tool == "lingers"))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.authentication import SimpleUser
 
+from mcp_persist_middleware.persistence import access_to
 from tests.faults.workers import Store
 from tests.guarantees.test_g7_no_leaks import UNKNOWN, asked
 from tests.support.scripted import Call, Scripted, persisted, until
@@ -65,7 +66,7 @@ async def test_a_call_that_began_before_its_user_was_named_is_resumed_by_that_us
     app = Slow()
     async with persisted(app, tmp_store, **SETTINGS) as (port, persistence):
         session, cursor = await begun(port, authorization="ann-1")
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         if when != "before":
             app.named.set()
             await until(lambda: app.known)
@@ -97,7 +98,7 @@ async def test_once_the_user_is_named_the_same_credentials_are_not_enough(
         await until(lambda: app.known)
         assert await asked(bob, cursor) == await asked(bob, UNKNOWN)
         app.go_on.set()
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         await until(lambda: not context.writer.live)
         # What only the store knows is the same.
         assert await asked(bob, cursor) == await asked(bob, UNKNOWN)

@@ -8,6 +8,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mcp_persist_middleware.persistence import access_to
 from tests.guarantees.test_g6_sessions_live_on import value
 from tests.guarantees.test_g7_no_leaks import UNKNOWN, asked, stream_of, two
 from tests.support.scripted import Call, Scripted, persisted
@@ -186,7 +187,7 @@ async def test_the_session_stream_of_somebody_else_is_not_joined(tmp_store: str)
         assert len(await first.take(1)) == 1
         session.extra["cookie"] = "id=bob"
         second = await session.get()
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         assert [running.stream.readers for running in context.session_streams.values()] == [1]
         for response in (first, second):
             response.reset()

@@ -12,6 +12,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from mcp_persist_middleware import PersistMiddleware
 from mcp_persist_middleware.middleware import EXTENSION
+from mcp_persist_middleware.persistence import access_to
 from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.session import MODERN, RawSession
 from tests.support.squeezed import Squeezed
@@ -284,7 +285,7 @@ async def test_a_client_that_has_closed_its_half_is_answered_if_the_server_lets_
         async with asyncio.timeout(5):
             assert b"kept" not in b"".join(await half_closed(made, "late"))
         over.set()
-        context = await made.persistence.context()
+        context = await access_to(made.persistence).context()
         await until(lambda: not context.tasks)
         assert not app.calls[-1].gone.is_set()
     finally:
@@ -332,7 +333,7 @@ async def test_a_body_over_the_cap_streams_through(store: str) -> None:
 
     async with persisted(Scripted(plain=plain), store, max_body_bytes=1024) as (port, persistence):
         session = await RawSession.open(port)
-        live = (await persistence.context()).writer.live
+        live = (await access_to(persistence).context()).writer.live
         await until(lambda: not live)
         response = await session.call("plain", pad="x" * 900)
         assert (response.status, len(live)) == (200, 0)

@@ -13,6 +13,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from mcp_persist_middleware import Persistence, PersistMiddleware
+from mcp_persist_middleware.persistence import access_to
 from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.session import RawSession
 from tests.support.sse_client import Frame, Response
@@ -118,7 +119,7 @@ async def test_a_stream_goes_on_live_without_ids_and_its_answer_is_logged_later(
             steps.go(2)
             lost = await response.take(2)
             assert [frame.id for frame in lost] == [None, None]
-        writer = (await persistence.context()).writer
+        writer = (await access_to(persistence).context()).writer
         await until(lambda: not writer.is_down)
         # Never again an id on this stream, although the store is back.
         steps.go(1)
@@ -145,7 +146,7 @@ async def test_a_client_that_comes_back_without_the_store_hears_what_follows_and
         response = await session.call("steps")
         steps.go(1)
         (kept,) = await response.take(1)
-        writer = (await persistence.context()).writer
+        writer = (await access_to(persistence).context()).writer
         (live,) = writer.live.values()
         with locked(path):
             steps.go(1)
@@ -201,7 +202,7 @@ async def test_a_client_that_had_come_back_before_the_store_failed_hears_what_fo
         steps.go(1)
         (kept,) = await response.take(1)
         response.reset()
-        writer = (await persistence.context()).writer
+        writer = (await access_to(persistence).context()).writer
         (live,) = writer.live.values()
         await until(lambda: not live.readers)
         replay = await session.get(kept.id)
@@ -221,7 +222,7 @@ async def test_new_calls_are_served_while_the_store_is_away(store: str, path: Pa
             for _ in range(3):
                 frames = await (await session.call("two")).take(2)
                 assert [frame.is_response for frame in frames] == [False, True]
-        writer = (await persistence.context()).writer
+        writer = (await access_to(persistence).context()).writer
         await until(lambda: not writer.is_down)
         await works(port)
 
@@ -239,7 +240,7 @@ async def test_refuse_says_so_on_open_streams_and_to_new_ones(store: str, path: 
             frames = await response.take(2)
             assert "error" in frames[-1].message
             assert (await session.call("two")).status == 503
-        writer = (await persistence.context()).writer
+        writer = (await access_to(persistence).context()).writer
         await until(lambda: not writer.is_down)
         await works(port)
 
@@ -262,7 +263,7 @@ async def test_a_file_that_vanishes_is_a_failed_store_and_made_anew(
         session = await RawSession.open(port)
         frames = await (await session.call("two")).take(2)
         assert frames[-1].is_response
-        writer = (await persistence.context()).writer
+        writer = (await access_to(persistence).context()).writer
         await until(lambda: not writer.is_down and not writer.live)
         await works(port)
         with sqlite3.connect(path) as file:
@@ -310,7 +311,7 @@ async def test_a_store_that_takes_no_more_is_survived(
         assert [(frame.id, frame.is_response) for frame in frames] == [(None, False), (None, True)]
         broken_now = False
         await pragma(mended)
-        writer = (await persistence.context()).writer
+        writer = (await access_to(persistence).context()).writer
         await until(lambda: not writer.is_down)
         await works(port)
     await engine.dispose()
@@ -319,7 +320,7 @@ async def test_a_store_that_takes_no_more_is_survived(
 async def test_one_streams_poison_is_no_other_streams_trouble(store: str) -> None:
     async def poisoned(call: Call) -> None:
         await call.head()
-        (await persistence.context()).writer.live.popitem()
+        (await access_to(persistence).context()).writer.live.popitem()
         await call.progress(1)
         await call.result()
 
@@ -334,7 +335,7 @@ async def test_a_server_that_ends_without_its_store_stops_asking_for_it(path: Pa
     app, mine = Scripted(two=two), "mcp-persist-probe"
     async with persisted(app, str(path), store_timeout=0.3) as (port, persistence):
         session = await RawSession.open(port)
-        writer = (await persistence.context()).writer
+        writer = (await access_to(persistence).context()).writer
         with locked(path):
             # It has ended when the store is given up: its answer is owed at once.
             (first, _) = await (await session.call("two")).take(2)

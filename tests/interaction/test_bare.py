@@ -20,6 +20,7 @@ from mcp_persist_middleware import (
     StoreError,
 )
 from mcp_persist_middleware.log.record_parts import RecordSessions
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.store import EventLog
 from mcp_persist_middleware.testing import MemoryLog, Shelf
 from tests.support.scripted import Call, Message, Scripted, persisted, serving, until
@@ -185,7 +186,7 @@ async def test_an_off_switch_lets_everything_pass(
         assert await ids(await session.call("two")) == [False, False]
     await app.persistence.start()
     with pytest.raises(ClosedError, match="switched off"):
-        await app.persistence.context()
+        await access_to(app.persistence).context()
     assert not list(tmp_path.iterdir())
 
 
@@ -280,8 +281,8 @@ async def test_the_first_of_two_closes_while_the_store_is_away_and_the_lease_is_
     one, other = Persistence(log=make), Persistence(log=make)
     await one.start()
     await other.start()
-    context = await one.context()
-    assert context is await other.context()
+    context = await access_to(one).context()
+    assert context is await access_to(other).context()
     can[0] = False
     context.member.lease.lose()
     await until(lambda: "There is no new lease yet" in caplog.text)

@@ -17,6 +17,7 @@ from mcp_persist_middleware import (
     Settings,
     StoreError,
 )
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.store import EventLog, RecordLog, Records
 from mcp_persist_middleware.testing import FaultProxy, MemoryLog, RandomCuts, Shelf, memory
 from mcp_persist_middleware.testing.memory import MemoryRecords
@@ -179,13 +180,13 @@ async def test_whatever_fails_once_after_a_lost_lease_the_worker_goes_on_as_anot
         return Fragile(shelf, fails)
 
     async with Persistence(log=make) as persistence:
-        lost = await persistence.context()
+        lost = await access_to(persistence).context()
         fails.add(failing)
         lost.member.lease.lose()
         async with asyncio.timeout(10):
-            while (await persistence.context()) is lost:
+            while (await access_to(persistence).context()) is lost:
                 await asyncio.sleep(0.01)
-        fresh = await persistence.context()
+        fresh = await access_to(persistence).context()
         assert fresh.holds_lease
         assert not fails, "it has failed"
         assert shelf.kept("worker") == [fresh.member.name], "nothing is left of those before"
@@ -198,7 +199,7 @@ async def test_sessions_that_cannot_be_kept_do_not_keep_the_old_worker_enrolled(
 ) -> None:
     make = Maker()
     async with Persistence(log=make) as persistence:
-        parts = await persistence.parts()
+        parts = await access_to(persistence).parts()
 
         async def fail(_: Any) -> None:
             monkeypatch.undo()
@@ -207,7 +208,7 @@ async def test_sessions_that_cannot_be_kept_do_not_keep_the_old_worker_enrolled(
         monkeypatch.setattr(type(parts.sessions), "keep", fail)
         parts.exchanges.member.lease.lose()
         async with asyncio.timeout(10):
-            while (fresh := await persistence.parts()) is parts:
+            while (fresh := await access_to(persistence).parts()) is parts:
                 await asyncio.sleep(0.01)
         assert make.shelf.kept("worker") == [fresh.exchanges.member.name]
     assert "not left in order: KeyError" in caplog.text

@@ -11,6 +11,7 @@ import pytest
 from mcp_persist_middleware import Persistence
 from mcp_persist_middleware.log.membership.lease import Lease
 from mcp_persist_middleware.model import ExchangeOutcome, FinishedExchange
+from mcp_persist_middleware.persistence import access_to
 from tests.guarantees.test_g10_sessions import two_workers
 from tests.interaction.test_rerun import left_behind
 from tests.multiworker.test_relay import value
@@ -26,7 +27,7 @@ Told = list[FinishedExchange]
 async def heard(persistence: Persistence) -> Told:
     """What is told from now on."""
     told: Told = []
-    (await persistence.context()).reports.listen(told.append)
+    (await access_to(persistence).context()).reports.listen(told.append)
     return told
 
 
@@ -185,7 +186,7 @@ async def test_who_has_lost_its_lease_tells_nothing_of_what_another_ends(
     app = Scripted(waits=waits)
     async with persisted(app, tmp_store) as (port, persistence):
         session = await RawSession.open(port)
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         told = await heard(persistence)
         response = await session.call("waits")
         await response.take(1)
@@ -205,7 +206,7 @@ async def test_a_listener_that_raises_costs_nobody_else_anything(
 
     async with persisted(Scripted(quick=quick), tmp_store) as (port, persistence):
         session = await RawSession.open(port)
-        (await persistence.context()).reports.listen(lambda _: 1 / 0)  # type: ignore[arg-type]
+        (await access_to(persistence).context()).reports.listen(lambda _: 1 / 0)  # type: ignore[arg-type]
         told = await heard(persistence)
         assert b"done" in await answer(session, "quick")
         await one(told)

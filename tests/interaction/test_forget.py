@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 
 from mcp_persist_middleware import Forgotten, Persistence, StoreError, UnsupportedError
 from mcp_persist_middleware.model import Beat, Outcome, SessionKey, StreamWrite, WorkerState
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.store import EventLog
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.testing import MemoryLog, Shelf
@@ -91,7 +92,7 @@ async def test_what_belongs_to_a_principal_is_erased_and_nothing_of_anybody_else
 ) -> None:
     held = Held()
     async with serving(held.app, store) as (port, persistence):
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         ann, ben = await of(port, "ann"), await of(port, "ben")
         for each in (ann, ben):
             await (await each.call("quick")).body()
@@ -121,7 +122,7 @@ async def test_a_request_on_its_way_to_the_worker_of_an_erased_session_is_not_ru
         return {"elsewhere": Beat(1, WorkerState.LIVE, 0.0)}
 
     async with Persistence(**store.settings) as persistence:
-        log = (await persistence.context()).log
+        log = (await access_to(persistence).context()).log
         # One that nobody finds to be gone.
         monkeypatch.setattr(log, "workers", workers)
         key = SessionKey("default", "/mcp", "hers")
@@ -147,7 +148,7 @@ async def test_a_file_has_not_one_byte_of_what_was_erased(tmp_path: Path) -> Non
         assert gone.requests == 1, "what would have been run again"
         held.go_on.set()
         await running.body()
-        await has_settled(await persistence.context())
+        await has_settled(await access_to(persistence).context())
     kept = b"".join(file.read_bytes() for file in tmp_path.iterdir() if file.is_file())
     assert kept
     for trace in (SECRET, hers.session_id or ""):
@@ -163,7 +164,10 @@ async def test_a_call_on_another_worker_stores_nothing_more(store: Store) -> Non
         ann = await of(port, "ann")
         running = await ann.call("slow")
         await running.take(2)
-        context, elsewhere = await persistence.context(), await other.context()
+        context, elsewhere = (
+            await access_to(persistence).context(),
+            await access_to(other).context(),
+        )
         assert context.member.name != elsewhere.member.name
         gone = await other.forget(principal="ann")
         assert (gone.sessions, gone.events >= 2) == (1, True)
@@ -183,7 +187,7 @@ async def test_redis_has_nothing_of_what_was_erased(
         await persistence.forget(principal="ann")
         held.go_on.set()
         await running.body()
-        await has_settled(await persistence.context())
+        await has_settled(await access_to(persistence).context())
         async with redis.asyncio.Redis.from_url(store.settings["redis"]) as client:
             values = [await kept(client, key) async for key in client.scan_iter("mcp_*")]
     assert not any(SECRET.encode() in value for value in values)
@@ -205,7 +209,7 @@ async def test_what_waits_for_the_store_is_erased_with_the_rest(
 ) -> None:
     held = Held()
     async with persisted(held.app, tmp_store, principal=by_header) as (port, persistence):
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         ann = await of(port, "ann")
         await has_settled(context)
         append, may_go = context.log.append, asyncio.Event()
@@ -234,7 +238,7 @@ async def test_the_answer_of_a_call_that_went_on_without_the_store_is_not_brough
 ) -> None:
     held, settings = Held(), {"principal": by_header, "store_timeout": 0.2}
     async with persisted(held.app, tmp_store, **settings) as (port, persistence):
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         ann = await of(port, "ann")
         await has_settled(context)
 
@@ -292,7 +296,7 @@ async def test_the_bearer_of_a_token_is_named_by_its_claims(tmp_store: str) -> N
 
     async with persisted(app, tmp_store) as (port, persistence):
         await (await (await RawSession.open(port)).call("quick")).body()
-        await has_settled(await persistence.context())
+        await has_settled(await access_to(persistence).context())
         assert await persistence.forget(principal="ann") == Forgotten()
         gone = await persistence.forget(principal=("https://login.example", "ann", "app"))
         assert gone.streams == 2
@@ -305,7 +309,9 @@ async def test_a_store_that_cannot_erase_says_which_method_it_lacks_and_erases_n
     older = type("Older", (MemoryLog,), {lacks: getattr(EventLog, lacks)})
     shelf = Shelf()
     async with Persistence(log=lambda _: older(shelf)) as persistence:
-        await (await persistence.context()).log.sessions.create(session("hers", expires_at=1e12))
+        await (await access_to(persistence).context()).log.sessions.create(
+            session("hers", expires_at=1e12)
+        )
         with pytest.raises(UnsupportedError, match=f"Older does not implement '{lacks}'"):
             await persistence.forget(principal="ann")
     assert len(shelf.kept("session")) == 1

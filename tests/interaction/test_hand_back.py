@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mcp_persist_middleware.persistence import access_to
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
 from tests.support.sse_client import Response
@@ -215,7 +216,7 @@ async def test_the_result_is_there_after_a_restart_and_the_tool_has_run_once(
         session = await RawSession.open(port, MODERN, extra=_ANN)
         await text_of(await session.call("slow"))
         tool.done.set()
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         await until(lambda: not context.writer.live)
     async with persisted(app, tmp_store, hand_back=0.2) as (port, _):
         session = await RawSession.open(port, MODERN, extra=_ANN)

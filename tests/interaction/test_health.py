@@ -20,6 +20,7 @@ from starlette.routing import Mount, Route
 
 from mcp_persist_middleware import Persistence, PersistMiddleware, with_persistence
 from mcp_persist_middleware.ops.proxy import UpstreamOptions, proxy_app
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.testing import MemoryLog, Shelf
 from tests.interaction.test_bare import without_lifespan
 from tests.interaction.test_lifespan import two
@@ -67,7 +68,7 @@ async def test_a_worker_that_can_serve_says_so_with_its_numbers_and_no_secret(
         assert (status, said["status"]) == (200, "ready")
         assert (await asked(port, "/healthz"))[0] == (await asked(port, method="HEAD"))[0] == 200
         health = await persistence.health()
-        context = await persistence.context()
+        context = await access_to(persistence).context()
     assert health.is_ready
     assert said["store"] == context.log.name
     assert said["schema"] >= 1
@@ -82,7 +83,7 @@ async def test_a_worker_that_can_serve_says_so_with_its_numbers_and_no_secret(
 
 
 def connected(persistence: Persistence) -> bool:
-    log = persistence._joined().parts.exchanges.log  # type: ignore[union-attr]
+    log = access_to(persistence)._joined().parts.exchanges.log  # type: ignore[union-attr]
     facts = log.facts()
     return (
         log.wakeups.is_connected is not False
@@ -152,11 +153,11 @@ async def test_a_file_that_takes_no_writes_makes_it_unready_within_a_bound(tmp_p
 
 async def test_a_lease_that_is_lost_makes_it_unready_until_there_is_another(tmp_store: str) -> None:
     async with persisted(Scripted(two=two), tmp_store, **HEALTH) as (port, persistence):
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         context.member.lease.lose()
         assert (await persistence.health()).reasons == ("it has lost its lease, and begins anew",)
         await becomes(port, 200)
-        assert (await persistence.context()).member.name != context.member.name
+        assert (await access_to(persistence).context()).member.name != context.member.name
 
 
 class Reader:
@@ -177,7 +178,7 @@ async def test_it_is_unready_before_the_first_client_is_sent_away_and_asks_no_st
 ) -> None:
     async with persisted(Scripted(two=two), tmp_store, **HEALTH) as (port, persistence):
         assert (await persistence.health()).is_ready
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         context.drain.join(reader := Reader(context))
         monkeypatch.setattr(context.log, "check", check := AsyncMock())
         monkeypatch.setattr("mcp_persist_middleware.health._FRESH", 0)

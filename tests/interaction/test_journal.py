@@ -19,6 +19,7 @@ from mcp_persist_middleware.journal.writer import JournalWriter
 from mcp_persist_middleware.log.journal import Journal, JournalEntry, Sought
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import ExchangeOutcome, FinishedExchange, Owner
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.testing import MemoryLog, Shelf
 from mcp_persist_middleware.testing.contract.cases.journal import entry
@@ -40,7 +41,7 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def rows(persistence: Persistence, count: int) -> Sequence[JournalEntry]:
     """So many, when they are written; the newest first."""
-    journal = (await persistence.context()).log.journal
+    journal = (await access_to(persistence).context()).log.journal
     assert journal is not None
     async with asyncio.timeout(10):
         while len(found := await journal.find(EVERYTHING, 1000)) < count:
@@ -75,7 +76,7 @@ async def test_each_exchange_of_every_era_is_a_row(tmp_store: str, version: str)
         await answered(session, "wrong")
         begun = [] if version == MODERN else ["initialize"]
         failed, well, *first = await rows(persistence, 2 + len(begun))
-        worker = (await persistence.context()).member.name
+        worker = (await access_to(persistence).context()).member.name
     assert [each.method for each in first] == begun
     assert (well.method, well.tool, well.version) == ("tools/call", "quick", version)
     assert (well.outcome, well.error, well.worker, well.params) == ("ok", "", worker, b"")
@@ -108,7 +109,7 @@ async def test_without_the_setting_nothing_is_noted_or_looked_at(tmp_store: str)
     async with persisted(Scripted(quick=quick), tmp_store) as (port, persistence):
         session = await RawSession.open(port)
         await answered(session, "quick")
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         assert context.log.journal is not None
         await asyncio.sleep(0.05)
         assert await context.log.journal.find(EVERYTHING, 10) == []
@@ -317,7 +318,7 @@ async def test_a_store_without_a_journal_says_so_at_the_start(
     for make, said in ((Bare, 1), (MemoryLog, 0)):
         caplog.clear()
         persistence = Persistence(log=lambda _, make=make: make(shelf), journal=True)
-        await persistence.context()
+        await access_to(persistence).context()
         await persistence.aclose()
         lines = [r for r in caplog.records if r.getMessage().startswith("MPM-JOURNAL-03")]
         assert [r.levelno for r in lines] == [logging.WARNING] * said

@@ -16,6 +16,7 @@ import pytest
 from mcp_persist_middleware import Persistence
 from mcp_persist_middleware.asgi import body
 from mcp_persist_middleware.model import SessionKey, StreamState, WorkerState
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.sessions import held
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.connect import make_log
@@ -54,7 +55,7 @@ async def silent(call: Call) -> None:
 async def renewed(persistence: Persistence, lost: Context) -> Context:
     """The context of the worker that follows."""
     async with asyncio.timeout(10):
-        while (context := await persistence.context()) is lost:
+        while (context := await access_to(persistence).context()) is lost:
             await asyncio.sleep(0.01)
     return context
 
@@ -113,7 +114,7 @@ async def test_a_lost_lease_costs_a_moment_and_no_request_that_was_not_begun(
 ) -> None:
     app = Scripted(two=two, endless=endless, silent=silent)
     async with persisted(app, tmp_store, **LONG) as (port, persistence):
-        lost = await persistence.context()
+        lost = await access_to(persistence).context()
         session = await RawSession.open(port)
         response = await session.call("endless")
         (first,) = await response.take(1)
@@ -153,7 +154,7 @@ async def test_a_request_that_is_read_while_the_lease_is_lost_runs_where_its_ses
         async with half_sent(session) as finish:
             await began.wait()
             seen = len(app.calls)
-            lost = await persistence.context()
+            lost = await access_to(persistence).context()
             if was_declared_dead:
                 await declared_dead(lost)
             else:
@@ -175,7 +176,7 @@ async def test_a_session_goes_on_with_its_state_in_the_worker_that_follows(
         session = await RawSession.open(port)
         assert [await value(session) for _ in range(3)] == [1, 2, 3]
         for generation in (2, 3):
-            lost = await persistence.context()
+            lost = await access_to(persistence).context()
             lost.member.lease.lose()
             await renewed(persistence, lost)
             told = await value(session, "tell")
@@ -191,10 +192,10 @@ async def test_however_often_the_lease_is_lost_no_more_sessions_are_known_than_m
     async with persisted(Stateful(), tmp_store, **LONG) as (port, persistence):
         for _ in range(3):
             sessions = [await RawSession.open(port) for _ in range(2)]
-            lost = await persistence.context()
+            lost = await access_to(persistence).context()
             lost.member.lease.lose()
             await renewed(persistence, lost)
-            known = (await persistence.parts()).sessions._held.left
+            known = (await access_to(persistence).parts()).sessions._held.left
             assert {key.id for key in known} == {session.session_id for session in sessions}
 
 
@@ -205,7 +206,7 @@ async def test_a_session_that_another_worker_took_over_meanwhile_is_not_taken_ba
     async with persisted(app, tmp_store, **LONG) as (port, persistence):
         session = await RawSession.open(port)
         assert await value(session) == 1
-        lost = await persistence.context()
+        lost = await access_to(persistence).context()
         key = SessionKey("default", "/mcp", session.session_id or "")
         assert await lost.log.sessions.move(key, 1, "somebody who is gone again")
         lost.member.lease.lose()
@@ -219,7 +220,7 @@ async def test_a_stranger_takes_no_session_back(tmp_store: str) -> None:
     async with persisted(app, tmp_store, **LONG) as (port, persistence):
         session = await RawSession.open(port, extra={"authorization": "Bearer one"})
         assert await value(session) == 1
-        lost = await persistence.context()
+        lost = await access_to(persistence).context()
         lost.member.lease.lose()
         await renewed(persistence, lost)
         stranger = replace(session, extra={"authorization": "Bearer two"})
@@ -234,7 +235,7 @@ async def test_a_deletion_that_the_store_has_yet_to_hear_of_outlives_the_lease(
     store, app = Store(Path(tmp_store.partition(":///")[2])), Stateful()
     async with persisted(app, tmp_store, **SETTINGS) as (port, persistence):
         session = await RawSession.open(port)
-        lost = await persistence.context()
+        lost = await access_to(persistence).context()
         with store.locked():
             assert await session.delete() == 503
             lost.member.lease.lose()
@@ -257,7 +258,7 @@ async def test_nothing_is_written_without_the_lease(tmp_store: str) -> None:
         response = await session.call("stepping")
         steps.release()
         (first,) = await response.take(1)
-        lost = await persistence.context()
+        lost = await access_to(persistence).context()
         (stream,) = lost.writer.live.values()
         lost.member.lease.lose()
         steps.release()
@@ -276,7 +277,7 @@ async def test_nothing_is_written_without_the_lease(tmp_store: str) -> None:
 async def test_who_was_declared_dead_finds_out_and_begins_anew(tmp_store: str) -> None:
     other = make_log(Settings.load({"url": tmp_store, **SETTINGS}, {}))
     async with persisted(Scripted(two=two), tmp_store, **SETTINGS) as (port, persistence):
-        lost = await persistence.context()
+        lost = await access_to(persistence).context()
         await other.open("other")
         try:
             # Its counter may move while it is looked at: then it lives, and is looked at again.
@@ -299,7 +300,7 @@ async def test_without_a_store_there_is_no_new_lease_and_with_it_there_is(
 ) -> None:
     store = Store(Path(tmp_store.partition(":///")[2]))
     async with persisted(Scripted(two=two), tmp_store, **SETTINGS) as (port, persistence):
-        lost = await persistence.context()
+        lost = await access_to(persistence).context()
         session = await RawSession.open(port)
         with store.locked():
             lost.member.lease.lose()
@@ -311,18 +312,18 @@ async def test_without_a_store_there_is_no_new_lease_and_with_it_there_is(
 
 async def test_a_blocked_event_loop_is_not_a_death(tmp_store: str) -> None:
     async with persisted(Scripted(two=two), tmp_store, **SETTINGS) as (port, persistence):
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         before = (await context.log.workers())[context.member.name].counter
         time.sleep(2 * LEASE)  # noqa: ASYNC251 - the blocked event loop itself
         assert context.holds_lease
         assert (await context.log.workers())[context.member.name].counter >= before + 4
         await works(port)
-        assert await persistence.context() is context
+        assert await access_to(persistence).context() is context
 
 
 async def test_a_worker_that_drains_is_seen_to(tmp_store: str) -> None:
     async with Persistence(url=tmp_store, **SETTINGS) as persistence:
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         context.drain.begin()
         async with asyncio.timeout(5):
             while (await context.log.workers())[
@@ -335,9 +336,9 @@ async def test_a_worker_that_drains_is_seen_to(tmp_store: str) -> None:
 
 async def test_two_workers_on_one_store_leave_each_other_alone(tmp_store: str) -> None:
     async with Persistence(url=tmp_store, **SETTINGS) as one:
-        first = await one.context()
+        first = await access_to(one).context()
         async with Persistence(url=tmp_store, namespace="other", **SETTINGS) as two_:
-            second = await two_.context()
+            second = await access_to(two_).context()
             before = await first.log.workers()
             assert before.keys() == {first.member.name, second.member.name}
             async with asyncio.timeout(20):

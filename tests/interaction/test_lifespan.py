@@ -24,6 +24,7 @@ from mcp_persist_middleware import (
     __version__,
     with_persistence,
 )
+from mcp_persist_middleware.persistence import access_to
 from tests.support.processes import ServerError, ServerProcess, mcp_server, running
 from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.session import RawSession
@@ -110,7 +111,10 @@ async def test_mounts_with_equal_settings_share_one_store(store: str) -> None:
     async with serving(Starlette(routes=[Mount("/1", one), Mount("/2", two_)])) as port:
         await keeps(port, "/1/mcp")
         await keeps(port, "/2/mcp")
-        first, second = await one.persistence.context(), await two_.persistence.context()
+        first, second = (
+            await access_to(one.persistence).context(),
+            await access_to(two_.persistence).context(),
+        )
         assert first is second
         await one.aclose()
         await keeps(port, "/2/mcp")
@@ -292,7 +296,7 @@ async def test_a_server_that_stops_leaves_another_one_on_its_event_loop_alone(st
     async with serving(staying := app()) as port:
         async with serving(app()) as other:
             await keeps(other)
-        assert not (await staying.persistence.context()).draining
+        assert not (await access_to(staying.persistence).context()).draining
         await keeps(port)
 
 

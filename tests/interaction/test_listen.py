@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mcp_persist_middleware.persistence import access_to
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import MODERN, RawSession
 from tests.support.sse_client import Response
@@ -81,7 +82,7 @@ async def test_a_listen_ends_with_its_result_when_the_worker_stops(
         response = await listen(port)
         await response.take(1)
         if how == "drained":
-            (await persistence.parts()).exchanges.drain.begin()
+            (await access_to(persistence).parts()).exchanges.drain.begin()
         rest = asyncio.create_task(response.take(2))
     (last,) = await rest
     meta = {"io.modelcontextprotocol/subscriptionId": "l1"}

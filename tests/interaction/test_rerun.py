@@ -18,6 +18,7 @@ from mcp_persist_middleware.model import (
     StreamState,
     StreamWrite,
 )
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.protocol import sse
 from mcp_persist_middleware.protocol.event_id import EventIds, new_stream_id
 from mcp_persist_middleware.streams.stored_request import StoredRequest
@@ -79,7 +80,7 @@ async def test_the_second_of_two_workers_reads_what_the_first_one_runs(tmp_path:
         # Other settings make another worker, on the same event loop.
         persisted(app, url, rerun=rerun, retry_ms=2999) as (other_port, two),
     ):
-        logs: list[Any] = [(await each.context()).log for each in (one, two)]
+        logs: list[Any] = [(await access_to(each).context()).log for each in (one, two)]
         write, cursor = left_behind()
         await logs[0].append([write])
 
@@ -138,7 +139,7 @@ async def test_a_request_that_is_run_by_now_is_read_and_not_run_once_more(
         persisted(slow, url, rerun=lambda *_: True, retry_ms=2999) as (slow_port, _),
     ):
         write, cursor = left_behind()
-        await (await persistence.context()).log.append([write])
+        await (await access_to(persistence).context()).log.append([write])
         second = asyncio.create_task(RawSession(slow_port, MODERN).get(cursor))
         await asyncio.wait_for(is_asked.wait(), 10)
         first = await RawSession(slow_port if by == "this worker" else port, MODERN).get(cursor)
@@ -165,7 +166,7 @@ async def test_who_is_refused_before_the_run_gets_the_refusal_and_may_come_back(
     url = f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"
     async with persisted(app, url, rerun=lambda *_: True) as (port, persistence):
         write, cursor = left_behind()
-        await (await persistence.context()).log.append([write])
+        await (await access_to(persistence).context()).log.append([write])
         refused = await RawSession(port, MODERN).get(cursor)
         assert (refused.status, await refused.body()) == (401, b"who are you?")
         assert not app.calls
@@ -183,7 +184,7 @@ async def test_who_is_somebody_else_before_the_run_has_nothing_run(tmp_path: Pat
     url, settings = f"sqlite+aiosqlite:///{tmp_path / 'events.db'}", {"principal": principal}
     async with persisted(app, url, rerun=lambda *_: True, **settings) as (port, persistence):
         write, cursor = left_behind()
-        log = (await persistence.context()).log
+        log = (await access_to(persistence).context()).log
         await log.append([write])
         response = await RawSession(port, MODERN).get(cursor)
         # The stream goes on as it is, and nobody writes it.
@@ -202,7 +203,7 @@ async def test_a_setting_that_raises_runs_nothing(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"
     async with persisted(app, url, rerun=rerun) as (port, persistence):
         write, cursor = left_behind()
-        await (await persistence.context()).log.append([write])
+        await (await access_to(persistence).context()).log.append([write])
         response = await RawSession(port, MODERN).get(cursor)
         frames = [frame async for frame in response.frames() if frame.data]
         assert "not run again" in frames[-1].message["error"]["message"]

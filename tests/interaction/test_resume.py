@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.model import StreamRecord
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.protocol import event_id
 from mcp_persist_middleware.protocol.event_id import EventIds, StreamKind
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
@@ -126,7 +127,7 @@ async def test_young_cursors_that_nobody_gave_cost_few_looks_and_keep_nobody_fro
 
     async with persisted(Scripted(three=three), store, store_timeout=2.0) as (port, persistence):
         session = await RawSession.open(port)
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         stranger = await RawSession.open(port, extra={"authorization": "Bearer else"})
         monkeypatch.setattr(SqliteLog, "find", late)
         answers = await asyncio.gather(*(stranger.get(cursor) for cursor in [made_up()] * 10))
@@ -399,7 +400,7 @@ async def test_a_session_stream_that_the_application_closes_is_the_same_when_it_
         assert at[0] is not None
         ahead = EventIds.of(at[0].stream, StreamKind.GET, None).at(3, 9).decode()
         assert [frame.progress for frame in await heard(ahead, 5, -1)] == [5]
-        assert await (await persistence.context()).log.active_writers() == []
+        assert await (await access_to(persistence).context()).log.active_writers() == []
 
 
 async def test_a_session_stream_goes_on_when_its_end_is_still_on_its_way_to_the_store(
@@ -420,7 +421,7 @@ async def test_a_session_stream_goes_on_when_its_end_is_still_on_its_way_to_the_
     async with persisted(app, store) as (port, persistence):
         session = await RawSession.open(port)
         (first,) = await (await session.get()).take(1)
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         with direct(Path(store.partition("///")[2])) as outside:
             outside.execute("BEGIN IMMEDIATE")
             closing.set()
@@ -538,7 +539,7 @@ async def test_an_application_that_ends_without_an_answer_gets_one(store: str) -
         for tool in ("silent", "broken"):
             frames = await (await session.call(tool)).take(2)
             assert frames[-1].message["error"]["code"] == -32000
-        context = await persistence.context()
+        context = await access_to(persistence).context()
         await until(lambda: not context.tasks)
 
 

@@ -15,6 +15,7 @@ from mcp_persist_middleware.log.membership.heartbeat import Heartbeat
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.maintenance.retention import RetentionLoop
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.relay.server import RelayServer
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
@@ -102,7 +103,7 @@ async def test_a_part_of_redis_that_dies_lives_again(
     async with serving(app) as port:
         await works(port)
         if redis_part == "wakeups":
-            topic = (await app.persistence.context()).log.wakeups.subscribe(b"topic")
+            topic = (await access_to(app.persistence).context()).log.wakeups.subscribe(b"topic")
         await until(lambda: f"mcp-persist-redis-{redis_part} ended by an error" in caplog.text)
         await works(port)
         if redis_part == "wakeups":

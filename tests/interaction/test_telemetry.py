@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from mcp_persist_middleware import ConfigurationError, Persistence, PersistMiddleware, StoreError
 from mcp_persist_middleware import telemetry as instruments
+from mcp_persist_middleware.persistence import access_to
 from tests.multiworker.stateful_app import tenant
 from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.session import RawSession, last_id
@@ -132,7 +133,7 @@ async def test_the_instruments_count_what_has_happened(
     async with persisted(Scripted(two=two), tmp_store) as (port, opened):
         session = await RawSession.open(port)
         # The answer to `initialize` may be here before its commit.
-        live = (await opened.context()).writer.live
+        live = (await access_to(opened).context()).writer.live
         await until(lambda: not live)
         events = telemetry.counted("events")
         frames = await (await session.call("two")).take(2)

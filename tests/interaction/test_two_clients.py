@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.subscribers import Subscriber
 from tests.support.scripted import Call, Scripted, persisted, until
@@ -115,8 +116,8 @@ async def test_a_connection_that_waits_for_the_stream_to_open_is_gone_with_its_c
         session = await RawSession.open(port)
         first = asyncio.create_task(session.get())
         await until(lambda: app.calls)
-        key = next(iter((await opened.parts()).sessions._held._all))
-        turns = (await opened.context()).subscribers.of(key)
+        key = next(iter((await access_to(opened).parts()).sessions._held._all))
+        turns = (await access_to(opened).context()).subscribers.of(key)
         lines = [f"{name}: {text}" for name, text in session.headers().items()]
         head = "GET /mcp HTTP/1.1\r\nhost: here\r\n" + "\r\n".join(lines) + "\r\n\r\n"
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -156,7 +157,7 @@ async def test_a_connection_that_waits_for_its_turn_ends_when_it_is_told_to(
         await asyncio.wait_for(waiting.wait(), 10)
         (waits,) = [
             reader
-            for reader in (await opened.context()).drain.readers
+            for reader in (await access_to(opened).context()).drain.readers
             if isinstance(reader, Delivery) and reader.subscriber is not None
             if not reader.subscriber._is_newest
         ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.log.membership.lease import Lease
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.relay import envelope
 from mcp_persist_middleware.relay.envelope import RequestEnvelope, StreamResponse
 from tests.guarantees.test_g10_sessions import two_workers
@@ -28,7 +29,7 @@ async def test_a_worker_that_was_not_seen_alive_of_late_takes_no_request(
         session = await RawSession.open(ports[0])
         session.port = ports[1]
         assert await value(await session.call("count")) == 1
-        lease = (await home.context()).member.lease
+        lease = (await access_to(home).context()).member.lease
         with monkeypatch.context() as patch:
             patch.setattr(Lease, "is_young", property(lambda self: self is not lease))
             call = asyncio.create_task(session.call("count"))
@@ -53,7 +54,7 @@ async def test_a_request_to_another_generation_of_the_session_is_not_run(
         content = RequestEnvelope(
             scope | {"query_string": b"", "root_path": ""}, body, "default"
         ).pack()
-        worker, now = (await home.context()).member.name, time.time()
+        worker, now = (await access_to(home).context()).member.name, time.time()
         with sqlite3.connect(tmp_path / "events.db") as store:
 
             def post(generation: int) -> bytes:
@@ -89,7 +90,7 @@ async def test_a_request_that_the_next_home_cannot_read_is_sealed_anew_and_moves
         persisted(apps[2], tmp_store, retry_ms=1002) as (third, _),
     ):
         session = await RawSession.open(first, extra=secret)
-        lease = (await one.context()).member.lease
+        lease = (await access_to(one).context()).member.lease
         monkeypatch.setattr(Lease, "is_young", property(lambda self: self is not lease))
         session.port = third
         relayed = asyncio.create_task(session.call("count"))

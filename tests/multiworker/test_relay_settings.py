@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware import PersistMiddleware
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.relay import sealing
 from tests.guarantees.test_g10_sessions import two_workers
 from tests.multiworker.test_relay import value
@@ -207,6 +208,6 @@ async def test_a_body_larger_than_most_crosses_as_far_as_an_event_may_be_large(
         refused = await _sent(session, ports[1], 3_000_000)
         assert refused.status == 413
         assert "no more than 3000000 bytes" in (await refused.body()).decode()
-        rooms = (await workers[1].parts()).relay.rooms
+        rooms = (await access_to(workers[1]).parts()).relay.rooms
         await until(lambda: not rooms._taken)
     await asyncio.get_running_loop().shutdown_default_executor()

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from mcp_persist_middleware import Persistence
+from mcp_persist_middleware.persistence import access_to
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
 
@@ -15,7 +16,7 @@ ALONE = {HANDSHAKE: 3000, MODERN: 2000}
 
 async def peers(persistence: Persistence, *, there: bool) -> None:
     """Return when a worker knows whether there is another one."""
-    member = (await persistence.context()).member
+    member = (await access_to(persistence).context()).member
     await until(lambda: member.peers.has_peers(member.name) is there)
 
 
@@ -62,7 +63,7 @@ async def test_who_is_sent_away_and_who_waits_for_nothing_come_back_when_a_resta
         session = await RawSession.open(port)
         call, idle = await session.call("endless"), await session.get()
         await asyncio.gather(call.take(1), idle.take(1))
-        (await persistence.context()).drain.begin()
+        (await access_to(persistence).context()).drain.begin()
         for response in (call, idle):
             frames = [frame async for frame in response.frames()]
             assert frames[-1].retry == 3000

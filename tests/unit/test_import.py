@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from mcp_persist_middleware import Persistence
+
 _NOT_FOR_SERVING = {
     "mcp_persist_middleware.ops",
     "mcp_persist_middleware.testing",
@@ -25,3 +27,9 @@ def test_an_import_warns_of_nothing_and_brings_no_demo_no_fault_proxy_and_no_sdk
     loaded = set(done.stdout.split())
     assert "mcp_persist_middleware.middleware" in loaded
     assert loaded & _NOT_FOR_SERVING == set()
+
+
+def test_completion_shows_what_is_for_users_and_nothing_else() -> None:
+    shown = {name for name in dir(Persistence("events.db")) if not name.startswith("_")}
+    said = "aclose deletions drain forget health ping reports settings start"
+    assert shown == set(said.split())

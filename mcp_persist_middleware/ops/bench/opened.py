@@ -10,11 +10,12 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from mcp_persist_middleware.access import Access
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.ops import stores
 from mcp_persist_middleware.ops.bench.application import Application
-from mcp_persist_middleware.persistence import Persistence
+from mcp_persist_middleware.persistence import Persistence, access_to
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from mcp_persist_middleware.streams.context import Context
@@ -41,7 +42,7 @@ class _Checked(Persistence):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self._settings = settings
+        self._access = Access({}, settings)
 
 
 def _owned(settings: Settings, namespace: str) -> Settings:
@@ -95,7 +96,7 @@ async def opened(settings: Settings) -> AsyncIterator[Opened]:
     other = dataclasses.replace(own, ping_seconds=own.ping_seconds + 1)
     application = Application()
     async with _Checked(own) as here, _Checked(other) as there:
-        context = await here.context()
+        context = await access_to(here).context()
         if context.log.facts().redis_up is False:
             raise StoreError(
                 url=context.log.name, reason="Redis is away, and SQL alone is not what is asked for"

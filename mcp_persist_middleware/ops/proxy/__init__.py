@@ -19,7 +19,7 @@ from mcp_persist_middleware.ops.proxy.replicas import Replicas
 from mcp_persist_middleware.ops.proxy.stdio import StdioOptions, StdioUpstream
 from mcp_persist_middleware.ops.proxy.stdio.upstream import Owner
 from mcp_persist_middleware.ops.proxy.upstream import Upstream
-from mcp_persist_middleware.persistence import Persistence
+from mcp_persist_middleware.persistence import Persistence, access_to
 from mcp_persist_middleware.settings import SettingsArguments, is_given
 from mcp_persist_middleware.streams import identity
 
@@ -130,7 +130,7 @@ def owner_by(persistence: Persistence) -> Owner:
 
     async def owner(scope: Scope) -> str:
         try:
-            return surely(identity.principal(await persistence.context(), scope))
+            return surely(identity.principal(await access_to(persistence).context(), scope))
         except Exception:
             # Whatever a store of somebody else's raises.
             return ""
