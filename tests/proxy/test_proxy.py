@@ -174,29 +174,45 @@ async def test_the_workers_of_a_process_that_is_killed_end(tmp_path: Path) -> No
         await until(lambda: not alive(workers))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ([], "--upstream"),
-        (["--upstream", "ftp://x"], "expected a URL such as"),
-        (
-            ["--upstream", "http://x", "--head-timeout", "0"],
-            "a time such as 90, 90s or 5m, above 0",
-        ),
-        (["--upstream", "http://x", "--idle-timeout", "5x"], "above 0, not '5x'"),
-        (["--upstream", "http://x/a", "--upstream", "http://y/b"], "the paths differ (/a, /b)"),
-        (["--upstream", "http://x", "--path", "mcp/"], "path: expected a path such as /mcp"),
-        (["--upstream", "http://x", "--cors", "app.example"], "not 'app.example'"),
-        (["--upstream", "http://x", "--header-file", "nowhere"], "nowhere cannot be read"),
-        (["--upstream", "http://x", "--client-key", "k.pem"], "--client-cert"),
-        (["--upstream", "https://x", "--ca-file", "nowhere.pem"], "nowhere.pem cannot be used"),
-    ],
-)
-def test_a_wrong_argument_is_named_before_anything_is_served(
-    arguments: list[str], said: str
-) -> None:
-    done = ran(*arguments)
-    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+WRONG = [
+    ([], "--upstream"),
+    (["--upstream", "ftp://x"], "expected a URL such as"),
+    (["--upstream", "http://x", "--head-timeout", "0"], "a time such as 90, 90s or 5m, above 0"),
+    (["--upstream", "http://x", "--idle-timeout", "5x"], "above 0, not '5x'"),
+    (["--upstream", "http://x/a", "--upstream", "http://y/b"], "the paths differ (/a, /b)"),
+    (["--upstream", "http://x", "--path", "mcp/"], "path: expected a path such as /mcp"),
+    (["--upstream", "http://x", "--cors", "app.example"], "not 'app.example'"),
+    (["--upstream", "http://x", "--header-file", "nowhere"], "nowhere cannot be read"),
+    (["--upstream", "http://x", "--client-key", "k.pem"], "--client-cert"),
+    (["--upstream", "https://x", "--ca-file", "nowhere.pem"], "nowhere.pem cannot be used"),
+]
+# Most of what a process costs is its imports.
+EACH = """
+import contextlib, io, json, sys
+from mcp_persist_middleware.ops.cli import main
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            code = main(["proxy", *arguments])
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, said.getvalue()]))
+"""
+
+
+def test_a_wrong_argument_is_named_before_anything_is_served() -> None:
+    given = json.dumps([arguments for arguments, _ in WRONG])
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, given],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "250"},
+    )
+    for (arguments, part), line in zip(WRONG, done.stdout.splitlines(), strict=True):
+        code, said = json.loads(line)
+        assert (code, part in said) == (2, True), (arguments, said)
 
 
 def test_a_line_that_is_no_header_is_named_by_its_number_and_not_shown(tmp_path: Path) -> None:
