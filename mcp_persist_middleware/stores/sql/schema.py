@@ -1,5 +1,6 @@
 """The tables as statements name them. What makes them is SQL: `migrations`."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,9 @@ class Tables:
     journal: Table
 
 
+@functools.lru_cache(maxsize=8)
 def tables(prefix: str) -> Tables:
-    """The schema under a table prefix."""
+    """The schema under a table prefix; made once, for it takes longer than to open a file."""
     metadata = MetaData()
     columns = {
         "meta": _meta(),
