@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -25,6 +26,11 @@ from tests.support.stores import (
 )
 
 _SECONDS = 5.0
+
+# Every worker of the tests, every server and every command that they begin would compile the
+# package anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # How long an example takes says what else the machine does.
 settings.register_profile(
