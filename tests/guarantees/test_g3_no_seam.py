@@ -140,8 +140,9 @@ async def test_a_wake_up_that_is_lost_costs_time_and_no_event(
     from mcp_persist_middleware.wakeups.local import Signal
 
     monkeypatch.setattr(cursor, "_LOCAL_POLL", 0.05)
-    monkeypatch.setattr(Signal, "notify", lambda _: None)
     async with persisted(Scripted(count=count), store, run_ahead_events=10_000) as (port, _):
+        # The store is open: whoever waits for that looks only now and then.
+        monkeypatch.setattr(Signal, "notify", lambda _: None)
         session = await RawSession.open(port)
         response = await session.call("count")
         frames = await response.take(EVENTS + 1, timeout=30)

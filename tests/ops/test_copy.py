@@ -121,7 +121,7 @@ async def test_a_copy_that_was_stopped_anywhere_goes_on_there(
 ) -> None:
     source, target = both
     async with worker(source) as log:
-        streams = await fill(log, 8, 7)
+        streams = await fill(log, 6, 5)
     before = await content(source, streams)
     monkeypatch.setattr("mcp_persist_middleware.ops.copy.copying.MAX_EVENTS", 4)
     monkeypatch.setattr("mcp_persist_middleware.ops.copy.rows.MAX_EVENTS", 4)
@@ -165,7 +165,7 @@ async def test_a_copy_that_was_stopped_anywhere_goes_on_there(
     assert found.ok
     assert found.checksums[0] == found.checksums[1]
     async with worker(source) as log:
-        await log.append([add(streams[3], *events(8, 9), ending=ended(16))])
+        await log.append([add(streams[3], *events(6, 9), ending=ended(14))])
         await log.append([new(late := record(), *events(1, 11), ending=ended(11))])
     assert await stop_and_go() == 20
     assert await content(target, [*streams, late]) == await content(source, [*streams, late])
