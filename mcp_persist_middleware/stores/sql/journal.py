@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, or_, select, text
@@ -16,6 +17,11 @@ from mcp_persist_middleware.stores.sql.store import SqlStore
 
 _FORGOTTEN = 1000
 _OWNER = tuple(each.name for each in fields(Owner))
+_values = attrgetter(
+    *("id", "began", "first_event", "duration", "method", "tool", "version", "outcome", "error"),
+    *("size", "resumes", "stream", *(f"owner.{name}" for name in _OWNER)),
+    *("worker", "trace", "params"),
+)
 
 
 class SqlJournal(Journal):
@@ -38,7 +44,8 @@ class SqlJournal(Journal):
         return self._store.now()
 
     async def write(self, entries: Sequence[JournalEntry]) -> None:
-        rows = [row_of(entry) for entry in entries]
+        names = self._table.c.keys()
+        rows = [dict(zip(names, row_of(entry), strict=True)) for entry in entries]
         if rows:
             await self._store.execute_many(self._insert, rows)
 
@@ -74,13 +81,10 @@ class SqlJournal(Journal):
         return await self._store.execute(delete(self._table).where(rows))
 
 
-def row_of(entry: JournalEntry) -> dict[str, Any]:
-    """The row of an entry, its columns in their order."""
-    row = {each.name: getattr(entry, each.name) for each in fields(entry)}
-    owner, params = row.pop("owner"), row.pop("params")
-    worker, trace = row.pop("worker"), row.pop("trace")
-    row |= {name: getattr(owner, name) for name in _OWNER}
-    return row | {"worker": worker, "trace": trace, "params": params}
+def row_of(entry: JournalEntry) -> tuple[Any, ...]:
+    """The values of an entry's row, in the order of its columns."""
+    row: tuple[Any, ...] = _values(entry)
+    return row
 
 
 def newest(table: Table, sought: Sought, limit: int, before: str = "") -> Select[Any]:

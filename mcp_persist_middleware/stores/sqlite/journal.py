@@ -33,7 +33,7 @@ class SqliteJournal(SqlJournal):
         self._notes = {rows: statements.note_rows(rows, self._columns) for rows in (_ROWS, _FEW)}
 
     async def write(self, entries: Sequence[JournalEntry]) -> None:
-        values = [tuple(row_of(entry).values()) for entry in entries]
+        values = [row_of(entry) for entry in entries]
         while values:
             rows = _ROWS if len(values) > _FEW else _FEW
             part, values = values[:rows], values[rows:]
