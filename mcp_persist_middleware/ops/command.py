@@ -1,8 +1,8 @@
 """What makes a function a command: the options that all share, and what its end means.
 
-A command is a function of a `StoreOptions`, an `Output` and options of its own, async or not. It
-returns whether it found something (exit code 1). What it cannot do it raises as `PersistError`
-(exit code 2).
+A command is a function of a `StoreOptions`, an `Output` and options of its own, async or not; one
+that names its stores itself takes no `StoreOptions`. It returns whether it found something (exit
+code 1). What it cannot do it raises as `PersistError` (exit code 2).
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -41,10 +41,22 @@ _OPTIONS["as_json"] = inspect.Parameter(
 
 
 def add(
-    app: typer.Typer, function: Callable[..., Any], name: str, panel: str | None = None
+    app: typer.Typer,
+    function: Callable[..., Any],
+    name: str,
+    panel: str | None = None,
+    *,
+    said: str | None = None,
+    names_stores: bool = False,
 ) -> None:
-    """Make a function a command of an application."""
-    app.command(name, rich_help_panel=panel)(_command(function))
+    """Make a function a command of an application.
+
+    Args:
+        said: its help, if not its docstring.
+        names_stores: it takes stores as arguments of its own, and no `StoreOptions`.
+    """
+    shared = {"as_json": _OPTIONS["as_json"]} if names_stores else _OPTIONS
+    app.command(name, help=said, rich_help_panel=panel)(_command(function, shared))
 
 
 def cannot_run(reason: str) -> NoReturn:
@@ -65,14 +77,19 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _command(function: Callable[..., Any]) -> Callable[..., None]:
+def _command(
+    function: Callable[..., Any], options: Mapping[str, inspect.Parameter]
+) -> Callable[..., None]:
+    takes_store = len(options) > 1
+
     @functools.wraps(function)
     def run(**given: Any) -> None:
-        shared = {name: given.pop(name) for name in _OPTIONS}
+        shared = {name: given.pop(name) for name in options}
         out = Output(as_json=shared.pop("as_json"))
+        first = (StoreOptions(**shared), out) if takes_store else (out,)
         try:
             with _quiet():
-                found = function(StoreOptions(**shared), out, **given)
+                found = function(*first, **given)
                 if inspect.iscoroutine(found):
                     found = asyncio.run(found)
         except PersistError as error:
@@ -85,8 +102,9 @@ def _command(function: Callable[..., Any]) -> Callable[..., None]:
             raise typer.Exit from None
         raise typer.Exit(FOUND if found else 0)
 
-    _, _, *own = inspect.signature(function).parameters.values()
+    own = list(inspect.signature(function).parameters.values())[2 if takes_store else 1 :]
     # What typer reads: the function's own options, then the shared ones.
-    run.__dict__["__signature__"] = inspect.Signature([*own, *_OPTIONS.values()])
-    run.__annotations__ = {each.name: each.annotation for each in (*own, *_OPTIONS.values())}
+    read = [*own, *options.values()]
+    run.__dict__["__signature__"] = inspect.Signature(read)
+    run.__annotations__ = {each.name: each.annotation for each in read}
     return run

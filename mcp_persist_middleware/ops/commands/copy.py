@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from mcp_persist_middleware.errors import ConfigurationError, PersistError
-from mcp_persist_middleware.ops import progress
+from mcp_persist_middleware.errors import ConfigurationError
+from mcp_persist_middleware.ops import command, progress
 from mcp_persist_middleware.ops.applications import application, persistence_in
-from mcp_persist_middleware.ops.command import CHANGE, FOUND, cannot_run
 from mcp_persist_middleware.ops.copy import Comparison, Copied, copy
 from mcp_persist_middleware.ops.output import Output, number, size
 from mcp_persist_middleware.settings import Settings
@@ -30,11 +29,13 @@ _SettingsTo = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("copy", rich_help_panel=CHANGE)(run)
-    app.command("migrate", rich_help_panel=CHANGE, help="The same as `copy`.")(run)
+    command.add(app, run, "copy", command.CHANGE, names_stores=True)
+    same = "The same as `copy`."
+    command.add(app, run, "migrate", command.CHANGE, said=same, names_stores=True)
 
 
-def run(
+async def run(
+    out: Output,
     source: _From,
     target: _To,
     follow: Annotated[
@@ -48,8 +49,7 @@ def run(
     ] = False,
     set_from: _SettingsFrom = None,
     set_to: _SettingsTo = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+) -> bool:
     """Copy a store into another one, with its ids, while a server is on it.
 
     Between SQLite and PostgreSQL, either way. Stopped at any moment it goes
@@ -62,23 +62,19 @@ def run(
     Where a server is or was on TO already nothing is copied, and --verify
     compares.
     """
-    out = Output(as_json=as_json)
+    stores = _settings(source, set_from), _settings(target, set_to)
     try:
-        stores = _settings(source, set_from), _settings(target, set_to)
         with progress.shown() as report:
-            done = asyncio.run(
-                copy(*stores, follow=follow, verify=verify, dry_run=dry_run, report=report)
-            )
-    except PersistError as error:
-        cannot_run(str(error))
-    except KeyboardInterrupt:
-        cannot_run("Stopped. The same command goes on from here.")
-    if as_json:
+            done = await copy(*stores, follow=follow, verify=verify, dry_run=dry_run, report=report)
+    except asyncio.CancelledError:
+        typer.echo("Stopped. The same command goes on from here.", err=True)
+        raise
+    if out.as_json:
         out.json(dataclasses.asdict(done))
     else:
         _say(out, done, dry_run=dry_run, follow=follow)
     is_whole = done.comparison is None or done.comparison.ok
-    raise typer.Exit(0 if is_whole and not done.unreadable else FOUND)
+    return not is_whole or done.unreadable > 0
 
 
 def _settings(name: str, given: list[str] | None) -> Settings:

@@ -5,6 +5,7 @@ later (DNS rebinding), and the upstream cannot see that: it is sent its own `Hos
 """
 
 from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,25 +20,37 @@ class AllowedHosts:
     """Answers 421 to a request for any other name, as the official SDK does.
 
     Args:
-        names: as they stand in `Host`, without a port, IPv6 addresses in brackets.
+        names: as they stand in `Host`, without a port, IPv6 addresses with brackets or without.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
         self._app = app
-        self._names = frozenset(name.lower() for name in names)
+        self._names = bare(names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and _name(scope) not in self._names:
+        if scope["type"] == "http" and asked_for(scope["headers"]) not in self._names:
             text = "This name is not served here (--allowed-host)"
             await PlainTextResponse(text, 421)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
 
-def _name(scope: Scope) -> str:
-    host = (headers.get(scope["headers"], b"host") or "").lower()
-    name, colon, port = host.rpartition(":")
-    return name if colon and port.isdecimal() else host
+def asked_for(raw: headers.RawHeaders) -> str:
+    """The name that a request is for, as `bare` has it; empty where it says none."""
+    return host_in(f"//{headers.get(raw, b'host') or ''}")
+
+
+def host_in(url: str) -> str:
+    """The host of a URL or an origin, as `bare` has it; empty where there is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def bare(names: Collection[str]) -> frozenset[str]:
+    """Names in lower case and without brackets."""
+    return frozenset(name.lower().strip("[]") for name in names)
 
 
 def names_of(listening: str, allowed: Collection[str]) -> Collection[str] | None:

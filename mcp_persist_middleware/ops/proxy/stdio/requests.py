@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+from mcp_persist_middleware.ops.proxy import hosts
 from mcp_persist_middleware.ops.proxy.stdio.options import StdioOptions
 from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.protocol.eras import MODERN
@@ -86,22 +86,15 @@ def check_caller(raw: RawHeaders, options: StdioOptions) -> None:
     Raises:
         InvalidError: it tries.
     """
-    names = {name.lower().strip("[]") for name in options.allowed_hosts}
-    host, origin = _hostname(f"//{headers.get(raw, b'host') or ''}"), headers.get(raw, b"origin")
+    names = hosts.bare(options.allowed_hosts)
+    host, origin = hosts.asked_for(raw), headers.get(raw, b"origin")
     if not {host, "*"} & names:
         raise InvalidError(421, INVALID_REQUEST, "This server is not known by that host name")
     if origin is None or {origin, "*"} & set(options.allowed_origins):
         return
     # That any host will do is no word on pages.
-    if _hostname(origin) not in {host, *names}:
+    if hosts.host_in(origin) not in {host, *names}:
         raise InvalidError(403, INVALID_REQUEST, "This origin is not allowed")
-
-
-def _hostname(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
 
 
 def check_modern(asked: Posted, raw: RawHeaders) -> None:
