@@ -19,6 +19,8 @@ Where to change what:
 - until when somebody may read: streams/expiry.py
 - what runs beside requests, and who ends it: worker.py, supervision.py
 - how long and how much is kept: maintenance/retention.py, maintenance/bounds.py, settings/values.py
+- what `Persistence.subscribe` gives, and when: log/feed/feed.py, log/feed/looking.py; its cursor:
+  log/feed/positions.py
 - what is erased when somebody is forgotten: erasure.py
 - a transport of wake-ups: wakeups/base.py, a file beside it, and the store that owns it
 - what the journal keeps: log/journal.py, journal/writer.py, stores/sql/journal.py; of whom it
@@ -48,11 +50,14 @@ from mcp_persist_middleware.erasure import Forgotten
 from mcp_persist_middleware.errors import (
     ClosedError,
     ConfigurationError,
+    FeedError,
     PersistError,
     StoreError,
     UnsupportedError,
 )
 from mcp_persist_middleware.health import Health
+from mcp_persist_middleware.log.feed.feed import Feed
+from mcp_persist_middleware.log.feed.items import FeedEvent, FeedGap, GapReason
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.persistence import Persistence
 from mcp_persist_middleware.settings import Settings, SettingsArguments
@@ -64,7 +69,12 @@ __version__ = VERSION
 __all__ = [
     "ClosedError",
     "ConfigurationError",
+    "Feed",
+    "FeedError",
+    "FeedEvent",
+    "FeedGap",
     "Forgotten",
+    "GapReason",
     "Health",
     "PersistError",
     "PersistMiddleware",

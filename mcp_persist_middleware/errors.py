@@ -106,6 +106,12 @@ class StoreIncompleteError(StoreError):
     code = "MPM-STORE-06"
 
 
+class FeedError(PersistError):
+    """Nothing can be followed: {reason}."""
+
+    code = "MPM-FEED-01"
+
+
 class CopyError(PersistError):
     """Nothing is copied: {reason}."""
 

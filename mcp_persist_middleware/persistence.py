@@ -8,8 +8,10 @@ from mcp_persist_middleware.access import Access
 from mcp_persist_middleware.erasure import Forgotten
 from mcp_persist_middleware.errors import ConfigurationError
 from mcp_persist_middleware.health import Health
-from mcp_persist_middleware.log.base import MakeLog
+from mcp_persist_middleware.log.base import EventLog, MakeLog
 from mcp_persist_middleware.log.deletions import Deletion
+from mcp_persist_middleware.log.feed.feed import Feed
+from mcp_persist_middleware.log.feed.items import OnSlow, scope_of, terms_of
 from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
 
 
@@ -131,6 +133,39 @@ class Persistence:
             StoreError: the store does not answer.
         """
         return await (await self._access.context()).log.deletions(limit)
+
+    def subscribe(
+        self,
+        *,
+        stream: str | None = None,
+        session: str | None = None,
+        namespace: str | None = None,
+        after: str = "now",
+        on_slow: OnSlow = "block",
+        max_behind: int = 10_000,
+    ) -> Feed:
+        """Follow events as they are committed: those of one stream, of a session, of a namespace,
+        or all. Each comes once, a stream's in their order; what was removed before it was read
+        comes as a gap.
+
+        Args:
+            stream: its name, or an event id of it. The feed ends with it.
+            session: the id that its client has.
+            after: `"now"`, `"start"` (with what the store has), or the cursor of an item.
+            on_slow: what becomes of events while nobody asks for them. `"block"`: they wait in the
+                store, for as long as it keeps them; `"drop"`: of more than `max_behind` the oldest
+                are passed over, and counted in a gap.
+
+        Raises:
+            FeedError: `stream` or `on_slow` is none. Beginning raises it as well, see `Feed.begin`.
+        """
+        scope = scope_of(stream, session, namespace)
+        terms = terms_of(self.settings, on_slow, max_behind)
+
+        async def source() -> EventLog:
+            return (await self._access.context()).log
+
+        return Feed(source, scope, after, terms)
 
     async def __aenter__(self) -> Self:
         await self.start()

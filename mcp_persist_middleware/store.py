@@ -8,6 +8,7 @@ from mcp_persist_middleware.errors import StoreError, StoreUnavailableError, Uns
 from mcp_persist_middleware.log.base import (
     Answers,
     EventLog,
+    LastNumber,
     MakeLog,
     Purged,
     Removed,
@@ -48,9 +49,10 @@ from mcp_persist_middleware.model import (
     WorkerState,
 )
 from mcp_persist_middleware.settings import Settings
-from mcp_persist_middleware.wakeups.base import Polling, Subscription, Wakeups
+from mcp_persist_middleware.wakeups.base import ANYTHING, Polling, Subscription, Wakeups
 
 __all__ = [
+    "ANYTHING",
     "Answers",
     "Beat",
     "Certainty",
@@ -67,6 +69,7 @@ __all__ = [
     "Jobs",
     "Journal",
     "JournalEntry",
+    "LastNumber",
     "MakeLog",
     "Outcome",
     "Owner",

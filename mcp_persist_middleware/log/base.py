@@ -10,17 +10,42 @@ from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.journal import Journal
 from mcp_persist_middleware.log.listing import Listing
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
-from mcp_persist_middleware.model import Beat, Event, EventKind, Outcome, StreamRecord, StreamWrite
+from mcp_persist_middleware.model import (
+    Beat,
+    Event,
+    EventKind,
+    Outcome,
+    StreamRecord,
+    StreamState,
+    StreamWrite,
+)
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.wakeups.base import Polling, Wakeups
 
-__all__ = ["Answers", "EventLog", "MakeLog", "Purged", "Removed", "StoreFacts", "Written"]
+__all__ = [
+    "Answers",
+    "EventLog",
+    "LastNumber",
+    "MakeLog",
+    "Purged",
+    "Removed",
+    "StoreFacts",
+    "Written",
+]
 
 MakeLog = Callable[[Settings], "EventLog"]
 """Makes a log that is not open, one for each worker on each event loop."""
 
 _POLLING = Polling(0.25)
 _PAGE = (1000, 1024 * 1024)
+
+
+class LastNumber(NamedTuple):
+    """How far a stream is."""
+
+    sequence: int
+    """The number of its last event; 0 when there is none."""
+    is_open: bool
 
 
 class Answers(NamedTuple):
@@ -98,7 +123,7 @@ class EventLog(Listing, ABC):
     @property
     def wakeups(self) -> Wakeups:
         """What tells of commits by other workers; of a log without, readers look often. A topic is
-        the id of a stream or one of those that `Inbox` names."""
+        the id of a stream, one of those that `Inbox` names, or `wakeups.base.ANYTHING`."""
         return _POLLING
 
     @abstractmethod
@@ -160,6 +185,18 @@ class EventLog(Listing, ABC):
             last = page[-1].sequence
             found += [event for event in page if event.kind is EventKind.RESPONSE]
         return Answers(last, found)
+
+    async def last_numbers(self, streams: Mapping[bytes, int]) -> Mapping[bytes, LastNumber]:
+        """How far those of these streams are that are there; each is given with a number of its own
+        that is known. Whoever follows many streams asks this again and again."""
+        found: dict[bytes, LastNumber] = {}
+        for stream, known in streams.items():
+            if (record := await self.find(stream)) is None:
+                continue
+            is_open = record.state is StreamState.OPEN
+            last = (await self.written(stream, known)).last if is_open else record.last_sequence
+            found[stream] = LastNumber(last, is_open)
+        return found
 
     @abstractmethod
     async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:

@@ -3,7 +3,14 @@
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
+from mcp_persist_middleware.log.base import (
+    Answers,
+    EventLog,
+    LastNumber,
+    Purged,
+    StoreFacts,
+    Written,
+)
 from mcp_persist_middleware.log.deletions import Deletion
 from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.journal import Journal
@@ -110,6 +117,9 @@ class OuterLog(EventLog):
 
     async def answers(self, stream: bytes, after: int = 0) -> Answers:
         return await self.inner.answers(stream, after)
+
+    async def last_numbers(self, streams: Mapping[bytes, int]) -> Mapping[bytes, LastNumber]:
+        return await self.inner.last_numbers(streams)
 
     async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:
         await self.inner.renew_readers(streams, seconds)

@@ -1,7 +1,5 @@
 """Streams, sessions and workers as rows that a command prints."""
 
-import base64
-import binascii
 from typing import Any
 
 from mcp_persist_middleware.errors import PersistError
@@ -14,11 +12,11 @@ from mcp_persist_middleware.model import (
     WorkerState,
 )
 from mcp_persist_middleware.ops.output import Column, ago, moment, number, size
-from mcp_persist_middleware.protocol import event_id
+from mcp_persist_middleware.protocol.event_id import name_of, stream_of
 from mcp_persist_middleware.stores.sql.inspected import EventHead, Kept, WorkerRow
 from mcp_persist_middleware.stores.sql.inspection import Inspection
 
-_ID_LENGTH, _SHORT = 22, 12
+_SHORT = 12
 _KINDS = {StreamKind.POST: "POST", StreamKind.GET: "GET"}
 
 
@@ -154,24 +152,13 @@ def worker_state(row: WorkerRow, inspection: Inspection, lease: float, now: floa
     return "draining" if row.state == WorkerState.DRAINING else "live"
 
 
-def name_of(stream: bytes) -> str:
-    """A stream's id as clients see it in event ids."""
-    return event_id.EventIds.of(stream, StreamKind.POST, None).name
-
-
 def stream_id(name: str) -> bytes:
     """The id in a name, or in an event id.
 
     Raises:
         NoIdError: it is none.
     """
-    if (position := event_id.parse(name)) is not None:
-        return position.stream
-    try:
-        found = base64.b64decode(name + "==", altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        found = b""
-    if len(name) != _ID_LENGTH or len(found) != 16:
+    if (found := stream_of(name)) is None:
         raise NoIdError(name=name)
     return found
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mcp_persist_middleware.model import RequestId, StreamKind
 
-_STREAM_BYTES = 16
+_STREAM_BYTES, _NAME = 16, 22
 TIME_BYTES = 6
 """So many bytes of a stream's id, its first, say when it was made."""
 # The longest that fit: a UUID as text does, and an id of ours has 126 characters at most.
@@ -58,6 +58,22 @@ class Position:
     request_id: RequestId
 
 
+def name_of(stream: bytes) -> str:
+    """A stream's id as clients see it in event ids."""
+    return base64.urlsafe_b64encode(stream).rstrip(b"=").decode()
+
+
+def stream_of(text: str) -> bytes | None:
+    """The stream that a name or an event id is of; None where it is neither."""
+    if (position := parse(text)) is not None:
+        return position.stream
+    try:
+        found = base64.b64decode(text + "==", altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return found if len(text) == _NAME and len(found) == _STREAM_BYTES else None
+
+
 def parse(text: str) -> Position | None:
     """The position in an event id of ours, or None for every other string."""
     match = _PATTERN.fullmatch(text)
@@ -94,7 +110,7 @@ class EventIds:
     @property
     def name(self) -> str:
         """The stream's part of its ids."""
-        return self.head[:22].decode()
+        return self.head[:_NAME].decode()
 
     def at(self, epoch: int, sequence: int) -> bytes:
         """The id of the event with this number."""

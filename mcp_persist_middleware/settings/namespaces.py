@@ -36,6 +36,11 @@ class ByNamespace:
             )
             return self.otherwise
 
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The values that are known without asking."""
+        return (self.otherwise, *dict(self.named).values())
+
     def __repr__(self) -> str:
         if self.of is not None:
             return f"<{getattr(self.of, '__qualname__', type(self.of).__qualname__)}>"

@@ -220,6 +220,14 @@ class Settings:
     purge_interval: float = _seconds(60.0, low=0.05)
     """How often retention runs."""
 
+    @property
+    def least_kept(self) -> float:
+        """The shortest time that anything is kept once it has ended; what a callable says is not
+        asked for."""
+        ttl = self.ttl
+        values = ttl.values if isinstance(ttl, ByNamespace) else (ttl,)
+        return float(min(self.anonymous_ttl, *values))
+
     def kept_for(self, owner: Owner) -> float:
         """How long (seconds) a stream is kept after its end, however it comes to it: one that
         anybody may read who has its id is not kept for long."""

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from mcp_persist_middleware.wakeups.local import Signal
 
+ANYTHING = b"*"
+"""The topic of whoever follows many streams: something was committed, to whatever stream."""
+
 
 class Subscription:
     """One reader's place among those who are woken for a stream.
@@ -104,7 +107,7 @@ class Wakeups(ABC):
     @abstractmethod
     def subscribe(self, stream: bytes) -> Subscription:
         """Be notified for a stream until the subscription is closed. Without subscriptions
-        nothing runs and nothing is asked."""
+        nothing runs and nothing is asked. Who knows nothing of `ANYTHING` wakes nobody for it."""
 
     def publish(self, topics: Iterable[bytes]) -> None:
         """Something was committed to these topics: who waits for one, here or elsewhere, is to be

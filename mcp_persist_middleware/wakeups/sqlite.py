@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from mcp_persist_middleware.wakeups.base import Subscription, Subscriptions, Wakeups
+from mcp_persist_middleware.wakeups.base import ANYTHING, Subscription, Subscriptions, Wakeups
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ _JOIN = 1.0
 Connect = Callable[[], sqlite3.Connection]
 _Seen = tuple[int | bytes | None, ...]
 """The last number and the state of a stream, whether a relayed request is answered, the last
-relayed request that waits for a worker: as far as a topic has any of them."""
+relayed request that waits for a worker: as far as a topic has any of them. Of `ANYTHING` the number
+that changes with every commit."""
 
 
 class DataVersion(Wakeups):
@@ -155,6 +156,8 @@ class _Poller(threading.Thread):
                 continue
             version, asked, began = now, streams, time.thread_time()
             found = self._look(connection, streams)
+            if ANYTHING in found:
+                found[ANYTHING] = (now,)
             self._failing = False
             moved = [stream for stream in streams if seen.get(stream) != found.get(stream)]
             seen = found

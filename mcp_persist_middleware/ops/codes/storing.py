@@ -56,6 +56,10 @@ MPM-STORE-16 | Retention could not remove what has expired. | Nothing if it pass
   again. If not, look at the store.
 MPM-STORE-17 | A store of yours (`log=`) lacks an optional method that something needs. | Add it,
   see [Custom stores](custom-store.md).
+MPM-FEED-01 | `subscribe` was given what it cannot follow: a cursor of another store or of other
+  streams, the name of no stream, or an unknown policy. | Give what the sentence names.
+MPM-FEED-02 | The store does not answer, and a subscription waits for it. | As MPM-STORE-01; it
+  goes on by itself where it was.
 MPM-STORE-18 | `max_kept_streams`, `max_kept_bytes` or `max_store_bytes` is set, and the store
   cannot count what it has. | Add the method that is named to your store, or leave the setting out.
 MPM-STORE-19 | What is too much in the store could not be removed. | Nothing if it passes: it is

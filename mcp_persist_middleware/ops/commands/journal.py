@@ -14,8 +14,8 @@ from mcp_persist_middleware.ops import command, stores
 from mcp_persist_middleware.ops.away import at_once
 from mcp_persist_middleware.ops.options import Limit, Namespace, Session, duration
 from mcp_persist_middleware.ops.output import Column, Output, ago, moment, number, size
-from mcp_persist_middleware.ops.records import name_of
 from mcp_persist_middleware.ops.store_options import StoreOptions
+from mcp_persist_middleware.protocol.event_id import name_of
 
 
 def _brief(seconds: float) -> str:

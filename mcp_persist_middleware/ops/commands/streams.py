@@ -16,11 +16,11 @@ from mcp_persist_middleware.ops.records import (
     NotFoundError,
     event_row,
     is_open,
-    name_of,
     stream_id,
     stream_row,
 )
 from mcp_persist_middleware.ops.store_options import StoreOptions
+from mcp_persist_middleware.protocol.event_id import name_of
 from mcp_persist_middleware.stores.sql.inspected import Wanted
 
 _GAPS = (

@@ -13,9 +13,10 @@ from mcp_persist_middleware.ops import command, payloads, stores
 from mcp_persist_middleware.ops.following import Follower, NewEvent
 from mcp_persist_middleware.ops.options import Namespace, Payloads, Session, Since, duration
 from mcp_persist_middleware.ops.output import Output, size
-from mcp_persist_middleware.ops.records import event_row, name_of, stream_id
+from mcp_persist_middleware.ops.records import event_row, stream_id
 from mcp_persist_middleware.ops.store_options import StoreOptions
 from mcp_persist_middleware.ops.tool_following import ToolFollower
+from mcp_persist_middleware.protocol.event_id import name_of
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.sql.inspected import Wanted
 from mcp_persist_middleware.stores.sql.inspection import Inspection

@@ -25,7 +25,7 @@ from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.stores.sql.rows import RowPage
 from mcp_persist_middleware.stores.sql.schema import quoted
 from mcp_persist_middleware.stores.sql.workers import engine_of_its_own, reason
-from mcp_persist_middleware.wakeups.base import Wakeups
+from mcp_persist_middleware.wakeups.base import ANYTHING, Wakeups
 from mcp_persist_middleware.wakeups.postgres import Notifications
 
 T = TypeVar("T")
@@ -158,11 +158,9 @@ class PostgresLog(SqlLog):
             self._writers.one() as writer,
         ):
             outcomes = await PostgresBatch(self._statements, await writer.driver())(batch)
-        self._wakeups.publish(
-            write.id
-            for write, outcome in zip(batch, outcomes, strict=True)
-            if outcome is Outcome.COMMITTED
-        )
+        of_each = zip(batch, outcomes, strict=True)
+        done = [write.id for write, outcome in of_each if outcome is Outcome.COMMITTED]
+        self._wakeups.publish([*done, ANYTHING] if done else ())
         return outcomes
 
     async def raw(self, work: Callable[[Any], Awaitable[T]]) -> T:

@@ -2,17 +2,18 @@
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import case, func, select, update
 
 from mcp_persist_middleware.errors import UnreadableRowError
+from mcp_persist_middleware.log.base import LastNumber
 from mcp_persist_middleware.model import StreamRecord, StreamState
 from mcp_persist_middleware.stores.sql.listing import SqlListing
 from mcp_persist_middleware.stores.sql.rows import reading, record_of
 
-_RENEWED = 256
+_TOGETHER = 256
 
 
 class SqlStreams(SqlListing):
@@ -29,14 +30,28 @@ class SqlStreams(SqlListing):
     async def _row(self, stream: bytes) -> Any | None:
         """The row of a stream, its columns as attributes."""
 
+    async def last_numbers(self, streams: Mapping[bytes, int]) -> Mapping[bytes, LastNumber]:
+        s, e, names = self.tables.stream.c, self.tables.event.c, list(streams)
+        # One step in the index for each that is open, however long it is.
+        newest = select(func.max(e.sequence)).where(e.stream == s.id).scalar_subquery()
+        last = case((s.ended_at.is_(None), newest), else_=s.last_sequence)
+        found: dict[bytes, LastNumber] = {}
+        for start in range(0, len(names), _TOGETHER):
+            of_part = s.id.in_(names[start : start + _TOGETHER])
+            rows = await self.all(select(s.id, last.label("last"), s.ended_at).where(of_part))
+            found |= {
+                bytes(row.id): LastNumber(row.last or 0, row.ended_at is None) for row in rows
+            }
+        return found
+
     async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:
         table, until = self.tables.stream, self.now() + seconds
         earlier = table.c.reader_until.is_(None) | (table.c.reader_until < until)
         is_open = table.c.state == int(StreamState.OPEN)
         statement = update(table).values(reader_until=until)
         names = list(streams)
-        for start in range(0, len(names), _RENEWED):
-            of_part = table.c.id.in_(names[start : start + _RENEWED])
+        for start in range(0, len(names), _TOGETHER):
+            of_part = table.c.id.in_(names[start : start + _TOGETHER])
             await self.execute(statement.where(self.rows(table, of_part, is_open, earlier)))
 
     async def reader_ttl(self, stream: bytes) -> float | None:

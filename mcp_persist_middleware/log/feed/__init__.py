@@ -1,0 +1,1 @@
+"""Events of many streams as they are committed: `Persistence.subscribe`."""
