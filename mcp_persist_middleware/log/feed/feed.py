@@ -6,6 +6,7 @@ is slow costs the memory of one page.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -59,6 +60,7 @@ class Feed:
         self._log: EventLog | None = None
         self._subscription: Subscription | None = None
         self._whole_at = self._settled_at = self._took = 0.0
+        self._is_whole = False
         self._items = self._run()
 
     def __aiter__(self) -> Self:
@@ -161,13 +163,17 @@ class Feed:
 
     async def _rest(self, *, is_idle: bool) -> None:
         if is_idle and self._subscription is not None and not self._is_over():
-            await self._subscription.wait()
+            # What woke it may have begun long before it was committed.
+            patience = None if self._is_whole else max(0.0, self._whole_at - time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._subscription.wait()
         await asyncio.sleep(min(max(_LEAST, _SHARE * self._took), _MOST))
 
     async def _look(self, log: EventLog) -> AsyncIterator[FeedItem]:
         """All that has come since the last look."""
         began, self._took = time.monotonic(), 0.0
-        whole = began >= self._whole_at
+        whole = self._is_whole = began >= self._whole_at
         if whole and (gap := await self._losses.look(log)) is not None:
             yield gap
         raises = whole and began >= self._settled_at

@@ -34,11 +34,11 @@ class SqlStreams(SqlListing):
         s, e, names = self.tables.stream.c, self.tables.event.c, list(streams)
         # One step in the index for each that is open, however long it is.
         newest = select(func.max(e.sequence)).where(e.stream == s.id).scalar_subquery()
-        last = case((s.ended_at.is_(None), newest), else_=s.last_sequence)
+        last = case((s.ended_at.is_(None), newest), else_=s.last_sequence).label("last")
         found: dict[bytes, LastNumber] = {}
         for start in range(0, len(names), _TOGETHER):
             of_part = s.id.in_(names[start : start + _TOGETHER])
-            rows = await self.all(select(s.id, last.label("last"), s.ended_at).where(of_part))
+            rows = await self.all(select(s.id, last, s.ended_at).where(of_part))
             found |= {
                 bytes(row.id): LastNumber(row.last or 0, row.ended_at is None) for row in rows
             }
