@@ -110,7 +110,9 @@ async def reached(receiver: Receiver, count: int) -> None:
 
 
 def answers(receiver: Receiver) -> list[str]:
-    results = [taken["message"].get("result", {}) for taken in receiver.taken.values()]
+    # A session's own stream may be gone with it, and nobody can tell whether anything was in it.
+    messages = [taken["message"] for taken in receiver.taken.values() if "message" in taken]
+    results = [message.get("result", {}) for message in messages]
     return [result["content"][0]["text"] for result in results if "content" in result]
 
 

@@ -78,7 +78,7 @@ class _Log(PostgresLog):
 
 
 @dataclass
-class _Schedule:
+class Schedule:
     """So many events in a second, of all streams together."""
 
     rate: float
@@ -92,7 +92,7 @@ class _Schedule:
             await asyncio.sleep(ahead)
 
 
-async def _write(writer: Writer, schedule: _Schedule, events: int, size: int) -> None:
+async def _write(writer: Writer, schedule: Schedule, events: int, size: int) -> None:
     """One stream after the other."""
     defaults = Settings.load({"url": "unused.db"}, {})
     limits = Limits(
@@ -120,7 +120,7 @@ async def _work(url: str, rate: float, events: int, size: int, interval: float) 
     settings = Settings.load({"url": url, "purge_interval": interval}, {})
     log = _Log(url, settings.store_timeout)
     await log.open(secrets.token_hex(8))
-    writer, schedule = Writer(log, settings.store_timeout), _Schedule(rate)
+    writer, schedule = Writer(log, settings.store_timeout), Schedule(rate)
     writer.start()
     retention = asyncio.create_task(RetentionLoop(log, settings).run())
     writers = [asyncio.create_task(_write(writer, schedule, events, size)) for _ in range(_STREAMS)]
