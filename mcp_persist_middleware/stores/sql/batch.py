@@ -1,13 +1,25 @@
 """What a batch of writes is in every dialect."""
 
+from typing import NamedTuple
+
 from mcp_persist_middleware.model import Ending, StreamRecord, StreamWrite
 
 UNFIT = (OverflowError, ValueError)
 """What a value raises that no column takes, whatever the driver."""
 
-Trace = tuple[bytes, int, int | None, int, int, int, str | None]
-"""Of an entry: stream, epoch, state, the first and the last of its events, how many they are, and
-the worker. None where it says nothing of that."""
+
+class Trace(NamedTuple):
+    """What is in the store of an entry; None where it says nothing of that."""
+
+    stream: bytes
+    epoch: int
+    state: int | None
+    first: int
+    """The first of its events."""
+    last: int
+    number: int
+    """How many they are."""
+    worker: str | None
 
 
 def trace_of(entry: StreamWrite) -> Trace | None:
@@ -18,7 +30,7 @@ def trace_of(entry: StreamWrite) -> Trace | None:
     state = int(entry.ending.state) if entry.ending else None
     # Where there are none, none are between these two.
     first, last = (entry.events[0].sequence, entry.events[-1].sequence) if entry.events else (0, -1)
-    return entry.id, entry.epoch, state, first, last, len(entry.events), entry.worker
+    return Trace(entry.id, entry.epoch, state, first, last, len(entry.events), entry.worker)
 
 
 def stream_row(record: StreamRecord, ending: Ending | None = None) -> tuple[object, ...]:

@@ -79,7 +79,7 @@ class SqliteBatch:
     def _is_there(self, connection: sqlite3.Connection, entry: StreamWrite) -> bool:
         trace = trace_of(entry)
         return trace is not None and (
-            connection.execute(self._sql.there, trace).fetchone() is not None
+            connection.execute(self._sql.there, trace._asdict()).fetchone() is not None
         )
 
 
@@ -109,7 +109,7 @@ def _apply(
             settled = (entry.principal, entry.id, entry.epoch)
             done.append(connection.execute(sql.settle, settled).rowcount == 1)
         if entry.trim:
-            connection.execute(sql.trim, (entry.id, entry.trim))
+            connection.execute(sql.trim, {"stream": entry.id, "limit": entry.trim})
         if (end := entry.ending) is not None:
             times = (end.ended_at, end.expires_at, end.expires_at)
             values = (end.state, end.last_sequence, *times, entry.id, entry.epoch)

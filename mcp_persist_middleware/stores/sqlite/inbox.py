@@ -52,7 +52,7 @@ class SqliteInbox(SqlInbox):
 
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
         home = (*request.key, request.generation, request.worker)
-        values = (*row_of(request).values(), most)
+        values = {**row_of(request), "most": most}
 
         def work(raw: sqlite3.Connection) -> EnqueueResult:
             if raw.execute(self._sql.put, values).rowcount == 1:

@@ -107,7 +107,8 @@ class SqliteReads:
         connection.execute("BEGIN IMMEDIATE")
         try:
             for stream, namespace in streams:
-                events = connection.execute(self._sql.forget, (stream, max_events)).rowcount
+                some = {"stream": stream, "limit": max_events}
+                events = connection.execute(self._sql.forget, some).rowcount
                 max_events -= events
                 # At the bound there may be more of it.
                 gone = (

@@ -55,12 +55,12 @@ class SqliteStatements(Statements):
 
     there = Sql("""
         SELECT 1 FROM {stream} AS s
-        WHERE s.id = ?1 AND s.epoch = ?2 AND (?3 IS NULL OR s.state = ?3)
+        WHERE s.id = :stream AND s.epoch = :epoch AND (:state IS NULL OR s.state = :state)
             -- Of two who take over, the one whose name is there was first.
-            AND (?7 IS NULL OR s.worker = ?7)
-            AND ?6 = (
-                SELECT count(*) FROM {event} AS e WHERE e.stream = ?1
-                AND e.sequence BETWEEN ?4 AND ?5 AND e.epoch = ?2
+            AND (:worker IS NULL OR s.worker = :worker)
+            AND :number = (
+                SELECT count(*) FROM {event} AS e WHERE e.stream = :stream
+                AND e.sequence BETWEEN :first AND :last AND e.epoch = :epoch
             )
     """)
 
@@ -79,9 +79,9 @@ class SqliteStatements(Statements):
     above = Sql("SELECT 1 FROM {event} WHERE stream = ? AND sequence > ? LIMIT 1")
 
     trim = Sql("""
-        DELETE FROM {event} WHERE stream = ?1 AND sequence IN (
-            SELECT sequence FROM {event} WHERE stream = ?1 AND kind <= {MESSAGE}
-            ORDER BY kind, sequence LIMIT ?2
+        DELETE FROM {event} WHERE stream = :stream AND sequence IN (
+            SELECT sequence FROM {event} WHERE stream = :stream AND kind <= {MESSAGE}
+            ORDER BY kind, sequence LIMIT :limit
         )
     """)
 
@@ -103,10 +103,10 @@ class SqliteStatements(Statements):
 
     forget = Sql("""
         DELETE FROM {event}
-        WHERE stream = (SELECT id FROM {stream} WHERE id = ?1 AND expires_at IS NOT NULL)
+        WHERE stream = (SELECT id FROM {stream} WHERE id = :stream AND expires_at IS NOT NULL)
             AND sequence <= (
             SELECT max(sequence) FROM (
-                SELECT sequence FROM {event} WHERE stream = ?1 ORDER BY sequence LIMIT ?2
+                SELECT sequence FROM {event} WHERE stream = :stream ORDER BY sequence LIMIT :limit
             )
         )
     """)
@@ -128,15 +128,17 @@ class SqliteStatements(Statements):
             id, namespace, path, session, worker, generation, state, deadline, sealed, content,
             reply
         )
-        SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+        SELECT
+            :id, :namespace, :path, :session, :worker, :generation, :state, :deadline, :sealed,
+            :content, :reply
         WHERE EXISTS (
             SELECT 1 FROM {session}
-            WHERE namespace = ?2 AND path = ?3 AND id = ?4
-                AND generation = ?6 AND home = ?5 AND NOT deleted
+            WHERE namespace = :namespace AND path = :path AND id = :session
+                AND generation = :generation AND home = :worker AND NOT deleted
         )
-        AND ?12 > (
+        AND :most > (
             SELECT count(*) FROM (
-                SELECT 1 FROM {inbox} WHERE worker = ?5 AND state = {PENDING} LIMIT ?12
+                SELECT 1 FROM {inbox} WHERE worker = :worker AND state = {PENDING} LIMIT :most
             )
         )
     """)
