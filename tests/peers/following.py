@@ -26,6 +26,7 @@ from pathlib import Path
 from mcp_persist_middleware import FeedEvent, Persistence
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import Ending, EventKind, StreamState
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.protocol.event_id import EventIds, name_of, new_stream_id
 from mcp_persist_middleware.streams.context import Context
 from tests.benchmarks import library
@@ -60,7 +61,7 @@ async def _calls(context: Context, schedule: Schedule, until: float) -> None:
 async def write(rate: float, seconds: float) -> None:
     """A worker; the store is in the environment."""
     async with Persistence() as persistence:
-        context, schedule = await persistence.context(), Schedule(rate)
+        context, schedule = await access_to(persistence).context(), Schedule(rate)
         until = time.monotonic() + seconds
         await asyncio.gather(*[_calls(context, schedule, until) for _ in range(STREAMS)])
 

@@ -31,5 +31,5 @@ def test_an_import_warns_of_nothing_and_brings_no_demo_no_fault_proxy_and_no_sdk
 
 def test_completion_shows_what_is_for_users_and_nothing_else() -> None:
     shown = {name for name in dir(Persistence("events.db")) if not name.startswith("_")}
-    said = "aclose deletions drain forget health ping reports settings start"
+    said = "aclose deletions drain forget health ping reports settings start subscribe"
     assert shown == set(said.split())
