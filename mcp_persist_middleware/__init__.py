@@ -9,7 +9,8 @@ from a `log/cursor`, woken by `wakeups/`. What is above imports what is below an
 Where to change what:
 
 - a setting: settings/values.py, settings/arguments.py, its use, examples/guides/settings.md
-- a metric: telemetry.py, its use, examples/guides/operating.md
+- a metric: telemetry/serving.py, telemetry/storing.py, its use; how it is shown: ops/monitoring/
+- what is told of an exchange: streams/exchange_report.py, telemetry/exchanges.py
 - how a cursor is parsed: protocol/event_id.py
 - a protocol revision: protocol/eras.py
 - what a listen hears of on which worker: streams/hints/board.py, protocol/hints.py

@@ -62,6 +62,11 @@ class Health:
         """Whether requests may be sent to this worker."""
         return not self.reasons
 
+    def numbers(self) -> Mapping[str, float | None]:
+        """All that are known, by name."""
+        found = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: float(n) for name, n in found if isinstance(n, int | float)}
+
     def as_json(self) -> dict[str, object]:
         """What is known, as JSON has it; there is no secret in it."""
         status = {"status": "ready" if self.is_ready else "not ready"}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import ClosedError, NoEventLoopError, StoreError
-from mcp_persist_middleware.health import Examiner
+from mcp_persist_middleware.health import Examiner, examined
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams.memory import Memory
@@ -52,6 +52,11 @@ class Runtime:
         self._lost = asyncio.Event()
         self._pause, self._due = _FIRST_PAUSE, 0.0
         self._task: asyncio.Task[None] | None = None
+
+    def numbers(self) -> Mapping[str, float | None]:
+        """What the worker has to show now; read in any thread."""
+        parts = self.parts
+        return {} if parts is None else examined(parts.exchanges, None, {}).numbers()
 
     async def start(self, user: object) -> None:
         """Open the store for one more user. One that is away is tried again now.
@@ -236,6 +241,7 @@ def find_or_make(settings: Settings) -> Runtime:
             del loops[loop]
         found = Runtime(settings)
         loops.setdefault(found.loop, {})[settings] = found
+        telemetry.watch(found)
     return found
 
 

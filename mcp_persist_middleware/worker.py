@@ -222,6 +222,7 @@ async def _run_beside(
     await relay_server.open()
     context.writer.start()
 
+    telemetry.count_codes()
     introduced = False
 
     def on_change() -> None:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.certificates import Authority
 from tests.support.forks import AVAILABLE, Forks
+from tests.support.measured import providers, telemetry
 from tests.support.packaged import Pgbouncer, Postgres15, TlsRedis
 from tests.support.processes import ServerProcess
 from tests.support.stores import (
@@ -24,6 +25,8 @@ from tests.support.stores import (
     new_database,
     place_for_postgres,
 )
+
+__all__ = ["providers", "telemetry"]
 
 _SECONDS = 5.0
 

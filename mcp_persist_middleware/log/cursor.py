@@ -4,9 +4,10 @@ returns for the fifth time: tail, else store, else wait and look again."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.reads import Events, Reads
-from mcp_persist_middleware.model import Event, EventKind, StreamState
+from mcp_persist_middleware.model import Event, EventKind, StreamRecord, StreamState
 from mcp_persist_middleware.wakeups.base import Subscription
 
 # With every wake-up lost a reader still gets on at this pace, where the writer is in this process.
@@ -66,7 +67,7 @@ class Cursor:
         self._stopped = False
         self._subscription: Subscription | None = None
         # Of a stream that is written elsewhere: an answer is mostly the last event.
-        self._expects_end = False
+        self._expects_end = self._has_waited = False
         # What was said to others is not repeated.
         self._heard = live.said if live is not None and resumed else None
         self.position = after
@@ -165,12 +166,19 @@ class Cursor:
             if not is_over and (events := await self._read()):
                 return self._page(events, events[-1].sequence)
             last = record.last_sequence if record is not None else self.position
+            self._note_lag(record)
             return Page([], missing=max(0, last - self.position), ended=True)
         # Only a reader that has to wait asks to be woken.
         if self._subscription is None:
             self._subscription = self._log.wakeups.subscribe(self._stream)
         await self._subscription.wait()
+        self._has_waited = True
         return None
+
+    def _note_lag(self, record: StreamRecord | None) -> None:
+        if self._has_waited and record is not None and record.ended_at is not None:
+            lag = max(0.0, self._log.now() - record.ended_at)
+            telemetry.reader_lag_seconds.record(lag)
 
     async def _read(self) -> Events:
         return await self._reads.page(self._stream, self._epoch, self.position)

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ _RESPONSE_FIRST = re.compile(
     rb'\s*"(?:result|error)"\s*:'
 )
 _SPACE = re.compile(r"[ \t\n\r]*")
+_TRACE = ("traceparent", "tracestate", "baggage")
 _NOISE = frozenset({"notifications/progress", "notifications/message"})
 _TO_A_CALL = frozenset({"notifications/progress", "notifications/cancelled"})
 
@@ -86,6 +87,8 @@ class Call:
     """Whether the client of a `tools/call` has said that it knows the tasks extension."""
     state: str = ""
     """`params.requestState`: the state of a question of the server's that it answers."""
+    trace: Mapping[str, str] | None = None
+    """The trace context in `params._meta` (SEP-414), as it is there."""
 
     @property
     def is_initialize(self) -> bool:
@@ -113,6 +116,7 @@ def parse(body: bytes) -> Call | None:
     params = params if isinstance(params, dict) else {}
     version, name = params.get("protocolVersion"), params.get("name") or params.get("uri")
     state = params.get("requestState")
+    meta = params.get("_meta")
     return Call(
         method=method if isinstance(method := first.get("method"), str) else "",
         name=name if isinstance(name, str) else "",
@@ -120,7 +124,14 @@ def parse(body: bytes) -> Call | None:
         version=version if isinstance(version, str) else None,
         knows_tasks=first.get("method") == "tools/call" and knows_tasks(params),
         state=state if isinstance(state, str) else "",
+        trace=_trace(meta) if meta else None,
     )
+
+
+def _trace(meta: Any) -> Mapping[str, str] | None:
+    if not isinstance(meta, dict) or not isinstance(meta.get("traceparent"), str):
+        return None
+    return {key: value for key in _TRACE if isinstance(value := meta.get(key), str)}
 
 
 def knows_tasks(params: Any) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import math
+import time
 from functools import partial
 
 from mcp_persist_middleware import rarely, telemetry
@@ -112,7 +113,7 @@ class RelayClient:
             content=content,
             sealed=key is not None,
         )
-        topic = self._wakeups.subscribe(name)
+        topic, began = self._wakeups.subscribe(name), time.monotonic()
         try:
             # The first look is for what was there before the request: nothing. An answer may come
             # before it is known to be enqueued.
@@ -128,6 +129,7 @@ class RelayClient:
             raise
         finally:
             topic.close()
+        telemetry.relay_seconds.record(time.monotonic() - began)
         said = outcome.value if isinstance(outcome, RelayFailure) else outcome.name
         telemetry.relayed.add(1, {"namespace": record.key.namespace, "outcome": said})
         is_full = isinstance(outcome, NotExecuted) and outcome.queue_full

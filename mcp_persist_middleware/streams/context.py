@@ -69,7 +69,7 @@ class Context:
 
     tasks: Tasks = field(default_factory=lambda: Tasks("mcp-persist-pump"))
     """What runs the application, one for each exchange."""
-    reports: ExchangeReports = field(default_factory=ExchangeReports)
+    reports: ExchangeReports = field(init=False)
     """Who is told when an exchange is over."""
     detached: Detached = field(init=False)
     """Exchanges without a reader."""
@@ -92,6 +92,7 @@ class Context:
             settings.max_stream_events,
             settings.max_stream_bytes,
         )
+        self.reports = ExchangeReports(member.name)
         self.reads, self.newborn = Reads(log), Newborn(log, self.background)
         self.takeover = Takeover(
             log,

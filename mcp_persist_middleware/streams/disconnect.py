@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.detached import Running
+from mcp_persist_middleware.streams.exchange_report import ExchangeReport
 from mcp_persist_middleware.wakeups.local import Signal
 
 # An application that was told that its client has left, and goes on, is cancelled after this.
@@ -21,12 +22,19 @@ class DisconnectTimer:
     """
 
     def __init__(
-        self, context: Context, exchange: Running, cancel: Callable[[], None], *, cancels: bool
+        self,
+        context: Context,
+        exchange: Running,
+        report: ExchangeReport,
+        cancel: Callable[[], None],
+        *,
+        cancels: bool,
     ) -> None:
         self._context = context
         self._cancels = cancels
         self._outlives = False
         self._exchange: Running | None = exchange
+        self._report = report
         self._cancel = cancel
         self._grace = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -52,6 +60,8 @@ class DisconnectTimer:
     def readers_changed(self) -> None:
         """Somebody has come to read here, or has left."""
         stream = self._exchange.stream if self._exchange is not None else None
+        if stream is not None:
+            self._report.read(stream.readers)
         if stream is None or stream.readers:
             self.attached()
         else:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.types import Scope
 
+from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.whose import Whose
@@ -31,9 +32,14 @@ ParamsOf = Callable[[bytes, str], bytes]
 
 
 class ExchangeReports:
-    """Who is told. Where that is nobody, nothing is looked at either."""
+    """Who is told. Where that is nobody, and nobody measures, nothing is looked at either.
 
-    def __init__(self) -> None:
+    Args:
+        worker: that runs the exchanges.
+    """
+
+    def __init__(self, worker: str = "") -> None:
+        self._worker = worker
         self._listeners: list[Listener] = []
         self._params: ParamsOf | None = None
         self._forget: Callable[[Whose], Awaitable[None]] | None = None
@@ -60,18 +66,20 @@ class ExchangeReports:
 
     def begin(self, request: classify.Request, place: Place, scope: Scope) -> "ExchangeReport":
         """The report of an exchange that begins. A session's own stream is none."""
-        if request.call is None or not self._listeners:
+        if request.call is None or not (self._listeners or telemetry.is_there()):
             return UNREPORTED
-        return _Reported(self.tell, request, place, scope, self._params)
+        return _Reported(self.tell, self._worker, request, place, scope, self._params)
 
     def left(self, record: StreamRecord) -> None:
         """A stream whose worker is gone was ended here with an error."""
-        if record.kind is not StreamKind.POST or not self._listeners:
+        if record.kind is not StreamKind.POST:
             return
         outcome, began = ExchangeOutcome.INTERRUPTED, record.created_at
         lasted = max(0.0, (record.ended_at or began) - began)
         said = ("", "", "", outcome, str(jsonrpc.INTERRUPTED), began, None, lasted, 0, 0)
-        self.tell(FinishedExchange(*said, record.owner, record.id, record.trace))
+        finished = FinishedExchange(*said, record.owner, record.id, record.trace)
+        telemetry.tell_interrupted(record, finished, self._worker)
+        self.tell(finished)
 
     def tell(self, finished: FinishedExchange) -> None:
         """All of them; one that raises keeps no other from hearing, and no answer from leaving."""
@@ -84,6 +92,14 @@ class ExchangeReports:
 
 class ExchangeReport:
     """One exchange that nobody wants to know of."""
+
+    @property
+    def trace(self) -> str:
+        """The `traceparent` to be kept with its stream."""
+        return telemetry.traceparent()
+
+    def enter(self) -> None:
+        """The task begins that runs it."""
 
     def received(self, body: Body) -> None:
         """This is its request."""
@@ -112,6 +128,9 @@ class ExchangeReport:
     def broken_off(self, outcome: ExchangeOutcome) -> None:
         """It is over without an answer, if it is not complete."""
 
+    def read(self, readers: int) -> None:
+        """So many read its answer here by now."""
+
     def leave(self) -> None:
         """Whoever ends its stream tells what became of it."""
 
@@ -123,6 +142,7 @@ class _Reported(ExchangeReport):
     def __init__(
         self,
         tell: Listener,
+        worker: str,
         request: classify.Request,
         place: Place,
         scope: Scope,
@@ -143,6 +163,22 @@ class _Reported(ExchangeReport):
         self._error = ""
         self._status = 200
         self._body = bytearray()
+        operation = telemetry.Operation(
+            call.method,
+            call.name,
+            self._version,
+            call.request_id,
+            call.trace,
+            scope.get("http_version", "1.1"),
+        )
+        self._span = telemetry.OperationSpan(operation, worker)
+
+    @property
+    def trace(self) -> str:
+        return self._span.traceparent
+
+    def enter(self) -> None:
+        self._span.enter()
 
     def received(self, body: Body) -> None:
         self._bytes_in = body.size
@@ -193,8 +229,14 @@ class _Reported(ExchangeReport):
                 outcome = ExchangeOutcome.ERROR
         self._end(outcome, error_type)
 
+    def read(self, readers: int) -> None:
+        if self._tell is not None:
+            self._span.note("mcp_persist.read" if readers else "mcp_persist.unread")
+
     def leave(self) -> None:
-        self._tell = None
+        if self._tell is not None:
+            self._tell = None
+            self._span.abandon()
 
     def _end(self, outcome: ExchangeOutcome, error_type: str) -> None:
         tell, self._tell = self._tell, None
@@ -214,9 +256,10 @@ class _Reported(ExchangeReport):
             self._bytes_out,
             self._owner if stream is None else stream.record.owner,
             None if stream is None else stream.record.id,
-            "" if stream is None else stream.record.trace,
+            self._span.traceparent,
             # The first of them is who asks.
             0 if stream is None else max(0, stream.attached - 1),
             self._params,
         )
+        self._span.end(finished)
         tell(finished)

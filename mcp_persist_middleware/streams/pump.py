@@ -56,8 +56,8 @@ class Exchange:
         """What answers in the place of an answer that takes too long."""
         self.head: headers.RawHeaders | None = None
         """What the answer begins with at once, where all of it is logged, whatever it is."""
-        cancels = request.era.disconnect_cancels
-        self._disconnect = DisconnectTimer(context, self, self.cancel, cancels=cancels)
+        cancels, report = request.era.disconnect_cancels, self.recorder.report
+        self._disconnect = DisconnectTimer(context, self, report, self.cancel, cancels=cancels)
         self._late: BufferedAnswer | None = None
         self._passed: PassedAnswer | None = None
         self._kept: bytes | None = None
@@ -145,6 +145,7 @@ class Exchange:
 
     async def _run(self) -> None:
         exit_guard.protect()
+        self.recorder.report.enter()
         try:
             await self.app(self.scope, self._receive, self._send)
         except Exception as error:

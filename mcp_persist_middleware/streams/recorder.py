@@ -98,7 +98,7 @@ class Recorder:
             ended_at=None,
             expires_at=None,
             request_ids=json.dumps(list(call.request_ids) if call is not None else []),
-            trace=telemetry.traceparent(),
+            trace=self.report.trace,
             request=kept,
         )
         request_id = call.request_id if call is not None else None

@@ -82,7 +82,7 @@ async def _answer(
         await responses.read_to_the_end(send)
     else:
         _count(scope, "resumed")
-        with telemetry.replay_span(record.trace):
+        with telemetry.replay_span(record.trace, context.member.name):
             await _continue(context, scope, request, record, live, Client(receive), send)
 
 
@@ -112,7 +112,7 @@ async def _listen(
     owner = record.owner
     key = SessionKey(owner.namespace, owner.path, owner.session)
     point = _point(position, record, live)
-    with telemetry.replay_span(record.trace):
+    with telemetry.replay_span(record.trace, context.member.name):
         await listen.follow(context, key, point, scope, request.era, Client(receive), send)
 
 

@@ -166,7 +166,7 @@ async def test_an_exchange_whose_worker_is_gone_is_told_by_whoever_ends_it(tmp_s
     async with two_workers(tmp_store, Scripted()) as (ports, both):
         told = [await heard(each) for each in both]
         write, cursor = left_behind()
-        await (await both[0].context()).log.append([write])
+        await (await access_to(both[0]).context()).log.append([write])
         session = RawSession(ports[0], MODERN)
         frames = await (await session.get(cursor)).body()
         assert b"Interrupted" in frames

@@ -2,23 +2,25 @@
 
 import logging
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry import metrics, trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, StatusCode
 
 from mcp_persist_middleware import ConfigurationError, Persistence, PersistMiddleware, StoreError
 from mcp_persist_middleware import telemetry as instruments
 from mcp_persist_middleware.persistence import access_to
+from mcp_persist_middleware.telemetry.bounded import BoundedValues
+from mcp_persist_middleware.telemetry.instrument import BOUNDED
+from tests.guarantees.test_g10_sessions import two_workers
+from tests.interaction.test_rerun import left_behind
 from tests.multiworker.stateful_app import tenant
+from tests.support.measured import Telemetry
 from tests.support.scripted import Call, Scripted, persisted, serving, until
-from tests.support.session import RawSession, last_id
+from tests.support.session import MODERN, RawSession, last_id
 
 SECRETS = {
     "authorization": "Bearer tok-SECRET",
@@ -26,67 +28,6 @@ SECRETS = {
     "x-api-key": "key-SECRET",
 }
 PAYLOAD = "payload-SECRET"
-
-
-class Telemetry:
-    """All spans and metrics of the process, since the test began."""
-
-    def __init__(self, spans: InMemorySpanExporter, reader: InMemoryMetricReader) -> None:
-        self._spans, self._reader = spans, reader
-        self._before = self._numbers()
-
-    @property
-    def spans(self) -> Any:
-        return self._spans.get_finished_spans()
-
-    def _numbers(self) -> dict[str, float]:
-        data, found = self._reader.get_metrics_data(), dict[str, float]()
-        for resource in data.resource_metrics if data else []:
-            for scope in resource.scope_metrics:
-                for metric in scope.metrics:
-                    points: Any = metric.data.data_points
-                    values = (p.value if hasattr(p, "value") else p.count for p in points)
-                    found[metric.name.removeprefix("mcp_persist.")] = sum(values)
-        return found
-
-    def counted(self, name: str) -> float:
-        """By how much an instrument has moved; of a histogram, how many values it has."""
-        return self._numbers().get(name, 0) - self._before.get(name, 0)
-
-    def by_namespace(self, name: str) -> dict[str, float]:
-        """What a counter says of each namespace that it tells apart."""
-        data = self._reader.get_metrics_data()
-        return {
-            str(point.attributes.get("namespace")): getattr(point, "value", 0)
-            for resource in (data.resource_metrics if data else [])
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == f"mcp_persist.{name}"
-            for point in metric.data.data_points
-        }
-
-    def text(self) -> str:
-        """Everything that is exported, as text."""
-        data = self._reader.get_metrics_data()
-        return "\n".join([*(span.to_json() for span in self.spans), data.to_json() if data else ""])
-
-
-@pytest.fixture(scope="session")
-def providers() -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
-    """OpenTelemetry's providers are set once for a process."""
-    spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
-    tracing = TracerProvider()
-    tracing.add_span_processor(SimpleSpanProcessor(spans))
-    trace.set_tracer_provider(tracing)
-    metrics.set_meter_provider(MeterProvider([reader]))
-    return spans, reader
-
-
-@pytest.fixture
-def telemetry(providers: tuple[InMemorySpanExporter, InMemoryMetricReader]) -> Telemetry:
-    spans, reader = providers
-    spans.clear()
-    return Telemetry(spans, reader)
 
 
 async def two(call: Call) -> None:
@@ -118,7 +59,7 @@ async def test_a_resume_is_a_span_that_links_to_the_request_it_goes_on_with(
         telemetry._spans.clear()
         frames = await (await session.call("two")).take(2)
         await (await session.get(frames[0].id)).body()
-    (call,) = [span for span in telemetry.spans if span.name == "outer POST"]
+    (call,) = [span for span in telemetry.spans if span.name == "tools/call two"]
     (replay,) = [span for span in telemetry.spans if span.name == "mcp_persist.replay"]
     assert replay.instrumentation_scope.version == instruments.VERSION != "0.0.0"
     assert [link.context.span_id for link in replay.links] == [call.context.span_id]
@@ -236,8 +177,7 @@ async def test_the_password_in_a_url_is_in_no_error(
 async def test_no_more_namespaces_are_told_apart_than_may(
     tmp_store: str, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instruments, "_MOST_NAMESPACES", 3)
-    monkeypatch.setattr(instruments._Counter, "_known", set())
+    monkeypatch.setitem(BOUNDED, "namespace", BoundedValues(most=3))
 
     async def one(call: Call) -> None:
         await call.head()
@@ -251,4 +191,160 @@ async def test_no_more_namespaces_are_told_apart_than_may(
         await until(lambda: sum(telemetry.by_namespace("events").values()) >= before + 16)
         found = {name for name in telemetry.by_namespace("events") if "many" in name}
         assert len(found) == 3
-        assert telemetry.by_namespace("events")["(other)"] == 10
+        assert telemetry.by_namespace("events")["_OTHER"] == 10
+
+
+def exchange(telemetry: Telemetry, name: str) -> Any:
+    (found,) = [span for span in telemetry.spans if span.name == name]
+    return found
+
+
+async def test_an_exchange_is_a_span_of_the_trace_that_the_request_itself_carries(
+    tmp_store: str, telemetry: Telemetry
+) -> None:
+    inside: list[Any] = []
+
+    async def looks(call: Call) -> None:
+        inside.append(trace.get_current_span().get_span_context().span_id)
+        await call.head()
+        await call.result()
+
+    tracer = trace.get_tracer("tests")
+
+    async def traced(scope: Any, receive: Any, send: Any) -> None:
+        with tracer.start_as_current_span(f"http {scope.get('method')}"):
+            await middleware(scope, receive, send)
+
+    persistence = Persistence(url=tmp_store)
+    middleware = PersistMiddleware(Scripted(looks=looks), persistence=persistence)
+    client = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with persistence, serving(traced) as port:
+        session = await RawSession.open(port)
+        telemetry._spans.clear()
+        params = {"name": "looks", "arguments": {}, "_meta": {"traceparent": client}}
+        await (await session.post("tools/call", params)).body()
+        await until(lambda: "http POST" in [span.name for span in telemetry.spans])
+    found, http = exchange(telemetry, "tools/call looks"), exchange(telemetry, "http POST")
+    assert inside == [found.context.span_id]
+    assert f"{found.parent.trace_id:032x}-{found.parent.span_id:016x}" == client[3:-3]
+    assert [link.context.span_id for link in found.links] == [http.context.span_id]
+    assert dict(found.attributes) == {
+        "mcp.method.name": "tools/call",
+        "gen_ai.tool.name": "looks",
+        "gen_ai.operation.name": "execute_tool",
+        "mcp.protocol.version": "2025-11-25",
+        "jsonrpc.request.id": "2",
+        "network.protocol.name": "http",
+        "network.protocol.version": "1.1",
+        "network.transport": "tcp",
+        "mcp_persist.outcome": "ok",
+        "mcp_persist.worker": found.attributes["mcp_persist.worker"],
+    }
+    assert found.kind is SpanKind.SERVER
+    assert found.status.status_code is StatusCode.UNSET
+
+
+async def test_how_an_exchange_failed_is_told_by_the_conventions(
+    tmp_store: str, telemetry: Telemetry
+) -> None:
+    async def wrong(call: Call) -> None:
+        await call.head()
+        error = {"code": -32602, "message": PAYLOAD}
+        await call.emit({"id": call.request["id"], "error": error})
+        await call.end()
+
+    async def fails(call: Call) -> None:
+        await call.head()
+        await call.emit({"id": call.request["id"], "result": {"content": [], "isError": True}})
+        await call.end()
+
+    before = telemetry.counted("mcp.server.operation.duration")
+    async with persisted(Scripted(wrong=wrong, fails=fails), tmp_store) as (port, _):
+        session = await RawSession.open(port)
+        for tool in ("wrong", "fails"):
+            await (await session.call(tool)).body()
+    found = exchange(telemetry, "tools/call wrong")
+    said = {"error.type": "-32602", "rpc.response.status_code": "-32602"}
+    assert said.items() <= dict(found.attributes).items()
+    assert found.status.status_code is StatusCode.ERROR
+    found = exchange(telemetry, "tools/call fails")
+    assert found.attributes["error.type"] == "tool_error"
+    assert telemetry.counted("mcp.server.operation.duration") - before == 3
+    points = telemetry.points("mcp.server.operation.duration")
+    common = {"mcp.method.name": "tools/call", "gen_ai.tool.name": "wrong", **said}
+    assert any(common.items() <= point.items() for point in points)
+    assert PAYLOAD not in telemetry.text()
+
+
+async def test_who_calls_tools_that_there_are_not_makes_no_metric_of_each(
+    tmp_store: str, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BOUNDED, "gen_ai.tool.name", BoundedValues())
+
+    class Every(dict[str, Any]):
+        def __missing__(self, name: str) -> Any:
+            async def unknown(call: Call) -> None:
+                await call.head()
+                result = {"content": [{"type": "text", "text": "no such tool"}], "isError": True}
+                await call.emit({"id": call.request["id"], "result": result})
+                await call.end()
+
+            return unknown
+
+    app = Scripted()
+    app.tools = Every(two=two)
+    async with persisted(app, tmp_store) as (port, _):
+        session = await RawSession.open(port)
+        for number in range(30):
+            await (await session.call(f"made-up-{number}")).body()
+        await (await session.call("two")).body()
+    points = telemetry.points("mcp.server.operation.duration")
+    named = {point.get("gen_ai.tool.name", "") for point in points}
+    assert len([name for name in named if name.startswith("made-up-")]) == 20
+    assert {"_OTHER", "two"} <= named
+    assert len({span.name for span in telemetry.spans if "made-up" in span.name}) == 20
+
+
+async def test_an_exchange_whose_worker_is_gone_has_its_end_in_its_trace(
+    tmp_store: str, telemetry: Telemetry
+) -> None:
+    async with two_workers(tmp_store, Scripted()) as (ports, both):
+        write, cursor = left_behind()
+        assert write.create is not None
+        trace_id, span_id = f"{7:032x}", f"{9:016x}"
+        record = replace(write.create, trace=f"00-{trace_id}-{span_id}-01")
+        await (await access_to(both[0]).context()).log.append([replace(write, create=record)])
+        await (await RawSession(ports[0], MODERN).get(cursor)).body()
+    found = exchange(telemetry, "mcp_persist.interrupted")
+    assert (found.context.trace_id, found.parent.span_id) == (7, 9)
+    assert found.attributes["mcp_persist.outcome"] == "interrupted"
+
+
+async def test_gauges_show_what_the_workers_of_a_process_have(
+    tmp_store: str, telemetry: Telemetry
+) -> None:
+    async with persisted(Scripted(two=two), tmp_store) as (port, _):
+        await RawSession.open(port)
+        for name in ("queue.events", "commit.lag", "heartbeat.age"):
+            assert telemetry.points(f"mcp_persist.{name}") == [{}]
+
+
+async def test_lines_of_the_log_are_counted_by_their_codes(
+    tmp_store: str, telemetry: Telemetry
+) -> None:
+    async with persisted(Scripted(crash=crash), tmp_store) as (port, _):
+        session = await RawSession.open(port)
+        for _ in range(3):
+            await (await session.call("crash")).body()
+        await until(lambda: telemetry.counted("errors") >= 3)
+    assert {"code": "MPM-APP-01"} in telemetry.points("mcp_persist.errors")
+
+
+async def test_codecs_are_measured(tmp_store: str, telemetry: Telemetry) -> None:
+    settings = {"compression": "gzip", "compress_min_bytes": 1}
+    async with persisted(Scripted(two=two), tmp_store, **settings) as (port, _):
+        session = await RawSession.open(port)
+        await (await session.call("two")).body()
+    sides = {each["side"] for each in telemetry.points("mcp_persist.codec.bytes")}
+    assert sides == {"plain", "stored"}
+    assert telemetry.counted("codec.duration") > 0

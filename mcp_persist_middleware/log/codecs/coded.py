@@ -5,6 +5,7 @@ import asyncio
 import dataclasses
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -32,6 +33,8 @@ _LARGE = 64 * 1024
 _THREADS = 2
 _LOST = "The answer to this request is in the store, and cannot be read here"
 _MOST_REASONS = 64
+_ENCODE, _DECODE = {"operation": "encode"}, {"operation": "decode"}
+_PLAIN, _STORED = {"side": "plain"}, {"side": "stored"}
 
 
 class CodedLog(OuterLog):
@@ -78,10 +81,12 @@ class CodedLog(OuterLog):
     async def append(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
         if self._chain.is_idle:
             return await self.inner.append(batch)
-        size = sum(write.size for write in batch)
-        return await self.inner.append(
-            await self._away(size, lambda: [self._encoded(write) for write in batch])
-        )
+        size, began = sum(write.size for write in batch), time.monotonic()
+        coded = await self._away(size, lambda: [self._encoded(write) for write in batch])
+        telemetry.codec_seconds.record(time.monotonic() - began, _ENCODE)
+        telemetry.codec_bytes.add(size, _PLAIN)
+        telemetry.codec_bytes.add(sum(write.size for write in coded), _STORED)
+        return await self.inner.append(coded)
 
     def _encoded(self, write: StreamWrite) -> StreamWrite:
         created = write.create
@@ -133,7 +138,9 @@ class CodedLog(OuterLog):
         """What can be read of a page: what cannot is a gap in it, and an error where it was the
         answer."""
         size = sum(size_of(event.codec, event.frame) for event in page)
+        began = time.monotonic()
         each = await self._away(size, lambda: [self._frame(stream, event) for event in page])
+        telemetry.codec_seconds.record(time.monotonic() - began, _DECODE)
         reasons = [reason for _, reason in each if reason]
         if not reasons:
             return [event for event, _ in each]
