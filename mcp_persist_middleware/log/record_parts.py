@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from urllib.parse import quote, unquote
 
+from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Inbox, Sessions, WorkerTable
 from mcp_persist_middleware.log.records import Fields, Records, unpacked
@@ -108,7 +109,12 @@ class RecordSessions(Sessions):
         await self._records.change(_key_of(key), lambda _: gone)
 
     async def purge(self, now: float, limit: int) -> int:
-        return await _purge(self._records, "session/", "expires_at", now, limit)
+        def told(row: Fields) -> None:
+            if not row["deleted"]:
+                began_at = row.get("began_at", 0.0)
+                telemetry.tell_session_end(began_at, now, row["version"], "expired")
+
+        return await _purge(self._records, "session/", "expires_at", now, limit, told)
 
     async def forget(self, whose: Whose) -> Collection[SessionKey]:
         gone = []
@@ -250,19 +256,30 @@ class RecordInbox(Inbox):
         return gone
 
 
-async def _purge(records: Records, prefix: str, until: str, now: float, limit: int) -> int:
+async def _purge(
+    records: Records,
+    prefix: str,
+    until: str,
+    now: float,
+    limit: int,
+    on_gone: Callable[[Fields], None] = lambda _: None,
+) -> int:
     """Remove at most so many of the records that are over."""
     gone = 0
     async for key, row in records.all(prefix):
         if gone >= limit:
             break
         if row[until] <= now:
-            gone += await records.remove(prefix + key, lambda it: bool(it[until] <= now))
+            went = await records.remove(prefix + key, lambda it: bool(it[until] <= now))
+            gone += went
+            if went:
+                on_gone(row)
     return gone
 
 
 def _session(fields: Fields) -> SessionRecord:
-    named = {each.name: fields[each.name] for each in dataclasses.fields(SessionRecord)}
+    names = [each.name for each in dataclasses.fields(SessionRecord)]
+    named = {name: fields[name] for name in names if name in fields}
     key = SessionKey(*named["key"])
     return SessionRecord(**named | {"key": key, "subscriptions": (*named["subscriptions"],)})
 

@@ -35,6 +35,8 @@ class SessionRecord:
     """The body of the last `logging/setLevel` parameters, or an empty string."""
     subscriptions: tuple[str, ...] = ()
     """The resources the client is subscribed to."""
+    began_at: float = 0.0
+    """When it began, by the store's clock; 0 where that is not known."""
 
 
 class SessionStreamState(NamedTuple):

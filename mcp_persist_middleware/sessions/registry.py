@@ -113,6 +113,7 @@ class Registry:
             generation=1,
             home=self._worker,
             expires_at=self._upkeep.expiry(brief=True),
+            began_at=self._sessions.now(),
         )
         held = LocalSession(record, inner, owner=owner)
         held.is_kept = len(initialize) <= _MAX_INITIALIZE and not self._is_down()
@@ -269,7 +270,7 @@ class Registry:
         self.drop(held)
         self._held.forget(key)
         telemetry.sessions.add(1, {"namespace": key.namespace, "event": "deleted"})
-        self._upkeep.deleted.add(key)
+        self._upkeep.delete(held.record)
         await self.settle(key)
 
     async def settle(self, key: SessionKey) -> None:

@@ -1,9 +1,9 @@
 """What the store is told of sessions later than it happens."""
 
-from mcp_persist_middleware import rarely
+from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Sessions
-from mcp_persist_middleware.model import SessionKey
+from mcp_persist_middleware.model import SessionKey, SessionRecord
 from mcp_persist_middleware.sessions.held import HeldSessions
 from mcp_persist_middleware.settings import Settings
 
@@ -28,6 +28,12 @@ class Upkeep:
         settings = self._settings
         longest = settings.brief_session_ttl if brief else settings.session_ttl
         return self._sessions.now() + min(longest, settings.session_ttl)
+
+    def delete(self, record: SessionRecord) -> None:
+        """The store is to be told that a session is over."""
+        self.deleted.add(record.key)
+        now = self._sessions.now()
+        telemetry.tell_session_end(record.began_at, now, record.version, "deleted")
 
     async def settle(self, key: SessionKey) -> None:
         """See that the store knows of a deletion.

@@ -3,7 +3,11 @@
 payload, no id of a session or a principal, and no URL."""
 
 from mcp_persist_middleware.telemetry.codes import count_codes
-from mcp_persist_middleware.telemetry.exchanges import Operation, OperationSpan
+from mcp_persist_middleware.telemetry.exchanges import (
+    Operation,
+    OperationSpan,
+    tell_session_end,
+)
 from mcp_persist_middleware.telemetry.exchanges import interrupted as tell_interrupted
 from mcp_persist_middleware.telemetry.instrument import INSTRUMENTS, VERSION, watch
 from mcp_persist_middleware.telemetry.presence import is_there, look
@@ -124,6 +128,7 @@ __all__ = [
     "streams",
     "task_failures",
     "tell_interrupted",
+    "tell_session_end",
     "traceparent",
     "unreadable",
     "upstream_requests",

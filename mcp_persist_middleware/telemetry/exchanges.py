@@ -139,6 +139,18 @@ def _parent(carrier: Mapping[str, str] | None) -> tuple[context.Context | None, 
     return extracted, [Link(here)] if here.is_valid else []
 
 
+def tell_session_end(began_at: float, now: float, version: str, how: str) -> None:
+    """A session is over that began then, if that is known."""
+    if began_at > 0:
+        attributes = {
+            "mcp.protocol.version": _told("mcp.protocol.version", version),
+            "mcp_persist.end": how,
+            "network.protocol.name": "http",
+            "network.transport": "tcp",
+        }
+        serving.session_seconds.record_told(max(0.0, now - began_at), attributes)
+
+
 def interrupted(record: StreamRecord, finished: FinishedExchange, worker: str) -> None:
     """An exchange whose worker is gone, and its span with it: in that one's trace it is seen that
     it began, and that it was ended here."""

@@ -1,7 +1,9 @@
 """What an operator sees: spans that link, numbers that add up, and no secret anywhere."""
 
+import asyncio
 import logging
 import sqlite3
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from tests.multiworker.stateful_app import tenant
 from tests.support.measured import Telemetry
 from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.session import MODERN, RawSession, last_id
+from tests.support.stateful import Stateful
 
 SECRETS = {
     "authorization": "Bearer tok-SECRET",
@@ -348,3 +351,21 @@ async def test_codecs_are_measured(tmp_store: str, telemetry: Telemetry) -> None
     sides = {each["side"] for each in telemetry.points("mcp_persist.codec.bytes")}
     assert sides == {"plain", "stored"}
     assert telemetry.counted("codec.duration") > 0
+
+
+async def test_a_session_has_lasted_from_its_beginning_on_whichever_worker_it_ends(
+    tmp_store: str, telemetry: Telemetry
+) -> None:
+    async with persisted(Stateful(), tmp_store, drain_seconds=0.1) as (port, _):
+        session = await RawSession.open(port)
+        began = time.monotonic()
+    async with persisted(Stateful(), tmp_store) as (port, _):
+        session.port = port
+        await (await session.call("count")).body()
+        await asyncio.sleep(max(0.0, began + 1.0 - time.monotonic()))
+        assert await session.delete() == 200
+        assert telemetry.counted("mcp.server.session.duration") == 1
+    (point,) = telemetry.values("mcp.server.session.duration")
+    assert 1.0 <= point.sum < 30
+    said = {"mcp.protocol.version": "2025-11-25", "mcp_persist.end": "deleted"}
+    assert said.items() <= dict(point.attributes).items()

@@ -39,11 +39,11 @@ class Telemetry:
         """By how much an instrument has moved; of a histogram, how many values it has."""
         return self._numbers().get(name, 0) - self._before.get(name, 0)
 
-    def points(self, name: str) -> list[dict[str, Any]]:
-        """The attributes that values of an instrument have come with."""
+    def values(self, name: str) -> list[Any]:
+        """What an instrument shows, for each set of attributes."""
         data = self._reader.get_metrics_data()
         return [
-            dict(point.attributes)
+            point
             for resource in (data.resource_metrics if data else [])
             for scope in resource.scope_metrics
             for metric in scope.metrics
@@ -51,16 +51,15 @@ class Telemetry:
             for point in metric.data.data_points
         ]
 
+    def points(self, name: str) -> list[dict[str, Any]]:
+        """The attributes that values of an instrument have come with."""
+        return [dict(point.attributes) for point in self.values(name)]
+
     def by_namespace(self, name: str) -> dict[str, float]:
         """What a counter says of each namespace that it tells apart."""
-        data = self._reader.get_metrics_data()
         return {
             str(point.attributes.get("namespace")): getattr(point, "value", 0)
-            for resource in (data.resource_metrics if data else [])
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == f"mcp_persist.{name}"
-            for point in metric.data.data_points
+            for point in self.values(f"mcp_persist.{name}")
         }
 
     def text(self) -> str:

@@ -116,6 +116,7 @@ def _session() -> tuple[Column[Any], ...]:
         Column("turn_worker", Text, nullable=False),
         Column("read_stream", LargeBinary, nullable=False),
         Column("read_sequence", BigInteger, nullable=False),
+        Column("began_at", Float),
     )
 
 

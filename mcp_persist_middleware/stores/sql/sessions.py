@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import and_, case, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import RelayState, SessionKey, SessionRecord, SessionStreamState
@@ -50,6 +51,7 @@ class SqlSessions(Sessions):
             turn_worker="",
             read_stream=b"",
             read_sequence=0,
+            began_at=record.began_at or None,
             **_noted(record),
         )
         try:
@@ -115,7 +117,14 @@ class SqlSessions(Sessions):
         late = [
             self._store.rows(self._table, some, c.expires_at <= now) for some in self._among(keys)
         ]
-        return sum([await self._store.execute(delete(self._table).where(each)) for each in late])
+        told, gone = (c.began_at, c.version, c.deleted), 0
+        for each in late:
+            rows = await self._store.all(delete(self._table).where(each).returning(*told))
+            gone += len(rows)
+            for row in rows:
+                if not row.deleted:
+                    telemetry.tell_session_end(row.began_at or 0.0, now, row.version, "expired")
+        return gone
 
     async def forget(self, whose: Whose) -> Collection[SessionKey]:
         c, gone = self._table.c, list[SessionKey]()
@@ -191,4 +200,6 @@ def session_of(row: Any) -> SessionRecord:
         fingerprint=row.fingerprint,
         level=row.level,
         subscriptions=tuple(json.loads(row.subscriptions)),
+        # A store that is only looked at may be older than this column.
+        began_at=getattr(row, "began_at", None) or 0.0,
     )

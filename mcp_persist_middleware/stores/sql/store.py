@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.clock import StoreClock, Timed
@@ -31,6 +31,9 @@ from mcp_persist_middleware.stores.sql.workers import connected
 from mcp_persist_middleware.supervision import Tasks
 
 T = TypeVar("T")
+
+Rows = Select[Any] | ReturningUpdate[Any] | ReturningDelete[Any]
+"""Statements that give rows."""
 
 
 class SqlStore(Timed, ABC):
@@ -163,7 +166,7 @@ class SqlStore(Timed, ABC):
         if not found:
             raise StoreError(url=self.name, reason="what was written to it cannot be read")
 
-    async def all(self, statement: Select[Any] | ReturningUpdate[Any]) -> Sequence[Row[Any]]:
+    async def all(self, statement: Rows) -> Sequence[Row[Any]]:
         """The rows of a short read, or those that one statement has changed.
 
         Raises:
@@ -172,7 +175,9 @@ class SqlStore(Timed, ABC):
         return await self._whole(self._all(statement))
 
     async def _all(
-        self, statement: Select[Any] | ReturningUpdate[Any], timeout: float = 0.0
+        self,
+        statement: Rows,
+        timeout: float = 0.0,
     ) -> Sequence[Row[Any]]:
         async with self._connection(timeout) as connection:
             rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()

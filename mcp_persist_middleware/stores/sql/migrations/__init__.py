@@ -41,6 +41,7 @@ STEPS = (
     Migration(3, "deletions"),
     Migration(4, "jobs"),
     Migration(5, "journal"),
+    Migration(6, "session_began"),
 )
 NEWEST = STEPS[-1].number
 

@@ -13,7 +13,7 @@ class SessionTable:
     async def test_a_session_is_found_by_every_worker_as_it_was_made(
         self, log: EventLog, other: EventLog
     ) -> None:
-        made = session()
+        made = dataclasses.replace(session(), began_at=1700.25)
         assert await log.sessions.create(made)
         assert await other.sessions.find(made.key) == made
         for key in (session("t").key, session(path="/b").key, made.key._replace(namespace="n")):
