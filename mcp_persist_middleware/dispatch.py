@@ -32,6 +32,7 @@ from mcp_persist_middleware.streams import identity, listen, ownership, rerun, r
 from mcp_persist_middleware.streams.hints import serve as listens
 from mcp_persist_middleware.streams.lease_guard import LeaseGuard
 from mcp_persist_middleware.streams.stored_request import StoredRequest
+from mcp_persist_middleware.tasks.core_service import note_reply
 from mcp_persist_middleware.worker import Parts
 
 logger = rarely.logger(__name__)
@@ -238,7 +239,8 @@ class Dispatcher:
             case Kind.LISTEN:
                 await listens.serve(context, LeaseGuard(context, self.app), asked, client, send)
             case Kind.EXCHANGE:
-                await long_calls.run(context, app, asked, client)
+                bare = LeaseGuard(context, self.app)
+                await long_calls.run(context, app, bare, asked, client)
             case Kind.STREAM:
                 point = await listen.find(context, app, scope, request, client, send)
                 if point is not None:
@@ -247,6 +249,7 @@ class Dispatcher:
                 send = partial(self._forget, asked, client)
                 await app(scope, bodies.replay(asked.body, client.rest), send)
             case _:
+                note_reply(context, asked)
                 if not request.session and b'"initialize"' not in asked.body.content:
                     app = LeaseGuard(context, self.app)
                 await app(scope, bodies.replay(asked.body, client.rest), send)

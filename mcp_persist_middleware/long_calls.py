@@ -8,9 +8,9 @@ from mcp_persist_middleware.clients import LocalClient, Recipient
 from mcp_persist_middleware.streams import serve
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.pump import Exchange
+from mcp_persist_middleware.tasks import faces
 from mcp_persist_middleware.tasks.hand_back import HandBack, HandBackOffer
 from mcp_persist_middleware.tasks.idempotency import Idempotent
-from mcp_persist_middleware.tasks.service import TaskService
 
 
 async def joined(context: Context, app: ASGIApp, asked: Asked, client: LocalClient) -> bool:
@@ -22,13 +22,23 @@ async def joined(context: Context, app: ASGIApp, asked: Asked, client: LocalClie
     return client.hand_back is not None and await client.hand_back.answer(client, client.send)
 
 
-async def run(context: Context, app: ASGIApp, asked: Asked, client: Recipient) -> None:
-    """Have the application answer a request, or say that its answer is to be asked for later."""
-    tasks, idempotent = TaskService.of(context, app, asked), Idempotent.of(context, app, asked)
+async def run(
+    context: Context, app: ASGIApp, bare: ASGIApp, asked: Asked, client: Recipient
+) -> None:
+    """Have the application answer a request, or say that its answer is to be asked for later.
+
+    Args:
+        bare: the application without our sessions.
+    """
+    tasks = faces.of(context, app, bare, asked)
+    idempotent = Idempotent.of(context, app, asked)
     if tasks is not None:
         if await tasks.answer(client.send):
             return
         app = tasks.application
+        if tasks.begun is not None:
+            await client.read(asked, *tasks.begun)
+            return
     running = Exchange(context, app, asked.scope, asked.request, client.send)
     running.recorder.is_asked_here = client.is_here
     if idempotent is not None:

@@ -75,6 +75,8 @@ class Context:
     """Exchanges without a reader."""
     progress: Recent[bytes, Progress] = field(default_factory=lambda: Recent(_PROGRESS))
     """How far the streams of jobs were seen to be."""
+    replied: Recent[tuple[Place, str, str], None] = field(default_factory=lambda: Recent(_PROGRESS))
+    """What clients of sessions have answered lately, of what they were asked."""
     outliving: set[Running] = field(default_factory=set)
     """Exchanges that nobody need read: jobs."""
     session_streams: dict[tuple[Place, str], Running] = field(default_factory=dict)

@@ -40,6 +40,8 @@ class Memory:
         credentials as well."""
         self.own_tasks: Recent[Place, bool] = Recent(_PLACES)
         """Whether the application says that it has tasks itself."""
+        self.own_core_tasks: Recent[Place, bool] = Recent(_PLACES)
+        """The same to clients of 2025-11-25."""
         self.structured: Recent[Place, tuple[frozenset[str], float]] = Recent(_PLACES)
         """The tools that have output schemas, and until when (monotonic) that is believed."""
 

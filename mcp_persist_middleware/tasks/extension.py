@@ -30,7 +30,8 @@ def poll_ms(age: float) -> int:
     return next((pace for until, pace in _PACE if age < until), _SLOWEST)
 
 
-def _iso(at: float) -> str:
+def iso(at: float) -> str:
+    """A time as clients read it."""
     told = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
     return told.replace("+00:00", "Z")
 
@@ -41,8 +42,8 @@ def detailed(job: JobRecord, state: JobState, now: float) -> bytes:
     told: dict[str, Any] = {
         "taskId": job_id.name(job.id),
         "status": str(state.status),
-        "createdAt": _iso(job.created_at),
-        "lastUpdatedAt": _iso(max(state.updated_at, job.created_at)),
+        "createdAt": iso(job.created_at),
+        "lastUpdatedAt": iso(max(state.updated_at, job.created_at)),
         "ttlMs": int((job.expires_at - job.created_at) * 1000),
         "pollIntervalMs": poll_ms(now - job.created_at),
     }

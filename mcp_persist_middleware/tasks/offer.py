@@ -45,7 +45,7 @@ class TaskOffer:
         if call is None or not call.knows_tasks or len(call.request_ids) != 1:
             return None
         content = asked.body.content
-        if not _is_wanted(context, call, content):
+        if not is_wanted(context, call, content):
             return None
         at = time.monotonic() + context.settings.tasks_after
         return cls(context, app, asked, at, _content=content)
@@ -88,7 +88,7 @@ def without_session(caller: Caller) -> Caller:
     return dataclasses.replace(caller, owner=dataclasses.replace(caller.owner, session=""))
 
 
-def _is_wanted(context: Context, call: Call, content: bytes) -> bool:
+def is_wanted(context: Context, call: Call, content: bytes) -> bool:
     """What `tasks_for` says of a call."""
     asked = context.settings.tasks_for
     if asked is None:

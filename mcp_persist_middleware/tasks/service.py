@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.types import ASGIApp, Send
 
@@ -56,6 +56,9 @@ class TaskService:
         """The application that answers, where this does not."""
         is_discovery = self.call.method == DISCOVER
         return Advertising(self.app, self.context.memory) if is_discovery else self.app
+
+    begun: ClassVar[None] = None
+    """A call stays one until its time has come."""
 
     @property
     def offer(self) -> TaskOffer | None:
