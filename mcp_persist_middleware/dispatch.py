@@ -29,9 +29,9 @@ from mcp_persist_middleware.relay.route import Here, Home, SessionState, There, 
 from mcp_persist_middleware.sessions.asking import Asking
 from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.streams import identity, listen, ownership, rerun, resume
-from mcp_persist_middleware.streams.hints import serve as listens
 from mcp_persist_middleware.streams.lease_guard import LeaseGuard
 from mcp_persist_middleware.streams.stored_request import StoredRequest
+from mcp_persist_middleware.tasks import push
 from mcp_persist_middleware.tasks.core_service import note_reply
 from mcp_persist_middleware.worker import Parts
 
@@ -237,7 +237,7 @@ class Dispatcher:
             case Kind.EXCHANGE if asked.resume is not None:
                 await self._run_again(app, asked, client)
             case Kind.LISTEN:
-                await listens.serve(context, LeaseGuard(context, self.app), asked, client, send)
+                await push.serve(context, LeaseGuard(context, self.app), asked, client, send)
             case Kind.EXCHANGE:
                 bare = LeaseGuard(context, self.app)
                 await long_calls.run(context, app, bare, asked, client)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mcp_persist_middleware.model import RequestId
+from mcp_persist_middleware.protocol import sse
 
 METHOD = "subscriptions/listen"
 SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
@@ -95,6 +96,29 @@ def asked(body: bytes) -> Filter:
             return Filter.of(notifications)
         case _:
             return Filter()
+
+
+def task_ids(message: Any) -> list[str] | None:
+    """The tasks of which a listen wants to be told; None where it asks for none."""
+    match message:
+        case {"params": {"notifications": {"taskIds": list(names)}}}:
+            return [name for name in names if isinstance(name, str)]
+        case _:
+            return None
+
+
+def acknowledgement(request_id: RequestId) -> bytes:
+    """The event that acknowledges nothing so far."""
+    params = {"notifications": {}, "_meta": {SUBSCRIPTION_ID: request_id}}
+    message = {"jsonrpc": "2.0", "method": _ACKNOWLEDGED, "params": params}
+    return sse.event(_dumped(message)) + sse.CRLF
+
+
+def notification(method: bytes, params: bytes, subscription: RequestId) -> bytes:
+    """A message on the stream of this listen, with parameters that are written already."""
+    meta = _dumped({SUBSCRIPTION_ID: subscription})
+    head = b'{"jsonrpc":"2.0","method":"%s","params":{"_meta":%s,' % (method, meta)
+    return head + params[1:] + b"}"
 
 
 def acknowledged(data: bytes) -> dict[str, Any] | None:

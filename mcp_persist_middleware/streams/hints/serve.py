@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import ASGIApp, Message, Scope, Send
@@ -31,15 +32,41 @@ _AHEAD, _HINTS = 64, 1024
 _LOOK = 15.0
 
 
-async def serve(context: Context, app: ASGIApp, asked: Asked, client: Client, send: Send) -> None:
+class Outlet(Protocol):
+    """A listen, to whoever has more to say on it."""
+
+    def tell_of(self, name: str, method: bytes, params: bytes) -> None:
+        """A notification; of those about one name the newest counts."""
+
+
+class Push(Protocol):
+    """What more is said on a listen, from its acknowledgement on."""
+
+    def acknowledge(self, promised: bytes) -> bytes:
+        """What the application acknowledges, and that."""
+
+    def start(self, outlet: Outlet) -> None:
+        """Say it from now on."""
+
+    def stop(self) -> None:
+        """Nobody listens any more."""
+
+
+async def serve(
+    context: Context,
+    app: ASGIApp,
+    asked: Asked,
+    client: Client,
+    send: Send,
+    push: Push | None = None,
+) -> None:
     """Serve it until its client leaves, the application ends it, or the worker stops."""
     scope, call = asked.scope, asked.request.call
     board, most = context.boards.of(asgi.place_of(scope)), context.settings.max_event_bytes
     wanted = hints.asked(asked.body.content)
     inner = InnerListen(app, scope, asked.body, wanted, board, most)
-    listen = ListenStream(
-        context, board, inner, call.request_id if call is not None else None, send
-    )
+    request_id = call.request_id if call is not None else None
+    listen = ListenStream(context, board, inner, request_id, send, push)
     inner.sink = listen
     running = inner.start(context.tasks)
     running.add_done_callback(lambda _: listen.wake())
@@ -57,7 +84,13 @@ class ListenStream:
     stream, epoch, is_idle = b"", 0, True
 
     def __init__(
-        self, context: Context, board: Board, inner: InnerListen, request_id: RequestId, send: Send
+        self,
+        context: Context,
+        board: Board,
+        inner: InnerListen,
+        request_id: RequestId,
+        send: Send,
+        push: Push | None,
     ) -> None:
         self.key = ""
         self.wanted = Filter()
@@ -67,9 +100,11 @@ class ListenStream:
         self._inner = inner
         self._request_id = request_id
         self._send = send
+        self._push = push
         self._head: Message | None = None
         self._waiting: deque[bytes] = deque()
         self._hints: dict[Hint, None] = {}
+        self._pushed: dict[str, bytes] = {}
         self._comment = b""
         self._news, self._room = Signal(), Signal()
         self._is_ending = self._has_joined = False
@@ -87,9 +122,12 @@ class ListenStream:
         """Another event of the application's. Its promise is the first."""
         while len(self._waiting) >= _AHEAD and self._inner.sink is self:
             await self._room.wait(_LOOK)
-        self._waiting.append(frame.raw + sse.CRLF)
-        promised = self._inner.promised
-        if promised is not None and not self._has_joined:
+        promised, raw = self._inner.promised, frame.raw
+        joins = promised is not None and not self._has_joined
+        if joins and self._push is not None:
+            raw = sse.event(self._push.acknowledge(frame.data))
+        self._waiting.append(raw + sse.CRLF)
+        if joins and promised is not None:
             self._join(promised)
         elif (hint := hints.hint_of(frame.data)) is not None:
             self._hints.pop(hint, None)
@@ -105,6 +143,8 @@ class ListenStream:
         """The application has let its client in."""
         context, scope = self._context, self._inner.scope
         self._has_joined = True
+        if self._push is not None:
+            self._push.start(self)
         if not context.settings.share_hints or not promised:
             return
         account = asgi.account_of(scope, identity.principal(context, scope))
@@ -118,6 +158,10 @@ class ListenStream:
         if len(self._hints) < _HINTS:
             self._hints[hint] = None
             self._news.notify()
+
+    def tell_of(self, name: str, method: bytes, params: bytes) -> None:
+        self._pushed[name] = hints.notification(method, params, self._request_id)
+        self._news.notify()
 
     # What its client is sent.
 
@@ -174,6 +218,9 @@ class ListenStream:
             told, self._hints = self._hints, {}
             if told:
                 yield b"".join(self._told(hint) for hint in told)
+            pushed, self._pushed = self._pushed, {}
+            for message in pushed.values():
+                yield sse.event(message) + sse.CRLF
             comment, self._comment = self._comment, b""
             if comment:
                 yield comment
@@ -206,6 +253,8 @@ class ListenStream:
     def leave(self) -> None:
         """Its client is gone."""
         self._inner.sink = None
+        if self._push is not None:
+            self._push.stop()
         self._room.notify()
         if self.key:
             stops = self._is_ending or not self._context.holds_lease
