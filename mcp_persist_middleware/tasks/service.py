@@ -21,7 +21,7 @@ from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.stored_request import StoredRequest
 from mcp_persist_middleware.tasks import extension, jobs, state
-from mcp_persist_middleware.tasks.advertised import DISCOVER, Advertising, has_own_tasks
+from mcp_persist_middleware.tasks.advertised import DISCOVER, advertising, has_own_tasks
 from mcp_persist_middleware.tasks.extension import Refusal
 from mcp_persist_middleware.tasks.offer import TaskOffer, without_session
 from mcp_persist_middleware.tasks.state import JobStatus
@@ -55,7 +55,9 @@ class TaskService:
     def application(self) -> ASGIApp:
         """The application that answers, where this does not."""
         is_discovery = self.call.method == DISCOVER
-        return Advertising(self.app, self.context.memory) if is_discovery else self.app
+        if not is_discovery:
+            return self.app
+        return advertising(self.app, self.context.memory, self.asked.scope)
 
     begun: ClassVar[None] = None
     """A call stays one until its time has come."""
