@@ -91,8 +91,8 @@ class TaskSession(RawSession):
         return await text(await self.post(method, params))
 
     async def begin(self, tool: str, **more: Any) -> dict[str, Any]:
-        task = {"task": {"ttl": 60_000}, "_meta": {"progressToken": "p"}}
-        answer = await self.ask("tools/call", name=tool, arguments={}, **{**task, **more})
+        task = {"task": {"ttl": 60_000}, "_meta": {"progressToken": "p"}, "arguments": {}}
+        answer = await self.ask("tools/call", name=tool, **{**task, **more})
         return answer["result"]["task"]
 
     async def status(self, task: str) -> Any:

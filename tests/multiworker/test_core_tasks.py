@@ -1,0 +1,45 @@
+"""Tasks of 2025-11-25 of a plain server in two processes: begun and asked for at either, and what
+becomes of them when their own is gone."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.interaction.test_core_tasks import TaskSession
+from tests.multiworker.servers import two_servers
+from tests.support.stores import Store
+
+pytestmark = pytest.mark.timeout(60)
+
+FAST: dict[str, object] = {"lease_seconds": 2, "store_timeout": 1}
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgres+redis"], indirect=True)
+async def test_a_task_is_begun_and_asked_for_at_either_worker_and_fails_with_its_own(
+    tmp_path: Path, store: Store
+) -> None:
+    async with two_servers(tmp_path, store=store, **FAST) as (one, two):
+        here = await TaskSession.open(one.port)
+        there = TaskSession(two.port, session_id=here.session_id, _ids=here._ids)
+        arguments = {"arguments": {"n": 4, "delay": 0.1}}
+        names = [(await each.begin("count", **arguments))["taskId"] for each in (here, there)]
+        for name in names:
+            for each in (here, there):
+                response = await each.post("tasks/result", {"taskId": name})
+                last = [frame.message async for frame in response.frames() if frame.data][-1]
+                assert last["result"]["content"][0]["text"] == "counted 4"
+        listed = (await there.ask("tasks/list"))["result"]["tasks"]
+        assert {each["taskId"] for each in listed} == set(names)
+        assert one.log.count("started") == len(names)
+        # Its own worker is killed: the session comes back elsewhere, the call does not.
+        long = (await there.begin("count", arguments={"n": 300, "delay": 0.1}))["taskId"]
+        assert await there.status(long) == "working"
+        await one.kill()
+        async with asyncio.timeout(15):
+            while await there.status(long) != "failed":
+                await asyncio.sleep(0.1)
+        error = (await there.ask("tasks/result", taskId=long))["error"]
+        assert "gone" in error["message"]
+        assert await there.status(names[0]) == "completed"
+        await one.start()
