@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from mcp_persist_middleware.persistence import access_to
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
 from tests.support.sse_client import Frame, Response
@@ -275,7 +276,7 @@ async def test_a_server_with_tasks_of_its_own_is_left_alone(tmp_store: str, lear
         session = await TaskSession.open(port)
         if learned == "by asking":
             # As on a worker that has seen no `initialize`.
-            persistence.memory.own_core_tasks.clear()
+            access_to(persistence).memory.own_core_tasks.clear()
         assert (await session.ask("tools/list"))["result"]["tools"] == [Own.tool]
         await session.ask("tools/call", name="short", arguments={}, task=task)
         assert app.bodies[-1]["params"]["task"] == task

@@ -148,12 +148,12 @@ def test_2026_07_28_passes_where_it_is_to_be_left_alone() -> None:
 
 
 QUESTIONS = {
-    # version: keeps sessions, may prime, a disconnect cancels, JSON per answer, retry, left alone
-    "2024-11-05": (True, False, False, False, 1, False),
-    "2025-03-26": (True, False, False, False, 1, False),
-    "2025-06-18": (True, False, False, False, 1, False),
-    "2025-11-25": (True, True, False, False, 1, False),
-    "2026-07-28": (False, True, True, True, 2, True),
+    # version: sessions, may prime, a disconnect cancels, JSON per answer, retry, left alone, tasks
+    "2024-11-05": (True, False, False, False, 1, False, None),
+    "2025-03-26": (True, False, False, False, 1, False, None),
+    "2025-06-18": (True, False, False, False, 1, False, None),
+    "2025-11-25": (True, True, False, False, 1, False, "core"),
+    "2026-07-28": (False, True, True, True, 2, True, "extension"),
 }
 
 
@@ -167,6 +167,7 @@ def test_every_question_about_every_revision_has_this_answer() -> None:
             era.json_per_answer,
             era.retry_ms(settings),
             era.is_left_alone(settings),
+            era.tasks,
         )
         for version, era in eras.ERAS.items()
     }
