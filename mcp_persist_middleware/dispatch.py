@@ -31,7 +31,7 @@ from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.streams import identity, listen, ownership, rerun, resume
 from mcp_persist_middleware.streams.lease_guard import LeaseGuard
 from mcp_persist_middleware.streams.stored_request import StoredRequest
-from mcp_persist_middleware.tasks import push
+from mcp_persist_middleware.tasks import push, questions
 from mcp_persist_middleware.tasks.core_service import note_reply
 from mcp_persist_middleware.worker import Parts
 
@@ -189,7 +189,7 @@ class Dispatcher:
             StoreError: the store does not answer.
         """
         registry, asked = self.parts.sessions, forward.asked
-        request, key = asked.request, self._session_of(asked)
+        request, key = asked.request, await self._session_of(asked)
         if key is None or registry.is_local:
             return SessionState(Home.NOWHERE)
         held = registry.held(key)
@@ -206,15 +206,15 @@ class Dispatcher:
         is_to_a_call = asked.body.complete and jsonrpc.is_to_a_call(asked.body.content)
         return SessionState(Home.ELSEWHERE, record, may_travel=False, is_to_a_call=is_to_a_call)
 
-    def _session_of(self, asked: Asked) -> SessionKey | None:
+    async def _session_of(self, asked: Asked) -> SessionKey | None:
         """The session of a request: the one that it names, or the question that it answers."""
         request, place, registry = asked.request, place_of(asked.scope), self.parts.sessions
         if request.session:
             return registry.key(place, request.session)
-        if request.call is None or not request.call.state:
+        if not (state := await questions.state_of(self.parts.exchanges, asked)):
             return None
         credential = identity.credential(self.parts.exchanges, asked.scope)
-        return registry.rounds.key(place, credential, request.call.state)
+        return registry.rounds.key(place, credential, state)
 
     def _is_contested(self, asked: Asked) -> bool:
         """Whether other workers take this session over from a home that lives."""

@@ -1,6 +1,7 @@
 """A call of several rounds (2026-07-28) is answered wherever its client comes back: the SDK seals
 the state of its questions with a key of its process, unless it is given another."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,6 +19,7 @@ from tests.support.scripted import persisted, until
 from tests.support.session import MODERN, RawSession
 from tests.support.sse_client import Response
 from tests.support.stores import STORES, Store
+from tests.support.task_client import TaskClient
 
 _KEY = "0123456789abcdef" * 4
 
@@ -39,19 +41,24 @@ def server(name: str, key: str | None, **http: Any) -> Any:
             return types.InputRequiredResult(input_requests=requests, request_state=state)
         return f"ordered at {name}"
 
+    @made.tool()
+    async def slowly(ctx: Context) -> str | types.InputRequiredResult:
+        await asyncio.sleep(0.2)
+        return await order(ctx)
+
     return made.streamable_http_app(**http)
 
 
 @asynccontextmanager
 async def workers(
-    store: Store, *, key: str | None = None, json_response: bool = False
+    store: Store, *, key: str | None = None, json_response: bool = False, **more: Any
 ) -> AsyncIterator[tuple[int, int, AsyncExitStack]]:
     """Two of them; the second may be stopped before the first."""
     async with AsyncExitStack() as first, AsyncExitStack() as second:
         made = []
         for number, stack in enumerate((first, second)):
             app = server(f"worker {number}", key, json_response=json_response)
-            settings = store.settings | {"retry_ms": 1000 + number}
+            settings = store.settings | {"retry_ms": 1000 + number} | more
             made.append(await stack.enter_async_context(persisted(app, **settings)))
         (one, of_one), (two, of_two) = made
         for each in (of_one, of_two):
@@ -89,6 +96,20 @@ async def test_each_round_goes_to_the_worker_that_asked(store: Store, json_respo
         # The second state was sealed by the same worker, whichever was asked.
         answer = (await round_at(one, again["requestState"]))["result"]
         assert answer["content"][0]["text"] == "ordered at worker 1"
+
+
+async def test_what_a_task_asks_is_answered_at_the_worker_that_asked(store: Store) -> None:
+    settings = {"tasks_after": 0, "tasks_for": ["slowly"]}
+    async with workers(store, **settings) as (one, two, _):
+        here, there = TaskClient(two), TaskClient(one)
+        task = (await here.call("slowly"))["taskId"]
+        answer = {"action": "accept", "content": {"size": "L"}}
+        for _ in range(2):
+            asked = await there.until(task, "input_required")
+            given = dict.fromkeys(asked["inputRequests"], answer)
+            await there.ask("tasks/update", {"taskId": task, "inputResponses": given})
+        done = await there.until(task)
+        assert done["result"]["content"][0]["text"] == "ordered at worker 1"
 
 
 @pytest.mark.parametrize("key", [None, _KEY])

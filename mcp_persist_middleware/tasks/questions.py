@@ -1,0 +1,37 @@
+"""Which question of the application a request answers: that is known by its state, which often only
+the worker can read that asked."""
+
+import json
+
+from mcp_persist_middleware.asgi.asked import Asked
+from mcp_persist_middleware.model import JobFace
+from mcp_persist_middleware.protocol import job_id
+from mcp_persist_middleware.streams.context import Context
+from mcp_persist_middleware.tasks import state
+from mcp_persist_middleware.tasks.state import JobStatus
+
+
+async def state_of(context: Context, asked: Asked) -> str:
+    """The state that a request carries, or, of one that answers a task's questions, that which the
+    application gave with them; empty of any other.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    call, jobs = asked.request.call, context.log.jobs
+    if call is None or call.state or call.method != "tasks/update" or jobs is None:
+        return call.state if call is not None else ""
+    if asked.request.era.tasks is not JobFace.EXTENSION or not asked.body.complete:
+        return ""
+    params = json.loads(asked.body.content).get("params")
+    task = params.get("taskId") if isinstance(params, dict) else None
+    job = job_id.parse(task) if isinstance(task, str) else None
+    found = await jobs.find(job) if job is not None else None
+    if found is None or not context.member.peers.has_peers(context.member.name):
+        return ""
+    # Whose it is the worker sees that has to answer.
+    now = await state.look(context, found)
+    if now.status is not JobStatus.INPUT_REQUIRED:
+        return ""
+    given = json.loads(now.answer).get("requestState")
+    return given if isinstance(given, str) else ""
