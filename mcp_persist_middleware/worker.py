@@ -240,6 +240,8 @@ async def _run_beside(
         watch = JobWatch(context, log.jobs)
         tasks.keep(watch.run, "mcp-persist-jobs")
         chores.append(watch.purge)
+    elif settings.tasks:
+        logger.info("The store %s keeps no jobs: no call becomes a task", log.name)
     retention = RetentionLoop(log, settings, *chores)
     tasks.keep(retention.run, "mcp-persist-retention")
     if not (bounds := Bounds(log, settings)).is_idle:

@@ -40,6 +40,8 @@ class Rotated:
     """Requests that are kept to be run again."""
     journal: int = 0
     """Rows of the journal that keep parameters."""
+    jobs: int = 0
+    """Jobs that keep what may be asked again."""
     unreadable: int = 0
     """What stays as it is: its key is not here, or it is damaged."""
     looked: int = 0
@@ -76,6 +78,7 @@ class Rotation:
         await self._sessions()
         await self._requests()
         await self._journal()
+        await self._jobs()
         return self.done
 
     async def _events(self, places: Sequence[tuple[bytes, int]]) -> None:
@@ -138,6 +141,24 @@ class Rotation:
                     same = and_(c.id == row.id, c.params == row.params)
                     changes.append(update(table).where(same).values(params=anew))
             self.done.journal += await self._write(changes)
+
+    async def _jobs(self) -> None:
+        table, after = self._log.tables.job, b""
+        c = table.c
+        kept = select(c.id, c.request, c.inputs, c.revision).order_by(c.id).limit(_TOGETHER)
+        while page := await self._store.all(kept.where(c.id > after)):
+            changes, after = [], page[-1].id
+            for row in page:
+                parts = {"request": row.request or b"", "inputs": row.inputs}
+                found = {
+                    name: anew
+                    for name, blob in parts.items()
+                    if (anew := self._anew(blob, Bound.of_job(row.id, name.encode()))) is not None
+                }
+                if found:
+                    same = and_(c.id == row.id, c.revision == row.revision)
+                    changes.append(update(table).where(same).values(found))
+            self.done.jobs += await self._write(changes)
 
     def _anew(self, blob: bytes, bound: Bound) -> bytes | None:
         """A blob under the current key; None where it is that already, empty or unreadable."""

@@ -61,18 +61,17 @@ async def begin(context: Context, running: Exchange, request: JobRequest) -> Job
     jobs, stream, call = context.log.jobs, running.stream, running.request.call
     if jobs is None or stream is None or call is None:
         return None
-    # Whatever becomes of the job: longer than the stream is kept anyway it has no meaning.
-    running.recorder.kept = request.ttl
+    # It may end while its job is on the way to the store.
+    before, running.recorder.kept = running.recorder.kept, request.ttl
+    job = _record(context, stream, call, request)
     try:
-        if not await _committed(context, stream):
-            return None
-        job = _record(context, stream, call, request)
-        created = await _created(context, jobs, job)
+        created = await _committed(context, stream) and await _created(context, jobs, job)
     except StoreError as error:
         logger.warning("MPM-JOB-02: A call stays a call, for its job cannot be stored: %s", error)
         created = False
     telemetry.jobs.add(1, {"face": str(request.face), "event": "created" if created else "refused"})
     if not created:
+        running.recorder.kept = before
         return None
     running.outlive(request.ttl)
     return job

@@ -3,7 +3,9 @@ an application that has never heard of them."""
 
 import asyncio
 import contextlib
+import functools
 import json
+import logging
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.scripted import Call, Scripted, persisted, until
+from mcp_persist_middleware import PersistMiddleware
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.record_jobs import RecordJobs
+from mcp_persist_middleware.store import JobCreation, JobRecord, StreamRecord
+from mcp_persist_middleware.testing import MemoryLog, Shelf
+from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.task_client import TASKS, TaskClient
 
 GATE_SECONDS = 20.0
@@ -344,3 +351,95 @@ async def test_only_the_tools_that_are_named_become_tasks(tmp_path: Path) -> Non
         app.gate.set()
         assert "content" in await calling
     assert asked == [("stream", {"long": True}), ("stream", {"long": False})]
+
+
+class AwayLog(MemoryLog):
+    """A store that does not say anything of its jobs, or of its streams, while it is `away`."""
+
+    away = ""
+
+    async def find(self, stream: bytes) -> StreamRecord | None:
+        self.must_be_here("streams")
+        return await super().find(stream)
+
+    @functools.cached_property
+    def jobs(self) -> "AwayJobs":
+        return AwayJobs(self)
+
+    def must_be_here(self, what: str) -> None:
+        if type(self).away == what:
+            raise StoreError(url="x", reason="away")
+
+
+class AwayJobs(RecordJobs):
+    def __init__(self, log: AwayLog) -> None:
+        super().__init__(log.records, log.find)
+        self.log = log
+
+    async def create(self, job: JobRecord, most: int, most_of_one: int) -> JobCreation:
+        self.log.must_be_here("jobs")
+        return await super().create(job, most, most_of_one)
+
+    async def find(self, job: bytes) -> JobRecord | None:
+        self.log.must_be_here("jobs")
+        return await super().find(job)
+
+
+@contextlib.asynccontextmanager
+async def served_on(log: Any, app: Application, **settings: Any) -> AsyncIterator[TaskClient]:
+    middleware = PersistMiddleware(app, log=log, tasks_after=0.1, drain_seconds=0.1, **settings)
+    async with serving(middleware) as port:
+        try:
+            yield TaskClient(port)
+        finally:
+            app.gate.set()
+
+
+@pytest.mark.parametrize("tool", ["stream", "json"])
+async def test_where_its_task_cannot_be_stored_a_call_stays_a_call(
+    monkeypatch: pytest.MonkeyPatch, tool: str
+) -> None:
+    app, shelf = Application(), Shelf()
+    async with served_on(lambda _: AwayLog(shelf), app) as client:
+        monkeypatch.setattr(AwayLog, "away", "jobs")
+        calling = asyncio.create_task(client.call(tool))
+        await until(lambda: app.calls)
+        await asyncio.sleep(0.4)
+        app.gate.set()
+        assert (await calling)["content"][0]["text"].startswith("from")
+
+
+async def test_a_poll_while_the_store_is_away_says_so_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app, shelf = Application(), Shelf()
+    async with served_on(lambda _: AwayLog(shelf), app) as client:
+        task = (await client.call("stream"))["taskId"]
+        for away in ("jobs", "streams"):
+            monkeypatch.setattr(AwayLog, "away", away)
+            told = await client.ask("tasks/get", {"taskId": task})
+            assert told["status"] == 503
+            assert "result" not in told
+        monkeypatch.setattr(AwayLog, "away", "")
+        app.gate.set()
+        assert (await client.until(task))["status"] == "completed"
+
+
+async def test_on_a_store_without_jobs_there_are_no_tasks_and_that_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    class Bare(MemoryLog):
+        jobs = None  # type: ignore[assignment]
+
+    app, shelf = Application(), Shelf()
+    async with served_on(lambda _: Bare(shelf), app) as client:
+        found = await client.ask("server/discover", {})
+        assert found["result"] == app.discovered
+        calling = asyncio.create_task(client.call("stream"))
+        await until(lambda: app.calls)
+        await asyncio.sleep(0.3)
+        app.gate.set()
+        assert "content" in await calling
+    assert sum("keeps no jobs" in record.getMessage() for record in caplog.records) == 1

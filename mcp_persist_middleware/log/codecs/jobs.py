@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Collection, Sequence
 
-from mcp_persist_middleware import telemetry
-from mcp_persist_middleware.errors import UnreadableRowError
+from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.log.codecs.chain import Bound
 from mcp_persist_middleware.log.codecs.parts import Blobs
 from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import JobCreation, JobRecord, Place
+
+logger = rarely.logger(__name__)
 
 _REQUEST, _INPUTS = b"request", b"inputs"
 
@@ -71,8 +72,10 @@ class CodedJobs(Jobs):
             )
             inputs = await self._decode(job.inputs, Bound.of_job(job.id, _INPUTS))
         except ValueError as error:
+            # Then its application is not asked again, as if that had not been kept.
             telemetry.unreadable.add(1, {"what": "job"})
-            raise UnreadableRowError(url=self._store, what="job", reason=str(error)) from error
+            logger.error("MPM-STORE-14: In %s a job cannot be read: %s", self._store, error)
+            request, inputs = None, b""
         return dataclasses.replace(job, request=request, inputs=inputs)
 
     async def _decode(self, blob: bytes, bound: Bound) -> bytes:

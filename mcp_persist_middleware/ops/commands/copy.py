@@ -54,7 +54,7 @@ async def run(
 
     Between SQLite and PostgreSQL, either way. Stopped at any moment it goes
     on there when it is run again. No server starts on TO before the copy is
-    complete. The journal stays behind.
+    complete. The journal and the tasks stay behind.
 
     To move a server: copy with --follow; when it says "follow", stop the
     server on FROM; when it has ended, start the server on TO.

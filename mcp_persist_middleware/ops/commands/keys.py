@@ -21,6 +21,7 @@ _FACTS = (
     Column("sessions", "Sessions", number),
     Column("requests", "Kept requests", number),
     Column("journal", "Rows of the journal", number),
+    Column("jobs", "Jobs", number),
     Column("unreadable", "Left: cannot be read", number),
 )
 
