@@ -141,12 +141,14 @@ class TaskService:
 
     async def _run_again(self, caller: Caller, job: JobRecord) -> None:
         """Where the `rerun` setting says so, a job whose worker is gone runs again for whoever asks
-        for it."""
+        for it; where it says no, it has failed now."""
         context = self.context
         record = await context.log.find(job.stream) if context.settings.rerun is not None else None
-        if record is None or await context.takeover.left(record) is None:
+        left = await context.takeover.left(record) if record is not None else None
+        if record is None or left is None or context.draining:
             return
-        if context.draining or not rerun.is_wanted(context, record):
+        if not rerun.is_wanted(context, record):
+            await context.takeover.end(record, left)
             return
         kept = StoredRequest.unpack(record.request or b"")
         scope, request = kept.scope(caller.scope), kept.request(self.asked.request)

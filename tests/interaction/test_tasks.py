@@ -16,8 +16,12 @@ import pytest
 from mcp_persist_middleware import PersistMiddleware
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.record_jobs import RecordJobs
+from mcp_persist_middleware.persistence import access_to
+from mcp_persist_middleware.protocol import job_id
 from mcp_persist_middleware.store import JobCreation, JobRecord, StreamRecord
 from mcp_persist_middleware.testing import MemoryLog, Shelf
+from mcp_persist_middleware.testing.contract.cases.jobs import job
+from tests.interaction.test_rerun import left_behind
 from tests.support.scripted import Call, Scripted, persisted, serving, until
 from tests.support.task_client import TASKS, TaskClient
 
@@ -443,3 +447,32 @@ async def test_on_a_store_without_jobs_there_are_no_tasks_and_that_is_said(
         app.gate.set()
         assert "content" in await calling
     assert sum("keeps no jobs" in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_a_task_that_its_worker_has_left_runs_again_where_the_setting_says_so(
+    tmp_path: Path, *, wanted: bool
+) -> None:
+    async def work(call: Call) -> None:
+        await call.head()
+        await asyncio.sleep(0.2)
+        await call.result("again")
+
+    app, (write, _) = Application(), left_behind()
+    app.tools["work"] = work
+    url = f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"
+    # Longer than its grace without a reader the call runs only as a task.
+    settings: dict[str, Any] = {"rerun": lambda *_: wanted, "disconnect_grace": 0.05}
+    async with persisted(app, url, **settings) as (port, persistence):
+        log, client = (await access_to(persistence).context()).log, TaskClient(port)
+        await log.append([write])
+        assert write.create is not None
+        assert log.jobs is not None
+        made = job(log, write.create, owner=write.create.owner, tool="work", request_id="7")
+        await log.jobs.create(made, 10, 10)
+        done = await client.until(job_id.name(made.id))
+        if wanted:
+            assert done["result"]["content"][0]["text"] == "again"
+        else:
+            assert "is gone" in done["error"]["message"]
+        assert len(app.calls) == wanted
