@@ -35,10 +35,11 @@ MEASURES: dict[str, Measure] = {
     "memory": memory.idle_calls,
     "sized": payloads.sized_calls,
     "stored": payloads.stored,
+    "coded": payloads.coded,
     "appends": logs.appends,
     "history": logs.history,
 }
-_WITHOUT_SERVERS = ("stored", "appends", "history")
+_WITHOUT_SERVERS = ("stored", "coded", "appends", "history")
 
 
 def _arguments() -> argparse.Namespace:

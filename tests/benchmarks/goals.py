@@ -118,6 +118,12 @@ GOALS: dict[str, Goal] = {
     "share-2k": Goal("the same, share of the file without codecs, 2 KB", "", By.SHARE),
     "share-200k": Goal("the same, 200 KB", "", By.SHARE),
     "share-1m": Goal("the same, 1 MB", "", By.SHARE),
+    "encode-2k": Goal("CPU to encode an answer of 2 KB", "µs", By.ITSELF),
+    "encode-200k": Goal("CPU to encode an answer of 200 KB", "µs", By.ITSELF),
+    "encode-1m": Goal("CPU to encode an answer of 1 MB", "µs", By.ITSELF),
+    "decode-2k": Goal("CPU to decode an answer of 2 KB", "µs", By.ITSELF),
+    "decode-200k": Goal("CPU to decode an answer of 200 KB", "µs", By.ITSELF),
+    "decode-1m": Goal("CPU to decode an answer of 1 MB", "µs", By.ITSELF),
     "relayed": Goal("relayed call ÷ local call, 32 clients", "", By.SHARE, least=_each(0.7)),
     "relayed-p50": Goal("relayed call, added p50 over a local one", "ms", By.ADDED, _each(25.0)),
     "tail": Goal(

@@ -2,8 +2,10 @@
 
 import json
 import os
+import time
 from statistics import median
 
+from mcp_persist_middleware.log.codecs.chain import Bound, Chain
 from mcp_persist_middleware.log.codecs.coded import CodedLog
 from mcp_persist_middleware.model import Event, EventKind, StreamWrite
 from mcp_persist_middleware.protocol import sse
@@ -58,14 +60,44 @@ async def stored(plan: Plan) -> list[Taken]:
     return rows
 
 
+async def coded(plan: Plan) -> list[Taken]:
+    """The processor's time for an answer on its way to the store, and back from there."""
+    rows = []
+    for kind in texts.KINDS:
+        frame, count = _frame(kind), _STORED[kind] // 2
+        event = Bound.of_event(bytes(16), 1, 1, int(EventKind.RESPONSE))
+        for contender in plan.ours:
+            if not {"compression", "encryption_keys"} & contender.settings.keys():
+                continue
+            chain = Chain(Settings.load(contender.settings | {"url": "unused.db"}, {}))
+            there, back = [], []
+            for _ in range(plan.rounds):
+                began = time.thread_time()
+                for _ in range(count):
+                    codec, payload = chain.encode(frame, event)
+                middle = time.thread_time()
+                for _ in range(count):
+                    chain.decode(codec, payload, event)
+                there.append((middle - began) / count * 1e6)
+                back.append((time.thread_time() - middle) / count * 1e6)
+            rows.append(Taken(f"encode-{kind}", contender, there, is_bare=False))
+            rows.append(Taken(f"decode-{kind}", contender, back, is_bare=False))
+    return rows
+
+
+def _frame(kind: str) -> bytes:
+    """The event that answers so."""
+    result = {"content": [{"type": "text", "text": texts.text(kind)}], "isError": False}
+    message = {"jsonrpc": "2.0", "id": 1, "result": result}
+    return b"event: message\r\n" + sse.event(json.dumps(message).encode())
+
+
 async def _bytes(plan: Plan, contender: Contender, kind: str) -> float:
     """What one answer takes in a file of its own, with the stream that it ends."""
     path = plan.servers.directory / f"stored-{os.urandom(4).hex()}.db"
     settings = Settings.load(contender.settings | {"url": str(path)}, {})
     log, count = CodedLog(make_log(settings), settings), _STORED[kind]
-    result = {"content": [{"type": "text", "text": texts.text(kind)}], "isError": False}
-    message = {"jsonrpc": "2.0", "id": 1, "result": result}
-    frame = b"event: message\r\n" + sse.event(json.dumps(message).encode())
+    frame = _frame(kind)
     await log.open("benchmark")
     try:
         for _ in range(count):
