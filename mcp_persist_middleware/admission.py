@@ -3,16 +3,19 @@
 import dataclasses
 
 from starlette.requests import HTTPConnection
-from starlette.types import Scope, Send
+from starlette.types import ASGIApp, Scope, Send
 
 from mcp_persist_middleware import asgi, rarely
 from mcp_persist_middleware.asgi import path_of
+from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.errors import InvalidSettingError, StoreError
-from mcp_persist_middleware.model import Place
-from mcp_persist_middleware.protocol import classify
+from mcp_persist_middleware.model import Place, surely
+from mcp_persist_middleware.protocol import classify, headers, jsonrpc
 from mcp_persist_middleware.protocol.classify import Kind
+from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings, namespace_complaint
+from mcp_persist_middleware.streams import authorise
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.memory import Memory
 
@@ -46,6 +49,34 @@ def by_body(context: Context, head: classify.Request, scope: Scope, body: Body) 
         if request.kind in (Kind.EXCHANGE, Kind.LISTEN):
             return request
     return head
+
+
+async def in_latest_session(
+    context: Context, registry: Registry, app: ASGIApp, asked: Asked
+) -> Asked:
+    """A request that names no session, in the latest one of its principal, where that is wished:
+    there are clients that never say the id that they were given."""
+    request, fallback = asked.request, context.settings.session_fallback
+    is_post = request.kind in (Kind.EXCHANGE, Kind.BODY)
+    if fallback is None or request.session or not (is_post and request.era.keeps_sessions):
+        return asked
+    call = request.call or jsonrpc.parse(asked.body.content)
+    if call is None or call.method == "initialize":
+        return asked
+    verdict = await authorise.ask(context, app, asked.scope)
+    principal = verdict.caller.owner.principal
+    if verdict.refused or not surely(principal):
+        return asked
+    try:
+        session = await registry.latest.of(asgi.place_of(asked.scope), principal)
+    except StoreError as error:
+        logger.warning("MPM-SESSION-18: The latest session cannot be looked up: %s", error)
+        return asked
+    if session is None:
+        return asked
+    raw = [*asked.scope["headers"], (headers.SESSION_ID, session.encode("latin-1"))]
+    found = dataclasses.replace(request, session=session)
+    return dataclasses.replace(asked, request=found, scope={**asked.scope, "headers": raw})
 
 
 async def forget(context: Context, place: Place, session: str) -> None:

@@ -65,8 +65,8 @@ class Dispatcher:
                 begins = asked.request.kind in (Kind.EXCHANGE, Kind.STREAM)
                 if begins and admission.refuses(context):
                     await admission.unavailable(client.send)
-                elif not await self._joined(asked, client):
-                    await self._in_session(asked, client)
+                else:
+                    await self._begin(asked, client)
 
     async def serve_relayed(self, envelope: RequestEnvelope, receive: Receive) -> Reply:
         """Serve a request of a session that is held here, for a client of another worker."""
@@ -93,12 +93,13 @@ class Dispatcher:
             client.close()
         return client.reply
 
-    async def _joined(self, asked: Asked, client: LocalClient) -> bool:
-        """Whether an earlier request for the same answers it, wherever that was served."""
-        if asked.request.kind is not Kind.EXCHANGE:
-            return False
-        app = self._app(asked.request.era)
-        return await long_calls.joined(self.parts.exchanges, app, asked, client)
+    async def _begin(self, asked: Asked, client: LocalClient) -> None:
+        """Answer with what an earlier request for the same has begun, wherever that was served, or
+        serve it in its session."""
+        context, app = self.parts.exchanges, self._app(asked.request.era)
+        if not await long_calls.joined(context, app, asked, client):
+            asked = await admission.in_latest_session(context, self.parts.sessions, app, asked)
+            await self._in_session(asked, client)
 
     # What is asked.
 

@@ -71,4 +71,5 @@ class Beginning:
         owner, version = asgi.account_of(self._scope, principal), call.version or ""
         held = await self._registry.begin(place, inner, principal, version, body, owner)
         held.site = self._site
+        await self._registry.latest.note(held.record.key, principal)
         return held

@@ -15,6 +15,7 @@ from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import Place, SessionKey, SessionRecord
 from mcp_persist_middleware.sessions.held import HeldSessions
+from mcp_persist_middleware.sessions.latest import LatestSessions
 from mcp_persist_middleware.sessions.local import LocalSession
 from mcp_persist_middleware.sessions.revivals import Revivals
 from mcp_persist_middleware.sessions.rounds import Rounds
@@ -57,6 +58,7 @@ class Registry:
         self._seen = SeenSessions(self.find)
         self.revivals = Revivals()
         self.rounds = Rounds(sessions, settings, worker)
+        self.latest = LatestSessions(sessions, settings)
         if before is not None:
             self._held.inherit(before._held)  # noqa: SLF001
             self._upkeep.deleted.update(before._upkeep.deleted)  # noqa: SLF001
@@ -233,10 +235,8 @@ class Registry:
     ) -> LocalSession | None:
         if not await self._sessions.move(record.key, record.generation, self._worker):
             return None
-        generation = record.generation + 1
-        held.record = dataclasses.replace(
-            record, generation=generation, home=self._worker, initialize=b""
-        )
+        moved = dataclasses.replace(record, generation=record.generation + 1, home=self._worker)
+        held.record = dataclasses.replace(moved, initialize=b"")
         held.used_at = time.monotonic()
         self._held.left.pop(record.key, None)
         telemetry.sessions.add(1, {"namespace": record.key.namespace, "event": how})

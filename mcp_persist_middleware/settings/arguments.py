@@ -31,6 +31,7 @@ ModernStreams = Literal["resume", "pass"]
 OnStoreFailure = Literal["degrade", "refuse"]
 Compression = Literal["zstd", "gzip"]
 SessionRouting = Literal["relay", "revive", "local"]
+SessionFallback = Literal["principal"]
 NamespaceOf = Callable[[HTTPConnection], str]
 PrincipalOf = Callable[[HTTPConnection], str | None]
 ExpiresOf = Callable[[HTTPConnection], float | None]
@@ -96,6 +97,12 @@ class SettingsArguments(TypedDict, total=False):
     use."""
     max_sessions: int
     """Sessions kept of one principal, or of one address where there is none."""
+    max_listeners: int
+    """Connections of one principal, or of one address where there is none, that wait on GET streams
+    and listens of one worker; for one more the oldest ends."""
+    session_fallback: SessionFallback | None
+    """`principal`: a request up to 2025-11-25 that names no session is served in the latest one of
+    its principal."""
     revive: bool | PersistOf
     """Bring sessions back that the application does not hold; or a callable."""
     session_routing: SessionRouting
@@ -181,6 +188,8 @@ class SettingsArguments(TypedDict, total=False):
     """Larger request bodies pass through."""
     max_detached: int
     """Exchanges that may run without a reader; then the newest of whoever has the most end."""
+    max_detached_of_one: int
+    """The same of one principal, or of one address where there is none."""
     run_ahead_events: int
     """Events of one stream that wait for the store."""
     run_ahead_bytes: Size

@@ -13,6 +13,7 @@ from mcp_persist_middleware.settings.arguments import (
     Compression,
     ModernStreams,
     OnStoreFailure,
+    SessionFallback,
     SessionRouting,
     Synchronous,
 )
@@ -24,6 +25,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "modern_streams": get_args(ModernStreams),
     "on_store_failure": get_args(OnStoreFailure),
     "compression": get_args(Compression),
+    "session_fallback": get_args(SessionFallback),
     "session_routing": get_args(SessionRouting),
 }
 

@@ -20,6 +20,7 @@ from mcp_persist_middleware.settings.arguments import (
     PrincipalOf,
     RelayScope,
     RerunOf,
+    SessionFallback,
     SessionRouting,
     Synchronous,
     TasksFor,
@@ -118,6 +119,12 @@ class Settings:
     use."""
     max_sessions: int = _setting(1000, low=1)
     """Sessions kept of one principal, or of one address where there is none."""
+    max_listeners: int = _setting(1000, low=1)
+    """Connections of one principal, or of one address where there is none, that wait on GET streams
+    and listens of one worker; for one more the oldest ends."""
+    session_fallback: SessionFallback | None = _setting(None, none=True)
+    """`principal`: a request up to 2025-11-25 that names no session is served in the latest one of
+    its principal."""
     revive: bool | PersistOf = _setting(True)
     """Bring sessions back that the application does not hold; or a callable."""
     session_routing: SessionRouting = _setting("relay")
@@ -207,6 +214,8 @@ class Settings:
     """Larger request bodies pass through."""
     max_detached: int = _setting(10_000, low=1)
     """Exchanges that may run without a reader; then the newest of whoever has the most end."""
+    max_detached_of_one: int = _setting(1000, low=1)
+    """The same of one principal, or of one address where there is none."""
     run_ahead_events: int = _setting(256, low=1)
     """Events of one stream that wait for the store."""
     run_ahead_bytes: int = _bytes(1 * _MIB, low=1)

@@ -13,6 +13,7 @@ from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.streams.crowd import Crowd
 from mcp_persist_middleware.streams.detached import Detached, Running
 from mcp_persist_middleware.streams.drain import Drain
 from mcp_persist_middleware.streams.exchange_report import ExchangeReports
@@ -83,6 +84,8 @@ class Context:
     """The running GET exchange of each place and session."""
     subscribers: SessionSubscribers = field(init=False)
     """The connections to those."""
+    crowd: Crowd = field(init=False)
+    """Whoever waits for what a server may have to say."""
     boards: Boards = field(init=False)
     """What the listens of each place are let know."""
 
@@ -105,10 +108,12 @@ class Context:
             settings.kept_for,
             self.reports.left,
         )
-        self.detached = Detached(settings.max_detached, lambda: writer.is_down, self.background)
+        most = settings.max_detached, settings.max_detached_of_one
+        self.detached = Detached(*most, lambda: writer.is_down, self.background)
         self.subscribers = SessionSubscribers(
             log.sessions, member.peers, member.name, lambda: writer.is_down, self.background
         )
+        self.crowd = Crowd(settings.max_listeners)
         self.boards = Boards(settings, log, member, self.background, self.tasks)
 
     @property

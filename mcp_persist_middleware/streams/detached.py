@@ -56,20 +56,26 @@ class Detached:
     """What runs without a reader.
 
     When there are more than `most`, the newest go of whoever has the most, in the session that has
-    the most: who leaves many alone crowds out none but his own. One that is read on another worker
-    counts nothing as soon as that is known, and is asked about before it goes.
+    the most: who leaves many alone crowds out none but his own. When one has more than `of_one`,
+    his go in the same way. One that is read on another worker counts nothing as soon as that is
+    known, and is asked about before it goes.
 
     Args:
         is_down: whether the store is away, and need not be asked.
     """
 
-    def __init__(self, most: int, is_down: Callable[[], bool], tasks: Supervisor) -> None:
+    def __init__(
+        self, most: int, of_one: int, is_down: Callable[[], bool], tasks: Supervisor
+    ) -> None:
         self._most = most
+        self._of_one = of_one
         self._is_down = is_down
         self._tasks = tasks
         self._accounts: dict[Alone, tuple[str, str]] = {}
         self._groups: dict[str, dict[str, _Group]] = {}
         self._sizes: dict[str, int] = {}
+        self._over: dict[str, None] = {}
+        """Who has more than one may."""
         self._making_room: asyncio.Task[None] | None = None
         self._has_warned = False
 
@@ -87,8 +93,10 @@ class Detached:
         self._accounts[absence] = account
         self._groups.setdefault(owner, {}).setdefault(session, {})[absence] = None
         self._sizes[owner] = self._sizes.get(owner, 0) + 1
+        if self._sizes[owner] > self._of_one:
+            self._over[owner] = None
         telemetry.detached.add(1)
-        if len(self) > self._most and self._making_room is None:
+        if (self._over or len(self) > self._most) and self._making_room is None:
             self._making_room = self._tasks.spawn(self._make_room(), "mcp-persist-crowded")
 
     def discard(self, absence: Alone) -> None:
@@ -99,6 +107,8 @@ class Detached:
         sessions = self._groups[owner]
         del sessions[session][absence]
         self._sizes[owner] -= 1
+        if self._sizes[owner] <= self._of_one:
+            self._over.pop(owner, None)
         if not sessions[session]:
             del sessions[session]
         if not sessions:
@@ -107,13 +117,14 @@ class Detached:
 
     async def _make_room(self) -> None:
         try:
-            while (excess := len(self) - self._most) > 0:
-                group = self._largest()
+            while (crowded := self._crowded()) is not None:
+                group, excess = crowded
                 newest = list(itertools.islice(reversed(group), min(excess, _MOST_ASKED)))
                 alone = await self._alone(newest)
                 # The choice was right when it was made; more of the same go while it still is.
                 for n, absence in enumerate(alone):
-                    if len(self) <= self._most or (n and self._largest() is not group):
+                    now = self._crowded()
+                    if now is None or (n and now[0] is not group):
                         break
                     self._warn()
                     absence.expire()
@@ -136,17 +147,24 @@ class Detached:
         # A client may have come back while the store was asked.
         return [absence for absence in newest if absence in self._accounts]
 
-    def _largest(self) -> _Group:
-        """The largest group of the largest owner; of equal ones the newest."""
-        owner = max(reversed(self._sizes), key=self._sizes.__getitem__)
+    def _crowded(self) -> tuple[_Group, int] | None:
+        """Where there are too many, and how many; None where there are not."""
+        if (excess := len(self) - self._most) > 0:
+            return self._largest(max(reversed(self._sizes), key=self._sizes.__getitem__)), excess
+        owner = next(iter(self._over), None)
+        return None if owner is None else (self._largest(owner), self._sizes[owner] - self._of_one)
+
+    def _largest(self, owner: str) -> _Group:
+        """The largest group of an owner; of equal ones the newest."""
         return max(reversed(self._groups[owner].values()), key=len)
 
     def _warn(self) -> None:
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "MPM-STREAM-08: More than max_detached=%d requests run without a client: the "
-                "newest of whoever "
-                "has the most are cancelled",
+                "MPM-STREAM-08: More than max_detached=%d requests, or max_detached_of_one=%d of "
+                "one caller, run without a client: the newest of whoever has the most are "
+                "cancelled",
                 self._most,
+                self._of_one,
             )

@@ -23,7 +23,7 @@ from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.protocol import classify, headers
 from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.protocol.event_id import Position
-from mcp_persist_middleware.streams import authorise, expiry, serve
+from mcp_persist_middleware.streams import authorise, expiry, identity, serve
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.deliver import Delivery
 from mcp_persist_middleware.streams.pump import Exchange
@@ -212,11 +212,14 @@ async def follow(
     send: Send,
 ) -> None:
     """Read a session's stream from a point on, as its newest connection."""
+    live = point.live
+    known = live.record.owner.principal if live is not None else identity.credential(context, scope)
+    account = asgi.account_of(scope, known)
     subscriber = await context.subscribers.of(key).take()
     if not point.head:
         point = replace(point, head=[(headers.SESSION_ID, key.id.encode("latin-1"))])
     try:
-        with point.present(context):
+        with point.present(context), context.crowd.waiting(account, subscriber.end):
             await Delivery(context, point, era, subscriber).run(scope, client.receive, send)
     finally:
         subscriber.leave()

@@ -39,6 +39,9 @@ MPM-SESSION-14 | Two connections to a session's stream cannot take turns. | As M
 MPM-SESSION-15 | A session's stream cannot be continued; a new one begins. | As MPM-STORE-01.
 MPM-SESSION-16 | Which worker asked a client for input was not stored. | As MPM-STORE-01; its
   answer may be refused by another worker.
+MPM-SESSION-17 | Which session of a principal is the latest was not stored. | As MPM-STORE-01.
+MPM-SESSION-18 | The store did not say which session of a principal is the latest; its request goes
+  on without one. | As MPM-STORE-01.
 MPM-STREAM-01 | Too many requests wait for streams that are not committed yet. | The client asks
   again; if it repeats, the store is too slow.
 MPM-STREAM-02 | An event is larger than `max_event_bytes`. | Raise it, or send less.
@@ -49,10 +52,12 @@ MPM-STREAM-05 | A dead worker's stream cannot be read, and stays open. | As MPM-
 MPM-STREAM-06 | A mistake of ours at a dead worker's stream. | Report it with the traceback.
 MPM-STREAM-07 | The application's body is not in its `Content-Encoding`. | Correct the layer that
   compresses.
-MPM-STREAM-08 | More than `max_detached` calls run without a client. | Raise it, or find who
-  leaves calls behind.
+MPM-STREAM-08 | More than `max_detached` calls, or `max_detached_of_one` of one caller, run without
+  a client. | Raise it, or find who leaves calls behind.
 MPM-STREAM-09 | A client cannot be served from the store. | As MPM-STORE-01; the client comes back.
 MPM-STREAM-10 | Listens hear late of changes on other workers. | As MPM-STORE-01.
+MPM-STREAM-11 | A caller has more than `max_listeners` open GET streams and listens. | Raise it, or
+  look which client never closes them.
 MPM-RELAY-01 | The store did not say which worker has a session. | As MPM-STORE-01.
 MPM-RELAY-02 | The store did not say what became of a relayed request. | As MPM-STORE-01.
 MPM-RELAY-03 | A request's credentials or user cannot travel to another worker. | Install the

@@ -181,7 +181,9 @@ class ListenStream:
         self._context.drain.join(self)
         telemetry.readers.add(1)
         try:
-            with hushed_response():
+            principal = identity.principal(self._context, self._inner.scope)
+            account = asgi.account_of(scope, principal)
+            with hushed_response(), self._context.crowd.waiting(account, self.stop):
                 head = self._head.get("headers", [])
                 response = event_source.response(settings, self._bodies(), head)
                 await response(scope, client.receive, clean_close.send)

@@ -1,0 +1,60 @@
+"""G10: a client that never closes what it listens on, or leaves calls behind, crowds out none but
+its own."""
+
+import asyncio
+
+from tests.support.scripted import Call, Scripted, persisted, until
+from tests.support.session import RawSession
+from tests.support.sse_client import Response
+
+_ANN, _BOB = {"authorization": "Bearer ann"}, {"authorization": "Bearer bob"}
+
+
+async def quiet(call: Call) -> None:
+    await call.head()
+    await call.watch()
+
+
+async def ended(response: Response) -> int | None:
+    """When the client of a connection that ended in order is asked back."""
+    retry = None
+    async for frame in response.frames():
+        retry = frame.retry if frame.retry is not None else retry
+    return retry
+
+
+async def test_of_one_callers_connections_that_wait_the_oldest_makes_room(tmp_store: str) -> None:
+    async with persisted(Scripted(GET=quiet), tmp_store, max_listeners=2) as (port, opened):
+        crowd = (await opened.context()).crowd._waiting
+        other = await (await RawSession.open(port, extra=_BOB)).get()
+        mine: list[Response] = []
+        for number in range(1, 4):
+            # Each in a session of its own, as of a client that makes one for each message.
+            mine.append(await (await RawSession.open(port, extra=_ANN)).get())
+            await until(lambda n=number: sum(map(len, crowd.values())) == 1 + min(n, 2))
+        reading = [asyncio.create_task(ended(each)) for each in (*mine, other)]
+        assert await asyncio.wait_for(asyncio.shield(reading[0]), 5) == 3000
+        assert not any(task.done() for task in reading[1:])
+        for each in (*mine, other):
+            each.reset()
+        await asyncio.wait(reading)
+        await until(lambda: not crowd)
+
+
+async def test_of_one_callers_calls_without_a_client_the_newest_end(tmp_store: str) -> None:
+    async def wait(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await call.watch()
+
+    app = Scripted(wait=wait)
+    async with persisted(app, tmp_store, max_detached_of_one=2) as (port, opened):
+        context = await opened.context()
+        ann, bob = [await RawSession.open(port, extra=each) for each in (_ANN, _BOB)]
+        for number, session in enumerate([ann, bob, ann, ann], 1):
+            response = await session.call("wait")
+            await response.take(1)
+            response.reset()
+            await until(lambda n=number: len(context.detached) == min(n, 3))
+        await until(app.calls[3].gone.is_set)
+        assert not any(call.gone.is_set() for call in app.calls[:3])
