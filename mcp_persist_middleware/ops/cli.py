@@ -32,12 +32,15 @@ def _commanded(given: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    from mcp_persist_middleware.ops.commands import application
-
     try:
+        # To import all of it takes a moment, in which somebody may think better of it.
+        from mcp_persist_middleware.ops.commands import application
+
         application()(given, prog_name=NAME)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
