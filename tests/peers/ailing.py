@@ -29,7 +29,7 @@ import httpx2
 
 from tests.faults.test_full_disk import mounted
 from tests.faults.test_postgres import administer
-from tests.support.processes import ServerProcess, mcp_server, running
+from tests.support.processes import ServerProcess, mcp_server
 from tests.support.session import RawSession
 from tests.support.stores import PostgresServer, RedisServer, Store
 from tests.support.wire import Wire
@@ -198,7 +198,7 @@ def _on_postgres(
 ) -> Make:
     @asynccontextmanager
     async def make(directory: Path) -> AsyncIterator[Ill]:
-        server = PostgresServer(directory / "data")
+        server = PostgresServer(directory / "data", {"fsync": "off"})
         server.start()
         try:
             async with Wire(server.port) as wire:
@@ -337,11 +337,21 @@ class Row:
         return f"| {self.name} | {self.said} | {after} | {self.live} | {again} |"
 
 
+@asynccontextmanager
+async def started(server: ServerProcess) -> AsyncIterator[None]:
+    """On a machine that is busy with other things, too."""
+    await server.start(60)
+    try:
+        yield
+    finally:
+        await server.kill()
+
+
 async def ailing(name: str, directory: Path) -> Row:
     """One fault."""
     async with FAULTS[name](directory) as ill:
         server = mcp_server(directory, store=ill.store, settings={"health_path": "/healthz"})
-        async with running(server):
+        async with started(server):
             prober = Prober(server.port)
             await _ready(prober)
             probing = asyncio.create_task(prober.run())

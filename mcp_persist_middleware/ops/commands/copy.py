@@ -104,7 +104,8 @@ def _say(out: Output, done: Copied, *, dry_run: bool, follow: bool) -> None:
     if done.is_in_use:
         out.say("A server is or was on TO: nothing was copied.")
     else:
-        out.say(f"Copied {what} in {done.seconds:.1f} s.")
+        again = " (what changed meanwhile counts again)" if follow else ""
+        out.say(f"Copied {what} in {done.seconds:.1f} s{again}.")
         if done.unreadable:
             out.say(
                 f"{number(done.unreadable)} payloads could not be read here (a key is missing, or "
