@@ -9,6 +9,7 @@ from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.asgi import account_of
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log import takeover
+from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import (
@@ -25,9 +26,11 @@ from mcp_persist_middleware.model import (
     StreamWrite,
 )
 from mcp_persist_middleware.protocol import event_id, job_id, jsonrpc, sse
+from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.pump import Exchange
+from mcp_persist_middleware.tasks import state
 from mcp_persist_middleware.tasks.state import CANCELLED
 from mcp_persist_middleware.tasks.watch import topic
 
@@ -139,22 +142,34 @@ async def cancel(context: Context, job: JobRecord) -> None:
     Raises:
         StoreError: the store does not answer.
     """
-    record = await context.log.find(job.stream)
-    if record is None:
-        return
-    if record.state is not StreamState.OPEN:
-        await _cancel_asking(context, job, record)
-        return
     for running in context.outliving:
         stream = running.stream
         if isinstance(running, Exchange) and stream is not None and stream.record.id == job.stream:
             running.interrupt(_WHY, ExchangeOutcome.CANCELLED, **{CANCELLED: True})
             await _ended(context, stream)
             return
-    kept = max(job.expires_at - context.log.now(), context.settings.kept_for(record.owner))
+    await cancel_elsewhere(context.log, job, context.settings, context.member.name)
+
+
+async def cancel_elsewhere(log: EventLog, job: JobRecord, settings: Settings, by: str) -> None:
+    """The same of a job that does not run here.
+
+    Args:
+        by: the worker, or who else writes what has to be written.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    record = await log.find(job.stream)
+    if record is None:
+        return
+    if record.state is not StreamState.OPEN:
+        await _cancel_asking(log, job, record, by)
+        return
+    kept = max(job.expires_at - log.now(), settings.kept_for(record.owner))
     why = f"Interrupted: {_WHY}"
-    await takeover.end(context.log, record, kept, None, why, **{CANCELLED: True})
-    context.log.wakeups.publish([topic(record.worker)])
+    await takeover.end(log, record, kept, None, why, **{CANCELLED: True})
+    log.wakeups.publish([topic(record.worker)])
 
 
 async def _ended(context: Context, stream: LiveStream) -> None:
@@ -163,11 +178,12 @@ async def _ended(context: Context, stream: LiveStream) -> None:
         await stream.signal.wait(_LOOK)
 
 
-async def _cancel_asking(context: Context, job: JobRecord, record: StreamRecord) -> None:
+async def _cancel_asking(log: EventLog, job: JobRecord, record: StreamRecord, by: str) -> None:
     """Of a job whose client was asked something, and which runs nowhere: a stream that says so
     takes the place of the one that asks."""
-    jobs, now = context.log.jobs, context.log.now()
-    if jobs is None or record.state is not StreamState.COMPLETE:
+    jobs, now = log.jobs, log.now()
+    asks = (await state.seen(log, job)).status is state.JobStatus.INPUT_REQUIRED
+    if jobs is None or not asks:
         return
     stream = event_id.new_stream_id(now)
     data = {"stream": event_id.EventIds.of(stream, StreamKind.POST, None).name, CANCELLED: True}
@@ -182,11 +198,11 @@ async def _cancel_asking(context: Context, job: JobRecord, record: StreamRecord)
         epoch=1,
         state=StreamState.OPEN,
         last_sequence=0,
-        worker=context.member.name,
+        worker=by,
         created_at=now,
         ended_at=None,
         expires_at=None,
         request=None,
     )
-    await context.log.append([StreamWrite(stream, 1, begun, events=(event,), ending=ending)])
+    await log.append([StreamWrite(stream, 1, begun, events=(event,), ending=ending)])
     await jobs.change(dataclasses.replace(job, stream=stream, updated_at=now))

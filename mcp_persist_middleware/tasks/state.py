@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import EventKind, JobFace, JobRecord, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import jsonrpc, sse
 from mcp_persist_middleware.streams.context import Context, Progress
@@ -81,7 +82,22 @@ async def look(context: Context, job: JobRecord) -> JobState:
     if record.state is StreamState.OPEN:
         progress = await _progress(context, job)
         return JobState(JobStatus.WORKING, progress.at, progress.message, last=progress.last)
-    return await _ended(context, job, record)
+    return await _ended(context.log, job, record)
+
+
+async def seen(log: EventLog, job: JobRecord) -> JobState:
+    """The same as somebody sees it who is no worker, and changes nothing.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    record = await log.find(job.stream)
+    if record is None:
+        return JobState(JobStatus.FAILED, job.expires_at, _GONE, _error(_GONE))
+    if record.state is not StreamState.OPEN:
+        return await _ended(log, job, record)
+    progress = await _newest(log, job.stream, Progress(0, job.updated_at, ""))
+    return JobState(JobStatus.WORKING, progress.at, progress.message, last=progress.last)
 
 
 async def wait(context: Context, job: JobRecord, known: JobState, seconds: float) -> JobState:
@@ -141,17 +157,23 @@ def _error(text: str) -> bytes:
 async def _progress(context: Context, job: JobRecord) -> Progress:
     """What the newest notification of progress says: each event is read once on a worker."""
     known = context.progress.get(job.stream) or Progress(0, job.updated_at, "")
-    last, _ = await context.log.answers(job.stream, known.last)
+    found = await _newest(context.log, job.stream, known)
+    if found is not known:
+        context.progress[job.stream] = found
+    return found
+
+
+async def _newest(log: EventLog, stream: bytes, known: Progress) -> Progress:
+    """What is known, or what events after that say."""
+    last, _ = await log.answers(stream, known.last)
     if last <= known.last:
         return known
     after, message = max(known.last, last - _EVENTS), known.message
-    for event in reversed(await context.log.read(job.stream, after, _EVENTS, _BYTES)):
+    for event in reversed(await log.read(stream, after, _EVENTS, _BYTES)):
         if event.kind is EventKind.NOISE and (told := _told(sse.data_of(event.frame))):
             message = told
             break
-    at = context.log.now()
-    found = context.progress[job.stream] = Progress(last, at, message)
-    return found
+    return Progress(last, log.now(), message)
 
 
 def _told(message: bytes) -> str:
@@ -169,10 +191,10 @@ def _told(message: bytes) -> str:
             return ""
 
 
-async def _ended(context: Context, job: JobRecord, record: StreamRecord) -> JobState:
+async def _ended(log: EventLog, job: JobRecord, record: StreamRecord) -> JobState:
     ended = record.ended_at if record.ended_at is not None else job.updated_at
-    is_kept = record.expires_at is None or record.expires_at > context.log.now()
-    answers = await context.log.answers(job.stream) if is_kept else None
+    is_kept = record.expires_at is None or record.expires_at > log.now()
+    answers = await log.answers(job.stream) if is_kept else None
     if answers is None or not answers.events:
         return JobState(JobStatus.FAILED, ended, _GONE, _error(_GONE))
     kind, answer = _parts(sse.data_of(answers.events[-1].frame))

@@ -210,6 +210,25 @@ async def test_a_task_is_cancelled_and_the_application_hears_of_it(tmp_path: Pat
         assert calls.fetchall() == [("cancelled",)] * 2
 
 
+async def test_a_task_that_has_ended_keeps_its_result_whoever_cancels_it(tmp_path: Path) -> None:
+    app = Application()
+    app.gate.set()
+    async with served(tmp_path, app, tasks_after=0) as client:
+        app.tools["late"] = late
+        task = (await client.call("late"))["taskId"]
+        done = await client.until(task)
+        answer = await client.ask("tasks/cancel", {"taskId": task})
+        assert answer["result"] == {"resultType": "complete"}
+        assert await client.get(task) == done
+        assert done["status"] == "completed"
+
+
+async def late(call: Call) -> None:
+    await asyncio.sleep(0.2)
+    await call.head()
+    await call.result()
+
+
 async def test_an_id_that_is_made_up_of_another_caller_or_expired_is_unknown(
     tmp_path: Path,
 ) -> None:
