@@ -17,7 +17,7 @@ from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.clients import LocalClient, Recipient, RelayedClient
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
-from mcp_persist_middleware.model import SessionKey, SessionRecord, StreamRecord
+from mcp_persist_middleware.model import SessionKey, SessionRecord
 from mcp_persist_middleware.protocol import classify, event_id, jsonrpc
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.protocol.eras import Era, era_of_initialize
@@ -114,7 +114,6 @@ class Dispatcher:
 
     async def _resume(self, head: classify.Request, scope: Scope, client: LocalClient) -> None:
         app, came_back = self._app(head.era), Asked(head, scope, Body(complete=True))
-        left: StreamRecord | None
         try:
             left = await resume.resume(
                 self.parts.exchanges, app, scope, head, client.rest, client.send
