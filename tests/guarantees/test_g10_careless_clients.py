@@ -3,6 +3,7 @@ its own."""
 
 import asyncio
 
+from mcp_persist_middleware.persistence import access_to
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
 from tests.support.sse_client import Response
@@ -25,7 +26,7 @@ async def ended(response: Response) -> int | None:
 
 async def test_of_one_callers_connections_that_wait_the_oldest_makes_room(tmp_store: str) -> None:
     async with persisted(Scripted(GET=quiet), tmp_store, max_listeners=2) as (port, opened):
-        crowd = (await opened.context()).crowd._waiting
+        crowd = (await access_to(opened).context()).crowd._waiting
         other = await (await RawSession.open(port, extra=_BOB)).get()
         mine: list[Response] = []
         for number in range(1, 4):
@@ -49,7 +50,7 @@ async def test_of_one_callers_calls_without_a_client_the_newest_end(tmp_store: s
 
     app = Scripted(wait=wait)
     async with persisted(app, tmp_store, max_detached_of_one=2) as (port, opened):
-        context = await opened.context()
+        context = await access_to(opened).context()
         ann, bob = [await RawSession.open(port, extra=each) for each in (_ANN, _BOB)]
         for number, session in enumerate([ann, bob, ann, ann], 1):
             response = await session.call("wait")

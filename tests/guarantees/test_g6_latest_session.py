@@ -1,6 +1,7 @@
 """G6: a client that never says the id of its session again is served in it all the same, where that
 is wished."""
 
+from mcp_persist_middleware.persistence import access_to
 from tests.guarantees.test_g6_sessions_live_on import value
 from tests.support.scripted import persisted, until
 from tests.support.session import RawSession
@@ -51,7 +52,7 @@ async def test_on_another_worker_it_is_the_same_session(tmp_store: str) -> None:
         persisted(Stateful(), tmp_store, retry_ms=7, **_FALLBACK) as (two, of_two),
     ):
         for each in (of_one, of_two):
-            member = (await each.context()).member
+            member = (await access_to(each).context()).member
             await until(lambda member=member: member.peers.has_peers(member.name))
         session = await forgetful(one, _ANN)
         assert await value(session) == 1

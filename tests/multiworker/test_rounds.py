@@ -13,6 +13,7 @@ from mcp import types
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.request_state import RequestStateSecurity
 
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.sessions.rounds import Rounds, state_in
 from tests.peers.multi_round import ask
 from tests.support.scripted import persisted, until
@@ -62,7 +63,7 @@ async def workers(
             made.append(await stack.enter_async_context(persisted(app, **settings)))
         (one, of_one), (two, of_two) = made
         for each in (of_one, of_two):
-            member = (await each.context()).member
+            member = (await access_to(each).context()).member
             await until(lambda member=member: member.peers.has_peers(member.name))
         yield one, two, second
 

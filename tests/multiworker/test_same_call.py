@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from mcp_persist_middleware.persistence import access_to
 from tests.interaction.test_hand_back import Held, Listing, answer_of, text_of
 from tests.support.scripted import persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
@@ -23,7 +24,7 @@ async def workers(app: Any, store: Store, **settings: Any) -> AsyncIterator[tupl
             made.append(await stack.enter_async_context(persisted(app, **given)))
         (one, of_one), (two, of_two) = made
         for each in (of_one, of_two):
-            member = (await each.context()).member
+            member = (await access_to(each).context()).member
             await until(lambda member=member: member.peers.has_peers(member.name))
         yield one, two
 
