@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import pytest
+from mcp.server.mcpserver import MCPServer
 
 from mcp_persist_middleware.persistence import access_to
 from tests.support.scripted import Call, Scripted, persisted, until
@@ -289,3 +290,27 @@ async def test_tasks_are_off_where_the_user_says_so(tmp_store: str) -> None:
         session = await TaskSession.open(port)
         await session.ask("tools/call", name="short", arguments={}, task={"ttl": 5})
         assert app.bodies[-1]["params"]["task"] == {"ttl": 5}
+
+
+async def test_without_sessions_an_id_is_enough_for_who_is_nobody_and_a_name_for_who_is_somebody(
+    tmp_store: str,
+) -> None:
+    server = MCPServer("stateless", log_level="WARNING")
+
+    @server.tool()
+    async def long() -> str:
+        return "done"
+
+    app = server.streamable_http_app(stateless_http=True)
+    async with served(tmp_store, app) as (_, port):
+        nobody = TaskSession(port)
+        ann = TaskSession(port, extra={"authorization": "Bearer ann"})
+        ben = TaskSession(port, extra={"authorization": "Bearer ben"})
+        for session in (nobody, ann):
+            name = (await session.begin("long"))["taskId"]
+            await session.reached(name, "completed")
+            result = (await session.ask("tasks/result", taskId=name))["result"]
+            assert result["content"][0]["text"] == "done"
+            assert (await ben.ask("tasks/get", taskId=name))["error"]["code"] == -32602
+        assert (await nobody.ask("tasks/list"))["result"] == {"tasks": []}
+        assert len((await ann.ask("tasks/list"))["result"]["tasks"]) == 1
