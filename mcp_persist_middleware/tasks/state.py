@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.membership.peers import PeerStatus
 from mcp_persist_middleware.model import EventKind, JobFace, JobRecord, StreamRecord, StreamState
 from mcp_persist_middleware.protocol import jsonrpc, sse
 from mcp_persist_middleware.streams.context import Context, Progress
@@ -73,7 +74,8 @@ async def look(context: Context, job: JobRecord) -> JobState:
         StoreError: the store does not answer.
     """
     record = await context.log.find(job.stream)
-    if record is not None and (left := await context.takeover.left(record)) is not None:
+    left = await _left(context, record) if record is not None else None
+    if record is not None and left is not None:
         if record.request is not None:
             return JobState(JobStatus.WORKING, job.updated_at)
         record = await context.takeover.end(record, left)
@@ -83,6 +85,16 @@ async def look(context: Context, job: JobRecord) -> JobState:
         progress = await _progress(context, job)
         return JobState(JobStatus.WORKING, progress.at, progress.message, last=progress.last)
     return await _ended(context.log, job, record)
+
+
+async def _left(context: Context, record: StreamRecord) -> PeerStatus | None:
+    """What is known of a stream's worker, if that has left it. Whoever polls asks often: the store
+    is asked only where there is reason to."""
+    is_open = record.state is StreamState.OPEN
+    is_mine = record.worker == context.member.name
+    if not is_open or not (is_mine or context.member.peers.is_suspect(record.worker)):
+        return None
+    return await context.takeover.left(record)
 
 
 async def seen(log: EventLog, job: JobRecord) -> JobState:
