@@ -43,7 +43,7 @@ class Memory:
         self.own_core_tasks: Recent[Place, bool] = Recent(_PLACES)
         """The same to clients of 2025-11-25."""
         self.structured: Recent[Place, tuple[frozenset[str], float]] = Recent(_PLACES)
-        """The tools that have output schemas, and until when (monotonic) that is believed."""
+        """The tools that promise more than a text, and until when (monotonic) that is believed."""
 
     def learn_head(
         self, place: Place, credential: str, era: Era, status: int, raw: headers.RawHeaders

@@ -161,11 +161,11 @@ class HandBackOffer:
         era, context, tool = call.tool.asked.request.era, call.context, call.tool.call.name
         version = None if era.keeps_sessions else era.versions[0]
         scope = call.tool.asked.scope
-        match await schemas.has_output_schema(context.memory, call.app, scope, version, tool):
+        match await schemas.promises_more(context.memory, call.app, scope, version, tool):
             case False:
                 return True
             case True:
-                _say_left(context, tool, "it has an output schema, which the word would break")
+                _say_left(context, tool, "it has an output schema that the word would break")
             case None:
                 _say_left(context, tool, "whether it has an output schema could not be learnt")
         return False
@@ -256,7 +256,12 @@ def handed_back(request_id: RequestId, tool: str, seconds: int, progress: str, e
         f"result. To get the result, call {name} again with exactly the same arguments: that does "
         "not start it a second time, it waits for the run that is under way."
     )
-    result: Mapping[str, object] = {"content": [{"type": "text", "text": text}], "isError": False}
+    # Where the tool promises a text in an object, it is one.
+    result: Mapping[str, object] = {
+        "content": [{"type": "text", "text": text}],
+        "structuredContent": {schemas.RESULT: text},
+        "isError": False,
+    }
     if not era.keeps_sessions:
         result = {"resultType": "complete", **result}
     message = {"jsonrpc": "2.0", "id": request_id, "result": result}

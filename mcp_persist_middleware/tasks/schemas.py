@@ -1,6 +1,8 @@
-"""Which tools promise a structure of their results: in the place of that nothing else may stand.
+"""Which tools promise a structure of their results that a sentence in its place would break.
 
-The application is asked for its tools once in a while, and only when somebody wants to know.
+Many promise an object with a text in it, because the SDKs make that of a tool that returns one: a
+sentence of ours can stand there. The application is asked for its tools once in a while, and only
+when somebody wants to know.
 """
 
 import json
@@ -19,12 +21,16 @@ _LIST = "tools/list"
 _META = "io.modelcontextprotocol/"
 _SECONDS = 300.0
 _MOST_PAGES = 50
+# What the SDKs wrap a text in.
+RESULT = "result"
+_OF_ANY_TEXT = frozenset({"type", "title", "description", "default", "examples"})
 
 
-async def has_output_schema(
+async def promises_more(
     memory: Memory, app: ASGIApp, scope: Scope, version: str | None, tool: str
 ) -> bool | None:
-    """Whether a tool has one; None where the application does not say it to this caller.
+    """Whether a tool has an output schema that a text does not fulfil; None where the application
+    does not say it to this caller.
 
     Args:
         version: of a revision without sessions, where each request says it.
@@ -42,15 +48,40 @@ async def has_output_schema(
     return tool in found
 
 
+def takes_text(schema: Any) -> bool:
+    """Whether any text is right as the `result` of an object with this schema."""
+    match schema:
+        case {"type": "object", "properties": {"result": of_result, **others}}:
+            is_alone = not others and set(schema.get("required") or ()) <= {RESULT}
+            is_plain = not schema.keys() & {"allOf", "anyOf", "oneOf", "not", "if", "$ref"}
+            return is_alone and is_plain and _is_text(of_result)
+        case _:
+            return False
+
+
+def _is_text(schema: Any) -> bool:
+    match schema:
+        case {"type": "string", **more}:
+            return more.keys() <= _OF_ANY_TEXT
+        case {"anyOf": list(each), **more}:
+            return more.keys() <= _OF_ANY_TEXT and any(map(_is_text, each))
+        case _:
+            return False
+
+
 async def _structured(app: ASGIApp, scope: Scope, version: str | None) -> frozenset[str] | None:
-    """The tools that have one."""
+    """The tools that have such a schema."""
     found = set[str]()
     cursor: object = None
     for _ in range(_MOST_PAGES):
         match await _page(app, scope, version, cursor):
             case {"result": {"tools": list(tools), **rest}}:
                 named = (each for each in tools if isinstance(each, dict))
-                found |= {str(each.get("name")) for each in named if each.get("outputSchema")}
+                found |= {
+                    str(each.get("name"))
+                    for each in named
+                    if (schema := each.get("outputSchema")) and not takes_text(schema)
+                }
                 cursor = rest.get("nextCursor")
             case _:
                 return None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware.persistence import access_to
+from mcp_persist_middleware.tasks.schemas import takes_text
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
 from tests.support.sse_client import Response
@@ -21,7 +22,12 @@ class Listing(Scripted):
 
     async def _answer(self, call: Call) -> None:
         if call.request.get("method") == "tools/list":
-            tools = [{"name": "slow"}, {"name": "exact", "outputSchema": {"type": "object"}}]
+            text = {"type": "object", "properties": {"result": {"type": "string"}}}
+            exact = {"type": "object", "properties": {"result": {"type": "integer"}}}
+            tools = [
+                {"name": "slow", "outputSchema": text | {"required": ["result"]}},
+                {"name": "exact", "outputSchema": exact},
+            ]
             result = {"jsonrpc": "2.0", "id": call.request["id"], "result": {"tools": tools}}
             await call.json(200, result)
         else:
@@ -193,6 +199,26 @@ async def test_a_tool_with_an_output_schema_is_not_handed_back_and_that_is_said_
         tool.done.set()
         assert {await text_of(await each) for each in calls} == {"run 1", "run 2"}
         assert caplog.text.count("MPM-JOB-05") == 1
+
+
+@pytest.mark.parametrize(
+    ("result", "fits"),
+    [
+        ({"type": "string", "title": "Result"}, True),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}], "title": "Result"}, True),
+        ({"type": "integer"}, False),
+        ({"type": "string", "maxLength": 10}, False),
+        ({"type": "string", "enum": ["yes", "no"]}, False),
+        ({"$ref": "#/$defs/Result"}, False),
+    ],
+)
+def test_a_sentence_stands_where_a_schema_takes_any_text(result: Any, fits: bool) -> None:
+    schema = {"type": "object", "properties": {"result": result}, "required": ["result"]}
+    assert takes_text(schema) == fits
+    other = {"result": result, "size": {"type": "integer"}}
+    assert not takes_text(schema | {"properties": other})
+    assert not takes_text(schema | {"required": ["result", "size"]})
+    assert not takes_text(result)
 
 
 @pytest.mark.parametrize("wanted", [["other"], lambda tool, arguments: arguments["size"] > 1])
