@@ -30,42 +30,45 @@ class _Answer:
         self._change = change
         self._send = send
         self._head: Message | None = None
-        self._is_stream = False
+        """The head of a JSON answer, until its body is known."""
+        self._parser: sse.FrameParser | None = None
         self._body = bytearray()
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and _is_readable(message):
-            self._head, raw = message, message.get("headers", [])
-            self._is_stream = headers.is_event_stream(message["status"], raw)
-        elif self._head is None:
-            await self._send(message)
-        else:
-            self._body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if not more or len(self._body) > asgi.MAX_ANSWER:
-                await self._pass_on(more=more)
+        match message["type"]:
+            case "http.response.start" if _is_readable(message):
+                if headers.is_event_stream(message["status"], message.get("headers", [])):
+                    self._parser = sse.FrameParser(asgi.MAX_ANSWER)
+                    await self._send(message)
+                else:
+                    self._head = message
+            case "http.response.body" if self._parser is not None:
+                await self._send({**message, "body": self._events(self._parser, message)})
+            case "http.response.body" if self._head is not None:
+                self._body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if not more or len(self._body) > asgi.MAX_ANSWER:
+                    await self._pass_on(self._head, more=more)
+            case _:
+                await self._send(message)
 
-    async def _pass_on(self, *, more: bool) -> None:
-        head, body = self._head, bytes(self._body)
-        assert head is not None
+    async def _pass_on(self, head: Message, *, more: bool) -> None:
+        body, self._body, self._head = bytes(self._body), bytearray(), None
         if not more:
-            body = self._events(body) if self._is_stream else self._changed(body)
-        self._head, self._body = None, bytearray()
-        raw = headers.without(head.get("headers", []), b"content-length")
-        if not (self._is_stream or more):
-            raw.append((b"content-length", b"%d" % len(body)))
-        await self._send({**head, "headers": raw})
+            body = self._changed(body)
+            raw = headers.without(head.get("headers", []), b"content-length")
+            head = {**head, "headers": [*raw, (b"content-length", b"%d" % len(body))]}
+        await self._send(head)
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
-    def _events(self, body: bytes) -> bytes:
-        frames = sse.FrameParser(len(body) + 4).feed(body)
-        changed = [(frame, self._changed(frame.data)) for frame in frames]
-        if all(frame.data == data for frame, data in changed):
-            return body
-        return b"".join(
-            (frame.raw if frame.data == data else sse.event(data)) + sse.CRLF
-            for frame, data in changed
-        )
+    def _events(self, parser: sse.FrameParser, message: Message) -> bytes:
+        """The events that are complete with this part, at once: their stream may stay open."""
+        told = [self._frame(frame) for frame in parser.feed(message.get("body", b""))]
+        return b"".join([*told, parser.comments()])
+
+    def _frame(self, frame: sse.Frame) -> bytes:
+        changed = self._changed(frame.data)
+        return (frame.raw if changed == frame.data else sse.event(changed)) + sse.CRLF
 
     def _changed(self, said: bytes) -> bytes:
         try:

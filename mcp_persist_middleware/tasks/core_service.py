@@ -168,10 +168,12 @@ class CoreTaskService:
         return None if job is None else core.created(job, request_id)
 
     def _ttl(self, given: dict[str, Any]) -> float:
-        """As its client wishes (milliseconds), and not longer than we do."""
-        longest, wished = self.context.settings.tasks_ttl, given.get("ttl")
+        """As its client wishes (milliseconds), as we may say otherwise: one that asks for a minute
+        by habit is not to lose a call that takes two."""
+        settings, wished = self.context.settings, given.get("ttl")
         is_number = isinstance(wished, int | float) and not isinstance(wished, bool)
-        return min(longest, max(1.0, wished / 1000)) if is_number and wished else longest
+        seconds = wished / 1000 if is_number and wished else settings.tasks_ttl
+        return min(settings.tasks_ttl, max(seconds, settings.detach_seconds))
 
     # A question about a task.
 

@@ -21,7 +21,7 @@ from mcp_persist_middleware.streams import authorise
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.hints import serve as listens
 from mcp_persist_middleware.streams.hints.serve import Outlet
-from mcp_persist_middleware.supervision import Tasks
+from mcp_persist_middleware.supervision import Tasks, say
 from mcp_persist_middleware.tasks import extension, jobs, state
 from mcp_persist_middleware.tasks.advertised import has_own_tasks
 from mcp_persist_middleware.tasks.changing import dumped
@@ -60,7 +60,7 @@ class TaskPush:
     def start(self, outlet: Outlet) -> None:
         """Tell it from now on."""
         for job in self.found:
-            self._running.begin(self._follow(job, outlet))
+            self._running.begin(self._follow(job, outlet)).add_done_callback(_say)
 
     def stop(self) -> None:
         """Nobody listens any more."""
@@ -102,6 +102,11 @@ class TaskPush:
         if known.status is not JobStatus.WORKING:
             await asyncio.sleep(max(0.0, _LOOK_SOON - (time.monotonic() - began)))
         return now, found
+
+
+def _say(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        say("A task that a listen is told of", error)
 
 
 def _shown(found: JobState) -> tuple[object, ...]:

@@ -123,7 +123,7 @@ async def test_a_call_is_a_task_from_its_beginning_to_its_result(tmp_store: str)
     async with served(tmp_store) as (app, port):
         session = await TaskSession.open(port)
         task = await session.begin("long")
-        assert task.items() >= {"status": "working", "ttl": 60_000}.items()
+        assert task.items() >= {"status": "working", "ttl": 3_600_000}.items()
         assert set(task) == {
             *("taskId", "status", "createdAt", "lastUpdatedAt", "ttl", "pollInterval"),
         }
@@ -314,3 +314,31 @@ async def test_without_sessions_an_id_is_enough_for_who_is_nobody_and_a_name_for
             assert (await ben.ask("tasks/get", taskId=name))["error"]["code"] == -32602
         assert (await nobody.ask("tasks/list"))["result"] == {"tasks": []}
         assert len((await ann.ask("tasks/list"))["result"]["tasks"]) == 1
+
+
+async def test_a_call_that_cannot_be_a_task_is_answered_as_a_call(tmp_store: str) -> None:
+    async with served(tmp_store, max_jobs=1) as (app, port):
+        session = await TaskSession.open(port)
+        name = (await session.begin("long"))["taskId"]
+        answer = await session.ask("tools/call", name="short", arguments={}, task={})
+        assert answer["result"]["content"][0]["text"] == "done"
+        app.go_on.set()
+        await session.reached(name, "completed")
+        assert await session.begin("short")
+
+
+async def test_what_stays_open_behind_its_answer_keeps_nobody_waiting(tmp_store: str) -> None:
+    class Lingering(Server):
+        async def _answer(self, call: Call) -> None:
+            if call.request.get("method") != "initialize":
+                await super()._answer(call)
+                return
+            await call.head((b"mcp-session-id", b"s"))
+            result = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {}}
+            await call.emit({"id": call.request["id"], "result": result})
+            await call.watch()
+
+    async with served(tmp_store, Lingering()) as (_, port):
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {}}
+        greeting = await text(await TaskSession(port).post("initialize", params))
+        assert greeting["result"]["capabilities"] == {"tasks": CAPABILITY}

@@ -19,7 +19,7 @@ from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams.hints.board import Board
 from mcp_persist_middleware.streams.hints.inner import InnerListen
-from mcp_persist_middleware.supervision import Supervisor, Tasks
+from mcp_persist_middleware.supervision import Supervisor, Tasks, say
 
 # What a call waits for at most (seconds), so that a hint of its own is heard.
 _MOST_SECONDS = 0.25
@@ -70,7 +70,15 @@ class Boards:
         place, now = asgi.place_of(scope), time.monotonic()
         if now < self._not_before.get(place, 0.0):
             return
-        board = self.of(place)
+        try:
+            await self._look(self.of(place), place, now, app, scope, body)
+        except Exception as error:  # noqa: BLE001
+            # It is not what was asked for, and must not spoil that.
+            say("A listen for other workers", error)
+
+    async def _look(
+        self, board: Board, place: Place, now: float, app: ASGIApp, scope: Scope, body: Body
+    ) -> None:
         wanted = await board.lacking(_MOST_SECONDS)
         if board.tap is not None and (wanted or now - board.tap.began > _OLD):
             wanted = wanted.joined([board.tap.asked])

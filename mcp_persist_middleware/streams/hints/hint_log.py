@@ -3,7 +3,7 @@ say takes over and goes on with."""
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -112,25 +112,26 @@ class HintLog:
         Raises:
             StoreError: the store does not answer.
         """
-        found = [note async for note in self._pages()]
-        if not found and self._position:
-            # It may have been removed meanwhile, and begun anew.
+        created_at, position = self._created_at, self._position
+        found = await self._after(position)
+        if not (found and position):
             record = await self._log.find(self.id)
-            if record is None or record.created_at != self._created_at:
-                self._position = 0
-                found = [note async for note in self._pages()]
-        return found
+            created_at = record.created_at if record is not None else 0.0
+            if position and created_at != self._created_at:
+                # It was removed meanwhile, and may have begun anew.
+                position, found = 0, await self._after(0)
+        # At the end: whoever gives up in the middle has read nothing.
+        self._created_at = created_at
+        self._position = found[-1].sequence if found else position
+        notes = (Note.of(event.frame) for event in found)
+        return [note for note in notes if note is not None]
 
-    async def _pages(self) -> AsyncIterator[Note]:
-        while events := await self._log.read(self.id, self._position, *_PAGE):
-            if not self._position:
-                record = await self._log.find(self.id)
-                self._created_at = record.created_at if record is not None else 0.0
-            self._position = events[-1].sequence
-            for event in events:
-                note = Note.of(event.frame)
-                if note is not None:
-                    yield note
+    async def _after(self, position: int) -> list[Event]:
+        found: list[Event] = []
+        while events := await self._log.read(self.id, position, *_PAGE):
+            position = events[-1].sequence
+            found += events
+        return found
 
     async def append(self, notes: Sequence[Note]) -> None:
         """Let the other workers know.
