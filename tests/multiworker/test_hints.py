@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from mcp.client import Client
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.shared.subscriptions import ResourceUpdated, ToolsListChanged
 
 from mcp_persist_middleware.streams.hints import board
 from tests.support.scripted import persisted, until
@@ -196,3 +198,19 @@ async def test_each_worker_keeps_to_itself_where_the_user_says_so(tmp_store: str
         await until(lambda: listen.told)
         assert listen.told == [""]
         assert workers.apps[1].listens == 0
+
+
+async def test_the_official_client_hears_of_a_change_elsewhere(tmp_store: str) -> None:
+    store = Store("sqlite", {"url": tmp_store})
+    async with (
+        two(store) as workers,
+        listening(workers.ports[0], MINE) as witness,
+        Client(f"http://127.0.0.1:{workers.ports[0]}/mcp") as client,
+        client.listen(tools_list_changed=True, resource_subscriptions=[MINE]) as listen,
+    ):
+        await heard(workers, 1, witness)
+        assert await anext(listen) == ResourceUpdated(MINE)
+        await workers.change(1, "")
+        async with asyncio.timeout(10):
+            while not isinstance(await anext(listen), ToolsListChanged):
+                pass
