@@ -42,6 +42,8 @@ class Memory:
         """Whether the application says that it has tasks itself."""
         self.own_core_tasks: Recent[Place, bool] = Recent(_PLACES)
         """The same to clients of 2025-11-25."""
+        self.unanswered: Recent[tuple[Place, str], float] = Recent(_CALLERS)
+        """Who is not told that, and until when (monotonic) he is not asked for again."""
         self.structured: Recent[Place, tuple[frozenset[str], float]] = Recent(_PLACES)
         """The tools that promise more than a text, and until when (monotonic) that is believed."""
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import secrets
+import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,13 +14,15 @@ from mcp_persist_middleware.asgi import place_of
 from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.asgi.client import nowhere
-from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.errors import PersistError, StoreError
 from mcp_persist_middleware.model import EventKind, JobFace, JobRecord
 from mcp_persist_middleware.protocol import headers, job_id, jsonrpc, sse
+from mcp_persist_middleware.streams import identity
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.state import Opened
+from mcp_persist_middleware.supervision import say
 from mcp_persist_middleware.tasks import core, jobs, state
 from mcp_persist_middleware.tasks.changing import Changing
 from mcp_persist_middleware.tasks.core_result import TaskResult, asks
@@ -29,6 +32,7 @@ from mcp_persist_middleware.tasks.state import JobState, JobStatus
 logger = rarely.logger(__name__)
 
 _PAGE = 20
+_ASK_AGAIN = 30.0
 _VERSION = "2025-11-25"
 _USER = ("user", "auth")
 _OVER = "Cannot cancel a task that has ended: its status is {}"
@@ -134,14 +138,26 @@ class CoreTaskService:
 
     async def _has_own_tasks(self) -> bool:
         """Whether the application has tasks itself. It says so in answer to an `initialize`: a
-        worker that has not heard one asks, once."""
-        memory, place = self.context.memory, place_of(self.asked.scope)
-        known = memory.own_core_tasks.get(place)
-        if known is None:
-            found = await _greeting(self.bare, self.asked.scope)
-            known = found is None or core.has_tasks(found) is not False
-            if found is not None:
-                memory.own_core_tasks[place] = known
+        worker that has not heard one asks, once; for a caller who is not answered not again soon.
+        """
+        memory, scope = self.context.memory, self.asked.scope
+        known = memory.own_core_tasks.get(place_of(scope))
+        if known is not None:
+            return known
+        caller = place_of(scope), identity.credential(self.context, scope)
+        if memory.unanswered.get(caller, 0.0) > time.monotonic():
+            return True
+        found = None
+        try:
+            found = await _greeting(self.bare, scope)
+        except PersistError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            say("The question whether the application has tasks", error)
+        if found is None:
+            memory.unanswered[caller] = time.monotonic() + _ASK_AGAIN
+            return True
+        known = memory.own_core_tasks[caller[0]] = core.has_tasks(found) is not False
         return known
 
     async def _run(self, caller: Caller, body: bytes, given: dict[str, Any]) -> bytes | None:

@@ -342,3 +342,24 @@ async def test_what_stays_open_behind_its_answer_keeps_nobody_waiting(tmp_store:
         params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {}}
         greeting = await text(await TaskSession(port).post("initialize", params))
         assert greeting["result"]["capabilities"] == {"tasks": CAPABILITY}
+
+
+async def test_a_caller_who_is_refused_is_asked_for_once_and_changes_nothing_for_others(
+    tmp_store: str,
+) -> None:
+    app = Server()
+    app.allow = lambda headers: headers.get("authorization") != "Bearer bad"
+    async with persisted(app, tmp_store) as (port, persistence):
+        session = await TaskSession.open(port, extra={"authorization": "Bearer good"})
+        access_to(persistence).memory.own_core_tasks.clear()
+        stranger = TaskSession(port, extra={"authorization": "Bearer bad"})
+        counts = []
+        for _ in range(3):
+            before = len(app.requests)
+            response = await stranger.post("tools/list")
+            assert response.status == 401
+            response.close()
+            counts.append(len(app.requests) - before)
+        assert counts == [2, 1, 1]
+        (tool,) = (await session.ask("tools/list"))["result"]["tools"]
+        assert tool["execution"] == {"taskSupport": "optional"}
