@@ -107,6 +107,25 @@ async def test_a_postgres_that_is_away_makes_it_unready_for_as_long(
         await becomes(port, 200)
 
 
+async def test_whoever_asks_has_redis_looked_at_though_nobody_needs_it(
+    tmp_store: str, tmp_path: Path
+) -> None:
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    assert server.process is not None
+    async with persisted(Scripted(two=two), tmp_store, redis=server.url(), **HEALTH) as (port, _):
+        assert (await asked(port))[1]["redis_up"]
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(15):
+                while (answer := await asked(port))[1]["redis_up"]:
+                    await asyncio.sleep(0.05)
+            assert answer[0] == 200
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+    server.stop()
+
+
 async def test_a_redis_that_is_away_is_told_and_leaves_it_ready(
     tmp_store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

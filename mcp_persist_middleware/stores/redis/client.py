@@ -168,6 +168,10 @@ class RedisClient:
                     why,
                 )
 
+    def look(self) -> None:
+        """See soon whether it is still there, and not only when somebody needs it."""
+        self._left.set()
+
     async def back(self, deadline: float) -> bool:
         """Wait until it is up, or until a time of the monotonic clock; whether it is up."""
         wait = deadline - time.monotonic()

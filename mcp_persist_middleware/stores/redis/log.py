@@ -165,6 +165,10 @@ class RedisLog(OuterLog):
         self._idle.settle_until(float("inf"))
         await self._later.send()
 
+    async def check(self) -> None:
+        self._client.look()
+        await super().check()
+
     def facts(self) -> StoreFacts:
         backlog, is_up = self._buffers.events, self._client.is_up
         return replace(self.inner.facts(), redis_up=is_up, redis_backlog=backlog)
