@@ -94,7 +94,7 @@ class Dispatcher:
         return client.reply
 
     async def _begin(self, asked: Asked, client: LocalClient) -> None:
-        """Answer with what an earlier one for the same has begun, or serve it in its session."""
+        """Answer with what an earlier request for the same began, or serve it in its session."""
         context, app = self.parts.exchanges, self._app(asked.request.era)
         if not await long_calls.joined(context, app, asked, client):
             asked = await admission.in_latest_session(context, self.parts.sessions, app, asked)
