@@ -34,6 +34,10 @@ _SECONDS = 5.0
 # package anew.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# What a plain `pip install uvicorn` runs on, unless the environment says otherwise; the proxy runs
+# on what its extra brings.
+os.environ.setdefault("UVICORN_LOOP", "asyncio")
+os.environ.setdefault("UVICORN_HTTP", "h11")
 
 # How long an example takes says what else the machine does.
 settings.register_profile(

@@ -36,7 +36,7 @@ _WARM = (
     "sqlalchemy.dialects.sqlite.aiosqlite",
     "uvicorn.lifespan.on",
     "uvicorn.main",
-    "uvicorn.protocols.http.auto",
+    "uvicorn.protocols.http.h11_impl",
     "mcp.server.mcpserver",
     "mcp_persist_middleware",
     "tests.faults.app",

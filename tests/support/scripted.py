@@ -4,6 +4,7 @@ test's own event loop."""
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -138,7 +139,8 @@ async def serving(app: Any) -> AsyncIterator[int]:
     """The application under uvicorn on this event loop; the port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+        http = os.environ.get("UVICORN_HTTP", "h11")
+        config = uvicorn.Config(app, http=http, log_level="warning", timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
         task = asyncio.create_task(server.serve(sockets=[listener]))
