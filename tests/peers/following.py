@@ -13,6 +13,7 @@ Expect:  of each store a line; every event once, and exit code 0.
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import sqlite3
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from mcp_persist_middleware import FeedEvent, Persistence
@@ -45,7 +46,8 @@ _FLUSH = 0.05
 async def _calls(context: Context, schedule: Schedule, until: float) -> None:
     """One stream after the other: progress, and an answer."""
     while time.monotonic() < until:
-        record = library.record(new_stream_id(context.log.now()))
+        made = library.record(new_stream_id(context.log.now()))
+        record = dataclasses.replace(made, worker=context.member.name)
         stream = LiveStream(record, EventIds.of(record.id, record.kind, 1), context.limits)
         context.writer.open(stream)
         for n in range(1, EVENTS + 1):
@@ -118,11 +120,10 @@ def _process(store: Store, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=env, cwd=ROOT)
 
 
-@contextlib.contextmanager
-def _followed(store: Store, file: Path) -> Iterator[list[int]]:
+@contextlib.asynccontextmanager
+async def _followed(store: Store, file: Path) -> AsyncIterator[list[int]]:
     """Somebody who follows lives for a second at a time; how many there were."""
-    lives = [0]
-    stop = False
+    lives, stop = [0], False
 
     async def live() -> None:
         while not stop:
@@ -136,12 +137,12 @@ def _followed(store: Store, file: Path) -> Iterator[list[int]]:
             process.send_signal(signal.SIGKILL)
             process.wait()
 
-    task = asyncio.get_running_loop().create_task(live())
+    task = asyncio.create_task(live())
     try:
         yield lives
     finally:
         stop = True
-        task.add_done_callback(lambda done: done.exception())
+        await task
 
 
 def _ask(file: Path, sql: str) -> list[tuple[object, ...]]:
@@ -161,7 +162,7 @@ async def show(name: str, rate: float, seconds: float) -> bool:
     with tempfile.TemporaryDirectory() as there, started(name, Path(there)) as store:
         file = Path(there) / "heard.db"
         began = time.monotonic()
-        with _followed(store, file) as lives:
+        async with _followed(store, file) as lives:
             given = ("--write", str(rate), "--seconds", str(seconds))
             workers = [_process(store, *given) for _ in range(WORKERS)]
             while any(worker.poll() is None for worker in workers):
