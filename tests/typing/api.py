@@ -13,6 +13,8 @@ import mcp_persist_middleware as package
 from mcp_persist_middleware import (
     ClosedError,
     ConfigurationError,
+    FeedEvent,
+    FeedGap,
     Health,
     Persistence,
     PersistError,
@@ -97,3 +99,11 @@ def load() -> None:
 
 
 errors: list[type[PersistError]] = [ClosedError, ConfigurationError, StoreError]
+
+
+async def followed(persistence: Persistence) -> None:
+    """What is followed is one of two."""
+    async with persistence.subscribe(session="s", after="start", on_slow="drop") as feed:
+        async for item in feed:
+            assert_type(item, FeedEvent | FeedGap)
+            assert_type(item.cursor, str)

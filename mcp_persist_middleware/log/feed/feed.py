@@ -33,6 +33,8 @@ logger = rarely.logger(__name__)
 _WHOLE, _SELDOM = 1.0, 20.0
 # After each look this share of the time that it took is left to others, between these (seconds).
 _SHARE, _LEAST, _MOST = 1.0, 0.005, 0.5
+# While nothing happens: so often (seconds) it is seen whether the log is still open.
+_CHECK = 0.5
 _FIRST_RETRY, _LAST_RETRY = 0.1, 5.0
 # So long (seconds) after the store was away answers may be logged of streams that began meanwhile.
 _SETTLE = 60.0
@@ -163,12 +165,22 @@ class Feed:
 
     async def _rest(self, *, is_idle: bool) -> None:
         if is_idle and self._subscription is not None and not self._is_over():
-            # What woke it may have begun long before it was committed.
-            patience = None if self._is_whole else max(0.0, self._whole_at - time.monotonic())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self._subscription.wait()
+            await self._woken(self._subscription)
         await asyncio.sleep(min(max(_LEAST, _SHARE * self._took), _MOST))
+
+    async def _woken(self, subscription: Subscription) -> None:
+        """Return when a look is worth it, or when the log is open no more."""
+        until = time.monotonic() + subscription.patience
+        if not self._is_whole:
+            # What woke it may have begun long before it was committed.
+            until = min(until, self._whole_at)
+        while (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _CHECK)):
+                    return await subscription.wait()
+            if await self._source() is not self._log:
+                return None
+        return None
 
     async def _look(self, log: EventLog) -> AsyncIterator[FeedItem]:
         """All that has come since the last look."""
