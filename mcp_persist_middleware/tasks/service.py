@@ -119,7 +119,9 @@ class TaskService:
         if headers.get(raw, headers.MCP_METHOD) != self.call.method:
             text = "The Mcp-Method header does not match the request body's method"
             return Refusal(extension.HEADER_MISMATCH, text)
-        if task is not None and headers.named(raw) != task:
+        # Clients that are there leave it out: fastmcp-tasks 4.1 does, and no server refuses it.
+        is_named = headers.get(raw, headers.MCP_NAME) is not None
+        if is_named and task is not None and headers.named(raw) != task:
             text = "The Mcp-Name header does not match the request body's taskId"
             return Refusal(extension.HEADER_MISMATCH, text)
         return None if jsonrpc.knows_tasks(params) else extension.UNDECLARED
