@@ -191,6 +191,19 @@ async def test_a_client_that_leaves_after_it_has_its_task_cancels_nothing(tmp_pa
         assert (await client.until(task["taskId"]))["status"] == "completed"
 
 
+async def test_a_result_is_kept_for_as_long_as_its_task_also_where_nobody_is_named(
+    tmp_path: Path,
+) -> None:
+    app = Application()
+    async with served(tmp_path, app, anonymous_ttl=0.1, purge_interval=0.1) as client:
+        task = (await client.call("stream"))["taskId"]
+        app.gate.set()
+        done = await client.until(task)
+        await asyncio.sleep(0.6)
+        assert await client.get(task) == done
+        assert done["status"] == "completed"
+
+
 async def test_a_task_is_cancelled_and_the_application_hears_of_it(tmp_path: Path) -> None:
     app = Application()
     async with served(tmp_path, app, journal=True) as client:
@@ -475,7 +488,11 @@ async def test_a_task_that_its_worker_has_left_runs_again_where_the_setting_says
 ) -> None:
     async def work(call: Call) -> None:
         await call.head()
-        await asyncio.sleep(0.2)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                # Who hears that its client has left ends.
+                await call.watch()
+                return
         await call.result("again")
 
     app, (write, _) = Application(), left_behind()
