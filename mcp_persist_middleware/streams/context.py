@@ -10,7 +10,7 @@ from mcp_persist_middleware.log.membership.member import Member
 from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.log.takeover import Takeover
 from mcp_persist_middleware.log.writer import Writer
-from mcp_persist_middleware.model import Place
+from mcp_persist_middleware.model import JobRecord, Place
 from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams.crowd import Crowd
@@ -78,6 +78,8 @@ class Context:
     """How far the streams of jobs were seen to be."""
     replied: Recent[tuple[Place, str, str], None] = field(default_factory=lambda: Recent(_PROGRESS))
     """What clients of sessions have answered lately, of what they were asked."""
+    jobs: Recent[bytes, JobRecord] = field(default_factory=lambda: Recent(_PROGRESS))
+    """Jobs that were begun here, without their requests."""
     outliving: set[Running] = field(default_factory=set)
     """Exchanges that nobody need read: jobs."""
     session_streams: dict[tuple[Place, str], Running] = field(default_factory=dict)

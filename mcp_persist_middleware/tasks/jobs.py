@@ -77,6 +77,7 @@ async def begin(context: Context, running: Exchange, request: JobRequest) -> Job
         running.recorder.kept = before
         return None
     running.outlive(request.ttl)
+    context.jobs[job.id] = dataclasses.replace(job, request=None)
     return job
 
 
@@ -142,13 +143,30 @@ async def cancel(context: Context, job: JobRecord) -> None:
     Raises:
         StoreError: the store does not answer.
     """
+    running = _running(context, job)
+    if running is not None and running.stream is not None:
+        running.interrupt(_WHY, ExchangeOutcome.CANCELLED, **{CANCELLED: True})
+        await _ended(context, running.stream)
+        return
+    await cancel_elsewhere(context.log, job, context.settings, context.member.name)
+
+
+def _running(context: Context, job: JobRecord) -> Exchange | None:
     for running in context.outliving:
         stream = running.stream
         if isinstance(running, Exchange) and stream is not None and stream.record.id == job.stream:
-            running.interrupt(_WHY, ExchangeOutcome.CANCELLED, **{CANCELLED: True})
-            await _ended(context, stream)
-            return
-    await cancel_elsewhere(context.log, job, context.settings, context.member.name)
+            return running
+    return None
+
+
+async def running_here(context: Context, caller: Caller, job: bytes) -> JobRecord | None:
+    """A job of the caller's that runs on this worker, whatever the store says or does not."""
+    known = context.jobs.get(job)
+    if known is None or known.expires_at <= context.log.now():
+        return None
+    running = _running(context, known)
+    is_running = running is not None and running.is_busy
+    return known if is_running and await caller.owns(known.owner) else None
 
 
 async def cancel_elsewhere(log: EventLog, job: JobRecord, settings: Settings, by: str) -> None:

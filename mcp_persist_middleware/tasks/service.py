@@ -78,10 +78,14 @@ class TaskService:
         if verdict.refused:
             await verdict.pass_on(send)
             return True
+        caller = without_session(verdict.caller)
+        answer: bytes | Refusal | None
         try:
-            answer = await self._answer(without_session(verdict.caller))
+            answer = await self._answer(caller)
         except StoreError as error:
             logger.warning("MPM-JOB-03: A task cannot be looked up: %s", error)
+            answer = await self._without_store(caller)
+        if answer is None:
             await asgi.unavailable(send, "The event store is unavailable; ask again")
             return True
         request_id = self.call.request_id
@@ -140,6 +144,17 @@ class TaskService:
         found = await state.look(self.context, job)
         now = self.context.log.now()
         return extension.complete(extension.detailed(job, found, now))
+
+    async def _without_store(self, caller: Caller) -> bytes | None:
+        """Of a task that runs here it is known that it does, though nothing else is."""
+        task = json.loads(self.asked.body.content)["params"].get("taskId")
+        job = job_id.parse(task) if self.call.method == "tasks/get" else None
+        known = await jobs.running_here(self.context, caller, job) if job is not None else None
+        if known is None:
+            return None
+        now = self.context.log.now()
+        working = state.JobState(JobStatus.WORKING, known.updated_at)
+        return extension.complete(extension.detailed(known, working, now))
 
     async def _run_again(self, caller: Caller, job: JobRecord) -> None:
         """Where the `rerun` setting says so, a job whose worker is gone runs again for whoever asks

@@ -446,19 +446,28 @@ async def test_where_its_task_cannot_be_stored_a_call_stays_a_call(
         assert (await calling)["content"][0]["text"].startswith("from")
 
 
-async def test_a_poll_while_the_store_is_away_says_so_and_nothing_else(
+async def test_a_poll_while_the_store_is_away_says_what_is_known_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app, shelf = Application(), Shelf()
     async with served_on(lambda _: AwayLog(shelf), app) as client:
         task = (await client.call("stream"))["taskId"]
-        for away in ("jobs", "streams"):
+        for away, status in (("streams", 400), ("jobs", 503)):
             monkeypatch.setattr(AwayLog, "away", away)
-            told = await client.ask("tasks/get", {"taskId": task})
-            assert told["status"] == 503
-            assert "result" not in told
-        monkeypatch.setattr(AwayLog, "away", "")
+            # It runs here: that needs no store.
+            assert (await client.get(task))["status"] == "working"
+            other = TaskClient(client.port, extra={"authorization": "Bearer ben"})
+            told = await other.ask("tasks/get", {"taskId": task})
+            assert (told["status"], "result" in told) == (status, False)
+        for method in ("tasks/cancel", "tasks/update"):
+            asked = {"taskId": task, "inputResponses": {}}
+            assert (await client.ask(method, asked))["status"] == 503
         app.gate.set()
+        await until(lambda: app.ended)
+        async with asyncio.timeout(5):
+            while (told := await client.ask("tasks/get", {"taskId": task}))["status"] != 503:
+                await asyncio.sleep(0.02)
+        monkeypatch.setattr(AwayLog, "away", "")
         assert (await client.until(task))["status"] == "completed"
 
 
