@@ -6,9 +6,8 @@ import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
-from functools import partial
 
-from starlette.types import ASGIApp, Message, Receive, Scope
+from starlette.types import ASGIApp, Receive, Scope
 
 from mcp_persist_middleware import admission, long_calls, rarely, telemetry
 from mcp_persist_middleware.asgi import body as bodies
@@ -245,8 +244,7 @@ class Dispatcher:
                 if point is not None:
                     await client.follow(asked, point)
             case Kind.DELETE:
-                send = partial(self._forget, asked, client)
-                await app(scope, bodies.replay(asked.body, client.rest), send)
+                await long_calls.end_session(context, app, asked, client)
             case _:
                 note_reply(context, asked)
                 if not request.session and b'"initialize"' not in asked.body.content:
@@ -268,12 +266,6 @@ class Dispatcher:
             await refusal.pass_on(client.send)
         else:
             await client.read_on(asked)
-
-    async def _forget(self, asked: Asked, client: Recipient, message: Message) -> None:
-        if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
-            context, session = self.parts.exchanges, asked.request.session
-            await admission.forget(context, place_of(asked.scope), session)
-        await client.send(message)
 
     def _app(self, era: Era, *, takes_over: bool = False) -> ASGIApp:
         """The application as requests of an era may call it."""

@@ -1,9 +1,15 @@
 """Where the faces of long calls meet one exchange: tasks, calls that are handed back, and calls
 with an idempotency key."""
 
-from starlette.types import ASGIApp
+from functools import partial
 
+from starlette.types import ASGIApp, Message, Receive, Send
+
+from mcp_persist_middleware import admission
+from mcp_persist_middleware.asgi import body as bodies
+from mcp_persist_middleware.asgi import place_of, responses
 from mcp_persist_middleware.asgi.asked import Asked
+from mcp_persist_middleware.asgi.client import nowhere, stay
 from mcp_persist_middleware.clients import LocalClient, Recipient
 from mcp_persist_middleware.streams import serve
 from mcp_persist_middleware.streams.context import Context
@@ -11,6 +17,7 @@ from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.tasks import faces
 from mcp_persist_middleware.tasks.hand_back import HandBack, HandBackOffer
 from mcp_persist_middleware.tasks.idempotency import Idempotent
+from mcp_persist_middleware.tasks.leftovers import Leftovers
 
 
 async def joined(context: Context, app: ASGIApp, asked: Asked, client: LocalClient) -> bool:
@@ -54,3 +61,32 @@ async def run(
         await client.read(asked, running, opened)
         if not client.is_here and isinstance(running.handoff, HandBackOffer):
             context.background.spawn(running.handoff.keep(running), "mcp-persist-hand-back")
+
+
+async def end_session(context: Context, app: ASGIApp, asked: Asked, client: Recipient) -> None:
+    """Delete a session. While calls run in it that their principal may ask for outside of it, the
+    application hears of that later: it would cancel them."""
+    left = await Leftovers.of(context, app, asked)
+    if left.running:
+        later = _end_later(context, app, asked, left)
+        context.background.spawn(later, "mcp-persist-session-end")
+        await responses.done(client.send)
+        return
+    await left.keep()
+    await _end(context, app, asked, client.rest, client.send)
+
+
+async def _end_later(context: Context, app: ASGIApp, asked: Asked, left: Leftovers) -> None:
+    await left.keep()
+    await _end(context, app, asked, stay, nowhere)
+
+
+async def _end(context: Context, app: ASGIApp, asked: Asked, receive: Receive, send: Send) -> None:
+    forgetting = partial(_forget, context, asked, send)
+    await app(asked.scope, bodies.replay(asked.body, receive), forgetting)
+
+
+async def _forget(context: Context, asked: Asked, send: Send, message: Message) -> None:
+    if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
+        await admission.forget(context, place_of(asked.scope), asked.request.session)
+    await send(message)

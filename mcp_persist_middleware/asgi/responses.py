@@ -34,6 +34,14 @@ async def not_found(send: Send, text: str) -> None:
     await _answer(send, 404, text.encode(), plain)
 
 
+async def done(send: Send) -> None:
+    """200: what was asked for is done, and there is nothing more to say."""
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]}
+    )
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def read_to_the_end(send: Send) -> None:
     """204: nothing is left to read, and there is no need to come back."""
     await send({"type": "http.response.start", "status": 204, "headers": []})

@@ -116,6 +116,31 @@ async def test_another_argument_runs_anew_and_another_caller_meets_nothing_of_it
         assert tool.runs == 3
 
 
+@pytest.mark.parametrize("ends_first", [True, False])
+async def test_a_call_outlives_the_session_that_its_client_deletes(
+    tmp_store: str, ends_first: bool
+) -> None:
+    app = Listing(slow=(tool := Held()))
+    async with persisted(app, tmp_store, hand_back=0.2) as (port, opened):
+        first = await RawSession.open(port, extra=_ANN)
+        assert "is still running" in await text_of(await first.call("slow"))
+        live = (await access_to(opened).context()).writer.live
+        deleted = [scope for scope in app.requests if scope["method"] == "DELETE"]
+        if ends_first:
+            tool.done.set()
+            await until(lambda: not live)
+        assert await first.delete() == 200
+        second = await RawSession.open(port, extra=_ANN)
+        if not ends_first:
+            assert "is still running" in await text_of(await second.call("slow"))
+            assert not deleted
+            tool.done.set()
+        assert await text_of(await second.call("slow")) == "run 1"
+        await until(lambda: any(scope["method"] == "DELETE" for scope in app.requests))
+        assert await text_of(await second.call("slow")) == "run 1"
+        assert tool.runs == 1
+
+
 async def test_without_a_principal_the_session_is_the_owner(tmp_store: str) -> None:
     app = Listing(slow=(tool := Held()))
     async with persisted(app, tmp_store, hand_back=_SOON) as (port, _):

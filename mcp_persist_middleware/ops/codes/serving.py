@@ -88,6 +88,8 @@ MPM-JOB-05 | A tool's result has a schema, which the word that it still runs wou
 MPM-JOB-06 | The store is away, and a call with an idempotency key is not run. | As MPM-STORE-01.
 MPM-JOB-07 | Nobody knows whose an idempotency key is; the call runs without it. | Pass
   `principal=`, or use sessions.
+MPM-JOB-09 | The store did not take the answer of a deleted session's call. | As MPM-STORE-01; its
+  client is told that it is not kept.
 MPM-PROXY-01 | The upstream fails, or does what a proxy cannot repair. | The sentence says what.
 MPM-PROXY-02 | A child process reads nothing. | Look why it blocks.
 MPM-PROXY-03 | A child process broke the protocol or ended. | Look at its lines in the log.
