@@ -26,10 +26,13 @@ NAMES = [
 ]
 
 
+KEPT = [f"mcp_{name}" for name in ("stream", "event", "session", "inbox", "job", "journal")]
+
+
 def rows(path: str) -> dict[str, int]:
     with sqlite3.connect(path) as raw:
         tables = [name for (name,) in raw.execute("SELECT name FROM sqlite_schema")]
-        kept = [name for name in tables if name in ("mcp_stream", "mcp_event", "mcp_session")]
+        kept = [name for name in tables if name in KEPT]
         return {name: raw.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in kept}
 
 
@@ -37,6 +40,7 @@ def rows(path: str) -> dict[str, int]:
 def sound(fresh: Callable[..., Scene]) -> Scene:
     """A scene without what the dead worker has left: any worker ends that."""
     scene = fresh(compression="gzip")
+    scene.environ["MCP_PERSIST_JOURNAL"] = "true"
     scene.run("streams", "end", scene.orphan)
     return scene
 

@@ -329,7 +329,7 @@ async def restart(server: Server, made: Mapping[str, Caller]) -> None:
 async def erase(now: "Sitting") -> None:
     """What is Ann's, while she and Bob go on."""
     shell, made = now.shell, now.made
-    streams = json.loads((await shell.run("streams list --json -n 1000")).out)
+    streams = json.loads((await shell.run("streams list --json --limit 10000")).out)
     await shell.run("purge --principal ann --dry-run", expect=r"Nothing was removed.*Streams [1-9]")
     said = await shell.run("purge --principal ann", expect=r"Streams [1-9]")
     gone = int(re.findall(r"Streams +([\d,]+)", said.out)[0].replace(",", ""))

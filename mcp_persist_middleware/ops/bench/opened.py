@@ -22,7 +22,7 @@ from mcp_persist_middleware.streams.context import Context
 
 # What a killed one has left expires so many seconds after.
 _TTL = 600.0
-_FOR_EVER = 1e9
+_FOR_EVER, _MANY = 1e9, 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ def _owned(settings: Settings, namespace: str) -> Settings:
         max_kept_streams=None,
         max_kept_bytes=None,
         max_store_bytes=None,
+        max_journal_rows=_MANY,
         # A connection that is ended and resumed now and then would measure its client.
         resume_rotate=None,
         # What is served without the store is no measure of it.
