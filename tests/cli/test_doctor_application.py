@@ -201,6 +201,18 @@ def test_a_server_elsewhere_is_examined_without_a_store(
     assert (ran.code, finding(ran, "answers")["level"]) == (1, "warning")
 
 
+def test_servers_that_promise_different_things_are_told(portal: BlockingPortal) -> None:
+    with (
+        portal.wrap_async_context_manager(serving(Stateful())) as one,
+        portal.wrap_async_context_manager(serving(Stateful(tools=False))) as two,
+    ):
+        urls = [f"http://127.0.0.1:{port}/mcp" for port in (one, two)]
+        ran = run("doctor", *(each for url in urls for each in ("--upstream", url)), "--json")
+        same = run("doctor", "--upstream", urls[0], "--json")
+    assert finding(ran, "replicas")["said"].startswith(f"{urls[0]}, {urls[1]} promise different")
+    assert "replicas" not in {each["check"] for each in same.json}
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [

@@ -87,7 +87,8 @@ class Look:
         from mcp_persist_middleware.ops.proxy.check import asker
         from mcp_persist_middleware.ops.proxy.refusal import NotSentError
 
-        found = []
+        found: list[Finding] = []
+        promised: dict[str, str] = {}
         for upstream in servers(self.upstreams, UpstreamOptions(headers=self._headers)):
             try:
                 seen = await checks.seen(asker(upstream), upstream.pool.name, self.origin)
@@ -97,8 +98,14 @@ class Look:
                 found.append(Finding("application", Level.FAILURE, said, fix))
             else:
                 found += checks.findings(seen)
+                if seen.found.fingerprint is not None:
+                    promised[upstream.pool.name] = seen.found.fingerprint
             finally:
                 await upstream.pool.aclose()
+        if len(set(promised.values())) > 1:
+            said = f"{', '.join(promised)} promise different things: no session can move"
+            fix = "Let all that share a store be of one version, or give each a store of its own"
+            found.append(Finding("replicas", Level.WARNING, said, fix))
         return found
 
     @property
