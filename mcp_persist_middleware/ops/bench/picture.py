@@ -9,6 +9,8 @@ from mcp_persist_middleware.ops.bench import Measure
 
 _LABELS = 26
 _WIDTH, _LINE, _HEAD, _TEXT, _MARGIN = 760, 24, 56, 190, 24
+_TITLE = 90
+_CAPTION = "The dot is the median; the bar ends where 99 of 100 had ended."
 _STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#333}.t{font-weight:600}.g{stroke:#ddd}"
     ".r{stroke:#7aa6d6;stroke-width:8;stroke-linecap:round}.m{fill:#1f5fa8}"
@@ -60,20 +62,26 @@ def text(measures: Sequence[Measure], width: int = 79) -> list[str]:
     return lines
 
 
+def _short(title: str) -> str:
+    return title if len(title) <= _TITLE else f"{title[: _TITLE // 2]}…{title[-_TITLE // 2 :]}"
+
+
 def svg(measures: Sequence[Measure], title: str) -> str:
     """A picture for a page."""
     timed = [each for each in measures if each.times]
-    height = _HEAD + _LINE * len(timed) + _MARGIN
+    below = _HEAD + _LINE * len(timed)
+    height = below + _MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}">',
         f"<style>{_STYLE}</style>",
-        f'<text class="t" x="{_MARGIN}" y="22">{escape(title)}</text>',
+        f'<text class="t" x="{_MARGIN}" y="22">{escape(_short(title))}</text>',
+        f'<text x="{_MARGIN}" y="{height - 8}">{_CAPTION}</text>',
     ]
     if timed:
         scale = _Scale(timed, _WIDTH - _TEXT - 2 * _MARGIN)
         for at, name in scale.marks:
             x = _TEXT + at
-            parts.append(f'<line class="g" x1="{x}" x2="{x}" y1="{_HEAD}" y2="{height - 8}"/>')
+            parts.append(f'<line class="g" x1="{x}" x2="{x}" y1="{_HEAD}" y2="{below}"/>')
             parts.append(f'<text x="{x}" y="{_HEAD - 8}" text-anchor="middle">{name}</text>')
         for number, each in enumerate(timed):
             y = _HEAD + _LINE * number + _LINE / 2

@@ -74,7 +74,7 @@ async def bench(
                 pass
         about, found = await _measured(settings, names, seconds, size, hidden=out.as_json)
     if plot is not None:
-        _write(plot, picture.svg(found, f"{about['store']}, {about['durability']}"))
+        _write(plot, picture.svg(found, about["store"]))
     rows = [each.as_json() for each in found]
     if out.as_json:
         out.json(about | {"measures": rows})
