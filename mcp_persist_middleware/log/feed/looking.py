@@ -7,13 +7,15 @@ again and again.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from mcp_persist_middleware.errors import FeedError, UnsupportedError
 from mcp_persist_middleware.log.base import EventLog, LastNumber
 from mcp_persist_middleware.log.feed.items import Scope
 from mcp_persist_middleware.log.feed.positions import Place, Positions, Standing
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import SessionKey, StreamKind, StreamRecord
 from mcp_persist_middleware.protocol.event_id import TIME_BYTES, earliest
 
@@ -21,6 +23,22 @@ _PAGE, _TOGETHER = 1000, 256
 # Between two looks at all that began since the floor the newest are looked at, back to so long
 # (seconds) before the last look.
 _OVERLAP = 0.5
+
+
+class Followed(Protocol):
+    """What a look asks: an `EventLog`, or who sees the same in another way."""
+
+    def now(self) -> float:
+        """See `Timed`."""
+
+    async def streams(self, after: bytes, limit: int) -> Sequence[StreamRecord]:
+        """See `Listing`."""
+
+    async def streams_of(self, whose: Whose, after: bytes, limit: int) -> Sequence[StreamRecord]:
+        """See `Listing`."""
+
+    async def last_numbers(self, streams: Mapping[bytes, int]) -> Mapping[bytes, LastNumber]:
+        """See `EventLog`."""
 
 
 @dataclass(slots=True)
@@ -46,7 +64,7 @@ class Looker:
         self._horizon = horizon
         self._looked = 0.0
 
-    async def known(self, log: EventLog, *, also_resting: bool) -> AsyncIterator[list[Moved]]:
+    async def known(self, log: Followed, *, also_resting: bool) -> AsyncIterator[list[Moved]]:
         """Those of the known streams that have moved."""
         places = self._positions.places
         meant = (Standing.OPEN, Standing.RESTING) if also_resting else (Standing.OPEN,)
@@ -59,7 +77,7 @@ class Looker:
                 yield news
 
     async def begun(
-        self, log: EventLog, *, whole: bool, raises: bool
+        self, log: Followed, *, whole: bool, raises: bool
     ) -> AsyncIterator[list[Moved]]:
         """Those that are not known yet: of all that began since the floor, which then `raises`, or
         of the newest. What was given before is told, and known, when the next are asked for."""
@@ -81,13 +99,13 @@ class Looker:
             positions.raise_floor(safe)
         self._looked = began
 
-    async def _streams(self, log: EventLog, after: bytes) -> Sequence[StreamRecord]:
+    async def _streams(self, log: Followed, after: bytes) -> Sequence[StreamRecord]:
         if self._scope.is_everything:
             return await log.streams(after, _PAGE)
         return await log.streams_of(self._scope.whose, after, _PAGE)
 
     async def _numbers(
-        self, log: EventLog, records: Iterable[StreamRecord]
+        self, log: Followed, records: Iterable[StreamRecord]
     ) -> dict[bytes, LastNumber]:
         """How far new streams are. One that has ended says so itself."""
         ended = {
@@ -98,7 +116,7 @@ class Looker:
         running = [record.id for record in records if record.id not in ended]
         return ended | await self._last(log, running)
 
-    async def _last(self, log: EventLog, names: Sequence[bytes]) -> dict[bytes, LastNumber]:
+    async def _last(self, log: Followed, names: Sequence[bytes]) -> dict[bytes, LastNumber]:
         found: dict[bytes, LastNumber] = {}
         for start in range(0, len(names), _TOGETHER):
             part = names[start : start + _TOGETHER]
@@ -117,7 +135,7 @@ class Looker:
             await self.check(log)
             kinds[self._scope.stream] = None
         else:
-            positions.floor = max(0, int((log.now() - self._horizon) * 1000))
+            positions.raise_floor(int((log.now() - self._horizon) * 1000))
             kinds = {stream: kind async for stream, kind in self._present(log)}
         for stream, number in (await self._last(log, list(kinds))).items():
             standing = standing_of(number, kinds[stream])

@@ -81,13 +81,17 @@ class Positions:
 
     def __init__(self, key: bytes, floor: int = 0) -> None:
         self._key = key
-        self.floor = floor
-        """In milliseconds since the Unix epoch, as stream ids have it."""
+        self._floor = floor
         self.places: dict[bytes, Place] = {}
         self._begin(Marked())
 
     def _begin(self, marked: Marked) -> None:
         self._journal = _Journal(self.floor, dict(self.places), marked)
+
+    @property
+    def floor(self) -> int:
+        """In milliseconds since the Unix epoch, as stream ids have it."""
+        return self._floor
 
     @property
     def begin(self) -> bytes:
@@ -110,7 +114,7 @@ class Positions:
         """Every stream that began before this time is known."""
         if floor <= self.floor:
             return
-        self.floor = floor
+        self._floor = floor
         begin = self.begin
         done = [s for s, (_, is_) in self.places.items() if is_ is Standing.DONE and s < begin]
         for stream in done:

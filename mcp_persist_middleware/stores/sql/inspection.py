@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, LargeBinary, func, literal, select, tuple_
 
 from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.base import LastNumber
 from mcp_persist_middleware.log.deletions import Deletion
 from mcp_persist_middleware.log.journal import JournalEntry, Sought
 from mcp_persist_middleware.log.whose import Whose
@@ -29,7 +30,13 @@ from mcp_persist_middleware.stores.sql.inspected import (
     WorkerRow,
 )
 from mcp_persist_middleware.stores.sql.journal import entries_of, newest
-from mcp_persist_middleware.stores.sql.listing import belonging, deletions_of, newest_deletions
+from mcp_persist_middleware.stores.sql.listing import (
+    belonging,
+    deletions_of,
+    last_numbers,
+    newest_deletions,
+    numbers_of,
+)
 from mcp_persist_middleware.stores.sql.read_only import ReadOnly
 from mcp_persist_middleware.stores.sql.rows import page_of, reading, record_of
 from mcp_persist_middleware.stores.sql.sessions import session_of
@@ -113,13 +120,15 @@ class Inspection(ReadOnly, ABC):
         ]
 
     async def streams(
-        self, wanted: Wanted, limit: int, *, before: bytes | None = None
+        self, wanted: Wanted, limit: int, *, before: bytes | None = None, after: bytes | None = None
     ) -> Sequence[StreamRecord]:
-        """The newest that are meant, from before one on."""
+        """The newest that are meant, from before one on; or the oldest, from behind one on."""
         c = self.tables.stream.c
         statement = select(self.tables.stream).where(*self._meant(wanted))
         if before is not None:
             statement = statement.where(c.id < before)
+        if after is not None:
+            statement = statement.where(c.id > after).order_by(c.id)
         rows = await self.all(statement.order_by(c.id.desc()).limit(limit))
         found = []
         for row in rows:
@@ -134,6 +143,12 @@ class Inspection(ReadOnly, ABC):
             with reading(self.name, "stream"):
                 return record_of(row)
         return None
+
+    async def own_streams(self, wanted: Wanted) -> Sequence[bytes]:
+        """The sessions' own of the streams that are meant: they may go on after their end."""
+        c, own = self.tables.stream.c, select(self.tables.session.c.read_stream)
+        rows = await self.all(select(c.id).where(*self._meant(wanted), c.id.in_(own)))
+        return [bytes(row.id) for row in rows]
 
     async def count_sessions(self, whose: Whose) -> int:
         """How many are somebody's, deleted and expired ones too."""
@@ -191,16 +206,13 @@ class Inspection(ReadOnly, ABC):
             found |= {bytes(row[0]): Kept(row[1], row[2], row[3], int(row[4])) for row in rows}
         return found
 
-    async def last_numbers(self, streams: Collection[bytes]) -> Mapping[bytes, int]:
-        """The number of the last event of each, by stream; 0 where there is none."""
-        c, e, names = self.tables.stream.c, self.tables.event.c, list(streams)
-        # One step in the index for each, however long they are.
-        last = select(func.max(e.sequence)).where(e.stream == c.id).scalar_subquery()
-        found: dict[bytes, int] = {}
+    async def last_numbers(self, streams: Collection[bytes]) -> Mapping[bytes, LastNumber]:
+        """How far those of these streams are that are there."""
+        found: dict[bytes, LastNumber] = {}
+        names = list(streams)
         for start in range(0, len(names), _TOGETHER):
-            of_part = c.id.in_(names[start : start + _TOGETHER])
-            rows = await self.all(select(c.id, last).where(of_part))
-            found |= {bytes(row[0]): row[1] or 0 for row in rows}
+            part = names[start : start + _TOGETHER]
+            found |= numbers_of(await self.all(last_numbers(self.tables, part)))
         return found
 
     async def heads(self, stream: bytes, after: int, limit: int) -> Sequence[EventHead]:

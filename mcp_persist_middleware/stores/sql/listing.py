@@ -10,6 +10,7 @@ from sqlalchemy import (
     Select,
     Table,
     and_,
+    case,
     delete,
     false,
     func,
@@ -21,11 +22,12 @@ from sqlalchemy import (
 from sqlalchemy.engine import Row
 
 from mcp_persist_middleware.errors import UnreadableRowError
-from mcp_persist_middleware.log.base import EventLog, Purged
+from mcp_persist_middleware.log.base import EventLog, LastNumber, Purged
 from mcp_persist_middleware.log.deletions import MOST, Deletion, Reason
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import EARLY, UNSURE, StreamRecord
 from mcp_persist_middleware.stores.sql.rows import reading, record_of
+from mcp_persist_middleware.stores.sql.schema import Tables
 from mcp_persist_middleware.stores.sql.store import SqlStore
 
 _MEASURE_SECONDS = 60.0
@@ -115,6 +117,20 @@ class SqlListing(SqlStore, EventLog):
 
     async def deletions(self, limit: int) -> Sequence[Deletion]:
         return deletions_of(await self.all(newest_deletions(self.tables.deletion, limit)))
+
+
+def last_numbers(tables: Tables, streams: Sequence[bytes]) -> Select[Any]:
+    """Asks how far streams are."""
+    s, e = tables.stream.c, tables.event.c
+    # One step in the index for each that is open, however long it is.
+    newest = select(func.max(e.sequence)).where(e.stream == s.id).scalar_subquery()
+    last = case((s.ended_at.is_(None), newest), else_=s.last_sequence).label("last")
+    return select(s.id, last, s.ended_at).where(s.id.in_(streams))
+
+
+def numbers_of(rows: Sequence[Row[Any]]) -> dict[bytes, LastNumber]:
+    """What it finds."""
+    return {bytes(r.id): LastNumber(r.last or 0, r.ended_at is None) for r in rows}
 
 
 def newest_deletions(table: Table, limit: int) -> Select[Any]:

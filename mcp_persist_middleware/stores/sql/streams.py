@@ -5,12 +5,12 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import select, update
 
 from mcp_persist_middleware.errors import UnreadableRowError
 from mcp_persist_middleware.log.base import LastNumber
 from mcp_persist_middleware.model import StreamRecord, StreamState
-from mcp_persist_middleware.stores.sql.listing import SqlListing
+from mcp_persist_middleware.stores.sql.listing import SqlListing, last_numbers, numbers_of
 from mcp_persist_middleware.stores.sql.rows import reading, record_of
 
 _TOGETHER = 256
@@ -31,17 +31,11 @@ class SqlStreams(SqlListing):
         """The row of a stream, its columns as attributes."""
 
     async def last_numbers(self, streams: Mapping[bytes, int]) -> Mapping[bytes, LastNumber]:
-        s, e, names = self.tables.stream.c, self.tables.event.c, list(streams)
-        # One step in the index for each that is open, however long it is.
-        newest = select(func.max(e.sequence)).where(e.stream == s.id).scalar_subquery()
-        last = case((s.ended_at.is_(None), newest), else_=s.last_sequence).label("last")
+        names = list(streams)
         found: dict[bytes, LastNumber] = {}
         for start in range(0, len(names), _TOGETHER):
-            of_part = s.id.in_(names[start : start + _TOGETHER])
-            rows = await self.all(select(s.id, last, s.ended_at).where(of_part))
-            found |= {
-                bytes(row.id): LastNumber(row.last or 0, row.ended_at is None) for row in rows
-            }
+            part = names[start : start + _TOGETHER]
+            found |= numbers_of(await self.all(last_numbers(self.tables, part)))
         return found
 
     async def renew_readers(self, streams: Collection[bytes], seconds: float) -> None:
