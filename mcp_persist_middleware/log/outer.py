@@ -220,6 +220,9 @@ class OuterSessions(Sessions):
     ) -> Sequence[tuple[SessionRecord, SessionStreamState]]:
         return await self.inner.list(after, limit)
 
+    async def own_streams(self, namespace: str | None = None) -> Collection[bytes]:
+        return await self.inner.own_streams(namespace)
+
     async def forget(self, whose: Whose) -> Collection[SessionKey]:
         return await self.inner.forget(whose)
 

@@ -20,6 +20,8 @@ from mcp_persist_middleware.model import (
     WorkerState,
 )
 
+_PAGE = 1000
+
 
 class Sessions(Timed, ABC):
     """The registry of sessions that every worker on a store shares.
@@ -65,6 +67,18 @@ class Sessions(Timed, ABC):
         for who copies it. Nothing that serves asks this, and a registry need not have it."""
         del after, limit
         raise _lacks(self, "Sessions.list")
+
+    async def own_streams(self, namespace: str | None = None) -> Collection[bytes]:
+        """The own streams of all sessions, or of a namespace's, running or not: any of them may go
+        on. Who follows everything asks this when it begins. A registry that lists can tell."""
+        found: set[bytes] = set()
+        after: SessionKey | None = None
+        while page := await self.list(after, _PAGE):
+            after = page[-1][0].key
+            for record, state in page:
+                if state.stream and namespace in (None, record.key.namespace):
+                    found.add(state.stream)
+        return found
 
     async def forget(self, whose: Whose) -> Collection[SessionKey]:
         """Remove the sessions that belong to somebody, deleted ones too; which went. A registry

@@ -25,12 +25,14 @@ from mcp_persist_middleware.log.feed.positions import Positions
 from mcp_persist_middleware.model import Owner, StreamKind, StreamRecord, StreamWrite
 from mcp_persist_middleware.protocol.event_id import earliest, name_of
 from mcp_persist_middleware.testing.contract.builders import (
+    KEY,
     add,
     answer,
     ending,
     events,
     new,
     record,
+    session,
 )
 from mcp_persist_middleware.wakeups.base import Polling, Subscription
 from tests.support.scripted import until
@@ -131,14 +133,17 @@ async def test_a_feed_goes_on_behind_any_of_its_cursors(log: EventLog, follow: M
         assert await is_silent(again, 0.03)
 
 
+@pytest.mark.parametrize("scope", [{}, {"namespace": "default"}, {"session": "s"}])
 async def test_from_now_on_comes_what_is_committed_from_then_on(
-    log: EventLog, follow: MakeFeed
+    log: EventLog, follow: MakeFeed, scope: dict[str, str]
 ) -> None:
     done, running, idle = old(3600), old(3600), old(3600)
     own = old(3600, kind=StreamKind.GET)
     await log.append([new(s, *events(1, 2), ending=ending(2)) for s in (done, own)])
     await log.append([new(running, *events(1, 2)), new(idle)])
-    feed = follow("now", session="s")
+    assert await log.sessions.create(session(expires_at=log.now() + 60))
+    await log.sessions.begin_stream(KEY, own.id)
+    feed = follow("now", **scope)
     await feed.begin()
     at = feed.cursor
     await log.append([add(running, *events(3, 1), ending=ending(3))])
@@ -150,7 +155,7 @@ async def test_from_now_on_comes_what_is_committed_from_then_on(
     expected = sorted(of(running, 3, 3) + of(idle, 1, 1) + of(own, 3, 3))
     assert sorted(told(await take(feed, 3))) == expected
     assert await is_silent(feed)
-    again = follow(at, session="s")
+    again = follow(at, **scope)
     assert sorted(told(await take(again, 3))) == expected
     assert await is_silent(again)
 

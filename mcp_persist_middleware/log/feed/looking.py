@@ -16,7 +16,7 @@ from mcp_persist_middleware.log.base import EventLog, LastNumber
 from mcp_persist_middleware.log.feed.items import Scope
 from mcp_persist_middleware.log.feed.positions import Place, Positions, Standing
 from mcp_persist_middleware.log.whose import Whose
-from mcp_persist_middleware.model import SessionKey, StreamKind, StreamRecord
+from mcp_persist_middleware.model import StreamKind, StreamRecord
 from mcp_persist_middleware.protocol.event_id import TIME_BYTES, earliest
 
 _PAGE, _TOGETHER = 1000, 256
@@ -167,8 +167,10 @@ class Looker:
                     if whose.has(record.owner):
                         yield record.id, record.kind
         # A session's own may be opened again, however old it is.
-        async for stream in _own_streams(log, whose.namespace):
-            yield stream, StreamKind.GET
+        # A registry need not be able to tell: then those that are open now are known.
+        with contextlib.suppress(UnsupportedError):
+            for stream in await log.sessions.own_streams(whose.namespace):
+                yield stream, StreamKind.GET
         async for record in self._all(log, self._positions.begin):
             yield record.id, record.kind
 
@@ -177,17 +179,6 @@ class Looker:
             after = page[-1].id
             for record in page:
                 yield record
-
-
-async def _own_streams(log: EventLog, namespace: str | None) -> AsyncIterator[bytes]:
-    after: SessionKey | None = None
-    # A registry need not be able to list; then those that are open now are known.
-    with contextlib.suppress(UnsupportedError):
-        while page := await log.sessions.list(after, _PAGE):
-            after = page[-1][0].key
-            for record, state in page:
-                if state.stream and namespace in (None, record.key.namespace):
-                    yield state.stream
 
 
 def standing_of(now: LastNumber, kind: StreamKind | None) -> Standing:

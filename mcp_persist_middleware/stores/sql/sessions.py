@@ -126,6 +126,12 @@ class SqlSessions(Sessions):
                     telemetry.tell_session_end(row.began_at or 0.0, now, row.version, "expired")
         return gone
 
+    async def own_streams(self, namespace: str | None = None) -> Collection[bytes]:
+        c = self._table.c
+        meant = [] if namespace is None else [c.namespace == namespace]
+        rows = await self._store.all(select(c.read_stream).where(c.read_stream != b"", *meant))
+        return [bytes(row.read_stream) for row in rows]
+
     async def forget(self, whose: Whose) -> Collection[SessionKey]:
         c, gone = self._table.c, list[SessionKey]()
         meant = select(c.namespace, c.path, c.id).where(*belonging(c, "id", whose)).limit(_TOGETHER)
