@@ -291,8 +291,9 @@ class Exchange:
     def outlive(self, seconds: float) -> None:
         """From now on nobody need read, for so long: then the application hears that its client
         has left."""
-        self._context.outliving.add(self)
-        self._disconnect.outlive(seconds)
+        if self._task is not None and not self._task.done():
+            self._context.outliving.add(self)
+            self._disconnect.outlive(seconds)
 
     def _learn_head(self, message: Message) -> None:
         told = self.request.era, message["status"], message.get("headers", [])

@@ -152,7 +152,7 @@ async def _without_stream(context: Context, job: JobRecord) -> JobState:
     if is_here or not (await context.member.peers.verify(job.worker)).gone:
         # A worker that has ended its stream has it in the store; so has one that has begun it.
         now = context.log.now()
-        if job.stream in context.writer.live or now - job.created_at < _patience(context):
+        if job.stream in context.writer.live or now - job.updated_at < _patience(context):
             return JobState(JobStatus.WORKING, job.updated_at)
     return JobState(JobStatus.FAILED, job.expires_at, _GONE, _error(_GONE))
 

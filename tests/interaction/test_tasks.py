@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.record_jobs import RecordJobs
 from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.protocol import job_id
-from mcp_persist_middleware.store import JobCreation, JobRecord, StreamRecord
+from mcp_persist_middleware.store import JobCreation, JobRecord, Owner, StreamRecord
 from mcp_persist_middleware.testing import MemoryLog, Shelf
 from mcp_persist_middleware.testing.contract.cases.jobs import job
 from tests.interaction.test_rerun import left_behind
@@ -409,12 +409,17 @@ class AwayLog(MemoryLog):
 
 
 class AwayJobs(RecordJobs):
+    """`until` is waited for before one is created."""
+
+    until: Callable[[], Awaitable[object]] = functools.partial(asyncio.sleep, 0)
+
     def __init__(self, log: AwayLog) -> None:
         super().__init__(log.records, log.find)
         self.log = log
 
     async def create(self, job: JobRecord, most: int, most_of_one: int) -> JobCreation:
         self.log.must_be_here("jobs")
+        await type(self).until()
         return await super().create(job, most, most_of_one)
 
     async def find(self, job: bytes) -> JobRecord | None:
@@ -471,6 +476,26 @@ async def test_a_poll_while_the_store_is_away_says_what_is_known_and_no_more(
         assert (await client.until(task))["status"] == "completed"
 
 
+async def test_a_call_that_ends_while_its_task_is_committed_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app, shelf = Application(), Shelf()
+
+    async def over() -> None:
+        app.gate.set()
+        await until(lambda: app.ended)
+        await asyncio.sleep(0.2)
+
+    monkeypatch.setattr(AwayJobs, "until", over)
+    middleware = PersistMiddleware(app, log=lambda _: AwayLog(shelf), tasks_after=0.1)
+    async with serving(middleware) as port:
+        client = TaskClient(port)
+        task = (await client.call("stream"))["taskId"]
+        assert (await client.get(task))["status"] == "completed"
+        context = await access_to(middleware.persistence).context()
+        assert not context.outliving
+
+
 async def test_on_a_store_without_jobs_there_are_no_tasks_and_that_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -489,6 +514,23 @@ async def test_on_a_store_without_jobs_there_are_no_tasks_and_that_is_said(
         app.gate.set()
         assert "content" in await calling
     assert sum("keeps no jobs" in record.getMessage() for record in caplog.records) == 1
+
+
+async def test_a_task_that_has_just_gone_on_has_not_failed_before_its_stream_is_there(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"
+    async with persisted(Application(), url) as (port, persistence):
+        context = await access_to(persistence).context()
+        log, client, mine = context.log, TaskClient(port), context.member.name
+        assert log.jobs is not None
+        now, nobody = log.now(), Owner("default", "/mcp", "", "")
+        # It began long ago, and was gone on with by a worker that lives.
+        for age, status in ((0.0, "working"), (600.0, "failed")):
+            told = {"created_at": now - 900, "updated_at": now - age, "worker": mine}
+            made = job(log, owner=nobody, **told)
+            await log.jobs.create(made, 10, 10)
+            assert (await client.get(job_id.name(made.id)))["status"] == status
 
 
 @pytest.mark.parametrize("wanted", [True, False])
