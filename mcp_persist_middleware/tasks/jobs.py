@@ -77,6 +77,8 @@ async def begin(context: Context, running: Exchange, request: JobRequest) -> Job
         running.recorder.kept = before
         return None
     running.outlive(request.ttl)
+    # Its answer is asked for later, by whoever: it is told when it is committed.
+    running.recorder.is_asked_here = False
     context.jobs[job.id] = dataclasses.replace(job, request=None)
     return job
 
