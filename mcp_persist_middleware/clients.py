@@ -24,7 +24,8 @@ from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.read_point import ReadPoint
 from mcp_persist_middleware.streams.session_stream import key_of
 from mcp_persist_middleware.streams.state import Opened
-from mcp_persist_middleware.tasks.hand_back import DistantOffer, HandBack
+from mcp_persist_middleware.tasks.hand_back import HandBack
+from mcp_persist_middleware.tasks.hand_back_offers import DistantOffer
 
 _CREATED_SECONDS = 1.0
 # An answer that has ended within so long (seconds), or is being committed, travels with the word

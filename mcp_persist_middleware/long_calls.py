@@ -15,7 +15,8 @@ from mcp_persist_middleware.streams import serve
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.tasks import faces
-from mcp_persist_middleware.tasks.hand_back import HandBack, HandBackOffer
+from mcp_persist_middleware.tasks.hand_back import HandBack
+from mcp_persist_middleware.tasks.hand_back_offers import HandBackOffer
 from mcp_persist_middleware.tasks.idempotency import Idempotent
 from mcp_persist_middleware.tasks.leftovers import Leftovers
 

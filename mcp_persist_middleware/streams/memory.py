@@ -44,6 +44,10 @@ class Memory:
         """The same to clients of 2025-11-25."""
         self.unanswered: Recent[tuple[Place, str], float] = Recent(_CALLERS)
         """Who is not told that, and until when (monotonic) he is not asked for again."""
+        self.principals: Recent[tuple[Place, str], str] = Recent(_CALLERS)
+        """Whom the application took whoever has these credentials for."""
+        self.job_keys: Recent[str, tuple[frozenset[str], float]] = Recent(_CALLERS)
+        """The keys of the jobs of a caller, and when (monotonic) they were looked for."""
         self.structured: Recent[Place, tuple[frozenset[str], float]] = Recent(_PLACES)
         """The tools that promise more than a text, and until when (monotonic) that is believed."""
 

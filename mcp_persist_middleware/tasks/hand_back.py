@@ -3,30 +3,28 @@ told, in an answer that its model reads, to call again with the same arguments. 
 result, or waits on.
 """
 
-import asyncio
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from starlette.types import ASGIApp, Send
 
 from mcp_persist_middleware import asgi, rarely, telemetry
-from mcp_persist_middleware.asgi import place_of
+from mcp_persist_middleware.asgi import account_of, place_of
 from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.asgi.client import Client
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.model import JobFace, JobRecord, RequestId
+from mcp_persist_middleware.log.jobs import Jobs
+from mcp_persist_middleware.model import JobFace, JobRecord, Owner, RequestId
 from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.protocol.eras import Era
-from mcp_persist_middleware.streams import authorise
+from mcp_persist_middleware.streams import authorise, identity
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
-from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.supervision import scoped
 from mcp_persist_middleware.tasks import schemas, stored_answer
-from mcp_persist_middleware.tasks.jobs import JobRequest, begin
-from mcp_persist_middleware.tasks.same_call import META, ToolCall, key_of, owned
+from mcp_persist_middleware.tasks.same_call import META, ToolCall, key_of, lasting, owned
 from mcp_persist_middleware.tasks.state import JobState, JobStatus
 
 logger = rarely.logger(__name__)
@@ -35,8 +33,11 @@ NEW_RUN = f"{META}new-run"
 """True in the `_meta` of a call: it is not for what an earlier one has begun."""
 _CORS = b"access-control-"
 _LONGEST = 300
-# How long (seconds) another worker may take to commit the job of a call that runs there.
-_LATE, _LOOK = 3.0, 0.25
+# So many of a caller's jobs are known by their keys.
+_MOST = 64
+SEEN = 0.5
+"""For so long (seconds) a worker goes by what it has seen of a caller's jobs. A call is handed back
+later than that after its job is committed: whoever comes back for it comes to workers that know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +68,44 @@ class HandBack:
 
     async def verdict(self) -> tuple[authorise.Verdict, Caller | None]:
         """What the application says of the caller, and the caller as an owner, if anybody is."""
-        verdict = await authorise.ask(self.context, self.app, self.tool.asked.scope)
-        return verdict, None if verdict.refused else owned(verdict.caller)
+        context, scope = self.context, self.tool.asked.scope
+        verdict = await authorise.ask(context, self.app, scope)
+        if verdict.refused:
+            return verdict, None
+        known = place_of(scope), identity.credential(context, scope)
+        context.memory.principals[known] = verdict.caller.owner.principal
+        return verdict, owned(verdict.caller)
 
-    def key(self, caller: Caller) -> str:
+    def key(self, owner: Owner) -> str:
         """What its job is found by."""
         secret = self.context.log.secret
-        return key_of(secret, JobFace.HAND_BACK, caller, self.tool.arguments(secret))
+        return key_of(secret, JobFace.HAND_BACK, owner, self.tool.arguments(secret))
+
+    async def _is_first(self, jobs: Jobs) -> bool:
+        """Whether it is known at little cost that nothing of an earlier call is there: of most
+        there is not. Who has the same credentials is who he was, and a job that is older than what
+        was seen of its caller's is among that: see `SEEN`.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        context, scope = self.context, self.tool.asked.scope
+        place, credential = place_of(scope), identity.credential(context, scope)
+        principal = context.memory.principals.get((place, credential))
+        if principal is None or context.settings.principal is not None or "user" in scope:
+            return False
+        owner = lasting(Owner(*place, self.tool.asked.request.session, principal))
+        if not owner.is_known:
+            return True
+        account, now = account_of(scope, principal), time.monotonic()
+        keys, seen_at = context.memory.job_keys.get(account, (frozenset(), -SEEN))
+        if now - seen_at >= SEEN:
+            found = await jobs.list(account, b"", _MOST)
+            if len(found) == _MOST:
+                return await jobs.find_key(place, self.key(owner)) is None
+            keys = frozenset(job.key for job in found)
+            context.memory.job_keys[account] = keys, now
+        return self.key(owner) not in keys
 
     async def find(self, caller: Caller) -> JobRecord | None:
         """The job that an earlier call for the same has left.
@@ -83,19 +115,22 @@ class HandBack:
         """
         jobs = self.context.log.jobs
         assert jobs is not None
-        found = await jobs.find_key(place_of(self.tool.asked.scope), self.key(caller))
+        found = await jobs.find_key(place_of(self.tool.asked.scope), self.key(caller.owner))
         return found if found is not None and await caller.owns(found.owner) else None
 
     # A call for what was handed back.
 
     async def answer(self, client: Client, send: Send) -> bool:
         """Answer with what an earlier call has begun; false where there is nothing of that."""
+        jobs = self.context.log.jobs
+        assert jobs is not None
         try:
+            if await self._is_first(jobs):
+                return False
             verdict, caller = await self.verdict()
             if caller is None or (job := await self.find(caller)) is None:
                 return False
-            jobs = self.context.log.jobs
-            if jobs is not None and self.tool.said.get(NEW_RUN) is True:
+            if self.tool.said.get(NEW_RUN) is True:
                 await jobs.remove([job.id])
                 return False
         except StoreError as error:
@@ -122,129 +157,23 @@ class HandBack:
     async def _fetched(self, job: JobRecord, found: JobState) -> None:
         """A result may be lost on its way, and is kept for a while; an error stands in nobody's
         way."""
-        jobs, until = self.context.log.jobs, self.context.log.now()
+        jobs, now = self.context.log.jobs, self.context.log.now()
         assert jobs is not None
         if found.status is not JobStatus.COMPLETED:
             await jobs.remove([job.id])
-        elif job.expires_at > (until := until + self.context.settings.hand_back_ttl):
-            await jobs.change(replace(job, expires_at=until))
+            return
+        until, known = now + self.context.settings.hand_back_ttl, job
+        while known.expires_at > until and not await jobs.change(replace(known, expires_at=until)):
+            # Its stream may just be taken out of a session.
+            if (seen := await jobs.find(job.id)) is None:
+                return
+            known = seen
 
     def text(self, job: JobRecord, found: JobState) -> bytes:
         """What its client is told while a call goes on."""
         seconds = max(0, round(self.context.log.now() - job.created_at))
         era = self.tool.asked.request.era
         return handed_back(self.request_id, job.tool, seconds, found.message, era)
-
-
-@dataclass(slots=True)
-class HandBackOffer:
-    """The `Handoff` of a call that runs here."""
-
-    call: HandBack
-    at: float
-    head: headers.RawHeaders = ()
-    _began: float = field(default_factory=time.monotonic)
-    _caller: Caller | None = None
-
-    @classmethod
-    def of(cls, call: HandBack) -> "HandBackOffer":
-        """For a call that has just come."""
-        return cls(call, time.monotonic() + (call.context.settings.hand_back or 0.0))
-
-    async def may(self) -> bool:
-        """Whether its caller is known, and anything but its result may answer it."""
-        call = self.call
-        verdict, self._caller = await call.verdict()
-        if self._caller is None:
-            return False
-        self.head = cors(verdict)
-        era, context, tool = call.tool.asked.request.era, call.context, call.tool.call.name
-        version = None if era.keeps_sessions else era.versions[0]
-        scope = call.tool.asked.scope
-        match await schemas.promises_more(context.memory, call.app, scope, version, tool):
-            case False:
-                return True
-            case True:
-                _say_left(context, tool, "it has an output schema that the word would break")
-            case None:
-                _say_left(context, tool, "whether it has an output schema could not be learnt")
-        return False
-
-    async def take(self, running: Exchange | None) -> bytes | None:
-        """What answers the call, once its job is committed."""
-        call, caller = self.call, self._caller
-        assert caller is not None
-        if running is None:
-            return None
-        ttl, key = call.context.settings.detach_seconds, call.key(caller)
-        age = time.monotonic() - self._began
-        request = JobRequest(face=JobFace.HAND_BACK, caller=caller, ttl=ttl, age=age, key=key)
-        job = await begin(call.context, running, request)
-        if job is None:
-            return None
-        try:
-            found = await stored_answer.over(call.context, job, 0)
-        except StoreError:
-            found = JobState(JobStatus.WORKING, job.updated_at)
-        if found.status.is_over:
-            return stored_answer.message(call.request_id, found)
-        return call.text(job, found)
-
-    async def keep(self, running: Exchange) -> None:
-        """The same for a client whose connection is another worker's: that one looks for the
-        job."""
-        stream = running.stream
-        while stream is not None and not stream.ended:
-            if (left := self.at - time.monotonic()) > 0:
-                await stream.signal.wait(left)
-            elif await self.may():
-                await self.take(running)
-                return
-            else:
-                return
-
-
-@dataclass(slots=True)
-class DistantOffer:
-    """The `Handoff` of a call that runs on another worker, which makes its job."""
-
-    call: HandBack
-    stream: bytes
-    at: float
-    head: headers.RawHeaders = ()
-    _job: JobRecord | None = None
-
-    @classmethod
-    def of(cls, call: HandBack, stream: bytes) -> "DistantOffer":
-        """For a call that has just begun there."""
-        return cls(call, stream, time.monotonic() + (call.context.settings.hand_back or 0.0))
-
-    async def may(self) -> bool:
-        """Whether that worker has handed the call back."""
-        until = time.monotonic() + _LATE
-        try:
-            verdict, caller = await self.call.verdict()
-            self.head = cors(verdict)
-            while caller is not None:
-                self._job = await self.call.find(caller)
-                if self._job is not None and self._job.stream == self.stream:
-                    return True
-                if time.monotonic() > until:
-                    return False
-                await asyncio.sleep(_LOOK)
-        except StoreError as error:
-            logger.warning("MPM-JOB-04: Whether a call was made before is not known: %s", error)
-        return False
-
-    async def take(self, running: Exchange | None) -> bytes | None:
-        """What answers the call."""
-        del running
-        assert self._job is not None
-        try:
-            found = await stored_answer.over(self.call.context, self._job, 0)
-        except StoreError:
-            return None
-        return None if found.status.is_over else self.call.text(self._job, found)
 
 
 def handed_back(request_id: RequestId, tool: str, seconds: int, progress: str, era: Era) -> bytes:
@@ -272,10 +201,3 @@ def cors(verdict: authorise.Verdict) -> headers.RawHeaders:
     """What the application gives any answer to this caller, for a browser."""
     said = verdict.answer.headers
     return [pair for pair in said if pair[0].lower().startswith(_CORS)]
-
-
-def _say_left(context: Context, tool: str, why: str) -> None:
-    said = f"hand_back {tool}"
-    if said not in context.memory.warned:
-        context.memory.warned.add(said)
-        logger.warning("MPM-JOB-05: A call of %r is not handed back: %s", tool, why)

@@ -124,7 +124,7 @@ class Idempotent:
                 return False
 
     def _name(self, caller: Caller) -> str:
-        return key_of(self.context.log.secret, JobFace.IDEMPOTENCY, caller, self.key)
+        return key_of(self.context.log.secret, JobFace.IDEMPOTENCY, caller.owner, self.key)
 
     def _record(self, caller: Caller) -> JobRecord:
         context, now = self.context, self.context.log.now()

@@ -108,7 +108,12 @@ class Leftovers:
         event = Event(1, 1, last.kind, last.frame)
         ending = Ending(record.state, 1, record.ended_at or now, max(job.expires_at, now))
         await log.append([StreamWrite(stream, 1, begun, events=(event,), ending=ending)])
-        await jobs.change(dataclasses.replace(job, stream=stream))
+        now_known: JobRecord | None = job
+        # Somebody may be fetching it.
+        while now_known is not None:
+            if await jobs.change(dataclasses.replace(now_known, stream=stream)):
+                return
+            now_known = await jobs.find(job.id)
 
     def _say(self, error: StoreError) -> None:
         logger.warning("MPM-JOB-09: What a deleted session's calls answer is not kept: %s", error)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mcp_persist_middleware import rarely
 from mcp_persist_middleware.asgi.asked import Asked
-from mcp_persist_middleware.model import JobFace, surely
+from mcp_persist_middleware.model import JobFace, Owner, surely
 from mcp_persist_middleware.protocol.jsonrpc import Call
 from mcp_persist_middleware.streams.ownership import Caller
 
@@ -67,19 +67,18 @@ class ToolCall:
 
 
 def owned(caller: Caller) -> Caller | None:
-    """The caller as the owner of what may be asked for again: a principal, in whichever session,
-    or, of nobody who is named, the session. None where nobody is known."""
-    owner = caller.owner
-    if not owner.is_known:
-        return None
-    if not surely(owner.principal):
-        return caller
-    return replace(caller, owner=replace(owner, session=""))
+    """The caller as the owner of what may be asked for again; None where nobody is known."""
+    owner = lasting(caller.owner)
+    return replace(caller, owner=owner) if owner.is_known else None
 
 
-def key_of(secret: bytes, face: JobFace, caller: Caller, said: str) -> str:
+def lasting(owner: Owner) -> Owner:
+    """The principal, in whichever session, or, of nobody who is named, the session."""
+    return replace(owner, session="") if surely(owner.principal) else owner
+
+
+def key_of(secret: bytes, face: JobFace, owner: Owner, said: str) -> str:
     """What a job is found by when its owner asks for the same again."""
-    owner = caller.owner
     whose = ["session", owner.session] if owner.session else ["principal", surely(owner.principal)]
     return _hashed(secret, "job", json.dumps([face, *whose, said]))
 

@@ -116,6 +116,17 @@ async def test_another_argument_runs_anew_and_another_caller_meets_nothing_of_it
         assert tool.runs == 3
 
 
+async def test_of_two_that_came_together_both_are_told_and_have_one_result(tmp_store: str) -> None:
+    app = Listing(slow=(tool := Held()))
+    async with persisted(app, tmp_store, hand_back=0.2) as (port, _):
+        session = await RawSession.open(port, extra=_ANN)
+        for response in await asyncio.gather(session.call("slow"), session.call("slow")):
+            assert "is still running" in await text_of(response)
+        tool.done.set()
+        both = {await text_of(await session.call("slow")) for _ in range(2)}
+        assert len(both) == 1
+
+
 @pytest.mark.parametrize("ends_first", [True, False])
 async def test_a_call_outlives_the_session_that_its_client_deletes(
     tmp_store: str, ends_first: bool

@@ -48,11 +48,25 @@ async def test_a_session_at_home_elsewhere_is_handed_its_call_back_and_its_resul
 
 
 async def test_without_sessions_the_next_worker_has_the_result(store: Store) -> None:
-    app = Listing(slow=(tool := Held()))
+    quick = Held()
+    quick.done.set()
+    app = Listing(slow=(tool := Held()), quick=quick)
+
+    async def busy(session: RawSession) -> None:
+        """What the other worker knows of its caller's jobs is never older than it may be."""
+        while True:
+            await text_of(await session.call("quick"))
+            await asyncio.sleep(0.02)
+
     async with workers(app, store, hand_back=0.3) as (one, two):
         first, second = (RawSession(port, MODERN, extra=_ANN) for port in (one, two))
-        assert "half way" in await text_of(await first.call("slow"))
-        assert "half way" in await text_of(await second.call("slow"))
+        pulse = asyncio.create_task(busy(RawSession(two, MODERN, extra=_ANN)))
+        await until(lambda: quick.runs > 2)
+        try:
+            assert "half way" in await text_of(await first.call("slow"))
+            assert "half way" in await text_of(await second.call("slow"))
+        finally:
+            pulse.cancel()
         tool.done.set()
         assert await text_of(await second.call("slow")) == "run 1"
         assert tool.runs == 1
