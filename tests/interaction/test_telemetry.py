@@ -14,7 +14,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from mcp_persist_middleware import ConfigurationError, Persistence, PersistMiddleware, StoreError
 from mcp_persist_middleware import telemetry as instruments
+from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.persistence import access_to
+from mcp_persist_middleware.protocol import classify, jsonrpc
+from mcp_persist_middleware.streams.exchange_report import UNREPORTED, ExchangeReports
 from mcp_persist_middleware.telemetry.bounded import BoundedValues
 from mcp_persist_middleware.telemetry.instrument import BOUNDED
 from tests.guarantees.test_g10_sessions import two_workers
@@ -369,3 +372,50 @@ async def test_a_session_has_lasted_from_its_beginning_on_whichever_worker_it_en
     assert 1.0 <= point.sum < 30
     said = {"mcp.protocol.version": "2025-11-25", "mcp_persist.end": "deleted"}
     assert said.items() <= dict(point.attributes).items()
+
+
+async def test_a_reader_on_another_worker_is_seen_to_be_late_and_the_call_to_be_unread(
+    tmp_store: str, telemetry: Telemetry
+) -> None:
+    go = asyncio.Event()
+
+    async def waits(call: Call) -> None:
+        await call.head()
+        await call.progress(1)
+        await go.wait()
+        await call.result()
+
+    async with two_workers(tmp_store, Scripted(waits=waits)) as (ports, both):
+        home, other = [await access_to(each).context() for each in both]
+        session = await RawSession.open(ports[0])
+        response = await session.call("waits")
+        frames = await response.take(1)
+        response.reset()
+        await until(lambda: not any(each.readers for each in home.writer.live.values()))
+        session.port = ports[1]
+        again = await session.get(last_id(frames))
+        # It has read what there is, and waits for a stream that is written elsewhere.
+        await until(lambda: home.writer.live.keys() & set(other.log.wakeups._subscriptions))
+        go.set()
+        await again.body()
+        assert telemetry.counted("reader.lag") == 1
+        relayed = await session.call("waits")
+        await relayed.body()
+        assert telemetry.counted("relay.duration") == 1
+    first, second = [span for span in telemetry.spans if span.name == "tools/call waits"]
+    assert [event.name for event in first.events][:2] == ["mcp_persist.read", "mcp_persist.unread"]
+    workers = [span.attributes["mcp_persist.worker"] for span in (first, second)]
+    (replay,) = [span for span in telemetry.spans if span.name == "mcp_persist.replay"]
+    assert workers[0] == workers[1] != replay.attributes["mcp_persist.worker"]
+
+
+def test_of_an_exchange_that_nobody_measures_nothing_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    call = jsonrpc.parse(b'{"jsonrpc":"2.0","id":1,"method":"ping"}')
+    request = classify.Request(classify.Kind.EXCHANGE, call=call)
+    reports, scope = ExchangeReports(), {"headers": []}
+    monkeypatch.setattr(instruments, "is_there", lambda: False)
+    assert reports.begin(request, Place("default", "/mcp"), scope) is UNREPORTED
+    reports.listen(lambda _: None)
+    assert reports.begin(request, Place("default", "/mcp"), scope) is not UNREPORTED
