@@ -29,11 +29,12 @@ from tests.support.stateful import Stateful
 ORIGIN = "https://app.example"
 APPS = """
 from mcp.server.mcpserver import MCPServer, RequestStateSecurity
-from mcp_persist_middleware import PersistMiddleware
+from mcp_persist_middleware import PersistMiddleware, with_persistence
 
 print("a line of the application's own")
 app = MCPServer("plain").streamable_http_app()
 app.add_middleware(PersistMiddleware, url="kept.db")
+helped = with_persistence(MCPServer("helped"), "kept.db")
 policy = RequestStateSecurity(keys=["k" * 32])
 keyed = MCPServer("keyed", request_state_security=policy).streamable_http_app()
 """
@@ -72,8 +73,9 @@ async def test_one_key_for_all_processes_is_seen(apps: str) -> None:
     assert await sealing.is_shared(Starlette(), f"{apps}:app") is None
 
 
-def test_a_path_without_an_endpoint_is_told_with_what_to_do(apps: str) -> None:
-    ran = run("doctor", "--app", f"{apps}:app", "--path", "/other", "--json")
+def test_a_path_without_an_endpoint_is_told_with_what_to_do(apps: str, tmp_path: Path) -> None:
+    ran = run("doctor", "--app", f"{apps}:helped", "--path", "/other", "--json")
+    assert list(tmp_path.glob("kept.db*")) == []
     seen = finding(ran, "application")
     assert (ran.code, seen["level"]) == (1, "failure")
     assert "it answers initialize with 404" in seen["said"]

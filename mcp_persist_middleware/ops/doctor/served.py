@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mcp_persist_middleware.errors import ConfigurationError, PersistError
-from mcp_persist_middleware.ops.applications import application
+from mcp_persist_middleware.ops.applications import application, persistence_in
 from mcp_persist_middleware.ops.doctor import Finding, Level, sealing
 from mcp_persist_middleware.ops.doctor import application as checks
 from mcp_persist_middleware.ops.endpoint import in_process
@@ -63,6 +63,8 @@ class Look:
         given = [(n.lower().encode(), v.encode("latin-1")) for n, v in self._headers]
         try:
             app = application(name)
+            # Of a server object's application the lifespan opens it by itself.
+            persistence_in(app).switch_off()
             with _silence():
                 async with in_process.running(app) as served:
                     ask = Asker(served, self.path, given)
