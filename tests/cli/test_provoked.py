@@ -36,6 +36,7 @@ LOOK = (
     ["sessions", "list"],
     ["sessions", "show", SESSION],
     ["deletions"],
+    ["journal"],
     ["top", "--seconds", "0"],
     ["keys", "check"],
     ["schema", "verify"],
@@ -43,6 +44,7 @@ LOOK = (
 CHANGE = (
     ["streams", "end", "AaIaOban8qeBZr39_y3nLg"],
     ["sessions", "end", SESSION],
+    ["tasks", "cancel", "AaIaOban8qeBZr39_y3nLg"],
     ["purge"],
     ["purge", "--namespace", "x"],
     ["vacuum"],
@@ -107,7 +109,7 @@ URLS = [
 
 @pytest.mark.parametrize(("url", "code", "fix"), URLS)
 def test_a_wrong_url(url: str, code: str, fix: str) -> None:
-    for command in (*LOOK[:2], *CHANGE[2:5]):
+    for command in (*LOOK[:2], *CHANGE[3:6]):
         said = sentence(run(*command, "--url", url))
         assert said.startswith(code)
         assert fix in said
@@ -170,7 +172,7 @@ def test_redis_is_gone(fresh: MakeScene) -> None:
     """Events are in SQL by then, or will be: what looks and what changes goes on."""
     scene = fresh()
     gone = {"MCP_PERSIST_REDIS": f"redis://:{SECRET}@127.0.0.1:9/0"}
-    for command in (*LOOK[:2], *CHANGE[2:4], EXPORT, ["backup", "events.backup"]):
+    for command in (*LOOK[:2], *CHANGE[3:5], EXPORT, ["backup", "events.backup"]):
         ran = scene.run(*command, **gone)
         assert ran.code in (0, 1) or "MPM-CLI-01" in ran.err, (command, ran)
         assert SECRET not in ran.out + ran.err
@@ -241,7 +243,7 @@ def test_who_may_not_is_told_what_to_grant(
     with contextlib.ExitStack() as stack:
         stack.enter_context(portal.wrap_async_context_manager(played({"url": url})))
         with onlooker(portal, url) as nobody:
-            for command in (*LOOK[:3], *CHANGE[2:6], EXPORT):
+            for command in (*LOOK[:3], *CHANGE[3:7], EXPORT):
                 said = sentence(run(*command, "--url", nobody))
                 assert said.startswith("MPM-STORE-0"), said
                 assert said.lower().endswith(grant.lower()), said
