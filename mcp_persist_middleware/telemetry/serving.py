@@ -22,13 +22,19 @@ _METHODS = (
     *("server/discover", "subscriptions/listen", "tasks/cancel", "tasks/get", "tasks/list"),
     *("tasks/result", "tasks/update", "tools/call", "tools/list"),
 )
+REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28")
+"""The revisions that there are: whoever makes others up takes no place from these."""
+_ERRORS = (
+    *("-32700", "-32600", "-32601", "-32602", "-32603", "-32000", "-32001", "-32002", "-32800"),
+    *("tool_error", "cancelled", "interrupted"),
+)
 # Who names these is a client, or the application.
 BOUNDED["namespace"] = BoundedValues()
 BOUNDED["mcp.method.name"] = BoundedValues(_METHODS, most=20)
 BOUNDED["gen_ai.tool.name"] = BoundedValues()
 BOUNDED["gen_ai.prompt.name"] = BoundedValues()
-BOUNDED["mcp.protocol.version"] = BoundedValues(most=10)
-BOUNDED["error.type"] = BoundedValues(most=50)
+BOUNDED["mcp.protocol.version"] = BoundedValues(REVISIONS, most=10)
+BOUNDED["error.type"] = BoundedValues(_ERRORS, most=50)
 
 # Calls.
 

@@ -1,6 +1,8 @@
 """How many values of an attribute are told apart."""
 
+from mcp_persist_middleware.protocol.eras import ERAS
 from mcp_persist_middleware.telemetry.bounded import OTHER, BoundedValues
+from mcp_persist_middleware.telemetry.serving import REVISIONS
 
 
 def test_those_that_came_first_are_told_apart() -> None:
@@ -30,3 +32,7 @@ def test_no_long_text_is_told() -> None:
     values = BoundedValues()
     assert values.told("x" * 129) == OTHER
     assert values.told("x" * 128) == "x" * 128
+
+
+def test_every_revision_is_told_apart_whatever_clients_make_up() -> None:
+    assert set(REVISIONS) == set(ERAS)

@@ -57,3 +57,12 @@ def test_prometheus_can_read_the_alerts() -> None:
         assert promql.metric(instrument) in rule["expr"]
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert rule["annotations"]["summary"]
+
+
+def test_an_alert_hears_of_the_first_count_too() -> None:
+    (found,) = [each for each in INSTRUMENTS if each.name == "mcp_persist.redis.away"]
+    assert found.alert is not None
+    name = "mcp_persist_redis_away_total"
+    assert promql.alerted(found, found.alert) == (
+        f"sum (increase({name}[5m])) > 0 or sum ({name} unless {name} offset 5m) > 0"
+    )

@@ -65,7 +65,11 @@ def _panel(instrument: Instrument, number: int, place: dict[str, int]) -> dict[s
         "datasource": _SOURCE,
         "gridPos": place,
         "fieldConfig": {
-            "defaults": {"unit": unit, "min": 0, "thresholds": {"steps": limits}},
+            "defaults": {
+                "unit": unit,
+                "min": 0,
+                "thresholds": {"mode": "absolute", "steps": limits},
+            },
             "overrides": [],
         },
         "targets": [

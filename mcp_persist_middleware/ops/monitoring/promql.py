@@ -46,7 +46,10 @@ def alerted(instrument: Instrument, alert: Alert) -> str:
     window = f"{alert.minutes}m"
     match instrument.kind:
         case Kind.COUNTER:
-            found = f"sum (increase({metric(instrument)}[{window}]))"
+            # A counter begins with its first count, in which nothing has grown yet.
+            name, above = metric(instrument), f"> {alert.above:g}"
+            grown = f"sum (increase({name}[{window}])) {above}"
+            return f"{grown} or sum ({name} unless {name} offset {window}) {above}"
         case Kind.HISTOGRAM:
             found = quantile(instrument, 0.99, window)
         case _:
