@@ -23,6 +23,7 @@ from mcp_persist_middleware.testing.contract.builders import (
     relayed,
 )
 from mcp_persist_middleware.testing.contract.builders import session as new_session
+from mcp_persist_middleware.testing.contract.cases.jobs import job
 from tests.contract.sqlite import direct
 from tests.support import stores
 from tests.support.stores import Store
@@ -190,3 +191,41 @@ async def test_every_statement_about_sessions_finds_its_rows_by_an_index(log: Sq
             rows = outside.execute("EXPLAIN QUERY PLAN " + statement, parameters).fetchall()
             scans = [row[3] for row in rows if row[3].startswith("SCAN mcp_session")]
             assert not scans, (statement[:200], rows)
+
+
+async def test_every_statement_about_jobs_finds_its_rows_by_an_index(log: SqliteLog) -> None:
+    jobs = [job(log, key=f"k{n}", account=f"a{n % 20}") for n in range(400)]
+    for each in jobs:
+        await log.jobs.create(each, 10_000, 1000)
+    with direct(log._path) as outside:
+        outside.execute("ANALYZE")
+    seen: list[tuple[str, Any]] = []
+    assert log._made is not None
+
+    def note(_c: Any, _k: Any, statement: str, parameters: Any, _x: Any, _m: bool) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            seen.append((statement, parameters))
+
+    event.listen(log._made.sync_engine, "before_cursor_execute", note)
+    first, place = jobs[0], jobs[0].owner.place
+    await log.jobs.find(first.id)
+    await log.jobs.find_key(place, "k7")
+    await log.jobs.change(first)
+    await log.jobs.list("a3", b"", 10)
+    await log.jobs.list("a3", first.id, 10)
+    await log.jobs.list(None, first.id, 10)
+    await log.jobs.create(job(log, key="k7"), 10_000, 1000)
+    await log.jobs.create(job(log, account="a1"), 10_000, 5)
+    await log.jobs.remove([first.id])
+    await log.jobs.purge(log.now(), 10)
+    event.remove(log._made.sync_engine, "before_cursor_execute", note)
+    # How many there are of all is counted, in an index and nothing else.
+    everything = [each for each in seen if "count" in each[0] and "WHERE" not in each[0]]
+    assert len(seen) >= 12
+    with direct(log._path) as outside:
+        for statement, parameters in seen:
+            rows = outside.execute("EXPLAIN QUERY PLAN " + statement, parameters).fetchall()
+            scans = [row[3] for row in rows if re.match(r"SCAN mcp_", row[3])]
+            if (statement, parameters) in everything:
+                scans = [each for each in scans if "COVERING INDEX" not in each]
+            assert not scans, (statement, scans)
