@@ -372,6 +372,21 @@ async def test_of_too_many_tasks_the_next_call_stays_a_call(tmp_path: Path) -> N
         assert (await client.ask("tasks/get", {"taskId": task}))["error"]["code"] == -32602
 
 
+@pytest.mark.parametrize("off", [{"tasks": False}, {"modern_streams": "pass"}])
+async def test_where_they_are_turned_off_there_are_no_tasks(
+    tmp_path: Path, off: dict[str, Any]
+) -> None:
+    app = Application()
+    async with served(tmp_path, app, tasks_after=0, **off) as client:
+        assert (await client.ask("server/discover", {}))["result"] == app.discovered
+        calling = asyncio.create_task(client.call("stream"))
+        await until(lambda: app.calls)
+        await asyncio.sleep(0.2)
+        app.gate.set()
+        assert "content" in await calling
+        assert (await client.ask("tasks/get", {"taskId": "x" * 32}))["status"] == 202
+
+
 async def test_only_the_tools_that_are_named_become_tasks(tmp_path: Path) -> None:
     app = Application()
     asked: list[Any] = []
