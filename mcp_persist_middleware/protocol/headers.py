@@ -44,6 +44,11 @@ def named(headers: RawHeaders) -> str | None:
         return None
 
 
+def for_browsers(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+    """What of an answer's head lets scripts of other origins read it."""
+    return [pair for pair in headers if pair[0].lower().startswith(b"access-control-")]
+
+
 def without(headers: RawHeaders, *names: bytes) -> list[tuple[bytes, bytes]]:
     """The headers less those named, order kept."""
     return [(key, value) for key, value in headers if key.lower() not in names]

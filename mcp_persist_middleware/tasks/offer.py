@@ -23,8 +23,6 @@ from mcp_persist_middleware.tasks.jobs import JobRequest, begin
 
 logger = logging.getLogger(__name__)
 
-_CORS = b"access-control-"
-
 
 @dataclass(slots=True)
 class TaskOffer:
@@ -61,8 +59,7 @@ class TaskOffer:
         if verdict.refused:
             return False
         self._caller = without_session(verdict.caller)
-        said = verdict.answer.headers
-        self.head = [pair for pair in said if pair[0].lower().startswith(_CORS)]
+        self.head = headers.for_browsers(verdict.answer.headers)
         return True
 
     async def take(self, running: Exchange | None) -> bytes | None:

@@ -88,11 +88,11 @@ class TaskService:
         if answer is None:
             await asgi.unavailable(send, "The event store is unavailable; ask again")
             return True
-        request_id = self.call.request_id
+        request_id, head = self.call.request_id, headers.for_browsers(verdict.answer.headers)
         if isinstance(answer, Refusal):
-            await asgi.answer_json(send, answer.response(request_id), status=400)
+            await asgi.answer_json(send, answer.response(request_id), *head, status=400)
         else:
-            await asgi.answer_json(send, extension.response(request_id, answer))
+            await asgi.answer_json(send, extension.response(request_id, answer), *head)
         return True
 
     async def _answer(self, caller: Caller) -> bytes | Refusal:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.middleware.cors import CORSMiddleware
 
 from mcp_persist_middleware import PersistMiddleware
 from mcp_persist_middleware.errors import StoreError
@@ -314,6 +315,22 @@ async def test_discover_says_that_there_are_tasks_and_an_application_that_has_th
         assert (await calling)["content"][0]["text"] == "from a stream"
         # The application's own answer, which is the one of this script to everything else.
         assert (await client.ask("tasks/get", {"taskId": "x" * 32}))["status"] == 202
+
+
+async def test_a_task_is_answered_with_what_lets_a_browser_read_it(tmp_path: Path) -> None:
+    app = Application()
+    inner = CORSMiddleware(app, allow_origins=["https://a.example"])
+    url = f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"
+    async with persisted(inner, url, tasks_after=0.1) as (port, _):
+        client = TaskClient(port, extra={"origin": "https://a.example"})
+        response = await client.post("tools/call", {"name": "json", "arguments": {}})
+        task = json.loads(await response.body())["result"]["taskId"]
+        answers = [response, await client.post("tasks/get", {"taskId": task})]
+        answers.append(await client.post("tasks/get", {"taskId": "x" * 32}))
+        for each in answers:
+            assert each.headers["access-control-allow-origin"] == "https://a.example"
+            each.close()
+        app.gate.set()
 
 
 async def test_what_the_application_asks_in_a_task_is_answered_by_update(tmp_path: Path) -> None:
