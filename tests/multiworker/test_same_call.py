@@ -20,7 +20,8 @@ async def workers(app: Any, store: Store, **settings: Any) -> AsyncIterator[tupl
     async with AsyncExitStack() as stack:
         made = []
         for number in range(2):
-            given = store.settings | settings | {"retry_ms": 1000 + number}
+            # A machine under load makes a store slow, and not away.
+            given = {"store_timeout": 20, **store.settings, **settings, "retry_ms": 1000 + number}
             made.append(await stack.enter_async_context(persisted(app, **given)))
         (one, of_one), (two, of_two) = made
         for each in (of_one, of_two):
