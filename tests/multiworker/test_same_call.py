@@ -21,7 +21,8 @@ async def workers(app: Any, store: Store, **settings: Any) -> AsyncIterator[tupl
         made = []
         for number in range(2):
             # A machine under load makes a store slow, and not away.
-            given = {"store_timeout": 20, **store.settings, **settings, "retry_ms": 1000 + number}
+            patient = {"store_timeout": 20, "lease_seconds": 30, "retry_ms": 1000 + number}
+            given = store.settings | settings | patient
             made.append(await stack.enter_async_context(persisted(app, **given)))
         (one, of_one), (two, of_two) = made
         for each in (of_one, of_two):
