@@ -72,9 +72,7 @@ def keep(cursor: str) -> None:
 
 async def main(url: str, after: str) -> None:
     """Follow all calls behind a cursor."""
-    url_of_store = os.environ.get("MCP_PERSIST_URL", "events.db")
-    # What a client has deleted with its session may not have been read yet: its servers remove it.
-    persistence = Persistence(url=url_of_store, purge_interval="1h")
+    persistence = Persistence(url=os.environ.get("MCP_PERSIST_URL", "events.db"))
     async with persistence, persistence.subscribe(after=after) as feed:
         # Before the first event comes: what is committed from now on is not missed by a crash.
         keep(feed.cursor)

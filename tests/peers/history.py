@@ -162,7 +162,7 @@ async def _explain(log: PostgresLog, step: str, streams: list[bytes], number: in
         case "replay, 1000 events":
             await log._reads.page(explained, streams[-1], 0, *library.PAGE)
         case _:
-            await log._reads.purge(explained, 10.0, _PURGED)
+            await log._reads.purge(explained, 10.0, 10.0, _PURGED)
     return explained.plans
 
 

@@ -198,7 +198,9 @@ class PostgresLog(SqlLog):
         return await self._raw(lambda driver: self._reads.page(driver, *span))
 
     async def _purge(self, now: float, max_events: int) -> Purged:
-        return await self._raw(lambda driver: self._reads.purge(driver, now, max_events))
+        return await self._raw(
+            lambda driver: self._reads.purge(driver, now, self.held_from(), max_events)
+        )
 
     async def _remove(self, streams: Sequence[bytes], max_events: int) -> Purged:
         return await self._raw(lambda driver: self._reads.remove(driver, streams, max_events))

@@ -45,13 +45,14 @@ class PostgresReads:
         found = await driver.fetch(self._sql.page, stream, after, max_events, max_bytes)
         return page_of(tuple(row) for row in found)
 
-    async def purge(self, driver: Any, now: float, max_events: int) -> Purged:
-        """One step of retention. Who purges beside us takes other streams; who still writes to
-        one of these waits, and then finds no stream."""
+    async def purge(self, driver: Any, now: float, ended: float, max_events: int) -> Purged:
+        """One step of retention; of a session that was deleted what had `ended` by then. Who purges
+        beside us takes other streams; who still writes to one of these waits, and then finds no
+        stream."""
         try:
-            return await self._purge(driver, now, max_events)
+            return await self._purge(driver, now, ended, max_events)
         except _DAMAGE:
-            found = await driver.fetch(self._sql.expired, now, _LEAST_STREAMS, 0.0)
+            found = await driver.fetch(self._sql.expired, now, _LEAST_STREAMS, 0.0, ended)
             return await self._remove_singly(driver, found, max_events)
 
     async def remove(self, driver: Any, streams: Sequence[bytes], max_events: int) -> Purged:
@@ -90,13 +91,13 @@ class PostgresReads:
             parts += [(namespace, Removed(1, 0)) for _ in buried]
         return Purged.of(parts, more=bool(parts))
 
-    async def _purge(self, driver: Any, now: float, max_events: int) -> Purged:
+    async def _purge(self, driver: Any, now: float, ended: float, max_events: int) -> Purged:
         limit = min(self._streams, max(max_events, _LEAST_STREAMS))
         started = time.monotonic()
         floor = self._from if started < self._began + _AGAIN else 0.0
         async with driver.transaction():
             await driver.execute(_BY_INDEX)
-            found = await driver.fetch(self._sql.expired, now, limit, floor)
+            found = await driver.fetch(self._sql.expired, now, limit, floor, ended)
             names = {row[0]: unescape(row[1]) for row in found}
             gone, buried = await self._emptied(driver, list(names), max_events)
         full = sum(count for _, count in gone) >= max_events

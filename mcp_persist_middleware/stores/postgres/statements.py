@@ -132,6 +132,7 @@ class PostgresStatements(Statements):
     expired = Sql("""
         SELECT id, namespace, expires_at FROM {stream}
         WHERE expires_at IS NOT NULL AND expires_at BETWEEN $3 AND $1
+            AND (expires_at > 0 OR coalesce(ended_at, 0) <= $4)
         ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
     """)
 

@@ -184,7 +184,7 @@ class SqliteLog(SqliteConnections):
 
     async def _purge(self, now: float, max_events: int) -> Purged:
         return await self._freeing(
-            lambda raw, until: self._reads.purge(raw, now, max_events, until)
+            lambda raw, until: self._reads.purge(raw, now, self.held_from(), max_events, until)
         )
 
     async def _remove(self, streams: Sequence[bytes], max_events: int) -> Purged:

@@ -48,13 +48,19 @@ class SqliteReads:
         return page_of(page)
 
     def purge(
-        self, connection: sqlite3.Connection, now: float, max_events: int, until: float
+        self,
+        connection: sqlite3.Connection,
+        now: float,
+        ended: float,
+        max_events: int,
+        until: float,
     ) -> Purged:
-        """One step of retention, in short transactions, none of which begins after `until`, on the
-        monotonic clock, but the first. Where one of the others fails, it ends with what is done.
+        """One step of retention, of a session that was deleted what had `ended` by then: in short
+        transactions, none of which begins after `until`, on the monotonic clock, but the first.
+        Where one of the others fails, it ends with what is done.
         """
         limit = max(_LEAST_STREAMS, max_events // 4)
-        found = connection.execute(self._sql.expired, (now, limit)).fetchall()
+        found = connection.execute(self._sql.expired, (now, ended, limit)).fetchall()
         purged = self._remove_all(connection, found, max_events, until)
         return Purged(purged.removed, more=purged.more or len(found) == limit)
 

@@ -94,7 +94,9 @@ class SqliteStatements(Statements):
 
     expired = Sql("""
         SELECT id, namespace FROM {stream}
-        WHERE expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at LIMIT ?
+        WHERE expires_at IS NOT NULL AND expires_at <= ?
+            AND (expires_at > 0 OR coalesce(ended_at, 0) <= ?)
+        ORDER BY expires_at LIMIT ?
     """)
 
     unreadable = Sql("""
