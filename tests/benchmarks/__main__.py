@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import calls, logs, memory, payloads, picture, relay, report, streams, tail
+from tests.benchmarks import (
+    calls,
+    logs,
+    memory,
+    paired,
+    payloads,
+    picture,
+    relay,
+    report,
+    streams,
+    tail,
+)
 from tests.benchmarks.contenders import OURS, PEERS, USUAL, Loop
 from tests.benchmarks.rounds import Measure, Plan
 from tests.benchmarks.servers import Servers
@@ -36,10 +47,11 @@ MEASURES: dict[str, Measure] = {
     "sized": payloads.sized_calls,
     "stored": payloads.stored,
     "coded": payloads.coded,
+    "paired": paired.paired_calls,
     "appends": logs.appends,
     "history": logs.history,
 }
-_WITHOUT_SERVERS = ("stored", "coded", "appends", "history")
+_WITHOUT_SERVERS = ("stored", "coded", "paired", "appends", "history")
 
 
 def _arguments() -> argparse.Namespace:

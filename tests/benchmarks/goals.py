@@ -124,6 +124,8 @@ GOALS: dict[str, Goal] = {
     "decode-2k": Goal("CPU to decode an answer of 2 KB", "µs", By.ITSELF),
     "decode-200k": Goal("CPU to decode an answer of 200 KB", "µs", By.ITSELF),
     "decode-1m": Goal("CPU to decode an answer of 1 MB", "µs", By.ITSELF),
+    "paired-call": Goal("CPU of a call answered with 2 KB over the plain store", "µs", By.ADDED),
+    "paired-event": Goal("CPU of a small event over the plain store", "µs", By.ADDED),
     "relayed": Goal("relayed call ÷ local call, 32 clients", "", By.SHARE, least=_each(0.7)),
     "relayed-p50": Goal("relayed call, added p50 over a local one", "ms", By.ADDED, _each(25.0)),
     "tail": Goal(
