@@ -22,6 +22,7 @@ from tests.peers.bare.seen import (
     is_stream_of_session,
     is_whole_reply,
     streams,
+    tells_of_tasks,
     without_question,
 )
 from tests.peers.bare.sites import STORE_TIMEOUT
@@ -59,6 +60,11 @@ NAMED: list[Named] = [
         "framing of a stream",
         lambda seen, it: streams(seen) and it.what in _OF_A_STREAM,
         "an event stream leaves in pieces of our own making, with or without a length",
+    ),
+    Named(
+        "tasks",
+        tells_of_tasks,
+        "a server that has no tasks of its own has ours, and its clients are told so",
     ),
     Named(
         "an end for every request",

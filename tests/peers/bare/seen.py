@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tests.peers.bare.asked import USERS
 from tests.peers.bare.differ import Difference, frames, slack
@@ -158,6 +159,37 @@ def is_refused_first(seen: Seen, it: Difference) -> bool:
     refused = seen.bare.status == 413 and seen.ours.status in _OF_THE_CALLER
     asked = seen.state in ("back", "elsewhere")
     return asked and refused and it.what in ("status", "end", "connection", "interim")
+
+
+def tells_of_tasks(seen: Seen, it: Difference) -> bool:
+    """Ours says the same, and that there are tasks."""
+    if it.what not in ("payloads", "body", "header content-length"):
+        return False
+    bare, ours = _messages(seen.bare), _messages(seen.ours)
+    return bare != ours and bare == [_without_tasks(each) for each in ours]
+
+
+def _messages(answer: Answer) -> list[Any]:
+    texts = [f.data for f in frames(answer.body)] if answer.is_stream else [answer.body]
+    try:
+        return [json.loads(text) for text in texts if text]
+    except ValueError:
+        return []
+
+
+def _without_tasks(message: Any) -> Any:
+    match message:
+        case {"result": {"capabilities": dict(told)}}:
+            told.pop("tasks", None)
+            if isinstance(more := told.get("extensions"), dict):
+                more.pop("io.modelcontextprotocol/tasks", None)
+                if not more:
+                    del told["extensions"]
+        case {"result": {"tools": list(tools)}}:
+            for tool in tools:
+                if tool.get("execution") == {"taskSupport": "optional"}:
+                    del tool["execution"]
+    return message
 
 
 # What clients take as one event.
