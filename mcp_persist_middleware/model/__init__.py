@@ -10,7 +10,12 @@ from mcp_persist_middleware.model.relay import (
     RelayState,
     RelayStatus,
 )
-from mcp_persist_middleware.model.sessions import SessionKey, SessionRecord, SessionStreamState
+from mcp_persist_middleware.model.sessions import (
+    NOTE,
+    SessionKey,
+    SessionRecord,
+    SessionStreamState,
+)
 from mcp_persist_middleware.model.streams import (
     EARLY,
     UNSURE,
@@ -32,6 +37,7 @@ from mcp_persist_middleware.model.workers import Beat, WorkerState
 __all__ = [
     "EARLY",
     "JOB_ID_BYTES",
+    "NOTE",
     "UNSURE",
     "Beat",
     "Certainty",

@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+NOTE = "\u21ba"
+"""Begins the id of what is noted beside the sessions and is none: header values are Latin-1, so no
+client can name it."""
+
 
 class SessionKey(NamedTuple):
     """A session as its clients name it, and where that name holds."""

@@ -9,13 +9,12 @@ import hashlib
 from mcp_persist_middleware import rarely
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Sessions
-from mcp_persist_middleware.model import Place, SessionKey, SessionRecord, surely
+from mcp_persist_middleware.model import NOTE, Place, SessionKey, SessionRecord, surely
 from mcp_persist_middleware.settings import Settings
 
 logger = rarely.logger(__name__)
 
-# Header values are Latin-1: no client can name what begins so.
-_SIGN = "\u2302"
+_SIGN = NOTE + "latest:"
 
 
 class LatestSessions:

@@ -14,15 +14,14 @@ import re
 from mcp_persist_middleware import rarely
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Sessions
-from mcp_persist_middleware.model import Place, SessionKey, SessionRecord
+from mcp_persist_middleware.model import NOTE, Place, SessionKey, SessionRecord
 from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.sessions.local import LocalSession, Site
 from mcp_persist_middleware.settings import Settings
 
 logger = rarely.logger(__name__)
 
-# Header values are Latin-1: no client can name what begins so.
-_SIGN = "\u21ba"
+_SIGN = NOTE + "round:"
 _MOST_HELD = 10_000
 _STATE = re.compile(rb'"requestState"\s*:\s*("(?:[^"\\]|\\.)*")')
 

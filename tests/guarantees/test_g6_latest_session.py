@@ -1,7 +1,10 @@
 """G6: a client that never says the id of its session again is served in it all the same, where that
 is wished."""
 
+from mcp_persist_middleware.ops.stores import inspected
 from mcp_persist_middleware.persistence import access_to
+from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores.sql.inspected import Wanted
 from tests.guarantees.test_g6_sessions_live_on import value
 from tests.support.scripted import persisted, until
 from tests.support.session import RawSession
@@ -63,6 +66,12 @@ async def test_on_another_worker_it_is_the_same_session(tmp_store: str) -> None:
 async def test_it_is_there_after_a_restart(tmp_store: str) -> None:
     async with persisted(Stateful(), tmp_store, **_FALLBACK) as (port, _):
         await forgetful(port, _ANN)
+        # What is noted beside the sessions is none of them.
+        async with inspected(Settings.load({"url": tmp_store})) as inspection:
+            listed = await inspection.sessions(Wanted(), await inspection.now(), 10)
+            counted = await inspection.counts()
+        assert [record.key.id for record in listed] == ["session-1"]
+        assert [count.sessions for count in counted] == [1]
     async with persisted(Stateful(), tmp_store, **_FALLBACK) as (port, _):
         assert await value(RawSession(port, extra=_ANN)) == 1
 

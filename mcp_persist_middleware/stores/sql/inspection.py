@@ -13,6 +13,7 @@ from mcp_persist_middleware.log.deletions import Deletion
 from mcp_persist_middleware.log.journal import JournalEntry, Sought
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
+    NOTE,
     Event,
     RelayState,
     SessionRecord,
@@ -63,7 +64,9 @@ class Inspection(ReadOnly, ABC):
             func.coalesce(func.sum(c.last_sequence), 0).label("events"),
         ).group_by(c.namespace)
         of_sessions = (
-            select(s.namespace, func.count()).where(s.deleted.is_(False)).group_by(s.namespace)
+            select(s.namespace, func.count())
+            .where(s.deleted.is_(False), _is_one(s.id))
+            .group_by(s.namespace)
         )
         sessions = dict(map(tuple, await self.all(of_sessions)))
         counts = {
@@ -103,7 +106,7 @@ class Inspection(ReadOnly, ABC):
         )
         homes = await self.all(
             select(s.home, func.count())
-            .where(s.deleted.is_(False), s.expires_at > now)
+            .where(s.deleted.is_(False), s.expires_at > now, _is_one(s.id))
             .group_by(s.home)
         )
         streams = {row[0]: (row[1], int(row[2])) for row in open_streams}
@@ -260,6 +263,7 @@ class Inspection(ReadOnly, ABC):
         statement = select(self.tables.session).where(
             c.deleted.is_(False),
             c.expires_at > now,
+            _is_one(c.id),
             *(c[name] == value for name, value in named.items() if value is not None),
         )
         rows = await self.all(statement.order_by(c.expires_at.desc()).limit(limit))
@@ -268,6 +272,11 @@ class Inspection(ReadOnly, ABC):
             with contextlib.suppress(StoreError), reading(self.name, "session"):
                 found.append(session_of(row))
         return found
+
+
+def _is_one(name: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a row of the sessions is one, and not a note beside them."""
+    return name.not_like(NOTE + "%")
 
 
 def _count_if(condition: ColumnElement[bool]) -> ColumnElement[int]:
