@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.benchmarks import (
     calls,
+    journal,
     logs,
     memory,
     paired,
@@ -48,10 +49,11 @@ MEASURES: dict[str, Measure] = {
     "stored": payloads.stored,
     "coded": payloads.coded,
     "paired": paired.paired_calls,
+    "journal": journal.rows,
     "appends": logs.appends,
     "history": logs.history,
 }
-_WITHOUT_SERVERS = ("stored", "coded", "paired", "appends", "history")
+_WITHOUT_SERVERS = ("stored", "coded", "paired", "journal", "appends", "history")
 
 
 def _arguments() -> argparse.Namespace:

@@ -126,6 +126,8 @@ GOALS: dict[str, Goal] = {
     "decode-1m": Goal("CPU to decode an answer of 1 MB", "µs", By.ITSELF),
     "paired-call": Goal("CPU of a call answered with 2 KB over the plain store", "µs", By.ADDED),
     "paired-event": Goal("CPU of a small event over the plain store", "µs", By.ADDED),
+    "journal-note": Goal("CPU to take note of an exchange for the journal", "µs", By.ITSELF),
+    "journal-row": Goal("CPU to write its row, beside the calls", "µs", By.ITSELF),
     "relayed": Goal("relayed call ÷ local call, 32 clients", "", By.SHARE, least=_each(0.7)),
     "relayed-p50": Goal("relayed call, added p50 over a local one", "ms", By.ADDED, _each(25.0)),
     "tail": Goal(

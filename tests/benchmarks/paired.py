@@ -37,9 +37,9 @@ _SCOPE = {
 
 async def paired_calls(plan: Plan) -> list[Taken]:
     """Calls that are answered with 2 KB, and calls of many small events."""
-    count, rows = plan.pick(25, 50), []
+    count, rows = plan.pick(100, 200), []
     others = [each for each in plan.ours if each.settings and each.store == "sqlite"]
-    for goal, tool, each in (("paired-call", "answer", count), ("paired-event", "burst", 2)):
+    for goal, tool, each in (("paired-call", "answer", count), ("paired-event", "burst", 8)):
         taken = await _taken(plan, [OURS["sqlite"], *others], tool, each)
         plain, unit = taken[OURS["sqlite"]], each * (_EVENTS if tool == "burst" else 1)
         for contender in others:
