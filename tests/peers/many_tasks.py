@@ -34,7 +34,7 @@ from tests.support.task_client import TaskClient
 
 STORES = ("sqlite", "postgres", "sqlite+redis", "postgres+redis")
 _SETTINGS = {"tasks_after": 0.1, "tasks_ttl": 600, "lease_seconds": 6}
-_SHORT = 1.0
+_SHORT = 3.0
 
 
 @asynccontextmanager

@@ -3,7 +3,19 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    UpdateBase,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -32,10 +44,24 @@ class SqlJobs(Jobs):
 
     async def create(self, job: JobRecord, most: int, most_of_one: int) -> JobCreation:
         try:
+            # Mostly there is room, and nothing of the same key: that takes one statement.
+            if await self._store.execute(self._at_once(job, most, most_of_one)) == 1:
+                return JobCreation.CREATED
             return await self._store.transact(lambda c: self._create(c, job, most, most_of_one))
         except IntegrityError:
             # Somebody was first by less than it takes to look.
             return JobCreation.TAKEN
+
+    def _at_once(self, job: JobRecord, most: int, most_of_one: int) -> UpdateBase:
+        c = self._table.c
+        row = _row_of(job)
+        values = [literal(value, c[name].type) for name, value in row.items()]
+        of_one = select(func.count()).select_from(self._table).where(c.account == job.account)
+        of_all = select(func.count()).select_from(self._table)
+        free = [of_one.scalar_subquery() < most_of_one, of_all.scalar_subquery() < most]
+        if job.key:
+            free.append(~exists().where(self._of_key(job.owner.place, job.key)))
+        return insert(self._table).from_select(list(row), select(*values).where(*free))
 
     async def _create(
         self, connection: AsyncConnection, job: JobRecord, most: int, most_of_one: int
