@@ -3,6 +3,7 @@
 import asyncio
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mcp_persist_middleware import runtime
@@ -48,6 +49,15 @@ class Access:
         if self._settings is None:
             self._settings = Settings.load(self.given)
         return self._settings
+
+    def switch_off(self) -> None:
+        """Open nothing from now on, as with `enabled=False`: for who looks at the application
+        alone.
+
+        Raises:
+            ConfigurationError: a setting is unknown or wrong.
+        """
+        self._settings = replace(self.settings, enabled=False)
 
     # Opened and closed.
 

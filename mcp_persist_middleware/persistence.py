@@ -1,7 +1,6 @@
 """The handle behind the middleware: an open store, on every event loop that asks for it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Self, Unpack
 
 from mcp_persist_middleware import erasure
@@ -57,15 +56,6 @@ class Persistence:
             ConfigurationError: a setting is unknown or wrong.
         """
         return self._access.settings
-
-    def switch_off(self) -> None:
-        """Open nothing from now on, as with `enabled=False`: for who looks at the application
-        alone.
-
-        Raises:
-            ConfigurationError: a setting is unknown or wrong.
-        """
-        self._access = Access(self._access.given, replace(self.settings, enabled=False))
 
     async def start(self) -> None:
         """Open the store on the running event loop; a second call does nothing, one after

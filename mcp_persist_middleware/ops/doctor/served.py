@@ -14,6 +14,7 @@ from mcp_persist_middleware.ops.doctor import application as checks
 from mcp_persist_middleware.ops.endpoint import in_process
 from mcp_persist_middleware.ops.endpoint.asker import Asker
 from mcp_persist_middleware.ops.proxy_command import read_headers
+from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.settings import Settings
 
 
@@ -64,7 +65,7 @@ class Look:
         try:
             app = application(name)
             # Of a server object's application the lifespan opens it by itself.
-            persistence_in(app).switch_off()
+            access_to(persistence_in(app)).switch_off()
             with _silence():
                 async with in_process.running(app) as served:
                     ask = Asker(served, self.path, given)
