@@ -83,7 +83,7 @@ class Crowd:
             response = await self.client(name).post("tasks/get", {"taskId": task})
             response.reset()
         while (found := await self.client(name).get(task)).get("status") == "working":
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(found["pollIntervalMs"] / 1000)
         if found.get("status") != "completed":
             self.wrong.append(found)
         else:
