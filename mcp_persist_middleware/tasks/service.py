@@ -1,8 +1,10 @@
 """Answers what clients of 2026-07-28 ask about their tasks, and lets their calls become tasks."""
 
+import asyncio
 import contextlib
 import dataclasses
 import json
+import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,6 +29,8 @@ from mcp_persist_middleware.tasks.offer import TaskOffer, without_session
 from mcp_persist_middleware.tasks.state import JobStatus
 
 logger = rarely.logger(__name__)
+
+_ASK_AGAIN = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +83,7 @@ class TaskService:
             await verdict.pass_on(send)
             return True
         caller = without_session(verdict.caller)
-        answer: bytes | Refusal | None
-        try:
-            answer = await self._answer(caller)
-        except StoreError as error:
-            logger.warning("MPM-JOB-03: A task cannot be looked up: %s", error)
-            answer = await self._without_store(caller)
+        answer = await self._patiently(caller)
         if answer is None:
             await asgi.unavailable(send, "The event store is unavailable; ask again")
             return True
@@ -94,6 +93,20 @@ class TaskService:
         else:
             await asgi.answer_json(send, extension.response(request_id, answer), *head)
         return True
+
+    async def _patiently(self, caller: Caller) -> bytes | Refusal | None:
+        """The answer, of a store that stumbles too; None where it is away."""
+        until = time.monotonic() + self.context.settings.store_timeout
+        while True:
+            try:
+                return await self._answer(caller)
+            except StoreError as error:
+                working = await self._without_store(caller)
+                is_away = self.context.writer.is_down or time.monotonic() + _ASK_AGAIN >= until
+                if working is not None or is_away:
+                    logger.warning("MPM-JOB-03: A task cannot be looked up: %s", error)
+                    return working
+            await asyncio.sleep(_ASK_AGAIN)
 
     async def _answer(self, caller: Caller) -> bytes | Refusal:
         params = json.loads(self.asked.body.content).get("params")

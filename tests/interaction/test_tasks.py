@@ -487,7 +487,7 @@ async def test_a_poll_while_the_store_is_away_says_what_is_known_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app, shelf = Application(), Shelf()
-    async with served_on(lambda _: AwayLog(shelf), app) as client:
+    async with served_on(lambda _: AwayLog(shelf), app, store_timeout=0.3) as client:
         task = (await client.call("stream"))["taskId"]
         for away, status in (("streams", 400), ("jobs", 503)):
             monkeypatch.setattr(AwayLog, "away", away)
