@@ -155,10 +155,19 @@ async def test_a_listen_that_comes_back_elsewhere_hears_once_of_what_it_missed(
     tmp_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(board, "_SKEW", 0.0)
+    left, leave = [], board.Board.leave
+
+    def noted(self: board.Board, reader: Any, inner: Any, **given: Any) -> None:
+        leave(self, reader, inner, **given)
+        left.append(reader)
+
+    monkeypatch.setattr(board.Board, "leave", noted)
     store = Store("sqlite", {"url": tmp_store})
     async with two(store) as workers:
         async with listening(workers.ports[0], MINE) as listen:
             await heard(workers, 1, listen)
+        # What changes before its worker has seen it leave, it has not missed.
+        await until(lambda: left)
         await workers.change(1, MINE)
         await workers.change(1, MINE)
         await workers.change(1, OTHER)

@@ -233,14 +233,16 @@ class Board:
 
     def _welcome(self) -> None:
         """Those that are new learn what they missed, each once."""
-        new, self._new = self._new, []
+        name, new, self._new = self._member.name, self._new, []
         for reader in new:
             since, left = reader.joined_at - _SKEW, self._calls.get(reader.key)
             comes_back = left is not None and left.at >= reader.joined_at - self._missed_seconds
             if left is not None and comes_back and self._missed_seconds > 0:
                 since = left.at - _SKEW
-            for note in self._history:
-                is_news = note.worker != self._member.name or comes_back
+            # What was heard here a moment ago may not have come back from the store yet.
+            heard = [Note("hint", name, at, hint) for hint, at in self._heard.items()]
+            for note in (*self._history, *heard):
+                is_news = note.worker != name or comes_back
                 if is_news and note.at >= since and reader.wanted.admits(note.hint):
                     reader.tell(note.hint)
             self._note("on", reader.key)
