@@ -21,7 +21,6 @@ from mcp_persist_middleware.stores.postgres.read import PostgresReads
 from mcp_persist_middleware.stores.postgres.statements import PostgresStatements
 from mcp_persist_middleware.stores.postgres.writers import WRITERS, WriteConnections
 from mcp_persist_middleware.stores.sql.journal import SqlJournal
-from mcp_persist_middleware.stores.sql.listing import held_from
 from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.stores.sql.rows import RowPage
 from mcp_persist_middleware.stores.sql.schema import quoted
@@ -200,7 +199,7 @@ class PostgresLog(SqlLog):
 
     async def _purge(self, now: float, max_events: int) -> Purged:
         return await self._raw(
-            lambda driver: self._reads.purge(driver, now, held_from(now), max_events)
+            lambda driver: self._reads.purge(driver, now, self.held_from(), max_events)
         )
 
     async def _remove(self, streams: Sequence[bytes], max_events: int) -> Purged:

@@ -34,14 +34,13 @@ _MEASURE_SECONDS = 60.0
 _HELD_SECONDS = 120.0
 
 
-def held_from(now: float) -> float:
-    """What has ended since then in a session that its client deleted is still kept: official
-    clients delete their session when they close, and who follows has not read all of it yet."""
-    return now - _HELD_SECONDS
-
-
 class SqlListing(SqlStore, EventLog):
     """What an `EventLog` need not have."""
+
+    def held_from(self) -> float:
+        """What has ended since then in a session that its client deleted is still kept: official
+        clients delete their session when they close, and who follows has not read all of it yet."""
+        return self.now() - _HELD_SECONDS
 
     async def streams(
         self, after: bytes, limit: int, *, newest_first: bool = False

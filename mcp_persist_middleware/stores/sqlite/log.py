@@ -19,7 +19,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from mcp_persist_middleware.errors import StoreError, StoreUnavailableError
 from mcp_persist_middleware.log.base import Purged
 from mcp_persist_middleware.model import Outcome, StreamWrite
-from mcp_persist_middleware.stores.sql.listing import held_from
 from mcp_persist_middleware.stores.sql.rows import RowPage
 from mcp_persist_middleware.stores.sql.schema import quoted
 from mcp_persist_middleware.stores.sql.workers import reason, remedy
@@ -185,7 +184,7 @@ class SqliteLog(SqliteConnections):
 
     async def _purge(self, now: float, max_events: int) -> Purged:
         return await self._freeing(
-            lambda raw, until: self._reads.purge(raw, now, held_from(now), max_events, until)
+            lambda raw, until: self._reads.purge(raw, now, self.held_from(), max_events, until)
         )
 
     async def _remove(self, streams: Sequence[bytes], max_events: int) -> Purged:
