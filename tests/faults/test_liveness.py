@@ -22,7 +22,7 @@ LEASE = 2.0
 @pytest.fixture
 def workers(tmp_path: Path) -> Workers:
     """Workers whose lease is short."""
-    return Workers(tmp_path, lease_seconds=LEASE, store_timeout=0.5, drain_seconds=1)
+    return Workers(tmp_path, lease_seconds=LEASE, store_timeout=1.0, drain_seconds=1)
 
 
 async def rest(response: Response) -> list[Frame]:

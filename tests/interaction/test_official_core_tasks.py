@@ -10,12 +10,16 @@ from tests.matrix.environments import prepare
 from tests.support.processes import ROOT
 
 
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    """An interpreter that has SDK 1.x."""
+    return prepare(Path(os.environ.get("MCP_PERSIST_TEST_ENVIRONMENTS", tmp_path)), "v1")
+
+
 @pytest.mark.packages
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("which", ["ours", "own"])
-async def test_the_official_client_has_tasks(tmp_path: Path, which: str) -> None:
-    place = Path(os.environ.get("MCP_PERSIST_TEST_ENVIRONMENTS", tmp_path))
-    python = await asyncio.to_thread(prepare, place, "v1")
+async def test_the_official_client_has_tasks(tmp_path: Path, python: str, which: str) -> None:
     module = "tests.interaction.official_core_tasks"
     command = [python, "-m", module, tmp_path, *(["own"] if which == "own" else [])]
     environ = os.environ | {"PYTHONPATH": str(ROOT)}

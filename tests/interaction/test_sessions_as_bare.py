@@ -159,7 +159,7 @@ async def test_what_a_stranger_is_refused_changes_nothing_of_the_owners(
         owner = await RawSession.open(port, extra={"authorization": "Bearer u1"})
     app = Picky()
     # Nobody waits long for a cursor that is young and unknown.
-    async with persisted(app, tmp_store, store_timeout=0.5) as (port, _):
+    async with persisted(app, tmp_store, store_timeout=1.0) as (port, _):
         owner.port = port
         if not restarted:
             owner = await RawSession.open(port, extra={"authorization": "Bearer u1"})
