@@ -50,6 +50,9 @@ class LocalSessions(Protocol):
     def held(self, key: SessionKey, /) -> HeldSession | None:
         """The session, if it is held here."""
 
+    async def arrived(self, key: SessionKey, /) -> HeldSession | None:
+        """The same, once whoever brings it here just now has done so."""
+
     async def find(self, key: SessionKey, /) -> SessionRecord | None:
         """What the store knows of it, wherever it is held."""
 
@@ -78,11 +81,11 @@ class Executor:
             before: what runs in the session already.
             receive: what the application hears behind the body.
         """
-        held = self.session(request)
+        if request.not_executable:
+            return NotExecuted()
+        held = self.session(request) or await self._arrived(request)
         if held is None:
-            return NotExecuted(
-                home_vacant=not request.not_executable and await self._is_vacant(request)
-            )
+            return NotExecuted(home_vacant=await self._is_vacant(request))
         if held.record.generation != request.generation or held.site is None:
             return NotExecuted()
         try:
@@ -104,6 +107,15 @@ class Executor:
             logger.exception("MPM-APP-01: The application raised at a relayed request")
             body = b"Internal Server Error"
             return BufferedResponse(500, [(b"content-type", b"text/plain; charset=utf-8")], body)
+
+    async def _arrived(self, request: RelayRequest) -> HeldSession | None:
+        """The session, if it is on its way here: its requests follow it as soon as the store
+        knows of its new home, which is before this worker holds it."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._sessions.arrived(request.key)
+        except TimeoutError:
+            return None
 
     async def _is_vacant(self, request: RelayRequest) -> bool:
         """Whether this worker is still the home of a session that it does not hold: it may have

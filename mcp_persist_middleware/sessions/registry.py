@@ -82,6 +82,11 @@ class Registry:
         """The session, if it is held here; it counts as used now."""
         return self._held.use(key) or self.rounds.held(key)
 
+    async def arrived(self, key: SessionKey) -> LocalSession | None:
+        """The same, once whoever brings it here just now has done so."""
+        async with self.revivals.lock(key):
+            return self.held(key)
+
     def was_left(self, key: SessionKey) -> bool:
         """Whether the worker before this one held it, and nobody has asked for it since."""
         return key in self._held.left
@@ -130,19 +135,8 @@ class Registry:
         telemetry.sessions.add(1, {"namespace": place.namespace, "event": "begun"})
         self._held.add(held)
         if held.is_kept:
-            await self._make_room(owner, held)
+            await self._upkeep.make_room(owner, held)
         return held
-
-    async def _make_room(self, owner: str, held: LocalSession) -> None:
-        if self._held.count(owner, held) <= self._settings.max_sessions:
-            return
-        key = self._held.crowd_out(owner)
-        telemetry.sessions.add(1, {"namespace": key.namespace, "event": "crowded out"})
-        try:
-            await self._sessions.touch([key], 0.0)
-            await self._sessions.purge(self._sessions.now(), 1)
-        except StoreError as error:
-            logger.warning("MPM-SESSION-05: One session too many stays until it expires: %s", error)
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
         """A session of the store that may be brought back.

@@ -5,6 +5,7 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.model import SessionKey, SessionRecord
 from mcp_persist_middleware.sessions.held import HeldSessions
+from mcp_persist_middleware.sessions.local import LocalSession
 from mcp_persist_middleware.settings import Settings
 
 logger = rarely.logger(__name__)
@@ -28,6 +29,18 @@ class Upkeep:
         settings = self._settings
         longest = settings.brief_session_ttl if brief else settings.session_ttl
         return self._sessions.now() + min(longest, settings.session_ttl)
+
+    async def make_room(self, owner: str, held: LocalSession) -> None:
+        """The store forgets the idlest session of an owner who has one more than may be."""
+        if self._held.count(owner, held) <= self._settings.max_sessions:
+            return
+        key = self._held.crowd_out(owner)
+        telemetry.sessions.add(1, {"namespace": key.namespace, "event": "crowded out"})
+        try:
+            await self._sessions.touch([key], 0.0)
+            await self._sessions.purge(self._sessions.now(), 1)
+        except StoreError as error:
+            logger.warning("MPM-SESSION-05: One session too many stays until it expires: %s", error)
 
     def delete(self, record: SessionRecord) -> None:
         """The store is to be told that a session is over."""
