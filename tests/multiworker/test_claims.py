@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.log.membership.lease import Lease
+from mcp_persist_middleware.model import RelayRequest
 from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.relay import envelope
 from mcp_persist_middleware.relay.envelope import RequestEnvelope, StreamResponse
+from mcp_persist_middleware.relay.server import RelayServer
 from tests.guarantees.test_g10_sessions import two_workers
 from tests.multiworker.test_relay import value, waiting
 from tests.support.scripted import persisted, until
@@ -24,7 +26,16 @@ async def test_a_worker_that_was_not_seen_alive_of_late_takes_no_request(
     tmp_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its heartbeats do not reach the store: others may have taken its sessions over."""
-    app = Stateful()
+    app, claim, claiming = Stateful(), RelayServer._claim, set[object]()
+
+    async def told(server: RelayServer, limit: int) -> list[RelayRequest]:
+        claiming.add(claimed := object())
+        try:
+            return await claim(server, limit)
+        finally:
+            claiming.remove(claimed)
+
+    monkeypatch.setattr(RelayServer, "_claim", told)
     async with two_workers(tmp_store, app) as (ports, (home, _)):
         session = await RawSession.open(ports[0])
         session.port = ports[1]
@@ -32,6 +43,8 @@ async def test_a_worker_that_was_not_seen_alive_of_late_takes_no_request(
         lease = (await access_to(home).context()).member.lease
         with monkeypatch.context() as patch:
             patch.setattr(Lease, "is_young", property(lambda self: self is not lease))
+            # What was under way may claim it still.
+            await until(lambda: not claiming)
             call = asyncio.create_task(session.call("count"))
             await waiting(Store("sqlite", {"url": tmp_store}), 1)
             with pytest.raises(TimeoutError):
