@@ -42,6 +42,15 @@ def test_following_ends_after_its_time(scene: Scene) -> None:
     assert len(ran.lines) == 1
 
 
+def test_who_follows_and_asks_for_nothing_older_is_told_nothing_older(
+    fresh: MakeScene, portal: BlockingPortal
+) -> None:
+    scene = fresh()
+    portal.call(lambda: scene.begin(progress(1), answer(2), age=0))
+    assert scene.run("tail", "-f", "-n", "0", "--seconds", "0.1").lines == []
+    assert len(scene.run("tail", "-f", "-n", "1", "--seconds", "0.1").lines) == 1
+
+
 def test_what_comes_is_told_once_also_of_a_stream_that_begins_and_ends_unseen(
     fresh: MakeScene, portal: BlockingPortal
 ) -> None:

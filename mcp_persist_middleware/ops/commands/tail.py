@@ -67,8 +67,7 @@ async def tail(
         if tool is not None:
             follower = ToolFollower(inspection, tool, wanted)
         teller = _Teller(inspection, settings if shows_payloads else None, out)
-        latest = await follower.latest(lines) if lines or tool else []
-        await teller.tell(latest, is_new=False)
+        await teller.tell(await follower.latest(lines), is_new=False)
         until = time.monotonic() + (seconds if seconds is not None else float("inf"))
         while follows and time.monotonic() < until:
             await teller.tell(await follower.look(), is_new=True)
