@@ -11,8 +11,8 @@ _EXTRAS = {
     "postgres": "asyncpg",
     "redis": "redis",
     "relay": "cryptography",
+    "crypto": "cryptography",
     "proxy": "aiohttp",
-    "demo": "mcp",
 }
 
 
