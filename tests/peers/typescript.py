@@ -2,11 +2,14 @@
 
 Every call reports progress; a proxy resets its connection once, at a random byte after the client
 holds its first event id. The clients come back by themselves. A bare server is shown beside it.
+With `--upstream` the same behind the proxy, which stands in front of that server.
 
 Run:     python -m tests.peers.typescript [--calls 100] [--cache DIRECTORY]
+             [--upstream everything|sdk]
          (needs node 20 and npm; the clients are installed into the cache directory once)
 Expect:  with the middleware every line 0 lost, 0 doubled, 0 reordered and all results, for
-         2025-11-25 and 2026-07-28, and exit code 0; on the bare server most calls fail.
+         2025-11-25 and 2026-07-28 (which the everything-server does not speak), and exit code 0;
+         on the bare server most calls fail.
 """
 
 import argparse
@@ -22,6 +25,8 @@ from pathlib import Path
 
 from mcp_persist_middleware.testing import Cut, FaultProxy, RandomCuts, cut_calls
 from tests.peers.npm import install
+from tests.proxied.processes import proxy, serving
+from tests.proxied.upstreams import KINDS, NPM, Kind
 from tests.support.processes import mcp_server, running
 
 _PACKAGES = ("@modelcontextprotocol/sdk@~1.32.0", "@modelcontextprotocol/client@~2.4.0")
@@ -71,7 +76,7 @@ class Tally:
         self.lost += len(set(range(1, _EVENTS + 1)) - set(progress))
         self.doubled += len(progress) - len(set(progress))
         self.reordered += sum(b < a for a, b in itertools.pairwise(progress))
-        self.results += seen["result"] == f"counted {_EVENTS}"
+        self.results += bool(seen["result"]) and not seen["error"]
         self.versions.add(str(seen["version"]))
         if seen["error"]:
             self.errors.add(seen["error"])
@@ -96,15 +101,19 @@ def install_clients(cache: Path) -> Path:
     return cache
 
 
-async def _run(cache: Path, peer: Peer, port: int, calls: int, timeout: float) -> Tally:
-    numbers = [calls, _PARALLEL, _EVENTS, _DELAY, timeout]
+async def _run(
+    cache: Path, peer: Peer, port: int, calls: int, timeout: float, kind: Kind = KINDS["sdk"]
+) -> Tally:
+    numbers = [calls, _PARALLEL, timeout]
     url = f"http://127.0.0.1:{port}/mcp"
+    called = {"name": kind.tool, "arguments": kind.arguments(_EVENTS, _DELAY)}
     process = await asyncio.create_subprocess_exec(
         "node",
         str(cache / peer.script),
         url,
         peer.mode,
         *map(str, numbers),
+        json.dumps(called),
         stdout=asyncio.subprocess.PIPE,
     )
     try:
@@ -142,6 +151,34 @@ async def _persisted(cache: Path, peer: Peer, calls: int) -> Tally:
     return tally
 
 
+async def _proxied(cache: Path, peer: Peer, calls: int, kind: Kind) -> Tally:
+    """The same, with the server behind the proxy."""
+    policy = RandomCuts(seed=calls, events=_EVENTS)
+    given = {"RETRY_MS": str(_RETRY_MS), "MODERN_RETRY_MS": str(_RETRY_MS)}
+    with tempfile.TemporaryDirectory() as name:
+        upstream = kind.start(Path(name), NPM)
+        front = proxy(Path(name), upstream.url, settings=given)
+        async with (
+            serving(upstream, front),
+            FaultProxy(front.port, policy, on_end=policy.ended) as cutting,
+        ):
+            tally = await _run(cache, peer, cutting.port, calls, _TIMEOUT, kind)
+            tally.cuts = cutting.cuts
+    return tally
+
+
+async def _behind_proxy(cache: Path, calls: int, kind: Kind) -> bool:
+    right = True
+    for peer in PEERS:
+        tally = await _proxied(cache, peer, calls, kind)
+        said = ", ".join(sorted(tally.versions))
+        print(
+            f"{peer.script:<12} {peer.mode:<6} {said}  {tally}", *sorted(tally.errors), sep="\n  "
+        )
+        right &= tally.exact(calls)
+    return right
+
+
 async def _all(cache: Path, calls: int) -> bool:
     right = True
     for peer in PEERS:
@@ -158,8 +195,13 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=100)
     default = Path.home() / ".cache" / "mcp-persist-middleware-peers"
     parser.add_argument("--cache", type=Path, default=default)
-    arguments = parser.parse_args()
-    right = asyncio.run(_all(install_clients(arguments.cache), arguments.calls))
+    parser.add_argument("--upstream", choices=KINDS, help="the server behind the proxy")
+    given = parser.parse_args()
+    cache = install_clients(given.cache)
+    if given.upstream is None:
+        right = asyncio.run(_all(cache, given.calls))
+    else:
+        right = asyncio.run(_behind_proxy(cache, given.calls, KINDS[given.upstream]))
     print("exactly once" if right else "NOT exactly once")
     return 0 if right else 1
 

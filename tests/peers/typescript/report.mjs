@@ -1,18 +1,18 @@
-// Makes calls of the tool `count`, several at a time, and prints what each of them saw as one
-// line of JSON. Arguments: URL, MODE, CALLS, PARALLEL, EVENTS, DELAY (seconds), TIMEOUT (seconds).
+// Makes calls of a tool, several at a time, and prints what each of them saw as one line of JSON.
+// Arguments: URL, MODE, CALLS, PARALLEL, TIMEOUT (seconds), and what to call, as JSON.
 
-const [url, mode, ...numbers] = process.argv.slice(2);
-const [calls, parallel, events, delay, timeout] = numbers.map(Number);
+const [url, mode, ...numbers] = process.argv.slice(2, 7);
+const [calls, parallel, timeout] = numbers.map(Number);
+const called = JSON.parse(process.argv[7] ?? '{}');
 
 export const target = new URL(url);
 export const versionMode = mode;
 
 async function call(callTool, number) {
   const seen = { call: number, progress: [], result: null, error: null };
-  const arguments_ = { n: events, delay };
   const options = { onprogress: ({ progress }) => seen.progress.push(progress), timeout: timeout * 1000 };
   try {
-    const result = await callTool({ name: 'count', arguments: arguments_ }, options);
+    const result = await callTool(called, options);
     seen.result = result.content[0].text;
   } catch (error) {
     seen.error = String(error);
