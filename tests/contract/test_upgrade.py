@@ -22,7 +22,7 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import EventKind, SessionKey
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores import connect
-from mcp_persist_middleware.stores.sql import migrations, schema
+from mcp_persist_middleware.stores.sql import migrations, schema, upgrade
 from mcp_persist_middleware.stores.sql.migrations import Migration
 from mcp_persist_middleware.testing.contract.builders import ALL, COMMITTED, add, events
 from tests.contract.postgres import somebody
@@ -136,6 +136,21 @@ async def test_an_upgraded_store_has_the_shape_of_a_new_one(
     fresh = stores.STORES[store.name](tmp_path / "fresh", request.getfixturevalue)
     async with opened(store), opened(fresh):
         assert await shape(store) == await shape(fresh)
+
+
+async def test_of_a_new_store_one_line_tells_and_of_an_old_one_each_step(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", upgrade.__name__)
+    async with opened(store):
+        (line,) = caplog.messages
+        assert "is new" in line
+    caplog.clear()
+    await restore(store, "old_")
+    async with opened(store, table_prefix="old_"):
+        assert [" gets schema " in line for line in caplog.messages] == [True] * (
+            migrations.NEWEST - 1
+        )
 
 
 async def test_the_tables_have_the_columns_that_statements_name(store: Store) -> None:

@@ -37,6 +37,7 @@ class Upgrade:
         self._name = name
         self._tables = tables
         self._prefix = tables.meta.name.removesuffix("meta")
+        self._is_new = False
 
     async def meta(self, connection: AsyncConnection) -> Mapping[str, bytes] | None:
         """What the store says of itself; None where there are no tables."""
@@ -75,7 +76,11 @@ class Upgrade:
         found = await self._found(connection)
         if found.number and step.compatible_from > found.compatible_from:
             await self._check_left(connection, step, now)
-        logger.info("The store %s gets schema %d (%s)", self._name, step.number, step.name)
+        if not found.number:
+            self._is_new = True
+            logger.info("The store %s is new: it gets its tables", self._name)
+        elif not self._is_new:
+            logger.info("The store %s gets schema %d (%s)", self._name, step.number, step.name)
         try:
             for statement in step.statements(dialect, self._prefix):
                 await connection.exec_driver_sql(statement)
