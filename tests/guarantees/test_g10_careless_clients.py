@@ -4,8 +4,9 @@ its own."""
 import asyncio
 
 from mcp_persist_middleware.persistence import access_to
+from tests.interaction.test_listen import Subscribing, acknowledge
 from tests.support.scripted import Call, Scripted, persisted, until
-from tests.support.session import RawSession
+from tests.support.session import MODERN, RawSession
 from tests.support.sse_client import Response
 
 _ANN, _BOB = {"authorization": "Bearer ann"}, {"authorization": "Bearer bob"}
@@ -40,6 +41,28 @@ async def test_of_one_callers_connections_that_wait_the_oldest_makes_room(tmp_st
             each.reset()
         await asyncio.wait(reading)
         await until(lambda: not crowd)
+
+
+async def test_of_one_callers_listens_the_oldest_ends_with_its_result(tmp_store: str) -> None:
+    async def going_on(call: Call) -> None:
+        await acknowledge(call)
+        await call.watch()
+
+    asked = {"notifications": {"toolsListChanged": True}}
+    async with persisted(Subscribing(going_on), tmp_store, max_listeners=2) as (port, _):
+        listening: list[Response] = []
+        for number, whose in enumerate([_BOB, _ANN, _ANN, _ANN]):
+            session = RawSession(port, MODERN, extra=whose)
+            response = await session.post("subscriptions/listen", asked, request_id=f"l{number}")
+            assert len(await response.take(1)) == 1
+            listening.append(response)
+        reading = [asyncio.create_task(each.take(1)) for each in listening]
+        (last,) = await asyncio.wait_for(asyncio.shield(reading[1]), 5)
+        assert (last.message["id"], last.message["result"]["resultType"]) == ("l1", "complete")
+        assert not any(reading[n].done() for n in (0, 2, 3))
+        for each in listening:
+            each.reset()
+        await asyncio.wait(reading)
 
 
 async def test_of_one_callers_calls_without_a_client_the_newest_end(tmp_store: str) -> None:
