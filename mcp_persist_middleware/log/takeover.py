@@ -147,6 +147,8 @@ async def end(
     write, now = await _take(log, record, lambda _: _last_write(log, record, ttl, seen_at, error))
     if write is None or write.ending is None:
         return now
+    if (first := await _first(log, record.id, write.ending)) is not None:
+        return first
     failed = write.ending.state is StreamState.FAILED
     telemetry.interrupted.add(failed, {"namespace": record.owner.namespace})
     ended = dataclasses.replace(
@@ -159,6 +161,15 @@ async def end(
     if failed and on_failed is not None:
         on_failed(ended)
     return ended
+
+
+async def _first(log: EventLog, stream: bytes, ending: Ending) -> StreamRecord | None:
+    """A stream that somebody else has ended, in the same words: to a store those are one write."""
+    with contextlib.suppress(StoreError):
+        found = await log.find(stream)
+        if found is not None and found.ended_at != ending.ended_at:
+            return found
+    return None
 
 
 def _taken(record: StreamRecord, epoch: int, worker: str) -> StreamRecord:

@@ -10,6 +10,7 @@ import pytest
 
 from mcp_persist_middleware import Persistence
 from mcp_persist_middleware.log.membership.lease import Lease
+from mcp_persist_middleware.log.membership.peers import PeerStatus
 from mcp_persist_middleware.model import ExchangeOutcome, FinishedExchange
 from mcp_persist_middleware.persistence import access_to
 from tests.guarantees.test_g10_sessions import two_workers
@@ -173,6 +174,21 @@ async def test_an_exchange_whose_worker_is_gone_is_told_by_whoever_ends_it(tmp_s
         (finished,) = [*told[0], *told[1]]
     assert (finished.outcome, finished.error_type) == (ExchangeOutcome.INTERRUPTED, "-32000")
     assert (finished.method, finished.stream) == ("", write.id)
+
+
+async def test_of_two_who_end_an_exchange_at_the_same_time_one_tells_of_it(tmp_store: str) -> None:
+    async with two_workers(tmp_store, Scripted()) as (_, both):
+        contexts = [await access_to(each).context() for each in both]
+        told = [await heard(each) for each in both]
+        # What is kept to be run again is left alone by whoever sweeps meanwhile.
+        (write, _), seen = left_behind(), PeerStatus(gone=True, seen_at=None)
+        assert write.create is not None
+        await contexts[0].log.append([write])
+        ending = [each.takeover.end(write.create, seen) for each in (*contexts, *contexts)]
+        ended = await asyncio.gather(*ending)
+        assert len({record.ended_at for record in ended if record is not None}) == 1
+        await until(lambda: any(told))
+    assert len([*told[0], *told[1]]) == 1
 
 
 async def test_who_has_lost_its_lease_tells_nothing_of_what_another_ends(
