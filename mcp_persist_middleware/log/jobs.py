@@ -33,6 +33,11 @@ class Jobs(Timed, ABC):
         """The job of a key that has not expired."""
 
     @abstractmethod
+    async def of_streams(self, streams: Collection[bytes]) -> Sequence[JobRecord]:
+        """The jobs that these streams answer, in no order; `request` and `inputs` may be left out.
+        It is asked when a worker has died, and may look at every job."""
+
+    @abstractmethod
     async def change(self, job: JobRecord) -> bool:
         """Put a job in the place of what is there of it in the same revision, which goes up by one;
         False when somebody else was first, or it is gone. Where, whose and what it is, its key

@@ -90,6 +90,9 @@ class RecordJobs(Jobs):
         job = await self.find(held["job"]) if held is not None else None
         return job if job is not None and job.expires_at > self.now() else None
 
+    async def of_streams(self, streams: Collection[bytes]) -> Sequence[JobRecord]:
+        return [job async for job in self._all() if job.stream in streams]
+
     async def change(self, job: JobRecord) -> bool:
         told = {name: getattr(job, name) for name in _CHANGES} | {"revision": job.revision + 1}
         return await self._records.change(

@@ -18,6 +18,7 @@ from mcp_persist_middleware.streams.detached import Detached, Running
 from mcp_persist_middleware.streams.drain import Drain
 from mcp_persist_middleware.streams.exchange_report import ExchangeReports
 from mcp_persist_middleware.streams.hints.boards import Boards
+from mcp_persist_middleware.streams.left_behind import LeftBehind
 from mcp_persist_middleware.streams.memory import Memory
 from mcp_persist_middleware.streams.newborn import Newborn
 from mcp_persist_middleware.streams.subscribers import SessionSubscribers
@@ -108,7 +109,7 @@ class Context:
             member.name,
             self.limits,
             settings.kept_for,
-            self.reports.left,
+            LeftBehind(log, self.reports, self.background, member.name).note,
         )
         most = settings.max_detached, settings.max_detached_of_one
         self.detached = Detached(*most, lambda: writer.is_down, self.background)

@@ -1,6 +1,6 @@
 """What becomes of an exchange, told once when it is over: to metrics, to a journal, to whoever
 listens. An exchange that another worker had run is told by the home, one whose worker is gone by
-whoever ends its stream."""
+whoever ends its stream: see `LeftBehind`."""
 
 import dataclasses
 import time
@@ -17,8 +17,6 @@ from mcp_persist_middleware.model import (
     FinishedExchange,
     Owner,
     Place,
-    StreamKind,
-    StreamRecord,
 )
 from mcp_persist_middleware.protocol import answers, classify, headers, jsonrpc
 from mcp_persist_middleware.protocol.sse import Frame
@@ -64,22 +62,16 @@ class ExchangeReports:
         if self._forget is not None:
             await self._forget(whose)
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is anybody to tell, or who measures."""
+        return bool(self._listeners) or telemetry.is_there()
+
     def begin(self, request: classify.Request, place: Place, scope: Scope) -> "ExchangeReport":
         """The report of an exchange that begins. A session's own stream is none."""
-        if request.call is None or not (self._listeners or telemetry.is_there()):
+        if request.call is None or not self.is_heard:
             return UNREPORTED
         return _Reported(self.tell, self._worker, request, place, scope, self._params)
-
-    def left(self, record: StreamRecord) -> None:
-        """A stream whose worker is gone was ended here with an error."""
-        if record.kind is not StreamKind.POST:
-            return
-        outcome, began = ExchangeOutcome.INTERRUPTED, record.created_at
-        lasted = max(0.0, (record.ended_at or began) - began)
-        said = ("", "", "", outcome, str(jsonrpc.INTERRUPTED), began, None, lasted, 0, 0)
-        finished = FinishedExchange(*said, record.owner, record.id, record.trace)
-        telemetry.tell_interrupted(record, finished, self._worker)
-        self.tell(finished)
 
     def tell(self, finished: FinishedExchange) -> None:
         """All of them; one that raises keeps no other from hearing, and no answer from leaving."""

@@ -151,12 +151,24 @@ def tell_session_end(began_at: float, now: float, version: str, how: str) -> Non
         serving.session_seconds.record_told(max(0.0, now - began_at), attributes)
 
 
+def _known(finished: FinishedExchange) -> dict[str, str]:
+    """What was called, of a call of which that may not be known any more."""
+    if not finished.method:
+        return {"mcp.method.name": OTHER}
+    found = {"mcp.method.name": _told("mcp.method.name", finished.method, is_proven=False)}
+    if (target := _TARGETS.get(finished.method)) is not None and finished.name:
+        found[target] = _told(target, finished.name, is_proven=False)
+    if finished.version:
+        found["mcp.protocol.version"] = _told("mcp.protocol.version", finished.version)
+    return found
+
+
 def interrupted(record: StreamRecord, finished: FinishedExchange, worker: str) -> None:
     """An exchange whose worker is gone, and its span with it: in that one's trace it is seen that
     it began, and that it was ended here."""
     known = origin(record.trace)
     parent = trace.set_span_in_context(trace.NonRecordingSpan(known)) if known else None
-    attributes = {"mcp.method.name": OTHER, **_failure(finished.outcome, finished.error_type)}
+    attributes = _failure(finished.outcome, finished.error_type) | _known(finished)
     began = int(record.created_at * _NANO)
     span = tracer.start_span(
         "mcp_persist.interrupted",

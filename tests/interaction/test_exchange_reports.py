@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,6 +14,7 @@ from mcp_persist_middleware.log.membership.lease import Lease
 from mcp_persist_middleware.log.membership.peers import PeerStatus
 from mcp_persist_middleware.model import ExchangeOutcome, FinishedExchange
 from mcp_persist_middleware.persistence import access_to
+from mcp_persist_middleware.testing.contract.cases.jobs import job
 from tests.guarantees.test_g10_sessions import two_workers
 from tests.interaction.test_rerun import left_behind
 from tests.multiworker.test_relay import value
@@ -163,17 +165,36 @@ async def test_a_relayed_exchange_is_told_by_its_home_alone(tmp_store: str) -> N
         assert other == []
 
 
-async def test_an_exchange_whose_worker_is_gone_is_told_by_whoever_ends_it(tmp_store: str) -> None:
+@pytest.mark.parametrize(
+    ("known", "called"),
+    [
+        ("its request", ("tools/call", "work", MODERN)),
+        ("its job", ("tools/call", "slow", MODERN)),
+        ("no more than its stream", ("", "", "")),
+    ],
+)
+async def test_an_exchange_whose_worker_is_gone_is_told_by_whoever_ends_it(
+    tmp_store: str, known: str, called: tuple[str, str, str]
+) -> None:
     async with two_workers(tmp_store, Scripted()) as (ports, both):
         told = [await heard(each) for each in both]
         write, cursor = left_behind()
-        await (await access_to(both[0]).context()).log.append([write])
+        assert write.create is not None
+        log = (await access_to(both[0]).context()).log
+        if known != "its request":
+            write.create = dataclasses.replace(write.create, request=None)
+        if known == "its job":
+            assert log.jobs is not None
+            await log.jobs.create(job(log, write.create), 10, 10)
+        await log.append([write])
         session = RawSession(ports[0], MODERN)
         frames = await (await session.get(cursor)).body()
         assert b"Interrupted" in frames
+        await until(lambda: any(told))
         (finished,) = [*told[0], *told[1]]
     assert (finished.outcome, finished.error_type) == (ExchangeOutcome.INTERRUPTED, "-32000")
-    assert (finished.method, finished.stream) == ("", write.id)
+    assert (finished.method, finished.name, finished.version) == called
+    assert finished.stream == write.id
 
 
 async def test_of_two_who_end_an_exchange_at_the_same_time_one_tells_of_it(tmp_store: str) -> None:

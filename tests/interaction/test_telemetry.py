@@ -321,6 +321,7 @@ async def test_an_exchange_whose_worker_is_gone_has_its_end_in_its_trace(
         record = replace(write.create, trace=f"00-{trace_id}-{span_id}-01")
         await (await access_to(both[0]).context()).log.append([replace(write, create=record)])
         await (await RawSession(ports[0], MODERN).get(cursor)).body()
+        await until(lambda: any(s.name == "mcp_persist.interrupted" for s in telemetry.spans))
     found = exchange(telemetry, "mcp_persist.interrupted")
     assert (found.context.trace_id, found.parent.span_id) == (7, 9)
     assert found.attributes["mcp_persist.outcome"] == "interrupted"

@@ -35,6 +35,10 @@ class CodedJobs(Jobs):
     async def find_key(self, place: Place, key: str) -> JobRecord | None:
         return await self._decoded(await self.inner.find_key(place, key))
 
+    async def of_streams(self, streams: Collection[bytes]) -> Sequence[JobRecord]:
+        # As with a list.
+        return await self.inner.of_streams(streams)
+
     async def change(self, job: JobRecord) -> bool:
         return await self.inner.change(await self._encoded(job))
 

@@ -12,6 +12,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    null,
     or_,
     select,
     update,
@@ -120,6 +121,18 @@ class SqlJobs(Jobs):
         found = select(self._table).where(self._of_key(place, key), lives)
         row = await self._store.first(found)
         return None if row is None else self._of(row)
+
+    async def of_streams(self, streams: Collection[bytes]) -> Sequence[JobRecord]:
+        names = list(streams)
+        # What may be large is left out, so that to look at every row is cheap.
+        left_out: dict[str, ColumnElement[Any]] = {"request": null(), "inputs": literal(b"")}
+        columns = [left_out.get(c.name, c).label(c.name) for c in self._table.c]
+        found: list[JobRecord] = []
+        for start in range(0, len(names), _TOGETHER):
+            some = self._table.c.stream.in_(names[start : start + _TOGETHER])
+            rows = await self._store.all(select(*columns).where(some))
+            found += [self._of(row) for row in rows]
+        return found
 
     async def change(self, job: JobRecord) -> bool:
         c = self._table.c

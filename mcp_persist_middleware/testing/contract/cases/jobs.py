@@ -80,6 +80,15 @@ class JobTable:
             assert await of(log).find_key(place, key) is None
         assert await of(log).find(job_id.new(log.now())) is None
 
+    async def test_jobs_are_found_by_the_streams_that_answer_them(self, log: EventLog) -> None:
+        streams = [bytes([number]) * 16 for number in range(3)]
+        made = [dataclasses.replace(job(log, request=b"asked"), stream=each) for each in streams]
+        await create(log, *made)
+        found = await of(log).of_streams([streams[0], streams[2], b"x" * 16])
+        told = {(each.id, each.stream, each.tool, each.face) for each in found}
+        assert told == {(m.id, m.stream, m.tool, m.face) for m in (made[0], made[2])}
+        assert not await of(log).of_streams([])
+
     async def test_of_many_who_begin_the_same_one_does(
         self, log: EventLog, other: EventLog
     ) -> None:
