@@ -1,7 +1,13 @@
 """The nouns of the house: streams, jobs, sessions, workers, and what workers send each other."""
 
 from mcp_persist_middleware.model.exchanges import ExchangeOutcome, FinishedExchange
-from mcp_persist_middleware.model.jobs import JOB_ID_BYTES, JobCreation, JobFace, JobRecord
+from mcp_persist_middleware.model.jobs import (
+    JOB_ID_BYTES,
+    JobCreation,
+    JobEnd,
+    JobFace,
+    JobRecord,
+)
 from mcp_persist_middleware.model.relay import (
     Certainty,
     EnqueueResult,
@@ -48,6 +54,7 @@ __all__ = [
     "ExchangeOutcome",
     "FinishedExchange",
     "JobCreation",
+    "JobEnd",
     "JobFace",
     "JobRecord",
     "Outcome",

@@ -33,6 +33,24 @@ class JobCreation(enum.Enum):
     """There are as many as may be, and none of them has ended."""
 
 
+class JobEnd(enum.StrEnum):
+    """How a job ended."""
+
+    COMPLETED = "completed"
+    """With a result, which may say that the tool has failed."""
+    APPLICATION_ERROR = "application_error"
+    """The application has answered with a JSON-RPC error, raised, or given no answer."""
+    CANCELLED = "cancelled"
+    """Its client has cancelled it."""
+    EXPIRED = "expired"
+    """It still ran when its time was over."""
+    WORKER_DIED = "worker_died"
+    WORKER_STOPPED = "worker_stopped"
+    """In order, before the answer was there."""
+    STORE = "store"
+    """The store was away, and calls do not go on without it."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """A job as the store knows it: whose it is, and where its stream is. What has become of it is

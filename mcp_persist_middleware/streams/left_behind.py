@@ -10,6 +10,7 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.model import (
     ExchangeOutcome,
     FinishedExchange,
+    JobEnd,
     JobFace,
     JobRecord,
     StreamKind,
@@ -81,6 +82,9 @@ class LeftBehind:
             return {}
 
     def _tell(self, record: StreamRecord, job: JobRecord | None) -> None:
+        if job is not None:
+            outcome = str(JobEnd.WORKER_DIED)
+            telemetry.jobs_ended.add(1, {"face": str(job.face), "outcome": outcome})
         began, error_type = record.created_at, str(jsonrpc.INTERRUPTED)
         lasted = max(0.0, (record.ended_at or began) - began)
         said = (*called(record, job), ExchangeOutcome.INTERRUPTED, error_type)

@@ -1,6 +1,7 @@
 """What the application sends becomes the events of one stream, down to its end."""
 
 import json
+from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp, Scope
 
@@ -23,6 +24,9 @@ from mcp_persist_middleware.streams.buffered_answer import BufferedAnswer
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.passed_answer import PassedAnswer
+
+OnEnd = Callable[[bytes, ExchangeOutcome, Mapping[str, object]], None]
+"""Takes the application's answer; or none, and then how it ended and what its error says more."""
 
 # A comment within an event: clients ignore it, and whoever looks at the wire sees it.
 _RUN_AGAIN = b": run again" + sse.CRLF
@@ -49,6 +53,8 @@ class Recorder:
         once."""
         self.stream_id: bytes | None = None
         """The stream's id, where somebody knows it already."""
+        self.on_end: OnEnd | None = None
+        """Told once how the stream ends."""
         self.kept = 0.0
         """The stream is kept for so long (seconds) after its end, at least."""
 
@@ -171,6 +177,7 @@ class Recorder:
         if was_waiting and not self._unanswered:
             # The end rides in the same commit as the answer.
             self._end(stream, StreamState.COMPLETE, events)
+            self._say_end(frames[-1].data, ExchangeOutcome.OK, {})
             self._learn(frames[-1])
             self.report.complete()
         else:
@@ -205,6 +212,8 @@ class Recorder:
         if not self._unanswered:
             self._end(stream, StreamState.COMPLETE, [])
             return
+        if self._context.holds_lease:
+            self._say_end(b"", outcome, more)
         telemetry.interrupted.add(1, {"namespace": stream.record.owner.namespace})
         data = {"stream": stream.ids.name, "events": stream.last, **more}
         errors = [
@@ -214,6 +223,11 @@ class Recorder:
         self._unanswered.clear()
         events = [(EventKind.RESPONSE, self._marked(sse.event(error))) for error in errors]
         self._end(stream, StreamState.FAILED, events)
+
+    def _say_end(self, answer: bytes, outcome: ExchangeOutcome, more: Mapping[str, object]) -> None:
+        told, self.on_end = self.on_end, None
+        if told is not None:
+            told(answer, outcome, more)
 
     def _end(
         self, stream: LiveStream, state: StreamState, last: list[tuple[EventKind, bytes]]

@@ -25,6 +25,7 @@ from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.supervision import scoped
 from mcp_persist_middleware.tasks import stored_answer
+from mcp_persist_middleware.tasks.ends import EndOfJob
 from mcp_persist_middleware.tasks.extension import INVALID_PARAMS
 from mcp_persist_middleware.tasks.hand_back import cors
 from mcp_persist_middleware.tasks.same_call import META, ToolCall, key_of, owned
@@ -103,7 +104,8 @@ class Idempotent:
             if caller is None:
                 return True
             job = self._record(caller)
-            settings, head = self.context.settings, cors(verdict)
+            context, head = self.context, cors(verdict)
+            settings = context.settings
             made = await self._jobs.create(job, settings.max_jobs_in_all, settings.max_jobs)
         except StoreError as error:
             await self._away(send, error)
@@ -111,6 +113,7 @@ class Idempotent:
         match made:
             case JobCreation.CREATED:
                 telemetry.jobs.add(1, {"face": str(job.face), "event": "created"})
+                EndOfJob.count(context, running, job)
                 running.recorder.stream_id, running.recorder.kept = job.stream, settings.tasks_ttl
                 running.recorder.is_asked_here, running.head = False, head
                 return True
@@ -120,6 +123,7 @@ class Idempotent:
                     return False
                 return await self.claim(running, client, send)
             case JobCreation.FULL:
+                telemetry.jobs.add(1, {"face": str(job.face), "event": "refused"})
                 await asgi.unavailable(send, _MANY)
                 return False
 

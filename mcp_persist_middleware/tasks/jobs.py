@@ -18,6 +18,7 @@ from mcp_persist_middleware.model import (
     EventKind,
     ExchangeOutcome,
     JobCreation,
+    JobEnd,
     JobFace,
     JobRecord,
     StreamKind,
@@ -30,7 +31,8 @@ from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.pump import Exchange
-from mcp_persist_middleware.tasks import state
+from mcp_persist_middleware.tasks import ends, state
+from mcp_persist_middleware.tasks.ends import EndOfJob
 from mcp_persist_middleware.tasks.state import CANCELLED
 from mcp_persist_middleware.tasks.watch import topic
 
@@ -67,6 +69,7 @@ async def begin(context: Context, running: Exchange, request: JobRequest) -> Job
     # It may end while its job is on the way to the store.
     before, running.recorder.kept = running.recorder.kept, request.ttl
     job = _record(context, stream, call, request)
+    end = EndOfJob(context, running, job)
     try:
         created = await _committed(context, stream) and await _created(context, jobs, job)
     except StoreError as error:
@@ -76,6 +79,7 @@ async def begin(context: Context, running: Exchange, request: JobRequest) -> Job
     if not created:
         running.recorder.kept = before
         return None
+    end.confirm()
     running.outlive(request.ttl)
     # Its answer is asked for later, by whoever: it is told when it is committed.
     running.recorder.is_asked_here = False
@@ -145,7 +149,7 @@ async def cancel(context: Context, job: JobRecord) -> None:
     Raises:
         StoreError: the store does not answer.
     """
-    running = _running(context, job)
+    running = running_of(context, job)
     if running is not None and running.stream is not None:
         running.interrupt(_WHY, ExchangeOutcome.CANCELLED, **{CANCELLED: True})
         await _ended(context, running.stream)
@@ -153,7 +157,8 @@ async def cancel(context: Context, job: JobRecord) -> None:
     await cancel_elsewhere(context.log, job, context.settings, context.member.name)
 
 
-def _running(context: Context, job: JobRecord) -> Exchange | None:
+def running_of(context: Context, job: JobRecord) -> Exchange | None:
+    """What runs a job here."""
     for running in context.outliving:
         stream = running.stream
         if isinstance(running, Exchange) and stream is not None and stream.record.id == job.stream:
@@ -166,7 +171,7 @@ async def running_here(context: Context, caller: Caller, job: bytes) -> JobRecor
     known = context.jobs.get(job)
     if known is None or known.expires_at <= context.log.now():
         return None
-    running = _running(context, known)
+    running = running_of(context, known)
     is_running = running is not None and running.is_busy
     return known if is_running and await caller.owns(known.owner) else None
 
@@ -188,7 +193,11 @@ async def cancel_elsewhere(log: EventLog, job: JobRecord, settings: Settings, by
         return
     kept = max(job.expires_at - log.now(), settings.kept_for(record.owner))
     why = f"Interrupted: {_WHY}"
-    await takeover.end(log, record, kept, None, why, **{CANCELLED: True})
+
+    def count_end(_: StreamRecord) -> None:
+        ends.count(job, JobEnd.CANCELLED)
+
+    await takeover.end(log, record, kept, None, why, count_end, **{CANCELLED: True})
     log.wakeups.publish([topic(record.worker)])
 
 
@@ -225,4 +234,5 @@ async def _cancel_asking(log: EventLog, job: JobRecord, record: StreamRecord, by
         request=None,
     )
     await log.append([StreamWrite(stream, 1, begun, events=(event,), ending=ending)])
-    await jobs.change(dataclasses.replace(job, stream=stream, updated_at=now))
+    if await jobs.change(dataclasses.replace(job, stream=stream, updated_at=now)):
+        ends.count(job, JobEnd.CANCELLED)

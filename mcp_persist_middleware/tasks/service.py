@@ -24,6 +24,7 @@ from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.stored_request import StoredRequest
 from mcp_persist_middleware.tasks import extension, jobs, state
 from mcp_persist_middleware.tasks.advertised import DISCOVER, advertising, has_own_tasks
+from mcp_persist_middleware.tasks.ends import EndOfJob
 from mcp_persist_middleware.tasks.extension import Refusal
 from mcp_persist_middleware.tasks.offer import TaskOffer, without_session
 from mcp_persist_middleware.tasks.state import JobStatus
@@ -192,6 +193,8 @@ class TaskService:
                 job.stream,
                 outlives=job.expires_at - context.log.now(),
             )
+            if (running := jobs.running_of(context, job)) is not None:
+                EndOfJob.count(context, running, job)
 
     # A task whose application has asked its client something.
 
@@ -232,6 +235,7 @@ class TaskService:
         running.recorder.stream_id = job.stream
         ttl = job.expires_at - context.log.now()
         running.recorder.kept = ttl
+        EndOfJob.count(context, running, job)
         running.start(Body.of(again.body))
         running.open([], early=True)
         running.opening.announce()

@@ -217,12 +217,22 @@ async def _ended(log: EventLog, job: JobRecord, record: StreamRecord) -> JobStat
         if record.state is StreamState.FAILED and _is_cancelled(loaded):
             return JobState(JobStatus.CANCELLED, ended, message, last=last)
         return JobState(JobStatus.FAILED, ended, message, answer, last)
-    asks = job.face is JobFace.EXTENSION and _ASKS.search(answer) is not None
-    if asks and _loaded(answer).get("resultType") == "input_required":
+    if job.face is JobFace.EXTENSION and _asks(answer):
         if job.request is None:
             return JobState(JobStatus.FAILED, ended, _TOO_LARGE, _error(_TOO_LARGE), last)
         return JobState(JobStatus.INPUT_REQUIRED, ended, "", answer, last)
     return JobState(JobStatus.COMPLETED, ended, "", answer, last)
+
+
+def asks(message: bytes) -> bool:
+    """Whether a response asks its client something."""
+    kind, answer = _parts(message)
+    return kind == "result" and _asks(answer)
+
+
+def _asks(result: bytes) -> bool:
+    is_likely = _ASKS.search(result) is not None
+    return is_likely and _loaded(result).get("resultType") == "input_required"
 
 
 def _is_cancelled(error: dict[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.streams.context import Context
+from mcp_persist_middleware.streams.pump import Exchange
 
 # However often it is woken, it looks no sooner than after so long (seconds).
 _PAUSE = 0.5
@@ -53,6 +54,9 @@ class JobWatch:
                 if stream is None or stream.record.id in mine:
                     continue
                 if await self._is_taken(stream):
+                    if isinstance(running, Exchange):
+                        # Whoever has taken it counts how it ends.
+                        running.recorder.on_end = None
                     running.leave()
 
     async def _is_taken(self, stream: LiveStream) -> bool:

@@ -113,6 +113,16 @@ jobs = counter(
     "event",
 )
 
+jobs_ended = counter(
+    "mcp_persist.jobs.ended",
+    "{job}",
+    "Such calls that are over: completed, application_error, cancelled, expired, worker_died, "
+    "worker_stopped, store",
+    Section.CALLS,
+    "face",
+    "outcome",
+)
+
 # Sessions.
 
 session_seconds = histogram(
