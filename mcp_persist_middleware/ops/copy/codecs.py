@@ -15,6 +15,7 @@ from mcp_persist_middleware.ops.copy.rows import (
     PAYLOAD,
     SEQUENCE,
     STREAM,
+    Beside,
     EventRow,
     Row,
     key_of,
@@ -63,8 +64,13 @@ class Recoder:
         """The request that a stream keeps, for the target."""
         return self._blob(kept, Bound.of_request(stream))
 
-    def session(self, row: Row) -> Row:
-        """A session for the target."""
+    def row(self, table: Beside, row: Row) -> Row:
+        """A row of a table beside, for the target."""
+        match table:
+            case Beside.SESSION:
+                return self._session(row)
+
+    def _session(self, row: Row) -> Row:
         try:
             body = unpack(row["initialize"])
         except ValueError:

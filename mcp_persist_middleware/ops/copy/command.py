@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from mcp_persist_middleware.log import mirror
 from mcp_persist_middleware.ops.copy import ends
 from mcp_persist_middleware.ops.copy.codecs import Recoder
-from mcp_persist_middleware.ops.copy.copying import Copying, Progress, Report, sessions_of
+from mcp_persist_middleware.ops.copy.copying import Copying, Progress, Report, rows_of
 from mcp_persist_middleware.ops.copy.place import Place
+from mcp_persist_middleware.ops.copy.rows import Beside
 from mcp_persist_middleware.ops.copy.store import Readable, Writable
 from mcp_persist_middleware.ops.copy.verifying import Comparison, compare_stores, sums
 from mcp_persist_middleware.protocol import event_id
@@ -181,7 +182,7 @@ async def _counted(source: Readable, report: Report) -> Copied:
         )
         if done.streams % _TELL == 0:
             report(Progress("count", done.streams, done.events, done.bytes))
-    sessions = [len(rows) async for rows in sessions_of(source)]
+    sessions = [len(rows) async for rows in rows_of(source, Beside.SESSION)]
     return replace(done, sessions=sum(sessions))
 
 

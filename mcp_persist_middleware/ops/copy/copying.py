@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.ops.copy.codecs import Recoder
 from mcp_persist_middleware.ops.copy.place import Place
 from mcp_persist_middleware.ops.copy.rows import (
@@ -20,14 +19,15 @@ from mcp_persist_middleware.ops.copy.rows import (
     MAX_BYTES,
     MAX_EVENTS,
     STREAM,
+    Beside,
     Changes,
     EventRow,
+    Key,
     Position,
     Row,
     Selection,
     at,
     is_kept,
-    key_of,
     partial,
     same,
 )
@@ -37,7 +37,7 @@ from mcp_persist_middleware.supervision import begin_task
 T = TypeVar("T")
 
 _ROWS = 1000
-_SESSIONS = 100
+_BESIDE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Copying:
             await self._bring(rows, exact=True)
         async for rows in self._pages(self._target, is_open=False):
             await self._drop(rows)
-        await self.sessions()
+        await self.beside()
 
     async def follow(self, since: bytes) -> bytes:
         """Bring what is most likely new: streams younger than one, open ones, sessions. Returns
@@ -138,7 +138,7 @@ class Copying:
         async for rows in self._pages(self._target, is_open=True):
             there = await self._source.find_streams([row["id"] for row in rows])
             await self._bring([row for row in there.values() if row["ended_at"] is not None])
-        await self.sessions()
+        await self.beside()
         return after
 
     async def _pages(self, store: Readable, *, is_open: bool) -> AsyncIterator[Sequence[Row]]:
@@ -217,22 +217,32 @@ class Copying:
         gone = [row["id"] for row in rows if row["id"] not in there]
         await self._place.apply(Changes(gone_streams=gone))
 
-    async def sessions(self) -> None:
-        """Let the target have the sessions of the source, as they are there now."""
+    async def beside(self) -> None:
+        """Let the target have what the source has beside its streams, as it is there now."""
+        for table in Beside:
+            await self._bring_rows(table)
+            await self._drop_rows(table)
+
+    async def _bring_rows(self, table: Beside) -> None:
         now = await self._source.now()
-        async for rows in sessions_of(self._source):
-            there = await self._target.find_sessions([key_of(row) for row in rows])
+        async for rows in rows_of(self._source, table):
+            there = await self._target.find_rows(table, [table.key_of(row) for row in rows])
             changed = [
-                self._recoder.session(row)
+                self._recoder.row(table, row)
                 for row in rows
-                if is_kept(row, now) and not same(row, there.get(key_of(row)))
+                if is_kept(row, now) and not same(row, there.get(table.key_of(row)))
             ]
-            await self._flush(Changes(sessions=changed))
-        async for rows in sessions_of(self._target):
-            keys = [key_of(row) for row in rows]
-            kept = await self._source.find_sessions(keys)
+            changes = Changes()
+            changes.add_rows(table, changed)
+            await self._flush(changes)
+
+    async def _drop_rows(self, table: Beside) -> None:
+        now = await self._source.now()
+        async for rows in rows_of(self._target, table):
+            keys = [table.key_of(row) for row in rows]
+            kept = await self._source.find_rows(table, keys)
             gone = [key for key in keys if key not in kept or not is_kept(kept[key], now)]
-            await self._place.apply(Changes(gone_sessions=gone))
+            await self._place.apply(Changes(gone_rows=[(table, key) for key in gone]))
 
     def _count(self, changes: Changes) -> None:
         done = self.done
@@ -241,20 +251,20 @@ class Copying:
             streams=done.streams + len(changes.new_streams) + len(changes.streams),
             events=done.events + len(changes.events),
             bytes=done.bytes + changes.size,
-            sessions=done.sessions + len(changes.sessions),
+            sessions=done.sessions + len(changes.rows),
         )
         if changes:
             self._report(self.done)
 
 
-async def sessions_of(
-    store: Readable, only: Selection = EVERYTHING
+async def rows_of(
+    store: Readable, table: Beside, only: Selection = EVERYTHING
 ) -> AsyncIterator[Sequence[Row]]:
-    """The sessions of a store, page by page."""
-    after: SessionKey | None = None
-    while rows := await store.sessions(after, _SESSIONS, only):
+    """The rows of a table beside, page by page."""
+    after: Key | None = None
+    while rows := await store.rows(table, after, _BESIDE, only):
         yield rows
-        after = key_of(rows[-1])
+        after = table.key_of(rows[-1])
 
 
 async def events_of(store: Readable, stream: bytes) -> AsyncIterator[list[EventRow]]:

@@ -20,9 +20,11 @@ from mcp_persist_middleware.ops.copy import records
 from mcp_persist_middleware.ops.copy.rows import (
     EVERYTHING,
     LAST,
+    Beside,
     Changes,
     EventRow,
     Extent,
+    Key,
     Position,
     Row,
     Selection,
@@ -106,17 +108,29 @@ class LogRows(Writable):
         found = [await self._log.find(id_) for id_ in ids]
         return {each.id: records.stream_row(each) for each in found if each is not None}
 
-    async def sessions(
-        self, after: SessionKey | None, limit: int, only: Selection = EVERYTHING
+    async def rows(
+        self, table: Beside, after: Key | None, limit: int, only: Selection = EVERYTHING
     ) -> Sequence[Row]:
         found: list[Row] = []
-        while len(found) < limit and (page := await self._log.sessions.list(after, limit)):
-            after = page[-1][0].key
-            found += [records.session_row(*each) for each in page if _is_named(each[0].key, only)]
+        while len(found) < limit and (page := await self._page(table, after, limit)):
+            after = table.key_of(page[-1])
+            found += [row for row in page if _is_named(row, only)]
         return found[:limit]
 
-    async def find_sessions(self, keys: Sequence[SessionKey]) -> Mapping[SessionKey, Row]:
-        found: dict[SessionKey, Row] = {}
+    async def _page(self, table: Beside, after: Key | None, limit: int) -> Sequence[Row]:
+        match table:
+            case Beside.SESSION:
+                behind = None if after is None else SessionKey(*after)
+                page = await self._log.sessions.list(behind, limit)
+                return [records.session_row(*each) for each in page]
+
+    async def find_rows(self, table: Beside, keys: Sequence[Key]) -> Mapping[Key, Row]:
+        match table:
+            case Beside.SESSION:
+                return await self._sessions([SessionKey(*key) for key in keys])
+
+    async def _sessions(self, keys: Sequence[SessionKey]) -> Mapping[Key, Row]:
+        found: dict[Key, Row] = {}
         for key in keys:
             record = await self._log.sessions.find(key)
             state = await self._log.sessions.stream_state(key)
@@ -159,7 +173,9 @@ class LogRows(Writable):
         kept = self._records()
         if old is not None:
             return await self._swap(old, new)
-        if await self.workers() or await self._log.streams(b"", 1) or await self.sessions(None, 1):
+        if await self.workers() or await self._log.streams(b"", 1):
+            return False
+        if [table for table in Beside if await self._page(table, None, 1)]:
             return False
         await kept.change("secret", lambda _: {"secret": secret})
         return await kept.create(mirror.NAME, {"value": new})
@@ -167,11 +183,16 @@ class LogRows(Writable):
     async def apply(self, changes: Changes, notes: tuple[bytes, bytes] | None) -> None:
         if notes is not None and not await self._swap(notes[0], notes[0]):
             raise self._taken()
-        for row in changes.sessions:
-            await records.write_session(self._log.sessions, row)
+        for table, row in changes.rows:
+            await self._write(table, row)
         await StreamWriter(self._log, changes).run()
         if notes is not None and not await self._swap(*notes):
             raise self._taken()
+
+    async def _write(self, table: Beside, row: Row) -> None:
+        match table:
+            case Beside.SESSION:
+                await records.write_session(self._log.sessions, row)
 
     def _records(self) -> Records:
         if not isinstance(self._log, RecordLog):
@@ -193,5 +214,5 @@ def _is_wanted(row: Row, only: Selection, *, is_open: bool) -> bool:
     return is_named and not (is_open and row["ended_at"] is not None)
 
 
-def _is_named(key: SessionKey, only: Selection) -> bool:
-    return only.namespace in (None, key.namespace) and only.session in (None, key.id)
+def _is_named(row: Row, only: Selection) -> bool:
+    return only.namespace in (None, row["namespace"]) and only.session in (None, row["id"])

@@ -9,8 +9,15 @@ from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.model import SessionKey
-from mcp_persist_middleware.ops.copy.rows import Changes, EventRow, Extent, Position, Row
+from mcp_persist_middleware.ops.copy.rows import (
+    Beside,
+    Changes,
+    EventRow,
+    Extent,
+    Key,
+    Position,
+    Row,
+)
 from mcp_persist_middleware.ops.copy.sql import SqlRows, events_of
 from mcp_persist_middleware.stores.postgres import engine as postgres_engine
 from mcp_persist_middleware.stores.postgres.log import PostgresLog
@@ -67,7 +74,7 @@ class PostgresRows(SqlRows):
 
     async def _fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         async with self._answering() as driver:
-            rows = await driver.fetch(sql, *(_given(value) for value in values))
+            rows = await driver.fetch(sql, *self._given(values))
         return [tuple(row) for row in rows]
 
     def _rows(self, table: str, found: Sequence[Sequence[Any]]) -> list[Row]:
@@ -89,11 +96,12 @@ class PostgresRows(SqlRows):
         sql = f"SELECT {self._list('stream')} FROM {self._stream} WHERE id = ANY ($1::bytea[])"
         return await self._fetch(sql, list(ids))
 
-    async def _find_sessions(self, keys: Sequence[SessionKey]) -> list[tuple[Any, ...]]:
-        columns = [[escape(part) for part in parts] for parts in zip(*keys, strict=True)]
+    async def _find_rows(self, table: Beside, keys: Sequence[Key]) -> list[tuple[Any, ...]]:
+        columns = [self._given(parts) for parts in zip(*keys, strict=True)]
+        arrays = ", ".join(f"${n}::text[]" for n in range(1, len(table.key) + 1))
         sql = (
-            f"SELECT {self._list('session')} FROM {self._session} WHERE (namespace, path, id) IN "
-            "(SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))"
+            f"SELECT {self._list(table.value)} FROM {self._named(table)} "
+            f"WHERE ({', '.join(table.key)}) IN (SELECT * FROM unnest({arrays}))"
         )
         return await self._fetch(sql, *columns)
 
@@ -155,8 +163,8 @@ class PostgresRows(SqlRows):
                 if rows:
                     await driver.copy_records_to_table(table, records=rows, columns=columns)
 
-    def _values(self, row: Row, columns: Sequence[str]) -> Sequence[Any]:
-        return [_given(row[name]) for name in columns]
+    def _given(self, values: Sequence[Any]) -> Sequence[Any]:
+        return [_given(value) for value in values]
 
 
 def _given(value: Any) -> Any:

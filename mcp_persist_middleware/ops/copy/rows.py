@@ -1,5 +1,6 @@
 """What is copied, as the rows of a store's tables."""
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -7,8 +8,8 @@ from typing import Any, Final, NamedTuple
 from mcp_persist_middleware.model import SessionKey
 
 Row = dict[str, Any]
-"""A stream or a session: its columns by name, texts as they were given to the store. Of a stream
-that is read `request` says only whether it has one."""
+"""A stream, or what is beside them: its columns by name, texts as they were given to the store.
+Of a stream that is read `request` says only whether it has one."""
 
 EventRow = tuple[bytes, int, int, int, int, bytes]
 """Stream, sequence, epoch, kind, codec, payload."""
@@ -32,6 +33,25 @@ _LEFT_BEHIND: Final[Row] = {"reader_until": None, "turn_worker": ""}
 # What is written anew whenever it is written (encrypted, for one), and never changes but goes.
 _OPAQUE = ("request", "initialize")
 _PARTIAL: Final[Row] = {"epoch": -1, "request": None}
+
+
+Key = tuple[Any, ...]
+"""What names a row, in the order of its table's key."""
+
+
+class Beside(enum.Enum):
+    """The tables beside those of streams and events: of small rows, which change as a whole."""
+
+    SESSION = "session"
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns of its key."""
+        return ("namespace", "path", "id")
+
+    def key_of(self, row: Row) -> Key:
+        """What names a row."""
+        return tuple([row[name] for name in self.key])
 
 
 class Position(NamedTuple):
@@ -65,21 +85,22 @@ class Changes:
 
     gone_streams: list[bytes] = field(default_factory=list)
     """With all of their events."""
-    gone_sessions: list[SessionKey] = field(default_factory=list)
+    gone_rows: list[tuple[Beside, Key]] = field(default_factory=list)
     gone_events: list[tuple[bytes, int]] = field(default_factory=list)
     new_streams: list[Row] = field(default_factory=list)
     """They were not there."""
     streams: list[Row] = field(default_factory=list)
     """These are so now, whether they were there or not."""
-    sessions: list[Row] = field(default_factory=list)
+    rows: list[tuple[Beside, Row]] = field(default_factory=list)
+    """So are these, of the tables beside."""
     events: list[EventRow] = field(default_factory=list)
     """They were not there."""
     size: int = 0
     """About how many bytes it has."""
 
     def __bool__(self) -> bool:
-        gone = self.gone_streams or self.gone_sessions or self.gone_events
-        come = self.new_streams or self.streams or self.sessions or self.events
+        gone = self.gone_streams or self.gone_rows or self.gone_events
+        come = self.new_streams or self.streams or self.rows or self.events
         return bool(gone or come)
 
     def add_events(self, events: Sequence[EventRow]) -> None:
@@ -92,17 +113,29 @@ class Changes:
         (self.new_streams if is_new else self.streams).append(row)
         self.size += _STREAM_BYTES + len(row["request"] or b"")
 
+    def add_rows(self, table: Beside, rows: Sequence[Row]) -> None:
+        """Add rows of a table beside."""
+        self.rows += [(table, row) for row in rows]
+        self.size += sum([_row_bytes(row) for row in rows])
+
     @property
     def is_full(self) -> bool:
         """Whether it is enough for one transaction."""
         rows = len(self.events) + len(self.streams) + len(self.new_streams)
-        return rows >= MAX_EVENTS or self.size >= MAX_BYTES
+        return rows + len(self.rows) >= MAX_EVENTS or self.size >= MAX_BYTES
+
+
+def _row_bytes(row: Row) -> int:
+    return sum([len(value) for value in row.values() if isinstance(value, bytes | str)])
 
 
 def carried(row: Row) -> Row:
     """What of a row goes along."""
     for name in _LEFT_BEHIND.keys() & row.keys():
         row[name] = _LEFT_BEHIND[name]
+    if "deleted" in row:
+        # A file has a number there.
+        row["deleted"] = bool(row["deleted"])
     return row
 
 

@@ -9,15 +9,16 @@ from sqlalchemy import Table
 
 from mcp_persist_middleware.errors import CopyError
 from mcp_persist_middleware.log import mirror
-from mcp_persist_middleware.model import SessionKey, WorkerState
+from mcp_persist_middleware.model import WorkerState
 from mcp_persist_middleware.ops.copy.rows import (
     EVERYTHING,
+    Beside,
     Changes,
     EventRow,
+    Key,
     Row,
     Selection,
     carried,
-    key_of,
 )
 from mcp_persist_middleware.ops.copy.store import Writable
 from mcp_persist_middleware.stores.sql.schema import Tables, quoted
@@ -102,32 +103,34 @@ class SqlRows(Writable):
         found = await self._fetch(f"SELECT request FROM {self._stream} WHERE id = $1", stream)
         return found[0][0] if found else None
 
-    async def sessions(
-        self, after: SessionKey | None, limit: int, only: Selection = EVERYTHING
+    async def rows(
+        self, table: Beside, after: Key | None, limit: int, only: Selection = EVERYTHING
     ) -> Sequence[Row]:
-        wanted = {"namespace": only.namespace, "id": only.session}
-        behind = [] if after is None else ["(namespace, path, id) > ($2, $3, $4)"]
+        key, wanted = ", ".join(table.key), {"namespace": only.namespace, "id": only.session}
+        marks = ", ".join(f"${n}" for n in range(2, 2 + len(table.key)))
+        behind = [] if after is None else [f"({key}) > ({marks})"]
         where, values = _where(behind, (limit, *(after or ())), wanted)
-        sql = f"SELECT {self._list('session')} FROM {self._session} {where}"
-        found = await self._fetch(f"{sql} ORDER BY namespace, path, id LIMIT $1", *values)
-        rows = self._rows("session", found)
-        return [row | {"deleted": bool(row["deleted"])} for row in rows]
+        sql = f"SELECT {self._list(table.value)} FROM {self._named(table)} {where}"
+        return self._rows(table.value, await self._fetch(f"{sql} ORDER BY {key} LIMIT $1", *values))
 
     async def find_streams(self, ids: Sequence[bytes]) -> Mapping[bytes, Row]:
         rows = self._rows("stream", await self._find_streams(ids)) if ids else []
         return {row["id"]: row for row in rows}
 
-    async def find_sessions(self, keys: Sequence[SessionKey]) -> Mapping[SessionKey, Row]:
-        rows = self._rows("session", await self._find_sessions(keys)) if keys else []
-        return {key_of(row): row | {"deleted": bool(row["deleted"])} for row in rows}
+    async def find_rows(self, table: Beside, keys: Sequence[Key]) -> Mapping[Key, Row]:
+        rows = self._rows(table.value, await self._find_rows(table, keys)) if keys else []
+        return {table.key_of(row): row for row in rows}
 
     @abstractmethod
     async def _find_streams(self, ids: Sequence[bytes]) -> list[tuple[Any, ...]]:
         """The rows of these streams."""
 
     @abstractmethod
-    async def _find_sessions(self, keys: Sequence[SessionKey]) -> list[tuple[Any, ...]]:
-        """The rows of these sessions."""
+    async def _find_rows(self, table: Beside, keys: Sequence[Key]) -> list[tuple[Any, ...]]:
+        """These rows of a table."""
+
+    def _named(self, table: Beside) -> str:
+        return quoted(getattr(self._tables, table.value))
 
     async def numbers(self, stream: bytes, until: int) -> Sequence[int]:
         sql = f"SELECT sequence FROM {self._event} WHERE stream = $1 AND sequence <= $2"
@@ -138,13 +141,15 @@ class SqlRows(Writable):
         gone = [(stream,) for stream in changes.gone_streams]
         yield f"DELETE FROM {self._event} WHERE stream = $1", gone
         yield f"DELETE FROM {self._stream} WHERE id = $1", gone
-        of_session = "namespace = $1 AND path = $2 AND id = $3"
-        keys = [self._values(key._asdict(), key._fields) for key in changes.gone_sessions]
-        yield f"DELETE FROM {self._session} WHERE {of_session}", keys
+        for table in Beside:
+            keys = [self._given(key) for each, key in changes.gone_rows if each is table]
+            yield f"DELETE FROM {self._named(table)} WHERE {one(table)}", keys
         of_event = "stream = $1 AND sequence = $2"
         yield f"DELETE FROM {self._event} WHERE {of_event}", [*changes.gone_events]
         yield self._upsert("stream", ("id",), changes.streams)
-        yield self._upsert("session", ("namespace", "path", "id"), changes.sessions)
+        for table in Beside:
+            rows = [row for each, row in changes.rows if each is table]
+            yield self._upsert(table.value, table.key, rows)
 
     def _upsert(self, table: str, key: Sequence[str], rows: Sequence[Row]) -> Step:
         columns = self._written(table, rows)
@@ -154,20 +159,25 @@ class SqlRows(Writable):
             f"INSERT INTO {quoted(getattr(self._tables, table))} ({', '.join(columns)}) "
             f"VALUES ({marks}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {others}"
         )
-        return sql, [self._values(row, columns) for row in rows]
+        return sql, [self._given([row[name] for name in columns]) for row in rows]
 
     def _written(self, table: str, rows: Sequence[Row]) -> list[str]:
         """The columns that rows of another store have here."""
         return [name for name in self._columns[table] if not rows or name in rows[0]]
 
-    def _values(self, row: Row, columns: Sequence[str]) -> Sequence[Any]:
-        return [row[name] for name in columns]
+    def _given(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Values as the driver takes them."""
+        return values
 
     def _inserts(self, changes: Changes) -> Iterator[tuple[str, Sequence[str], Sequence[Any]]]:
         """Tables, with what is inserted into their columns."""
         rows = changes.new_streams
         columns = self._written("stream", rows)
-        yield self._tables.stream.name, columns, [self._values(row, columns) for row in rows]
+        yield (
+            self._tables.stream.name,
+            columns,
+            [self._given([row[name] for name in columns]) for row in rows],
+        )
         yield self._tables.event.name, EVENT_COLUMNS, changes.events
 
     def _note(self) -> str:
@@ -206,6 +216,11 @@ def _where(
     first = len(values) + 1
     all_ = [*conditions, *(f"{name} = ${n}" for n, name in enumerate(given, first))]
     return f"WHERE {' AND '.join(all_)}" if all_ else "", [*values, *given.values()]
+
+
+def one(table: Beside) -> str:
+    """The condition of one row, by its key."""
+    return " AND ".join(f"{name} = ${n}" for n, name in enumerate(table.key, 1))
 
 
 def events_of(found: Sequence[Sequence[Any]]) -> list[EventRow]:

@@ -13,15 +13,16 @@ from typing import Any, TypeVar
 from sqlalchemy import Table
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.ops.copy.rows import (
     PAYLOAD,
+    Beside,
     Changes,
     EventRow,
     Extent,
+    Key,
     Position,
 )
-from mcp_persist_middleware.ops.copy.sql import SqlRows
+from mcp_persist_middleware.ops.copy.sql import SqlRows, one
 from mcp_persist_middleware.stores.sql.schema import Tables
 from mcp_persist_middleware.stores.sql.workers import trouble
 from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
@@ -99,10 +100,9 @@ class SqliteRows(SqlRows):
         sql = f"SELECT {self._list('stream')} FROM {self._stream} WHERE id IN ({marks})"
         return await self._fetch(sql, *ids)
 
-    async def _find_sessions(self, keys: Sequence[SessionKey]) -> list[tuple[Any, ...]]:
-        sql = f"SELECT {self._list('session')} FROM {self._session}"
-        condition = "WHERE namespace = $1 AND path = $2 AND id = $3"
-        return await self._in_thread(lambda: self._each(f"{sql} {condition}", keys))
+    async def _find_rows(self, table: Beside, keys: Sequence[Key]) -> list[tuple[Any, ...]]:
+        sql = f"SELECT {self._list(table.value)} FROM {self._named(table)} WHERE {one(table)}"
+        return await self._in_thread(lambda: self._each(sql, keys))
 
     def _each(self, sql: str, keys: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
         numbered = sql.replace("$", "?")

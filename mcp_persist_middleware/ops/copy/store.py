@@ -4,12 +4,13 @@ own and with as little of the server's machinery as that takes."""
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
-from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.ops.copy.rows import (
     EVERYTHING,
+    Beside,
     Changes,
     EventRow,
     Extent,
+    Key,
     Position,
     Row,
     Selection,
@@ -69,14 +70,14 @@ class Readable(ABC):
         """Those of these streams that are there."""
 
     @abstractmethod
-    async def sessions(
-        self, after: SessionKey | None, limit: int, only: Selection = EVERYTHING
+    async def rows(
+        self, table: Beside, after: Key | None, limit: int, only: Selection = EVERYTHING
     ) -> Sequence[Row]:
-        """The first sessions behind one, in some order of the store's own."""
+        """The first rows of a table behind one, in some order of the store's own."""
 
     @abstractmethod
-    async def find_sessions(self, keys: Sequence[SessionKey]) -> Mapping[SessionKey, Row]:
-        """Those of these sessions that are there."""
+    async def find_rows(self, table: Beside, keys: Sequence[Key]) -> Mapping[Key, Row]:
+        """Those of these rows that are there."""
 
     @abstractmethod
     async def events(

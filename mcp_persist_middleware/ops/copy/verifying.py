@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from mcp_persist_middleware.model import EventKind, StreamKind
 from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy.codecs import Reader
-from mcp_persist_middleware.ops.copy.copying import Progress, Report, events_of, sessions_of
+from mcp_persist_middleware.ops.copy.copying import Progress, Report, events_of, rows_of
 from mcp_persist_middleware.ops.copy.rows import (
     KIND,
     LAST,
@@ -19,6 +19,7 @@ from mcp_persist_middleware.ops.copy.rows import (
     PAYLOAD,
     SEQUENCE,
     STREAM,
+    Beside,
     EventRow,
     Position,
     Row,
@@ -202,8 +203,8 @@ async def _compare_sessions(
     source: Readable, target: Readable, found: Comparison, readers: tuple[Reader, Reader]
 ) -> None:
     now = await source.now()
-    async for rows in sessions_of(source):
-        there = await target.find_sessions([key_of(row) for row in rows])
+    async for rows in rows_of(source, Beside.SESSION):
+        there = await target.find_rows(Beside.SESSION, [key_of(row) for row in rows])
         for row in rows:
             if not is_kept(row, now):
                 continue

@@ -8,9 +8,10 @@ from typing import Any
 from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy import ends
 from mcp_persist_middleware.ops.copy.codecs import Reader
-from mcp_persist_middleware.ops.copy.copying import Progress, Report, events_of, sessions_of
+from mcp_persist_middleware.ops.copy.copying import Progress, Report, events_of, rows_of
 from mcp_persist_middleware.ops.copy.rows import (
     EVERYTHING,
+    Beside,
     EventRow,
     Row,
     Selection,
@@ -75,7 +76,7 @@ class _Exporting:
         await self._put([("head", lines.head(self._store.name))])
         now = await self._store.now()
         if only.stream is None:
-            async for rows in sessions_of(self._store, only):
+            async for rows in rows_of(self._store, Beside.SESSION, only):
                 await self._sessions([row for row in rows if is_kept(row, now)])
         after = b""
         while rows := await self._store.streams(after, _ROWS, only=only):

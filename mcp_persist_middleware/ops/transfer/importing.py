@@ -15,10 +15,10 @@ from mcp_persist_middleware.ops.copy.rows import (
     LAST,
     SEQUENCE,
     STREAM,
+    Beside,
     Changes,
     EventRow,
     Row,
-    key_of,
 )
 from mcp_persist_middleware.ops.copy.store import Writable
 from mcp_persist_middleware.ops.transfer import lines
@@ -170,10 +170,11 @@ class _Importing:
         return row if self._renewed is None else self._renewed.renew(what, row)
 
     async def _session(self, row: Row) -> None:
-        if await self._store.find_sessions([key_of(row)]):
+        table = Beside.SESSION
+        if await self._store.find_rows(table, [table.key_of(row)]):
             self.done = replace(self.done, skipped=self.done.skipped + 1)
             return
-        self._changes.sessions.append(self._recoder.session(row))
+        self._changes.add_rows(table, [self._recoder.row(table, row)])
         await self._flush_if_full()
 
     async def _begin_stream(self, row: Row) -> None:
@@ -206,7 +207,7 @@ class _Importing:
             await self._flush_if_full()
 
     async def _flush_if_full(self) -> None:
-        if self._changes.is_full or len(self._changes.sessions) >= _LINES:
+        if self._changes.is_full or len(self._changes.rows) >= _LINES:
             await self._flush()
 
     async def _flush(self) -> None:
@@ -216,7 +217,7 @@ class _Importing:
         done = self.done
         self.done = replace(
             done,
-            sessions=done.sessions + len(changes.sessions),
+            sessions=done.sessions + len(changes.rows),
             streams=done.streams + len(changes.new_streams),
             events=done.events + len(changes.events),
         )
