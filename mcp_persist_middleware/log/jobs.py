@@ -1,11 +1,16 @@
 """The part of a store that knows the jobs. A store need not have it: then no call becomes one."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from mcp_persist_middleware.log.clock import Timed
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import JobCreation, JobRecord, Place
+
+UNBOUNDED: Final = sys.maxsize
+"""A bound of `create` for who brings jobs that were counted elsewhere."""
 
 
 class Jobs(Timed, ABC):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from urllib.parse import quote
 
-from mcp_persist_middleware.log.jobs import Jobs
+from mcp_persist_middleware.log.jobs import UNBOUNDED, Jobs
 from mcp_persist_middleware.log.records import Fields, Records
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
@@ -63,6 +63,8 @@ class RecordJobs(Jobs):
         return taken
 
     async def _make_room(self, most: int, account: str | None) -> bool:
+        if most >= UNBOUNDED:
+            return True
         found = [job async for job in self._all() if account in (None, job.account)]
         excess = len(found) + 1 - most
         for job in sorted(found, key=lambda job: job.id) if excess > 0 else ():

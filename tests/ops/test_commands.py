@@ -54,7 +54,7 @@ def test_copy_finds_what_differs(old: str, capsys: pytest.CaptureFixture[str]) -
     assert main(["copy", old, "new.db", "--verify"]) == 1
     said = capsys.readouterr().out
     assert "A server is or was on TO: nothing was copied." in said
-    assert "1 streams or sessions are missing in TO." in said
+    assert "1 streams, sessions, tasks or rows of the journal are missing in TO." in said
 
 
 WRONG: list[Any] = [

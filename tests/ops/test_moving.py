@@ -11,11 +11,14 @@ from mcp_persist_middleware.ops.copy import Copied, copy
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.connect import make_log
 from mcp_persist_middleware.testing.contract.builders import ALL, add, events, new, record
+from tests.interaction.test_hand_back import Held
+from tests.interaction.test_tasks import Application
 from tests.ops.conftest import New
 from tests.ops.filled import Given, worker
 from tests.ops.test_copy import copied
 from tests.support.scripted import Call, Scripted, persisted
 from tests.support.session import RawSession
+from tests.support.task_client import TaskClient
 
 USER = {"authorization": "Bearer somebody"}
 
@@ -89,6 +92,41 @@ async def test_clients_go_on_in_the_new_store_with_the_cursors_and_sessions_of_t
         assert found.deleted
     assert done.comparison is not None
     assert done.comparison.ok
+
+
+async def test_tasks_and_keys_of_the_old_store_are_answered_from_the_new_one(
+    pair: tuple[Given, Given],
+) -> None:
+    source, target = pair
+    settings: Any = {"tasks_after": 0.1, "store_timeout": 0.8, "idempotency": True}
+    before, ends = Application(), Held()
+    ends.done.set()
+    before.tools["keyed"] = ends
+    params = {"name": "keyed", "arguments": {"size": 1}}
+    async with persisted(before, source["url"], drain_seconds=0.2, **settings) as (port, _):
+        client = TaskClient(port, extra=USER)
+        ended = (await client.call("stream"))["taskId"]
+        before.gate.set()
+        done = await client.until(ended)
+        before.gate.clear()
+        following = await _moved(source, target)
+        # Both while it is copied: a task that is cut with its server, and a call with a key.
+        cut = (await client.call("stream"))["taskId"]
+        keyed = await client.ask("tools/call", params, idempotency_key="k-1")
+    assert (await following).comparison is not None
+    again = Held()
+    again.done.set()
+    after = Application()
+    after.tools["keyed"] = again
+    async with persisted(after, target["url"], **settings) as (port, _):
+        client = TaskClient(port, extra=USER)
+        assert await client.get(ended) == done
+        assert (await client.until(cut))["status"] == "failed"
+        answer = await client.ask("tools/call", params, idempotency_key="k-1")
+        assert answer["result"] == keyed["result"]
+        assert (ends.runs, again.runs) == (1, 0), "it ran once, in the old server"
+        other = TaskClient(port, extra={"authorization": "Bearer another"})
+        assert "error" in await other.ask("tasks/get", {"taskId": ended})
 
 
 async def test_a_server_that_dies_instead_leaves_its_open_calls_to_the_new_one(

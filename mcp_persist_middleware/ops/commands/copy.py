@@ -15,6 +15,7 @@ from mcp_persist_middleware.settings import Settings
 
 _STORE = "A store's URL, or MODULE:APP: the settings of the middleware in it."
 _SETTING = "A setting of {}, as compression=zstd or encryption_keys=file:keys; may be repeated."
+_NAMES = {"job": "tasks", "journal": "rows of a journal"}
 _From = Annotated[str, typer.Argument(metavar="FROM", help=_STORE)]
 _To = Annotated[str, typer.Argument(metavar="TO", help="The same; an empty store.")]
 _SettingsFrom = Annotated[
@@ -54,7 +55,7 @@ async def run(
 
     Between SQLite and PostgreSQL, either way. Stopped at any moment it goes
     on there when it is run again. No server starts on TO before the copy is
-    complete. The journal and the tasks stay behind.
+    complete. Tasks and the journal come along.
 
     To move a server: copy with --follow; when it says "follow", stop the
     server on FROM; when it has ended, start the server on TO.
@@ -95,8 +96,9 @@ def _settings(name: str, given: list[str] | None) -> Settings:
 
 def _say(out: Output, done: Copied, *, dry_run: bool, follow: bool) -> None:
     what = (
-        f"{number(done.streams)} streams, {number(done.events)} events ({size(done.bytes)}) and "
-        f"{number(done.sessions)} sessions"
+        f"{number(done.streams)} streams, {number(done.events)} events ({size(done.bytes)}), "
+        f"{number(done.sessions)} sessions, {number(done.jobs)} tasks and "
+        f"{number(done.journal)} rows of the journal"
     )
     if dry_run:
         out.say(f"There are {what} to copy. Nothing was written.")
@@ -111,6 +113,8 @@ def _say(out: Output, done: Copied, *, dry_run: bool, follow: bool) -> None:
                 f"{number(done.unreadable)} payloads could not be read here (a key is missing, or "
                 "they are damaged); they are in TO as they were in FROM."
             )
+        for each in done.left_behind:
+            out.say(f"TO keeps no {_NAMES[each]}: those of FROM stay behind.")
         out.say(
             "No server is on FROM any more: start it on TO."
             if follow
@@ -122,8 +126,9 @@ def _say(out: Output, done: Copied, *, dry_run: bool, follow: bool) -> None:
 
 def _say_comparison(out: Output, found: Comparison) -> None:
     out.say(
-        f"Compared {number(found.streams)} streams, {number(found.events)} events and "
-        f"{number(found.sessions)} sessions of FROM."
+        f"Compared {number(found.streams)} streams, {number(found.events)} events, "
+        f"{number(found.sessions)} sessions, {number(found.jobs)} tasks and "
+        f"{number(found.journal)} rows of the journal of FROM."
     )
     first, second = found.checksums
     if first == second and found.ok:
@@ -131,10 +136,10 @@ def _say_comparison(out: Output, found: Comparison) -> None:
         return
     out.say(f"Checksums: FROM {first}, TO {second}.")
     for count, what in (
-        (found.ahead, "streams have gone on in TO"),
-        (found.behind, "streams have gone on in FROM"),
-        (found.missing, "streams or sessions are missing in TO"),
-        (found.different, "streams or sessions are different in TO"),
+        (found.ahead, "streams or tasks have gone on in TO"),
+        (found.behind, "streams or tasks have gone on in FROM"),
+        (found.missing, "streams, sessions, tasks or rows of the journal are missing in TO"),
+        (found.different, "of them are different in TO"),
     ):
         if count:
             out.say(f"{number(count)} {what}.")

@@ -26,6 +26,10 @@ from mcp_persist_middleware.stores.sql.packing import pack, unpack
 T = TypeVar("T")
 
 
+# What a job keeps of its client.
+_OF_JOB = ("request", "inputs")
+
+
 def bound(event: EventRow) -> Bound:
     """What an event's payload belongs to."""
     return Bound.of_event(event[STREAM], event[EPOCH], event[SEQUENCE], event[KIND])
@@ -69,6 +73,13 @@ class Recoder:
         match table:
             case Beside.SESSION:
                 return self._session(row)
+            case Beside.JOB:
+                return row | {
+                    name: row[name] and self._blob(row[name], _part_of(row, name))
+                    for name in _OF_JOB
+                }
+            case Beside.JOURNAL:
+                return row | {"params": self._blob(row["params"], Bound.of_entry(row["id"]))}
 
     def _session(self, row: Row) -> Row:
         try:
@@ -112,6 +123,25 @@ class Reader:
         """
         return self._blobs.decode(blob, Bound.of_request(stream))
 
+    def job(self, row: Row) -> Row:
+        """A job's row with what it keeps of its client.
+
+        Raises:
+            ValueError: it cannot be read here.
+        """
+        return row | {
+            name: row[name] and self._blobs.decode(row[name], _part_of(row, name))
+            for name in _OF_JOB
+        }
+
+    def params(self, row: Row) -> bytes:
+        """The parameters that an entry of the journal keeps.
+
+        Raises:
+            ValueError: they cannot be read here.
+        """
+        return self._blobs.decode(row["params"], Bound.of_entry(row["id"]))
+
     def initialize(self, key: SessionKey, packed: bytes) -> bytes:
         """A session's `initialize` body.
 
@@ -119,6 +149,10 @@ class Reader:
             ValueError: it cannot be read here.
         """
         return self._blobs.decode(unpack(packed), Bound.of_session(key))
+
+
+def _part_of(job: Row, name: str) -> Bound:
+    return Bound.of_job(job["id"], name.encode())
 
 
 async def _here(size: int, work: Callable[[], T]) -> T:

@@ -3,17 +3,19 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from mcp_persist_middleware.log import mirror
 from mcp_persist_middleware.ops.copy import ends
+from mcp_persist_middleware.ops.copy.beside import rows_of
 from mcp_persist_middleware.ops.copy.codecs import Recoder
-from mcp_persist_middleware.ops.copy.copying import Copying, Progress, Report, rows_of
+from mcp_persist_middleware.ops.copy.comparison import Comparison
+from mcp_persist_middleware.ops.copy.copying import Copying, Progress, Report
 from mcp_persist_middleware.ops.copy.place import Place
 from mcp_persist_middleware.ops.copy.rows import Beside
 from mcp_persist_middleware.ops.copy.store import Readable, Writable
-from mcp_persist_middleware.ops.copy.verifying import Comparison, compare_stores, sums
+from mcp_persist_middleware.ops.copy.verifying import compare_stores, sums
 from mcp_persist_middleware.protocol import event_id
 from mcp_persist_middleware.settings import Settings
 
@@ -31,9 +33,14 @@ class Copied:
     events: int = 0
     bytes: int = 0
     sessions: int = 0
+    jobs: int = 0
+    journal: int = 0
+    """Rows of it."""
     seconds: float = 0.0
     unreadable: int = 0
     """Payloads that could not be read here and went along as they were."""
+    left_behind: Sequence[str] = ()
+    """What the target keeps none of: `job`, `journal`."""
     is_in_use: bool = False
     """A server is or was on the target: nothing was copied."""
     comparison: Comparison | None = None
@@ -84,14 +91,18 @@ async def copy(
             if verify:
                 copying.doing("verify")
                 comparison = await compare_stores(from_, to, *settings, tell)
-            done = copying.done
+            done, kept = copying.done, to.kept()
+            left_behind = [table.value for table in from_.kept() if table not in kept]
     return Copied(
         streams=done.streams,
         events=done.events,
         bytes=done.bytes,
         sessions=done.sessions,
+        jobs=done.jobs,
+        journal=done.journal,
         seconds=time.monotonic() - began,
         unreadable=recoder.unreadable,
+        left_behind=left_behind,
         comparison=comparison,
     )
 
@@ -182,8 +193,11 @@ async def _counted(source: Readable, report: Report) -> Copied:
         )
         if done.streams % _TELL == 0:
             report(Progress("count", done.streams, done.events, done.bytes))
-    sessions = [len(rows) async for rows in rows_of(source, Beside.SESSION)]
-    return replace(done, sessions=sum(sessions))
+    sessions, jobs, journal = [
+        sum([len(rows) async for rows in rows_of(source, table)])
+        for table in (Beside.SESSION, Beside.JOB, Beside.JOURNAL)
+    ]
+    return replace(done, sessions=sessions, jobs=jobs, journal=journal)
 
 
 def _silent(_: Progress) -> None:

@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from mcp_persist_middleware.ops.copy.beside import CopyingBeside
 from mcp_persist_middleware.ops.copy.codecs import Recoder
 from mcp_persist_middleware.ops.copy.place import Place
 from mcp_persist_middleware.ops.copy.rows import (
-    EVERYTHING,
     LAST,
     MAX_BYTES,
     MAX_EVENTS,
@@ -22,10 +22,8 @@ from mcp_persist_middleware.ops.copy.rows import (
     Beside,
     Changes,
     EventRow,
-    Key,
     Position,
     Row,
-    Selection,
     at,
     is_kept,
     partial,
@@ -37,7 +35,6 @@ from mcp_persist_middleware.supervision import begin_task
 T = TypeVar("T")
 
 _ROWS = 1000
-_BESIDE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +47,8 @@ class Progress:
     events: int = 0
     bytes: int = 0
     sessions: int = 0
+    jobs: int = 0
+    journal: int = 0
     total: int | None = None
     """Of how many streams, where that is known."""
 
@@ -68,6 +67,7 @@ class Copying:
         self._place = place
         self._recoder = recoder
         self._report = report
+        self._beside = CopyingBeside(source, target, recoder, self._flush)
         self.done = Progress("copy")
 
     def doing(self, what: str, total: int | None = None) -> None:
@@ -124,11 +124,11 @@ class Copying:
             await self._bring(rows, exact=True)
         async for rows in self._pages(self._target, is_open=False):
             await self._drop(rows)
-        await self.beside()
+        await self._beside.bring(exact=True)
 
     async def follow(self, since: bytes) -> bytes:
-        """Bring what is most likely new: streams younger than one, open ones, sessions. Returns
-        the youngest stream."""
+        """Bring what is most likely new: streams younger than one, open ones, and what is beside
+        them. Returns the youngest stream."""
         after = since
         while rows := await self._source.streams(after, _ROWS):
             await self._bring(rows)
@@ -138,7 +138,7 @@ class Copying:
         async for rows in self._pages(self._target, is_open=True):
             there = await self._source.find_streams([row["id"] for row in rows])
             await self._bring([row for row in there.values() if row["ended_at"] is not None])
-        await self.beside()
+        await self._beside.bring(exact=not since)
         return after
 
     async def _pages(self, store: Readable, *, is_open: bool) -> AsyncIterator[Sequence[Row]]:
@@ -217,33 +217,6 @@ class Copying:
         gone = [row["id"] for row in rows if row["id"] not in there]
         await self._place.apply(Changes(gone_streams=gone))
 
-    async def beside(self) -> None:
-        """Let the target have what the source has beside its streams, as it is there now."""
-        for table in Beside:
-            await self._bring_rows(table)
-            await self._drop_rows(table)
-
-    async def _bring_rows(self, table: Beside) -> None:
-        now = await self._source.now()
-        async for rows in rows_of(self._source, table):
-            there = await self._target.find_rows(table, [table.key_of(row) for row in rows])
-            changed = [
-                self._recoder.row(table, row)
-                for row in rows
-                if is_kept(row, now) and not same(row, there.get(table.key_of(row)))
-            ]
-            changes = Changes()
-            changes.add_rows(table, changed)
-            await self._flush(changes)
-
-    async def _drop_rows(self, table: Beside) -> None:
-        now = await self._source.now()
-        async for rows in rows_of(self._target, table):
-            keys = [table.key_of(row) for row in rows]
-            kept = await self._source.find_rows(table, keys)
-            gone = [key for key in keys if key not in kept or not is_kept(kept[key], now)]
-            await self._place.apply(Changes(gone_rows=[(table, key) for key in gone]))
-
     def _count(self, changes: Changes) -> None:
         done = self.done
         self.done = replace(
@@ -251,20 +224,12 @@ class Copying:
             streams=done.streams + len(changes.new_streams) + len(changes.streams),
             events=done.events + len(changes.events),
             bytes=done.bytes + changes.size,
-            sessions=done.sessions + len(changes.rows),
+            sessions=done.sessions + changes.count(Beside.SESSION),
+            jobs=done.jobs + changes.count(Beside.JOB),
+            journal=done.journal + changes.count(Beside.JOURNAL),
         )
         if changes:
             self._report(self.done)
-
-
-async def rows_of(
-    store: Readable, table: Beside, only: Selection = EVERYTHING
-) -> AsyncIterator[Sequence[Row]]:
-    """The rows of a table beside, page by page."""
-    after: Key | None = None
-    while rows := await store.rows(table, after, _BESIDE, only):
-        yield rows
-        after = table.key_of(rows[-1])
 
 
 async def events_of(store: Readable, stream: bytes) -> AsyncIterator[list[EventRow]]:

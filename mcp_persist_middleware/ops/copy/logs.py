@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from mcp_persist_middleware.errors import CopyError
 from mcp_persist_middleware.log import mirror
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.journal import JournalEntry, Sought
 from mcp_persist_middleware.log.record_log import RecordLog
 from mcp_persist_middleware.log.records import Records
 from mcp_persist_middleware.model import SessionKey, WorkerState
@@ -31,6 +32,7 @@ from mcp_persist_middleware.ops.copy.rows import (
 )
 from mcp_persist_middleware.ops.copy.store import Writable
 from mcp_persist_middleware.ops.copy.stream_writer import StreamWriter
+from mcp_persist_middleware.stores.sql.jobs import row_of as row_of_job
 
 _PAGE = (1000, 1 << 20)
 _STREAMS = 100
@@ -108,13 +110,17 @@ class LogRows(Writable):
         found = [await self._log.find(id_) for id_ in ids]
         return {each.id: records.stream_row(each) for each in found if each is not None}
 
+    def kept(self) -> Sequence[Beside]:
+        parts = {Beside.JOB: self._log.jobs, Beside.JOURNAL: self._log.journal}
+        return [table for table in Beside if parts.get(table, self._log) is not None]
+
     async def rows(
         self, table: Beside, after: Key | None, limit: int, only: Selection = EVERYTHING
     ) -> Sequence[Row]:
         found: list[Row] = []
         while len(found) < limit and (page := await self._page(table, after, limit)):
             after = table.key_of(page[-1])
-            found += [row for row in page if _is_named(row, only)]
+            found += [row for row in page if _is_named(row, table, only)]
         return found[:limit]
 
     async def _page(self, table: Beside, after: Key | None, limit: int) -> Sequence[Row]:
@@ -123,11 +129,39 @@ class LogRows(Writable):
                 behind = None if after is None else SessionKey(*after)
                 page = await self._log.sessions.list(behind, limit)
                 return [records.session_row(*each) for each in page]
+            case Beside.JOB:
+                jobs = self._log.jobs
+                before = after[0] if after else b""
+                found = () if jobs is None else await jobs.list(None, before, limit)
+                return [row_of_job(job) for job in found]
+            case Beside.JOURNAL:
+                before = after[0] if after else ""
+                return [records.entry_row(each) for each in await self._entries(before, limit)]
+
+    async def _entries(self, before: str, limit: int, after: str = "") -> Sequence[JournalEntry]:
+        journal = self._log.journal
+        sought = Sought(after=after)
+        return () if journal is None else await journal.find(sought, limit, before=before)
 
     async def find_rows(self, table: Beside, keys: Sequence[Key]) -> Mapping[Key, Row]:
         match table:
             case Beside.SESSION:
                 return await self._sessions([SessionKey(*key) for key in keys])
+            case Beside.JOB:
+                jobs = self._log.jobs
+                found = [] if jobs is None else [await jobs.find(name) for (name,) in keys]
+                return {(job.id,): row_of_job(job) for job in found if job is not None}
+            case Beside.JOURNAL:
+                return await self._find_entries([name for (name,) in keys])
+
+    async def _find_entries(self, names: Sequence[str]) -> Mapping[Key, Row]:
+        # A text comes behind its own beginning, and before what goes on behind it.
+        after, before = (min(names)[:-1], max(names) + "0") if names else ("", "")
+        found: dict[Key, Row] = {}
+        while names and (page := await self._entries(before, _PAGE[0], after)):
+            found |= {(e.id,): records.entry_row(e) for e in page if e.id in {*names}}
+            before = page[-1].id
+        return found
 
     async def _sessions(self, keys: Sequence[SessionKey]) -> Mapping[Key, Row]:
         found: dict[Key, Row] = {}
@@ -184,15 +218,22 @@ class LogRows(Writable):
         if notes is not None and not await self._swap(notes[0], notes[0]):
             raise self._taken()
         for table, row in changes.rows:
-            await self._write(table, row)
+            await self._write(table, row, replaces=notes is not None)
+        if self._log.jobs is not None:
+            gone = [key[0] for table, key in changes.gone_rows if table is Beside.JOB]
+            await self._log.jobs.remove(gone)
         await StreamWriter(self._log, changes).run()
         if notes is not None and not await self._swap(*notes):
             raise self._taken()
 
-    async def _write(self, table: Beside, row: Row) -> None:
+    async def _write(self, table: Beside, row: Row, *, replaces: bool) -> None:
         match table:
             case Beside.SESSION:
                 await records.write_session(self._log.sessions, row)
+            case Beside.JOB if self._log.jobs is not None:
+                await records.write_job(self._log.jobs, row, replaces=replaces)
+            case Beside.JOURNAL if self._log.journal is not None:
+                await self._log.journal.write([records.entry(row)])
 
     def _records(self) -> Records:
         if not isinstance(self._log, RecordLog):
@@ -214,5 +255,5 @@ def _is_wanted(row: Row, only: Selection, *, is_open: bool) -> bool:
     return is_named and not (is_open and row["ended_at"] is not None)
 
 
-def _is_named(row: Row, only: Selection) -> bool:
-    return only.namespace in (None, row["namespace"]) and only.session in (None, row["id"])
+def _is_named(row: Row, table: Beside, only: Selection) -> bool:
+    return all(value in (None, row[name]) for name, value in only.of(table).items())

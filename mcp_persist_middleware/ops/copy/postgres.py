@@ -98,12 +98,14 @@ class PostgresRows(SqlRows):
 
     async def _find_rows(self, table: Beside, keys: Sequence[Key]) -> list[tuple[Any, ...]]:
         columns = [self._given(parts) for parts in zip(*keys, strict=True)]
-        arrays = ", ".join(f"${n}::text[]" for n in range(1, len(table.key) + 1))
-        sql = (
-            f"SELECT {self._list(table.value)} FROM {self._named(table)} "
-            f"WHERE ({', '.join(table.key)}) IN (SELECT * FROM unnest({arrays}))"
-        )
-        return await self._fetch(sql, *columns)
+        sql = f"SELECT {self._list(table.value)} FROM {self._named(table)} WHERE "
+        if table is Beside.SESSION:
+            arrays = "unnest($1::text[], $2::text[], $3::text[])"
+            condition = f"({', '.join(table.key)}) IN (SELECT * FROM {arrays})"
+        else:
+            # One index, whatever the planner knows of the table.
+            condition = f"id = ANY ($1::{'bytea' if table is Beside.JOB else 'text'}[])"
+        return await self._fetch(sql + condition, *columns)
 
     async def events(
         self, after: Position, until: bytes, max_events: int, max_bytes: int
@@ -156,7 +158,7 @@ class PostgresRows(SqlRows):
         async with self._answering() as driver, driver.transaction():
             if not await self._noted(driver, notes):
                 raise self.taken()
-            for sql, values in self._steps(changes):
+            for sql, values in self._steps(changes, replaces=notes is not None):
                 if values:
                     await driver.executemany(sql, values)
             for table, columns, rows in self._inserts(changes):

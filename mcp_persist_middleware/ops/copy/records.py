@@ -1,8 +1,10 @@
 """The records of an `EventLog` as rows, and rows as records."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
+from mcp_persist_middleware.log.jobs import UNBOUNDED, Jobs
+from mcp_persist_middleware.log.journal import JournalEntry
 from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.model import (
     Owner,
@@ -13,8 +15,13 @@ from mcp_persist_middleware.model import (
     StreamState,
 )
 from mcp_persist_middleware.ops.copy.rows import Row, key_of
+from mcp_persist_middleware.stores.sql.jobs import job_of
+from mcp_persist_middleware.stores.sql.journal import row_of as row_of_entry
 from mcp_persist_middleware.stores.sql.rows import named
+from mcp_persist_middleware.stores.sql.schema import tables
 from mcp_persist_middleware.stores.sql.sessions import session_of
+
+_ENTRY = tables("").journal.c.keys()
 
 
 def stream_row(record: StreamRecord) -> Row:
@@ -83,6 +90,30 @@ def session_row(record: SessionRecord, state: SessionStreamState) -> Row:
         "read_stream": state.stream,
         "read_sequence": state.sequence,
     }
+
+
+def entry_row(entry: JournalEntry) -> Row:
+    """A row of the journal."""
+    return dict(zip(_ENTRY, row_of_entry(entry), strict=True))
+
+
+def entry(row: Row) -> JournalEntry:
+    """The entry in a row of the journal."""
+    owner = Owner(*(row[each.name] for each in fields(Owner)))
+    of_its_own = {name: value for name, value in row.items() if not hasattr(owner, name)}
+    return JournalEntry(**of_its_own, owner=owner)
+
+
+async def write_job(jobs: Jobs, row: Row, *, replaces: bool) -> None:
+    """Let jobs have one as it is in a row, in the place of what there is of it and of its key; or
+    only where nothing is."""
+    job = job_of(named(row.keys(), row.values()))
+    if replaces:
+        found = [await jobs.find(job.id)]
+        if job.key:
+            found.append(await jobs.find_key(job.owner.place, job.key))
+        await jobs.remove([each.id for each in found if each is not None])
+    await jobs.create(job, UNBOUNDED, UNBOUNDED)
 
 
 async def write_session(sessions: Sessions, row: Row) -> None:

@@ -31,7 +31,7 @@ _STREAM_BYTES = 512
 # What belongs to the workers of the one store, and is nobody's in the other.
 _LEFT_BEHIND: Final[Row] = {"reader_until": None, "turn_worker": ""}
 # What is written anew whenever it is written (encrypted, for one), and never changes but goes.
-_OPAQUE = ("request", "initialize")
+_OPAQUE = ("request", "initialize", "inputs", "params")
 _PARTIAL: Final[Row] = {"epoch": -1, "request": None}
 
 
@@ -43,11 +43,18 @@ class Beside(enum.Enum):
     """The tables beside those of streams and events: of small rows, which change as a whole."""
 
     SESSION = "session"
+    JOB = "job"
+    JOURNAL = "journal"
 
     @property
     def key(self) -> tuple[str, ...]:
         """The columns of its key."""
-        return ("namespace", "path", "id")
+        return ("namespace", "path", "id") if self is Beside.SESSION else ("id",)
+
+    @property
+    def newest_first(self) -> bool:
+        """Whether its key is in the order of time, and the newest is what is asked for first."""
+        return self is not Beside.SESSION
 
     def key_of(self, row: Row) -> Key:
         """What names a row."""
@@ -74,6 +81,12 @@ class Selection(NamedTuple):
     namespace: str | None = None
     session: str | None = None
     stream: bytes | None = None
+
+    def of(self, table: Beside) -> dict[str, Any]:
+        """What the columns of a table have to be for it."""
+        if table is Beside.SESSION:
+            return {"namespace": self.namespace, "id": self.session}
+        return {"namespace": self.namespace, "session": self.session, "stream": self.stream}
 
 
 EVERYTHING: Final = Selection()
@@ -117,6 +130,10 @@ class Changes:
         """Add rows of a table beside."""
         self.rows += [(table, row) for row in rows]
         self.size += sum([_row_bytes(row) for row in rows])
+
+    def count(self, table: Beside) -> int:
+        """How many rows of a table beside come."""
+        return sum([each is table for each, _ in self.rows])
 
     @property
     def is_full(self) -> bool:
@@ -167,5 +184,6 @@ def key_of(row: Row) -> SessionKey:
 
 
 def is_kept(row: Row, now: float) -> bool:
-    """Whether a stream or a session has not expired."""
-    return row["expires_at"] is None or row["expires_at"] > now
+    """Whether a row has not expired."""
+    expires_at = row.get("expires_at")
+    return expires_at is None or expires_at > now

@@ -28,6 +28,7 @@ Step = tuple[str, Sequence[Sequence[Any]]]
 
 # Every version has these tables.
 _READ = ("meta", "stream", "event", "session", "worker")
+_READ_IF_THERE = ("job", "journal")
 EVENT_COLUMNS = ("stream", "sequence", "epoch", "kind", "codec", "payload")
 
 
@@ -55,11 +56,11 @@ class SqlRows(Writable):
 
     async def _look(self) -> bool:
         """See which of the columns are there: a store may be of an older version."""
-        for name in _READ:
+        for name in (*_READ, *_READ_IF_THERE):
             table = getattr(self._tables, name)
             there = await self._names(table)
             self._columns[name] = [c.name for c in table.columns if c.name in there]
-        return all(self._columns.values())
+        return all(self._columns[name] for name in _READ)
 
     def _rows(self, table: str, found: Sequence[Sequence[Any]]) -> list[Row]:
         columns = self._columns[table]
@@ -103,22 +104,29 @@ class SqlRows(Writable):
         found = await self._fetch(f"SELECT request FROM {self._stream} WHERE id = $1", stream)
         return found[0][0] if found else None
 
+    def kept(self) -> Sequence[Beside]:
+        return [table for table in Beside if self._columns[table.value]]
+
     async def rows(
         self, table: Beside, after: Key | None, limit: int, only: Selection = EVERYTHING
     ) -> Sequence[Row]:
-        key, wanted = ", ".join(table.key), {"namespace": only.namespace, "id": only.session}
+        if table not in self.kept():
+            return []
+        key, is_newest = ", ".join(table.key), table.newest_first
         marks = ", ".join(f"${n}" for n in range(2, 2 + len(table.key)))
-        behind = [] if after is None else [f"({key}) > ({marks})"]
-        where, values = _where(behind, (limit, *(after or ())), wanted)
+        behind = [] if after is None else [f"({key}) {'<' if is_newest else '>'} ({marks})"]
+        where, values = _where(behind, (limit, *(after or ())), only.of(table))
+        order = f"ORDER BY {key} {'DESC' if is_newest else ''} LIMIT $1"
         sql = f"SELECT {self._list(table.value)} FROM {self._named(table)} {where}"
-        return self._rows(table.value, await self._fetch(f"{sql} ORDER BY {key} LIMIT $1", *values))
+        return self._rows(table.value, await self._fetch(f"{sql} {order}", *values))
 
     async def find_streams(self, ids: Sequence[bytes]) -> Mapping[bytes, Row]:
         rows = self._rows("stream", await self._find_streams(ids)) if ids else []
         return {row["id"]: row for row in rows}
 
     async def find_rows(self, table: Beside, keys: Sequence[Key]) -> Mapping[Key, Row]:
-        rows = self._rows(table.value, await self._find_rows(table, keys)) if keys else []
+        is_asked = bool(keys) and table in self.kept()
+        rows = self._rows(table.value, await self._find_rows(table, keys)) if is_asked else []
         return {table.key_of(row): row for row in rows}
 
     @abstractmethod
@@ -136,8 +144,8 @@ class SqlRows(Writable):
         sql = f"SELECT sequence FROM {self._event} WHERE stream = $1 AND sequence <= $2"
         return [number for (number,) in await self._fetch(sql, stream, until)]
 
-    def _steps(self, changes: Changes) -> Iterator[Step]:
-        """All but what is inserted."""
+    def _steps(self, changes: Changes, *, replaces: bool) -> Iterator[Step]:
+        """All but what is inserted; unless it replaces what is there, that stays."""
         gone = [(stream,) for stream in changes.gone_streams]
         yield f"DELETE FROM {self._event} WHERE stream = $1", gone
         yield f"DELETE FROM {self._stream} WHERE id = $1", gone
@@ -146,18 +154,34 @@ class SqlRows(Writable):
             yield f"DELETE FROM {self._named(table)} WHERE {one(table)}", keys
         of_event = "stream = $1 AND sequence = $2"
         yield f"DELETE FROM {self._event} WHERE {of_event}", [*changes.gone_events]
-        yield self._upsert("stream", ("id",), changes.streams)
+        yield self._upsert("stream", ("id",), changes.streams, replaces=True)
         for table in Beside:
             rows = [row for each, row in changes.rows if each is table]
-            yield self._upsert(table.value, table.key, rows)
+            if rows and replaces:
+                yield from self._freed(table, rows)
+            if rows:
+                yield self._upsert(table.value, table.key, rows, replaces=replaces)
 
-    def _upsert(self, table: str, key: Sequence[str], rows: Sequence[Row]) -> Step:
+    def _freed(self, table: Beside, rows: Sequence[Row]) -> Iterator[Step]:
+        """What stands in the way of rows: the key of a job may be another's since."""
+        if table is Beside.JOB:
+            sql = (
+                f"DELETE FROM {self._named(table)} WHERE namespace = $1 AND path = $2 "
+                "AND key = $3 AND key <> '' AND id <> $4"
+            )
+            names = ("namespace", "path", "key", "id")
+            yield sql, [self._given([row[name] for name in names]) for row in rows]
+
+    def _upsert(
+        self, table: str, key: Sequence[str], rows: Sequence[Row], *, replaces: bool
+    ) -> Step:
         columns = self._written(table, rows)
         marks = ", ".join(f"${n}" for n in range(1, len(columns) + 1))
         others = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
+        then = f"({', '.join(key)}) DO UPDATE SET {others}" if replaces else "DO NOTHING"
         sql = (
             f"INSERT INTO {quoted(getattr(self._tables, table))} ({', '.join(columns)}) "
-            f"VALUES ({marks}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {others}"
+            f"VALUES ({marks}) ON CONFLICT {then}"
         )
         return sql, [self._given([row[name] for name in columns]) for row in rows]
 
@@ -197,7 +221,8 @@ class SqlRows(Writable):
 
     def _anything(self) -> str:
         """Whether anything is in a store, or anybody on it."""
-        tables = (self._stream, self._session, self._worker)
+        beside = [self._named(table) for table in self.kept()]
+        tables = (self._stream, self._worker, *beside)
         return "SELECT " + " OR ".join(f"EXISTS (SELECT 1 FROM {table})" for table in tables)
 
     def taken(self) -> CopyError:

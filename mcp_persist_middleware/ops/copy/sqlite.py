@@ -159,7 +159,7 @@ class SqliteRows(SqlRows):
         with self._transaction():
             if not self._noted(notes):
                 raise self.taken()
-            for sql, values in self._steps(changes):
+            for sql, values in self._steps(changes, replaces=notes is not None):
                 self._open.executemany(sql.replace("$", "?"), values)
             for table, columns, rows in self._inserts(changes):
                 marks = ", ".join("?" * len(columns))

@@ -70,10 +70,15 @@ class Readable(ABC):
         """Those of these streams that are there."""
 
     @abstractmethod
+    def kept(self) -> Sequence[Beside]:
+        """The tables beside those of streams and events that it has."""
+
+    @abstractmethod
     async def rows(
         self, table: Beside, after: Key | None, limit: int, only: Selection = EVERYTHING
     ) -> Sequence[Row]:
-        """The first rows of a table behind one, in some order of the store's own."""
+        """The first rows of a table behind one, in some order of the store's own; none of a table
+        that it has not."""
 
     @abstractmethod
     async def find_rows(self, table: Beside, keys: Sequence[Key]) -> Mapping[Key, Row]:

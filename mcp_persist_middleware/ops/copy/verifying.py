@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from mcp_persist_middleware.model import EventKind, StreamKind
 from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy.codecs import Reader
-from mcp_persist_middleware.ops.copy.copying import Progress, Report, events_of, rows_of
+from mcp_persist_middleware.ops.copy.comparison import Comparison
+from mcp_persist_middleware.ops.copy.copying import Progress, Report, events_of
 from mcp_persist_middleware.ops.copy.rows import (
     KIND,
     LAST,
@@ -19,21 +20,19 @@ from mcp_persist_middleware.ops.copy.rows import (
     PAYLOAD,
     SEQUENCE,
     STREAM,
-    Beside,
     EventRow,
     Position,
     Row,
     at,
     is_kept,
-    key_of,
 )
 from mcp_persist_middleware.ops.copy.store import Readable
+from mcp_persist_middleware.ops.copy.verifying_beside import compare_beside
 from mcp_persist_middleware.protocol.event_id import EventIds
 from mcp_persist_middleware.settings import Settings
 
 _ROWS = 1000
 _HEAD = struct.Struct(">QIBQ")
-_NAMES = 20
 _TELL = 1000
 
 
@@ -57,39 +56,6 @@ class Sum:
             frame = _clear(event, reader)
             self.rolling.update(_HEAD.pack(*event[SEQUENCE : KIND + 1], len(frame)))
             self.rolling.update(frame)
-
-
-@dataclass(slots=True)
-class Comparison:
-    """What two stores have in common, and what not."""
-
-    streams: int = 0
-    """Of the first."""
-    events: int = 0
-    sessions: int = 0
-    checksums: tuple[str, str] = ("", "")
-    """Over all streams of each."""
-    ahead: int = 0
-    """Streams that have gone on in the second one."""
-    behind: int = 0
-    """Streams that have gone on in the first one."""
-    missing: int = 0
-    """Streams and sessions that the second one lacks."""
-    different: int = 0
-    """Streams and sessions that say something else there."""
-    names: list[str] = field(default_factory=list)
-    """Some of those that are missing or different."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the second one has all that the first one has."""
-        return not (self.missing or self.different)
-
-    def note(self, what: str, name: str) -> None:
-        """Count a stream or a session that is not as it should be."""
-        setattr(self, what, getattr(self, what) + 1)
-        if what in ("missing", "different") and len(self.names) < _NAMES:
-            self.names.append(f"{name} ({what})")
 
 
 async def compare_stores(
@@ -118,7 +84,7 @@ async def compare_stores(
         totals[1].update(other[0]["id"] + other[1].rolling.digest())
         other = await anext(there, None)
     found.checksums = (totals[0].hexdigest(), totals[1].hexdigest())
-    await _compare_sessions(source, target, found, readers)
+    await compare_beside(source, target, found, readers)
     return found
 
 
@@ -197,36 +163,3 @@ async def _one(store: Readable, stream: bytes, end: int) -> AsyncIterator[EventR
             if event[SEQUENCE] > end:
                 return
             yield event
-
-
-async def _compare_sessions(
-    source: Readable, target: Readable, found: Comparison, readers: tuple[Reader, Reader]
-) -> None:
-    now = await source.now()
-    async for rows in rows_of(source, Beside.SESSION):
-        there = await target.find_rows(Beside.SESSION, [key_of(row) for row in rows])
-        for row in rows:
-            if not is_kept(row, now):
-                continue
-            found.sessions += 1
-            other = there.get(key_of(row))
-            if other is None:
-                found.note("missing", f"session {row['id']}")
-            elif not await _same_session(row, other, readers):
-                found.note("different", f"session {row['id']}")
-
-
-async def _same_session(row: Row, other: Row, readers: tuple[Reader, Reader]) -> bool:
-    """Whether a session is the same one there, whatever was done with it since."""
-    if row["deleted"] or other["deleted"]:
-        return bool(other["deleted"])
-    names = ("principal", "version")
-    bodies = [_body(one, reader) for one, reader in zip((row, other), readers, strict=True)]
-    return all(row[name] == other[name] for name in names) and bodies[0] == bodies[1]
-
-
-def _body(row: Row, reader: Reader) -> bytes:
-    try:
-        return reader.initialize(key_of(row), row["initialize"])
-    except ValueError:
-        return bytes(row["initialize"])

@@ -7,8 +7,9 @@ from typing import Any
 
 from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy import ends
+from mcp_persist_middleware.ops.copy.beside import rows_of
 from mcp_persist_middleware.ops.copy.codecs import Reader
-from mcp_persist_middleware.ops.copy.copying import Progress, Report, events_of, rows_of
+from mcp_persist_middleware.ops.copy.copying import Progress, Report, events_of
 from mcp_persist_middleware.ops.copy.rows import (
     EVERYTHING,
     Beside,

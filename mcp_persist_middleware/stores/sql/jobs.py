@@ -55,7 +55,7 @@ class SqlJobs(Jobs):
 
     def _at_once(self, job: JobRecord, most: int, most_of_one: int) -> UpdateBase:
         c = self._table.c
-        row = _row_of(job)
+        row = row_of(job)
         values = [literal(value, c[name].type) for name, value in row.items()]
         of_one = select(func.count()).select_from(self._table).where(c.account == job.account)
         of_all = select(func.count()).select_from(self._table)
@@ -77,7 +77,7 @@ class SqlJobs(Jobs):
         for bound, which in ((most_of_one, (c.account == job.account,)), (most, ())):
             if not await self._make_room(connection, bound, which):
                 return JobCreation.FULL
-        await connection.execute(insert(self._table).values(_row_of(job)))
+        await connection.execute(insert(self._table).values(row_of(job)))
         return JobCreation.CREATED
 
     async def _make_room(
@@ -209,7 +209,8 @@ def job_of(row: Any) -> JobRecord:
     )
 
 
-def _row_of(job: JobRecord) -> dict[str, Any]:
+def row_of(job: JobRecord) -> dict[str, Any]:
+    """The values of a job's row, by column."""
     owner = job.owner
     return {
         "id": job.id,
