@@ -85,12 +85,16 @@ def test_export_import_and_backup_say_what_they_did(
     old: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", "--url", old, "all.jsonl"]) == 0
-    assert capsys.readouterr().out.startswith("Exported 2 sessions, 6 streams and 33 events")
+    assert capsys.readouterr().out.startswith(
+        "Exported 2 sessions, 6 streams, 33 events and 0 tasks"
+    )
     assert Path("all.jsonl").stat().st_mode & 0o777 == 0o600
     assert main(["import", "--url", "new.db", "all.jsonl"]) == 0
     assert main(["import", "--url", "new.db", "all.jsonl", "--json"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("Imported 2 sessions, 6 streams and 33 events; 0 were there already.")
+    assert out.startswith(
+        "Imported 2 sessions, 6 streams, 33 events and 0 tasks; 0 were there already."
+    )
     assert json.loads(out[out.index("{") :])["skipped"] == 8
     assert main(["backup", "--url", old, "events.backup"]) == 0
     assert capsys.readouterr().out.startswith("Wrote events.backup")

@@ -43,7 +43,7 @@ def pair(request: pytest.FixtureRequest, new_store: New) -> Both:
 async def make(log: EventLog, number: int = 0, **more: Any) -> JobRecord:
     """A job of a stream that has ended."""
     assert log.jobs is not None
-    stream = record()
+    stream = dataclasses.replace(record(), owner=more.get("owner", Owner(*HERE, "", "ann")))
     await log.append([new(stream, ending=ended(0))])
     made = job(log, stream, id=job_id.new(log.now() + number), **more)
     assert await log.jobs.create(made, *BOUNDS) is CREATED

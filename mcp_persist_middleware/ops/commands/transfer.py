@@ -1,4 +1,4 @@
-"""`export` and `import`: sessions and streams as lines of JSON."""
+"""`export` and `import`: sessions, streams and jobs as lines of JSON."""
 
 import contextlib
 import dataclasses
@@ -42,8 +42,8 @@ async def write(
 ) -> bool:
     """Write a session, a stream, a namespace or everything as lines of JSON.
 
-    They are in the clear, whatever is encrypted in the store; a file is its
-    owner's alone.
+    Tasks come with their streams; the journal is not in it. Lines are in the
+    clear, whatever is encrypted in the store; a file is its owner's alone.
     """
     only = Selection(namespace, session, None if stream is None else stream_id(stream))
     with progress.shown() as report, _written(file) as made:
@@ -52,8 +52,8 @@ async def write(
         if out.as_json:
             out.json(dataclasses.asdict(done))
         out.say(
-            f"Exported {number(done.sessions)} sessions, {number(done.streams)} streams and "
-            f"{number(done.events)} events to {file}."
+            f"Exported {number(done.sessions)} sessions, {number(done.streams)} streams, "
+            f"{number(done.events)} events and {number(done.jobs)} tasks to {file}."
         )
         if done.unreadable:
             out.say(f"{number(done.unreadable)} payloads cannot be read here, and are left out.")
@@ -78,8 +78,9 @@ async def read(
     if out.as_json:
         out.json(dataclasses.asdict(done))
     out.say(
-        f"Imported {number(done.sessions)} sessions, {number(done.streams)} streams and "
-        f"{number(done.events)} events; {number(done.skipped)} were there already."
+        f"Imported {number(done.sessions)} sessions, {number(done.streams)} streams, "
+        f"{number(done.events)} events and {number(done.jobs)} tasks; {number(done.skipped)} "
+        "were there already."
     )
 
 

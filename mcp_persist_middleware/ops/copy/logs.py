@@ -16,7 +16,7 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.journal import JournalEntry, Sought
 from mcp_persist_middleware.log.record_log import RecordLog
 from mcp_persist_middleware.log.records import Records
-from mcp_persist_middleware.model import SessionKey, WorkerState
+from mcp_persist_middleware.model import Place, SessionKey, WorkerState
 from mcp_persist_middleware.ops.copy import records
 from mcp_persist_middleware.ops.copy.rows import (
     EVERYTHING,
@@ -153,6 +153,11 @@ class LogRows(Writable):
                 return {(job.id,): row_of_job(job) for job in found if job is not None}
             case Beside.JOURNAL:
                 return await self._find_entries([name for (name,) in keys])
+
+    async def has_key(self, job: Row) -> bool:
+        place, key = Place(job["namespace"], job["path"]), job["key"]
+        jobs = self._log.jobs
+        return jobs is not None and bool(key) and await jobs.find_key(place, key) is not None
 
     async def _find_entries(self, names: Sequence[str]) -> Mapping[Key, Row]:
         # A text comes behind its own beginning, and before what goes on behind it.

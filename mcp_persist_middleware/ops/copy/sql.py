@@ -29,6 +29,8 @@ Step = tuple[str, Sequence[Sequence[Any]]]
 # Every version has these tables.
 _READ = ("meta", "stream", "event", "session", "worker")
 _READ_IF_THERE = ("job", "journal")
+# Said for the planner: the index holds no job without a key.
+_OF_KEY = "namespace = $1 AND path = $2 AND key = $3 AND key <> ''"
 EVENT_COLUMNS = ("stream", "sequence", "epoch", "kind", "codec", "payload")
 
 
@@ -129,6 +131,11 @@ class SqlRows(Writable):
         rows = self._rows(table.value, await self._find_rows(table, keys)) if is_asked else []
         return {table.key_of(row): row for row in rows}
 
+    async def has_key(self, job: Row) -> bool:
+        names = ("namespace", "path", "key")
+        sql = f"SELECT 1 FROM {self._named(Beside.JOB)} WHERE {_OF_KEY}"
+        return bool(await self._fetch(sql, *[job[name] for name in names]))
+
     @abstractmethod
     async def _find_streams(self, ids: Sequence[bytes]) -> list[tuple[Any, ...]]:
         """The rows of these streams."""
@@ -165,10 +172,7 @@ class SqlRows(Writable):
     def _freed(self, table: Beside, rows: Sequence[Row]) -> Iterator[Step]:
         """What stands in the way of rows: the key of a job may be another's since."""
         if table is Beside.JOB:
-            sql = (
-                f"DELETE FROM {self._named(table)} WHERE namespace = $1 AND path = $2 "
-                "AND key = $3 AND key <> '' AND id <> $4"
-            )
+            sql = f"DELETE FROM {self._named(table)} WHERE {_OF_KEY} AND id <> $4"
             names = ("namespace", "path", "key", "id")
             yield sql, [self._given([row[name] for name in names]) for row in rows]
 

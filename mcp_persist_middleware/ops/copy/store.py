@@ -85,6 +85,10 @@ class Readable(ABC):
         """Those of these rows that are there."""
 
     @abstractmethod
+    async def has_key(self, job: Row) -> bool:
+        """Whether a job has the key of this one."""
+
+    @abstractmethod
     async def events(
         self, after: Position, until: bytes, max_events: int, max_bytes: int
     ) -> Sequence[EventRow]:

@@ -32,6 +32,7 @@ class Exported:
     sessions: int = 0
     streams: int = 0
     events: int = 0
+    jobs: int = 0
     unreadable: int = 0
     """Payloads that cannot be read here; they are left out."""
 
@@ -85,6 +86,9 @@ class _Exporting:
                 if is_kept(row, now):
                     await self._stream(row)
             after = rows[-1]["id"]
+        async for rows in rows_of(self._store, Beside.JOB, only):
+            # What began meanwhile, and whose stream is not in the lines, is left for the next time.
+            await self._jobs([row for row in rows if is_kept(row, now) and row["stream"] <= after])
         await away(lambda: self._write(lines.line("end", self._totals.end())))
 
     async def _put(self, made: list[tuple[str, bytes]]) -> None:
@@ -97,6 +101,7 @@ class _Exporting:
             sessions=counts["session"],
             streams=counts["stream"],
             events=counts["event"],
+            jobs=counts["job"],
         )
         if self._report is not None:
             done = self.done
@@ -111,6 +116,17 @@ class _Exporting:
                 self.done = replace(self.done, unreadable=self.done.unreadable + 1)
                 continue
             made.append(("session", lines.line("session", lines.session_fields(row, body))))
+        await self._put(made)
+
+    async def _jobs(self, rows: list[Row]) -> None:
+        made = []
+        for row in rows:
+            try:
+                clear = self._reader.job(row)
+            except ValueError:
+                self.done = replace(self.done, unreadable=self.done.unreadable + 1)
+                continue
+            made.append(("job", lines.line("job", lines.job_fields(clear))))
         await self._put(made)
 
     async def _stream(self, row: Row) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from mcp_persist_middleware.model import JOB_ID_BYTES
 from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy import ends
 from mcp_persist_middleware.ops.copy.codecs import Recoder
@@ -35,8 +36,10 @@ class Imported:
     sessions: int = 0
     streams: int = 0
     events: int = 0
+    jobs: int = 0
     skipped: int = 0
-    """Sessions and streams that were there already."""
+    """Sessions, streams and jobs that were there already; jobs whose key another one has; and all
+    jobs where the store keeps none."""
 
 
 async def import_(
@@ -109,14 +112,21 @@ class Renewed:
         return hmac.digest(self._key, name, "sha256")
 
     def renew(self, what: str, row: Row) -> Row:
-        """A session or a stream under its new ids."""
+        """A session, a stream or a job under its new ids."""
         if what == "session":
             read = row["read_stream"]
             return row | {
                 "id": self.session(row["id"]),
                 "read_stream": read and self.stream(read),
             }
-        return row | {"id": self.stream(row["id"]), "session": self.session(row["session"])}
+        session = self.session(row["session"])
+        if what == "job":
+            id_ = row["id"]
+            made = id_[:TIME_BYTES] + self._made(id_)[: JOB_ID_BYTES - TIME_BYTES]
+            # Its key finds the job that is there.
+            stream = self.stream(row["stream"])
+            return row | {"id": made, "stream": stream, "session": session, "key": ""}
+        return row | {"id": self.stream(row["id"]), "session": session}
 
 
 class _Importing:
@@ -154,6 +164,9 @@ class _Importing:
         match what:
             case "session":
                 await self._session(self._named(what, lines.session_row(fields)))
+            case "job":
+                await self._end_stream()
+                await self._job(self._named(what, lines.job_row(fields)))
             case "stream":
                 await self._end_stream()
                 await self._begin_stream(self._named(what, lines.stream_row(fields)))
@@ -170,17 +183,30 @@ class _Importing:
         return row if self._renewed is None else self._renewed.renew(what, row)
 
     async def _session(self, row: Row) -> None:
-        table = Beside.SESSION
-        if await self._store.find_rows(table, [table.key_of(row)]):
-            self.done = replace(self.done, skipped=self.done.skipped + 1)
-            return
+        if not await self._store.find_rows(Beside.SESSION, [Beside.SESSION.key_of(row)]):
+            await self._add(Beside.SESSION, row)
+        else:
+            self._skip()
+
+    async def _job(self, row: Row) -> None:
+        table, store = Beside.JOB, self._store
+        is_there = table not in store.kept() or await store.find_rows(table, [table.key_of(row)])
+        if not is_there and not await store.has_key(row):
+            await self._add(table, row)
+        else:
+            self._skip()
+
+    async def _add(self, table: Beside, row: Row) -> None:
         self._changes.add_rows(table, [self._recoder.row(table, row)])
         await self._flush_if_full()
+
+    def _skip(self) -> None:
+        self.done = replace(self.done, skipped=self.done.skipped + 1)
 
     async def _begin_stream(self, row: Row) -> None:
         id_ = row["id"]
         if await self._store.find_streams([id_]):
-            self.done = replace(self.done, skipped=self.done.skipped + 1)
+            self._skip()
             return
         self._stream = row
         self._had = (await self._store.extents({id_: LAST}))[id_].last
@@ -217,7 +243,8 @@ class _Importing:
         done = self.done
         self.done = replace(
             done,
-            sessions=done.sessions + len(changes.rows),
+            sessions=done.sessions + changes.count(Beside.SESSION),
+            jobs=done.jobs + changes.count(Beside.JOB),
             streams=done.streams + len(changes.new_streams),
             events=done.events + len(changes.events),
         )

@@ -9,8 +9,11 @@
 - behind it `{"event": {"stream": …, "sequence": …, "epoch": …, "kind": …, "frame": …}}` for each of
   its events, in order: `kind` is "noise", "message", "request" or "response", `frame` the lines of
   the server-sent event without its `id:`
-- last `{"end": {"sessions": …, "streams": …, "events": …, "checksum": …}}`: what came before it,
-  and a BLAKE2b of 16 bytes over those lines
+- then `{"job": {…}}` for each job, the newest first: `id` is 48 hexadecimal digits, `stream` the id
+  of its stream, `request` the body that the application may be asked with again or null, `inputs`
+  what its client has answered so far
+- last `{"end": {"sessions": …, "streams": …, "events": …, "jobs": …, "checksum": …}}`: what came
+  before it, and a BLAKE2b of 16 bytes over those lines
 
 Bytes that are no UTF-8 stand as `{"base64": …}` where a text would. Times are seconds since the
 Unix epoch by the store's clock. Nothing is compressed or encrypted.
@@ -26,7 +29,7 @@ from typing import Any, Final
 from sqlalchemy import Table
 
 from mcp_persist_middleware.errors import PersistError
-from mcp_persist_middleware.model import EventKind, StreamState
+from mcp_persist_middleware.model import JOB_ID_BYTES, EventKind, JobFace, StreamState
 from mcp_persist_middleware.ops.copy.rows import EventRow, Row
 from mcp_persist_middleware.stores.sql.schema import tables
 
@@ -34,7 +37,7 @@ FORMAT: Final = "mcp-persist-export"
 VERSION: Final = 1
 
 Line = tuple[str, dict[str, Any]]
-"""What it is (`session`, `stream`, `event`), and its fields."""
+"""What it is (`session`, `stream`, `event`, `job`), and its fields."""
 
 _TABLES = tables("")
 _STATES = {int(state): state.name.lower() for state in StreamState}
@@ -53,7 +56,7 @@ class Totals:
     """Counts lines, and rolls a checksum over them."""
 
     def __init__(self) -> None:
-        self.counts = {"session": 0, "stream": 0, "event": 0}
+        self.counts = {"session": 0, "stream": 0, "event": 0, "job": 0}
         self._rolling = hashlib.blake2b(digest_size=16, usedforsecurity=False)
 
     def add(self, what: str, line: bytes) -> None:
@@ -140,6 +143,29 @@ def event_row(fields: dict[str, Any]) -> EventRow:
     return _stream_id(fields["stream"]), *numbers, 0, _bytes(fields["frame"])
 
 
+def job_fields(row: Row) -> dict[str, Any]:
+    """A job as it stands in a line; the row is in the clear."""
+    request = row["request"]
+    return row | {
+        "id": row["id"].hex(),
+        "stream": row["stream"].hex(),
+        "request": None if request is None else _text(request),
+        "inputs": _text(row["inputs"]),
+    }
+
+
+def job_row(fields: dict[str, Any]) -> Row:
+    """A job as a row, in the clear."""
+    request = fields["request"]
+    return _columns(_TABLES.job, fields) | {
+        "id": _id(fields["id"], JOB_ID_BYTES),
+        "stream": _stream_id(fields["stream"]),
+        "face": str(JobFace(fields["face"])),
+        "request": None if request is None else _bytes(request),
+        "inputs": _bytes(fields["inputs"]),
+    }
+
+
 def parsed(given: Iterable[bytes]) -> Iterator[tuple[int, Line]]:
     """The lines of an export with their numbers, each as it is read.
 
@@ -161,7 +187,7 @@ def parsed(given: Iterable[bytes]) -> Iterator[tuple[int, Line]]:
                 raise ExportFileError(number=number, reason="lines before it are not as they were")
             return
         if what not in totals.counts or not isinstance(fields, dict):
-            raise ExportFileError(number=number, reason="it is no session, stream or event")
+            raise ExportFileError(number=number, reason="it is no session, stream, event or job")
         totals.add(what, raw)
         yield number, (what, fields)
     raise ExportFileError(number=number + 1, reason="it is missing: the file was cut")
@@ -186,9 +212,13 @@ def _columns(table: Table, fields: dict[str, Any]) -> Row:
 
 
 def _stream_id(text: str) -> bytes:
+    return _id(text, 16)
+
+
+def _id(text: str, size: int) -> bytes:
     id_ = bytes.fromhex(text)
-    if len(id_) != 16:
-        raise ValueError("the id of a stream has 32 hexadecimal digits")
+    if len(id_) != size:
+        raise ValueError(f"expected an id of {2 * size} hexadecimal digits")
     return id_
 
 
