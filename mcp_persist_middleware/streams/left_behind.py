@@ -21,7 +21,8 @@ from mcp_persist_middleware.streams.exchange_report import ExchangeReports
 from mcp_persist_middleware.streams.stored_request import StoredRequest
 from mcp_persist_middleware.supervision import Supervisor
 
-_TOGETHER = 256
+# Of more at once the oldest are not told of.
+_TOGETHER, _MOST = 256, 16_384
 _REVISIONS = {JobFace.EXTENSION: "2026-07-28", JobFace.CORE: "2025-11-25"}
 
 
@@ -47,7 +48,7 @@ class LeftBehind:
         self._reports = reports
         self._background = background
         self._worker = worker
-        self._waiting: deque[StreamRecord] = deque()
+        self._waiting: deque[StreamRecord] = deque(maxlen=_MOST)
         self._is_asking = False
 
     def note(self, record: StreamRecord) -> None:
