@@ -1,6 +1,7 @@
 """What every part knows of the application and of its clients: where a request goes (`scope`), what
-is read of it (`body`, `attempt`), who waits for its answer (`client`), how the application is asked
-something of our own (`probe`), and what we answer ourselves (`responses`)."""
+is read of it (`body`, `attempt`), what the application has of it (`lent`), who waits for its
+answer (`client`), how the application is asked something of our own (`probe`), and what we answer
+ourselves (`responses`)."""
 
 from mcp_persist_middleware.asgi.probe import (
     MAX_ANSWER,

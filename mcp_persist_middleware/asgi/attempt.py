@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from starlette.types import Message, Receive, Send
 
 from mcp_persist_middleware.asgi.body import handed_on, keep
-from mcp_persist_middleware.asgi.client import nowhere
+from mcp_persist_middleware.asgi.client import gone, nowhere
 
 
 class Attempt:
@@ -65,13 +65,8 @@ class Attempt:
         finally:
             _current.reset(token)
             # A session that begins here keeps its context, and with it this, but no connection.
-            self._receive, self._send = _gone, nowhere
+            self._receive, self._send = gone, nowhere
             self._read.clear()
-
-
-async def _gone() -> Message:
-    """What servers say of a client that has had its answer."""
-    return {"type": "http.disconnect"}
 
 
 def _is_nothing(message: Message) -> bool:

@@ -45,6 +45,11 @@ class Client:
             self._task.cancel()
 
 
+async def gone() -> Message:
+    """What servers say of a client that has had its answer."""
+    return {"type": "http.disconnect"}
+
+
 async def stay() -> Message:
     """Where the client's leaving is not heard."""
     await asyncio.Event().wait()
