@@ -45,7 +45,8 @@ _ASK_AGAIN = 0.1
 class Dispatcher:
     """Serves the requests of one application on one worker."""
 
-    app: ASGIApp
+    app: LeaseGuard
+    """The application without our sessions."""
     parts: Parts
     ground: Scope
     """What every request of this application has in its scope, wherever it comes from."""
@@ -94,10 +95,13 @@ class Dispatcher:
 
     async def _begin(self, asked: Asked, client: LocalClient) -> None:
         """Answer with what an earlier request for the same began, or serve it in its session."""
-        context, app = self.parts.exchanges, self._app(asked.request.era)
-        if not await long_calls.joined(context, app, asked, client):
+        context, settings = self.parts.exchanges, self.parts.exchanges.settings
+        if settings.idempotency or settings.hand_back or settings.session_fallback:
+            app = self._app(asked.request.era)
+            if await long_calls.joined(context, app, asked, client):
+                return
             asked = await admission.in_latest_session(context, self.parts.sessions, app, asked)
-            await self._in_session(asked, client)
+        await self._in_session(asked, client)
 
     # What is asked.
 
@@ -235,10 +239,9 @@ class Dispatcher:
             case Kind.EXCHANGE if asked.resume is not None:
                 await self._run_again(app, asked, client)
             case Kind.LISTEN:
-                await push.serve(context, LeaseGuard(context, self.app), asked, client, send)
+                await push.serve(context, self.app, asked, client, send)
             case Kind.EXCHANGE:
-                bare = LeaseGuard(context, self.app)
-                await long_calls.run(context, app, bare, asked, client)
+                await long_calls.run(context, app, self.app, asked, client)
             case Kind.STREAM:
                 point = await listen.find(context, app, scope, request, client, send)
                 if point is not None:
@@ -248,7 +251,7 @@ class Dispatcher:
             case _:
                 note_reply(context, asked)
                 if not request.session and b'"initialize"' not in asked.body.content:
-                    app = LeaseGuard(context, self.app)
+                    app = self.app
                 await app(scope, bodies.replay(asked.body, client.rest), send)
 
     async def _run_again(self, app: ASGIApp, asked: Asked, client: Recipient) -> None:
@@ -271,9 +274,9 @@ class Dispatcher:
         """The application as requests of an era may call it."""
         context, registry = self.parts.exchanges, self.parts.sessions
         callers, site = ownership.Callers(context), self.serve_relayed
-        guarded, has_sessions = LeaseGuard(context, self.app), era.keeps_sessions
+        has_sessions = era.keeps_sessions
         layer = SessionLayer(
-            guarded,
+            self.app,
             registry,
             callers,
             site,

@@ -18,7 +18,7 @@ from mcp_persist_middleware.persistence import Persistence, access_to, one_of
 from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.protocol.classify import Kind
 from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
-from mcp_persist_middleware.streams.lease_guard import refuse
+from mcp_persist_middleware.streams.lease_guard import LeaseGuard, refuse
 from mcp_persist_middleware.worker import Parts
 
 logger = logging.getLogger(__name__)
@@ -178,7 +178,8 @@ class PersistMiddleware:
         settings = parts.exchanges.settings
         marked = with_extension(scope, namespace=admission.namespace(settings, scope))
         client = LocalClient(parts.exchanges, attempt.receive, attempt.send)
+        guarded = LeaseGuard(parts.exchanges, self.app)
         try:
-            await Dispatcher(self.app, parts, self._base_scope).serve(request, marked, client)
+            await Dispatcher(guarded, parts, self._base_scope).serve(request, marked, client)
         finally:
             client.close()
