@@ -116,8 +116,8 @@ class Commits:
                 stream.commit(write)
                 if stream.ended:
                     self._forget(stream)
-            case Outcome.FENCED if stream.record.kind is StreamKind.GET:
-                logger.info("A session's stream is not written here any more")
+            case Outcome.FENCED if _is_handed_over(stream):
+                logger.info("A stream is not written here any more")
                 self._queue.discard(stream)
                 stream.hand_over()
                 self._forget(stream)
@@ -181,6 +181,13 @@ class Commits:
         if self.live.get(stream.record.id) is stream:
             del self.live[stream.record.id]
             telemetry.streams.add(-1)
+
+
+def _is_handed_over(stream: LiveStream) -> bool:
+    """Whether a stream that is another worker's now is over here. Of a call that is read here the
+    answer is on its way to its client; one that nobody reads is cancelled, or ended otherwise."""
+    is_read = stream.readers > 0 or not stream.created
+    return stream.record.kind is StreamKind.GET or not is_read
 
 
 def _count(stream: LiveStream, write: StreamWrite) -> None:

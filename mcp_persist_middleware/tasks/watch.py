@@ -61,7 +61,7 @@ class JobWatch:
 
     async def _is_taken(self, stream: LiveStream) -> bool:
         """Whether somebody else has ended it, or goes on with it."""
-        if not stream.created or stream.degraded or stream.ended or stream.ending is not None:
+        if not stream.created or stream.ended or stream.ending is not None:
             return False
         record = await self._context.log.find(stream.record.id)
         return record is None or record.epoch != stream.record.epoch

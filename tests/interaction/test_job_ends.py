@@ -180,17 +180,29 @@ async def test_a_job_whose_worker_died_is_counted_by_whoever_ends_it(
     assert span.attributes["gen_ai.tool.name"] == "work"
 
 
+@pytest.mark.parametrize("tool", ["stream", "talks"])
 async def test_a_task_that_another_worker_cancels_is_counted_there_alone(
-    tmp_store: str, ends: Ends
+    tmp_store: str, ends: Ends, telemetry: Telemetry, tool: str
 ) -> None:
+    async def talks(call: Call) -> None:
+        await call.head()
+        ending = asyncio.create_task(app.opened(call))
+        while not ending.done():
+            await call.progress(1)
+            await asyncio.sleep(0.02)
+
     app = Application()
+    app.tools["talks"] = talks
     async with two_workers(tmp_store, app, tasks_after=0.1) as (ports, _):
         first, second = map(TaskClient, ports)
-        task = (await first.call("stream"))["taskId"]
+        task = (await first.call(tool))["taskId"]
         await second.ask("tasks/cancel", {"taskId": task})
         await until(lambda: bool(app.ended))
         assert (await first.get(task))["status"] == "cancelled"
     assert ends() == {("extension", "cancelled"): 1}
+    # It is no call that goes on and is not kept.
+    assert telemetry.counted("streams.interrupted") == 1
+    assert telemetry.counted("streams.degraded") == 0
 
 
 @pytest.mark.parametrize(

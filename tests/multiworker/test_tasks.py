@@ -54,18 +54,27 @@ async def test_tasks_are_run_once_and_read_at_the_other_worker(
     assert len(ran) == len(set(ran)) == 12
 
 
+@pytest.mark.parametrize(
+    ("tool", "arguments", "said"),
+    [
+        # Nothing is written meanwhile that would meet the fence; or much is.
+        ("slow", {"seconds": 30}, "slow 30.0 cancelled"),
+        ("count", {"n": 5000, "delay": 0.02}, "count 5000 cancelled"),
+    ],
+    ids=["still", "talking"],
+)
 @pytest.mark.parametrize("store", ["sqlite", "postgres"], indirect=True)
 async def test_a_task_is_cancelled_at_the_other_worker_and_its_own_ends_it(
-    tmp_path: Path, store: Store
+    tmp_path: Path, store: Store, tool: str, arguments: dict[str, Any], said: str
 ) -> None:
     async with two_servers(tmp_path, store=store, **SOON) as (one, two):
         here, there = both(one, two)
-        # Nothing is written meanwhile that would meet the fence.
-        task = (await here.call("slow", seconds=30))["taskId"]
+        task = (await here.call(tool, **arguments))["taskId"]
         answer = await there.ask("tasks/cancel", {"taskId": task})
         assert answer["result"] == {"resultType": "complete"}
         assert {(await client.get(task))["status"] for client in (here, there)} == {"cancelled"}
-        await one.wait_for_log("slow 30.0 cancelled")
+        await one.wait_for_log(said)
+        assert "MPM-LOG-04" not in one.log
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgres"], indirect=True)
