@@ -1,6 +1,7 @@
 """What every test shares: a store of its own, and a check that it leaves nothing running."""
 
 import asyncio
+import gc
 import os
 import sys
 import tempfile
@@ -34,6 +35,9 @@ _SECONDS = 5.0
 # package anew.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# What is imported and collected stays to the end: the collector need not go through it, now or
+# after any of the tests.
+gc.disable()
 # What a plain `pip install uvicorn` runs on, unless the environment says otherwise; the proxy runs
 # on what its extra brings.
 os.environ.setdefault("UVICORN_LOOP", "asyncio")
@@ -44,6 +48,12 @@ settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("any machine")
+
+
+def pytest_collection_finish() -> None:
+    """Have what the tests leave collected, and that alone."""
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

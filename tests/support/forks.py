@@ -209,10 +209,12 @@ def _become(asked: bytes) -> None:
 
 
 if __name__ == "__main__":
+    # The collector would write to what is shared, and have it copied into each of them.
+    gc.disable()
     for name in _WARM:
         importlib.import_module(name)
-    # The collector would write to what is shared, and have it copied into each of them.
     gc.freeze()
+    gc.enable()
     todo = _Serving(socket.socket(fileno=int(sys.argv[1]))).run()
     if todo is not None:
         _become(todo)
