@@ -6,11 +6,18 @@ import json
 import re
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.base import Answers
 from mcp_persist_middleware.log.membership.peers import PeerStatus
-from mcp_persist_middleware.model import EventKind, JobFace, JobRecord, StreamRecord, StreamState
+from mcp_persist_middleware.model import (
+    Event,
+    EventKind,
+    JobFace,
+    JobRecord,
+    StreamRecord,
+    StreamState,
+)
 from mcp_persist_middleware.protocol import jsonrpc, sse
 from mcp_persist_middleware.streams.context import Context, Progress
 
@@ -97,7 +104,18 @@ async def _left(context: Context, record: StreamRecord) -> PeerStatus | None:
     return await context.takeover.left(record)
 
 
-async def seen(log: EventLog, job: JobRecord) -> JobState:
+class Streams(Protocol):
+    """What of a log tells what has become of a job."""
+
+    def now(self) -> float: ...
+    async def find(self, stream: bytes) -> StreamRecord | None: ...
+    async def answers(self, stream: bytes, after: int = 0) -> Answers: ...
+    async def read(
+        self, stream: bytes, after: int, max_events: int, max_bytes: int
+    ) -> list[Event]: ...
+
+
+async def seen(log: Streams, job: JobRecord) -> JobState:
     """The same as somebody sees it who is no worker, and changes nothing.
 
     Raises:
@@ -175,7 +193,7 @@ async def _progress(context: Context, job: JobRecord) -> Progress:
     return found
 
 
-async def _newest(log: EventLog, stream: bytes, known: Progress) -> Progress:
+async def _newest(log: Streams, stream: bytes, known: Progress) -> Progress:
     """What is known, or what events after that say."""
     last, _ = await log.answers(stream, known.last)
     if last <= known.last:
@@ -203,7 +221,7 @@ def _told(message: bytes) -> str:
             return ""
 
 
-async def _ended(log: EventLog, job: JobRecord, record: StreamRecord) -> JobState:
+async def _ended(log: Streams, job: JobRecord, record: StreamRecord) -> JobState:
     ended = record.ended_at if record.ended_at is not None else job.updated_at
     is_kept = record.expires_at is None or record.expires_at > log.now()
     answers = await log.answers(job.stream) if is_kept else None

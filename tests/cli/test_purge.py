@@ -8,6 +8,7 @@ from anyio.from_thread import BlockingPortal
 from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.ops.records import name_of, stream_id
 from tests.cli.scene import ANN, SESSION, Scene, answer, progress, run
+from tests.cli.test_tasks import begun
 
 MakeScene = Callable[..., Scene]
 
@@ -71,6 +72,15 @@ def test_a_dry_run_counts_what_goes_and_removes_nothing(fresh: MakeScene, meant:
     assert left(scene) == before
     assert scene.run("deletions").out == "Nothing was removed of late.\n"
     gone = scene.run("purge", "--json", *meant).json
+    assert {name: gone[name] for name in counted} == counted
+
+
+def test_a_dry_run_counts_tasks_too(fresh: MakeScene, portal: BlockingPortal) -> None:
+    scene = fresh()
+    begun(scene, portal)
+    counted = scene.run("purge", "--dry-run", "--json", "--principal", ANN).json
+    gone = scene.run("purge", "--json", "--principal", ANN).json
+    assert counted["jobs"] == gone["jobs"] == 2
     assert {name: gone[name] for name in counted} == counted
 
 

@@ -1,21 +1,27 @@
 """`tasks`: calls that are asked for by an id or a key, and what has become of them."""
 
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import typer
 
 from mcp_persist_middleware.errors import ConfigurationError
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.codecs.chain import Chain
 from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.model import JobRecord
 from mcp_persist_middleware.ops import command, stores
+from mcp_persist_middleware.ops.inspected_log import InspectedLog
 from mcp_persist_middleware.ops.options import Limit
 from mcp_persist_middleware.ops.output import Column, Output, ago, moment
 from mcp_persist_middleware.ops.records import NotFoundError
 from mcp_persist_middleware.ops.store_options import StoreOptions
 from mcp_persist_middleware.protocol import job_id
 from mcp_persist_middleware.protocol.event_id import name_of
+from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores.sql.inspection import Inspection
 from mcp_persist_middleware.tasks import jobs, state
 from mcp_persist_middleware.tasks.state import JobState, JobStatus
 
@@ -62,8 +68,8 @@ async def list_tasks(
     limit: Limit = 20,
 ) -> None:
     """List tasks, and other calls that are asked for later, the newest first."""
-    async with stores.opened(store.settings()) as log:
-        found = await _jobs_of(log).list(None, b"", limit)
+    async with _looked_at(store.settings()) as (inspection, log):
+        found = await inspection.jobs(limit)
         rows = [_row(job, await state.seen(log, job), log.now()) for job in found]
     out.table(
         _COLUMNS, [r for r in rows if status in (None, r["status"])], "There is no such task."
@@ -72,15 +78,15 @@ async def list_tasks(
 
 async def show(store: StoreOptions, out: Output, task: _Name) -> None:
     """Show a task, without what it has answered."""
-    async with stores.opened(store.settings()) as log:
-        job = await _find(log, task)
+    async with _looked_at(store.settings()) as (inspection, log):
+        job = await _seek(inspection, task)
         out.facts(_FACTS, _row(job, await state.seen(log, job), log.now()))
 
 
 async def result(store: StoreOptions, out: Output, task: _Name) -> bool:
     """Print what a task has answered, as the application wrote it. Exit code 1 when it has not."""
-    async with stores.opened(store.settings()) as log:
-        found = await state.seen(log, await _find(log, task))
+    async with _looked_at(store.settings()) as (inspection, log):
+        found = await state.seen(log, await _seek(inspection, task))
     if not found.answer:
         out.facts((Column("status", "It has no result:"),), {"status": str(found.status)})
         return True
@@ -106,6 +112,22 @@ async def cancel(store: StoreOptions, out: Output, task: _Name) -> bool:
     title = "Cancelled:" if done else "Had ended before:"
     out.facts((Column("task", title),), {"task": task, "cancelled": done})
     return not done
+
+
+@contextlib.asynccontextmanager
+async def _looked_at(settings: Settings) -> AsyncIterator[tuple[Inspection, InspectedLog]]:
+    """A look at the store, and at its streams."""
+    async with stores.inspected(settings) as inspection:
+        now = await inspection.now()
+        yield inspection, InspectedLog(inspection, Chain(settings), now)
+
+
+async def _seek(inspection: Inspection, task: str) -> JobRecord:
+    name = job_id.parse(task)
+    found = await inspection.job(name) if name is not None else None
+    if found is None:
+        raise NotFoundError(what="task", name=task, url=inspection.name)
+    return found
 
 
 def _jobs_of(log: EventLog) -> Jobs:

@@ -11,7 +11,6 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import LastNumber
 from mcp_persist_middleware.log.deletions import Deletion
 from mcp_persist_middleware.log.journal import JournalEntry, Sought
-from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import (
     NOTE,
     Event,
@@ -30,15 +29,14 @@ from mcp_persist_middleware.stores.sql.inspected import (
     Wanted,
     WorkerRow,
 )
+from mcp_persist_middleware.stores.sql.job_inspection import JobInspection
 from mcp_persist_middleware.stores.sql.journal import entries_of, newest
 from mcp_persist_middleware.stores.sql.listing import (
-    belonging,
     deletions_of,
     last_numbers,
     newest_deletions,
     numbers_of,
 )
-from mcp_persist_middleware.stores.sql.read_only import ReadOnly
 from mcp_persist_middleware.stores.sql.rows import page_of, reading, record_of
 from mcp_persist_middleware.stores.sql.sessions import session_of
 
@@ -47,7 +45,7 @@ _TOGETHER = 256
 _HEAD = 40
 
 
-class Inspection(ReadOnly, ABC):
+class Inspection(JobInspection, ABC):
     """The tables of one store. Use it as an async context manager.
 
     Every method raises `StoreError` when the store does not answer.
@@ -152,16 +150,6 @@ class Inspection(ReadOnly, ABC):
         c, own = self.tables.stream.c, select(self.tables.session.c.read_stream)
         rows = await self.all(select(c.id).where(*self._meant(wanted), c.id.in_(own)))
         return [bytes(row.id) for row in rows]
-
-    async def count_sessions(self, whose: Whose) -> int:
-        """How many are somebody's, deleted and expired ones too."""
-        of_somebody = belonging(self.tables.session.c, "id", whose)
-        return int((await self.one(select(func.count()).where(*of_somebody)))[0])
-
-    async def count_journal(self, whose: Whose) -> int:
-        """How many rows of the journal are somebody's."""
-        of_somebody = belonging(self.tables.journal.c, "session", whose)
-        return int((await self.one(select(func.count()).where(*of_somebody)))[0])
 
     async def journal(
         self, sought: Sought, limit: int, *, before: str = ""

@@ -25,7 +25,7 @@ from mcp_persist_middleware.errors import UnreadableRowError
 from mcp_persist_middleware.log.base import EventLog, LastNumber, Purged
 from mcp_persist_middleware.log.deletions import MOST, Deletion, Reason
 from mcp_persist_middleware.log.whose import Whose
-from mcp_persist_middleware.model import EARLY, UNSURE, StreamRecord
+from mcp_persist_middleware.model import EARLY, UNSURE, EventKind, StreamRecord
 from mcp_persist_middleware.stores.sql.rows import reading, record_of
 from mcp_persist_middleware.stores.sql.schema import Tables
 from mcp_persist_middleware.stores.sql.store import SqlStore
@@ -132,6 +132,16 @@ def last_numbers(tables: Tables, streams: Sequence[bytes]) -> Select[Any]:
     newest = select(func.max(e.sequence)).where(e.stream == s.id).scalar_subquery()
     last = case((s.ended_at.is_(None), newest), else_=s.last_sequence).label("last")
     return select(s.id, last, s.ended_at).where(s.id.in_(streams))
+
+
+def answers_after(tables: Tables, stream: bytes, after: int) -> Select[Any]:
+    """Asks for what a stream has answered after a number."""
+    c = tables.event.c
+    return (
+        select(c.sequence, c.epoch, c.kind, c.codec, c.payload)
+        .where(c.stream == stream, c.sequence > after, c.kind >= int(EventKind.RESPONSE))
+        .order_by(c.sequence)
+    )
 
 
 def numbers_of(rows: Sequence[Row[Any]]) -> dict[bytes, LastNumber]:

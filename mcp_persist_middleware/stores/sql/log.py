@@ -17,13 +17,14 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log import mirror
 from mcp_persist_middleware.log.base import Answers, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import WorkerTable
-from mcp_persist_middleware.model import Beat, Event, EventKind
+from mcp_persist_middleware.model import Beat, Event
 from mcp_persist_middleware.stores.sql import migrations
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox
 from mcp_persist_middleware.stores.sql.inspection import Inspection
 from mcp_persist_middleware.stores.sql.jobs import SqlJobs
 from mcp_persist_middleware.stores.sql.journal import SqlJournal
 from mcp_persist_middleware.stores.sql.lent import Lent
+from mcp_persist_middleware.stores.sql.listing import answers_after
 from mcp_persist_middleware.stores.sql.rows import RowPage, page_of
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from mcp_persist_middleware.stores.sql.streams import SqlStreams
@@ -211,15 +212,11 @@ class SqlLog(SqlStreams):
 
     async def answers(self, stream: bytes, after: int = 0) -> Answers:
         c = self.tables.event.c
-        of_stream = (c.stream == stream, c.sequence > after)
+        newest = select(func.max(c.sequence)).where(c.stream == stream, c.sequence > after)
         # First: what is written meanwhile is above this number, and looked for.
-        (last,) = await self._whole(self._one(select(func.max(c.sequence)).where(*of_stream)))
-        answers = (
-            select(c.sequence, c.epoch, c.kind, c.codec, c.payload)
-            .where(*of_stream, c.kind >= int(EventKind.RESPONSE))
-            .order_by(c.sequence)
-        )
-        page = page_of(tuple(row) for row in await self.all(answers))
+        (last,) = await self._whole(self._one(newest))
+        found = await self.all(answers_after(self.tables, stream, after))
+        page = page_of(tuple(row) for row in found)
         return Answers(last or after, self._readable(page))
 
     async def _one(self, statement: Any) -> Any:
