@@ -15,6 +15,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mcp_persist_middleware import asgi
 from mcp_persist_middleware.asgi.client import stay
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
@@ -29,6 +30,7 @@ from mcp_persist_middleware.model import (
     SessionRecord,
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
+from mcp_persist_middleware.relay import watch
 from mcp_persist_middleware.relay.client import RelayClient
 from mcp_persist_middleware.relay.envelope import BufferedResponse, NotExecuted, RequestEnvelope
 from mcp_persist_middleware.relay.execute import Executor
@@ -262,6 +264,9 @@ async def test_no_client_keeps_the_others_out_and_what_nobody_waits_for_makes_ro
 ) -> None:
     monkeypatch.setattr("mcp_persist_middleware.relay.server._OF_ONE_SESSION", 3)
     monkeypatch.setattr("mcp_persist_middleware.relay.server._OF_ONE_PRINCIPAL", 3)
+    # Nobody here has closed only its half.
+    monkeypatch.setattr(asgi, "HALF_CLOSED", 0.1)
+    monkeypatch.setattr(watch, "_LOOK_SECONDS", 0.1)
     home = Home(log)
     async with home.open():
         greedy = [await home.hold(SessionKey("d", "/mcp", f"g{n}"), "eve") for n in range(3)]
@@ -275,8 +280,9 @@ async def test_no_client_keeps_the_others_out_and_what_nobody_waits_for_makes_ro
         fine, _ = client_of(other, honest)
         assert await asyncio.wait_for(fine, 10) == BufferedResponse(200, [], b"done")
         # A disconnect is no cancellation: the calls go on, and are nobody's.
-        for task, left in calls:
+        for _, left in calls:
             left.set()
+        for task, _ in calls:
             assert await asyncio.wait_for(task, 10) is RelayFailure.CLIENT_GONE
         await until(lambda: len(home.left) == 3)
         again, _ = client_of(other, mine[0])

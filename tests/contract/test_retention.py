@@ -84,7 +84,7 @@ async def test_a_long_backlog_keeps_nothing_else_from_being_done_and_goes_withou
 
 class Slow(Timed):
     """A log whose store takes so long (seconds) for each event, and is asked for no longer than
-    0.2 s; a real one does the work."""
+    0.1 s; a real one does the work."""
 
     def __init__(self, log: EventLog, seconds: float) -> None:
         self._log, self._seconds = log, seconds
@@ -92,15 +92,15 @@ class Slow(Timed):
 
     async def purge(self, now: float, max_events: int) -> Purged:
         self.asked.append(max_events)
-        if max_events * self._seconds > 0.2:
-            raise StoreError(url="it", reason="no answer in 0.2 s")
+        if max_events * self._seconds > 0.1:
+            raise StoreError(url="it", reason="no answer in 0.1 s")
         await asyncio.sleep(max_events * self._seconds)
         return await self._log.purge(now, max_events)
 
 
 async def test_a_step_that_was_too_much_for_the_store_becomes_smaller(log: EventLog) -> None:
     old = await old_streams(log, 3, 20)
-    slow = Slow(log, 0.02)
+    slow = Slow(log, 0.01)
     async with running(RetentionLoop(slow, settings(purge_interval=0.05))):  # type: ignore[arg-type]
         for stream in old:
             while await log.find(stream.id) is not None:
