@@ -17,7 +17,7 @@ from tests.multiworker.stateful_app import workers
 from tests.support.processes import ServerProcess, stand_still
 from tests.support.session import MODERN, RawSession
 from tests.support.sse_client import Frame, Response, request
-from tests.support.stores import Store
+from tests.support.stores import WITH_AND_WITHOUT_REDIS, Store
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -84,7 +84,7 @@ async def test_wall_clocks_that_differ_and_are_set_while_calls_run_cost_nothing(
         for minutes in (1, 61, -61):
             asked = await on(session, two).call("ask")
             (question,) = await asked.take(1)
-            steps = {"name": f"steps {minutes}", "n": 20, "delay": 0.05}
+            steps = {"name": f"steps {minutes}", "n": 10, "delay": 0.05}
             runs = await on(other, one).call("steps", **steps)
             cut = await on(session, two).call("steps", **steps)
             cursor = (await cut.take(2))[-1].id
@@ -95,13 +95,14 @@ async def test_wall_clocks_that_differ_and_are_set_while_calls_run_cost_nothing(
             assert await reply(on(session, two), question, "ann") == 202
             assert await value(asked) == "ann"
             seen = [*await read(runs), *await read(await on(session, two).get(cursor))]
-            assert [f.progress for f in seen if not f.is_response] == [*range(1, 21), *range(3, 21)]
+            assert [f.progress for f in seen if not f.is_response] == [*range(1, 11), *range(3, 11)]
         late = await on(session, two).get(cursor)
-        assert [f.progress for f in await read(late) if not f.is_response] == [*range(3, 21)]
+        assert [f.progress for f in await read(late) if not f.is_response] == [*range(3, 11)]
         assert not one.complaints
         assert not two.complaints
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_question_is_answered_through_the_other_worker(
     tmp_path: Path, store: Store
 ) -> None:
@@ -115,6 +116,7 @@ async def test_a_question_is_answered_through_the_other_worker(
             assert await value(response) == "ann"
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_call_is_cancelled_through_the_other_worker(tmp_path: Path, store: Store) -> None:
     async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port)
@@ -130,6 +132,7 @@ async def test_a_call_is_cancelled_through_the_other_worker(tmp_path: Path, stor
             assert await value(response) == "cancelled"
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_session_deleted_on_one_worker_is_unknown_to_both(
     tmp_path: Path, store: Store
 ) -> None:
@@ -144,6 +147,7 @@ async def test_a_session_deleted_on_one_worker_is_unknown_to_both(
         assert await value(await on(session, one).call("count")) == 404
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_plain_answers_and_refusals_cross_unchanged(tmp_path: Path, store: Store) -> None:
     async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port)
@@ -230,6 +234,7 @@ async def test_a_home_that_stands_still_loses_its_sessions_and_runs_nothing_afte
         assert "work 1" not in one.log
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_cancellation_does_not_overtake_its_call(tmp_path: Path, store: Store) -> None:
     async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port)
@@ -260,6 +265,7 @@ async def test_what_a_dead_home_had_not_claimed_is_run_once_by_the_next(
         assert sorted(ran) == [f"work {n}" for n in range(5)]
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_credentials_lie_in_no_row_that_can_be_read(tmp_path: Path, store: Store) -> None:
     async with workers(tmp_path, store=store) as (one, two):
         session = await RawSession.open(one.port, extra={"authorization": "open-sesame"})
@@ -274,6 +280,7 @@ async def test_credentials_lie_in_no_row_that_can_be_read(tmp_path: Path, store:
         assert await value(await call) == 1
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_client_that_leaves_before_its_request_is_taken_cancels_nothing(
     tmp_path: Path, store: Store
 ) -> None:
@@ -293,6 +300,7 @@ async def test_a_client_that_leaves_before_its_request_is_taken_cancels_nothing(
         assert await value(await on(session, two).call("count")) == 2
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_session_stream_is_served_through_the_other_worker(
     tmp_path: Path, store: Store
 ) -> None:
@@ -310,6 +318,7 @@ async def test_a_session_stream_is_served_through_the_other_worker(
             pass
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_every_worker_on_its_own_brings_nothing_back(tmp_path: Path, store: Store) -> None:
     async with workers(tmp_path, session_routing="local", store=store) as (one, two):
         session = await RawSession.open(one.port)
@@ -317,6 +326,7 @@ async def test_every_worker_on_its_own_brings_nothing_back(tmp_path: Path, store
         assert await value(await on(session, one).call("count")) == 1
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_session_that_is_taken_over_is_nowhere_else(tmp_path: Path, store: Store) -> None:
     async with workers(tmp_path, session_routing="revive", store=store) as (one, two):
         session = await RawSession.open(one.port)
@@ -350,6 +360,7 @@ async def waiting(store: Store, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_relayed_request_stays_in_its_namespace(tmp_path: Path, store: Store) -> None:
     async with workers(tmp_path, namespace="by tenant", store=store) as (one, two):
         ann = await RawSession.open(one.port, extra={"x-tenant": "ann"})

@@ -12,7 +12,7 @@ from tests.multiworker.test_relay import on, value
 from tests.support.processes import ServerProcess, running
 from tests.support.session import MODERN, RawSession
 from tests.support.sse_client import Frame, Response
-from tests.support.stores import Store
+from tests.support.stores import WITH_AND_WITHOUT_REDIS, Store
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -88,6 +88,7 @@ async def test_a_killed_call_goes_on_in_a_new_epoch_of_its_stream(
         assert not one.complaints
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_what_the_setting_does_not_name_is_not_run_again(
     tmp_path: Path, store: Store
 ) -> None:
@@ -101,6 +102,7 @@ async def test_what_the_setting_does_not_name_is_not_run_again(
         assert runs([one], "b") == ["nobody"]
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_the_request_is_kept_without_credentials_and_only_while_it_may_be_needed(
     tmp_path: Path,
     store: Store,
@@ -213,6 +215,7 @@ async def test_a_run_that_dies_too_may_be_run_once_more(tmp_path: Path, store: S
         assert seen[-1].message["result"] == {"value": 6}
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_without_a_session_it_is_run_again_as_well(tmp_path: Path, store: Store) -> None:
     async with running(worker(tmp_path, "one", store=store, **AGAIN)) as one:
         client = await RawSession.open(one.port, MODERN)
@@ -225,6 +228,7 @@ async def test_without_a_session_it_is_run_again_as_well(tmp_path: Path, store: 
         assert more[-1].message["result"] == {"value": 6}
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_caller_whom_the_application_refuses_has_nothing_run(
     tmp_path: Path, store: Store
 ) -> None:

@@ -19,7 +19,7 @@ from tests.peers.multi_round import ask
 from tests.support.scripted import persisted, until
 from tests.support.session import MODERN, RawSession
 from tests.support.sse_client import Response
-from tests.support.stores import STORES, Store
+from tests.support.stores import STORES, WITH_AND_WITHOUT_REDIS, Store
 from tests.support.task_client import TaskClient
 
 _KEY = "0123456789abcdef" * 4
@@ -87,7 +87,12 @@ async def round_at(port: int, state: str | None = None, **extra: str) -> dict[st
     return await result_of(await session.post("tools/call", params))
 
 
-@pytest.mark.parametrize("json_response", [False, True])
+# How it is answered and where are one to a store.
+@pytest.mark.parametrize(
+    ("store", "json_response"),
+    [("sqlite", False), ("postgres", True), ("sqlite+redis", True), ("postgres+redis", False)],
+    indirect=["store"],
+)
 async def test_each_round_goes_to_the_worker_that_asked(store: Store, json_response: bool) -> None:
     async with workers(store, json_response=json_response) as (one, two, _):
         asked = (await round_at(two))["result"]
@@ -99,6 +104,7 @@ async def test_each_round_goes_to_the_worker_that_asked(store: Store, json_respo
         assert answer["content"][0]["text"] == "ordered at worker 1"
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_what_a_task_asks_is_answered_at_the_worker_that_asked(store: Store) -> None:
     settings = {"tasks_after": 0, "tasks_for": ["slowly"]}
     async with workers(store, **settings) as (one, two, _):

@@ -9,7 +9,7 @@ from mcp_persist_middleware.persistence import access_to
 from tests.interaction.test_hand_back import Held, Listing, answer_of, text_of
 from tests.support.scripted import persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
-from tests.support.stores import Store
+from tests.support.stores import WITH_AND_WITHOUT_REDIS, Store
 
 _ANN = {"authorization": "Bearer ann"}
 
@@ -31,6 +31,7 @@ async def workers(app: Any, store: Store, **settings: Any) -> AsyncIterator[tupl
         yield one, two
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_session_at_home_elsewhere_is_handed_its_call_back_and_its_result(
     store: Store,
 ) -> None:
@@ -49,6 +50,7 @@ async def test_a_session_at_home_elsewhere_is_handed_its_call_back_and_its_resul
         assert tool.runs == 1
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_without_sessions_the_next_worker_has_the_result(store: Store) -> None:
     quick = Held()
     quick.done.set()

@@ -14,7 +14,7 @@ from tests.support.processes import ServerProcess, running
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
 from tests.support.sse_client import Frame, Response
-from tests.support.stores import Store
+from tests.support.stores import WITH_AND_WITHOUT_REDIS, Store
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -106,6 +106,7 @@ async def left(store: Store, session: RawSession, worker: str) -> None:
             await asyncio.sleep(0.02)
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_the_newest_of_two_clients_on_two_workers_receives_and_nobody_fights(
     tmp_path: Path,
     store: Store,
@@ -149,6 +150,7 @@ async def test_a_client_that_waits_goes_on_when_the_worker_of_the_other_is_kille
             assert old.connections == 1
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_client_without_a_cursor_goes_on_where_the_last_one_was(
     tmp_path: Path, store: Store
 ) -> None:

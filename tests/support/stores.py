@@ -391,3 +391,11 @@ BESIDE: dict[str, Callable[[Path, Fixture], Store]] = {
     "memory+redis": with_redis(memory),
 }
 """Stores that are under the contract alone: those that the library has not."""
+
+
+WITH_AND_WITHOUT_REDIS = pytest.mark.parametrize(
+    "store", ["sqlite", "postgres+redis"], indirect=True
+)
+"""For processes of whose work a store only carries requests, answers and wake-ups: in SQL, or in
+Redis. Either SQL is among them. Where workers die or compete, all four are tried, and what each
+store does by itself is under its contract."""
