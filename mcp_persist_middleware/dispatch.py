@@ -139,7 +139,8 @@ class Dispatcher:
         retry_ms = context.settings.retry_ms
         with contextlib.closing(forward):
             for moves in range(_MOVES):
-                match await self._outcome(forward, moved=moves > 0):
+                is_here = not moves and self._is_held(asked)
+                match Here() if is_here else await self._outcome(forward, moved=moves > 0):
                     case Here(takes_over):
                         with contextlib.suppress(SessionElsewhereError):
                             await self._here(asked, client, takes_over=takes_over)
@@ -183,6 +184,13 @@ class Dispatcher:
                     )
                     return RelayFailure.TIMEOUT
             await asyncio.sleep(_ASK_AGAIN)
+
+    def _is_held(self, asked: Asked) -> bool:
+        """Whether the session of a request is surely at home here: nobody need be asked."""
+        request, registry = asked.request, self.parts.sessions
+        if not request.session or self._is_contested(asked):
+            return False
+        return registry.held(registry.key(place_of(asked.scope), request.session)) is not None
 
     async def _look(self, forward: Forward, *, moved: bool) -> SessionState:
         """Where the session of a request is.
@@ -274,17 +282,9 @@ class Dispatcher:
         """The application as requests of an era may call it."""
         context, registry = self.parts.exchanges, self.parts.sessions
         callers, site = ownership.Callers(context), self.serve_relayed
-        has_sessions = era.keeps_sessions
-        layer = SessionLayer(
-            self.app,
-            registry,
-            callers,
-            site,
-            self._came_back,
-            takes_over,
-            has_sessions=has_sessions,
-        )
-        if has_sessions or not context.member.peers.has_peers(context.member.name):
+        what = self.app, registry, callers, site, self._came_back, takes_over, era.keeps_sessions
+        layer = SessionLayer(*what)
+        if era.keeps_sessions or not context.member.peers.has_peers(context.member.name):
             return layer
         return Asking(layer, registry.rounds, callers, site)
 

@@ -129,7 +129,7 @@ class PersistMiddleware:
             await self.app(scope, receive, send)
             return
         attempt = Attempt(receive, send)
-        with attempt.under_way():
+        with attempt:
             await self._serve(request, scope, attempt)
 
     async def _serve(self, request: classify.Request, scope: Scope, attempt: Attempt) -> None:

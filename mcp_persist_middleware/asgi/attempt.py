@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 from starlette.types import Message, Receive, Send
 
@@ -24,6 +24,7 @@ class Attempt:
         self._next = 0
         self.is_spent = False
         self.is_answered = False
+        self._token: Token[Attempt | None]
 
     def spend(self) -> None:
         """Somebody has it."""
@@ -56,17 +57,16 @@ class Attempt:
         self.is_answered = True
         await self._send(message)
 
-    @contextlib.contextmanager
-    def under_way(self) -> Iterator[None]:
-        """What runs in this context, or in a copy of it, runs for this request."""
-        token = _current.set(self)
-        try:
-            yield
-        finally:
-            _current.reset(token)
-            # A session that begins here keeps its context, and with it this, but no connection.
-            self._receive, self._send = gone, nowhere
-            self._read.clear()
+    # What runs in this context, or in a copy of it, runs for this request.
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
+        # A session that begins here keeps its context, and with it this, but no connection.
+        self._receive, self._send = gone, nowhere
+        self._read.clear()
 
 
 def _is_nothing(message: Message) -> bool:

@@ -45,6 +45,9 @@ class Body:
     @property
     def content(self) -> bytes:
         """The bytes read so far."""
+        if len(self.messages) == 1:
+            # As most come.
+            return bytes(self.messages[0].get("body", b""))
         return b"".join(message.get("body", b"") for message in self.messages)
 
     @property

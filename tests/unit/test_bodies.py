@@ -88,7 +88,7 @@ class _Connection:
 async def test_what_keeps_the_context_of_a_request_keeps_no_connection() -> None:
     connection = _Connection()
     attempt = Attempt(connection.receive, connection.send)
-    with attempt.under_way():
+    with attempt:
         kept = contextvars.copy_context()
     assert attempt in kept.values()
     alive = weakref.ref(connection)
