@@ -51,8 +51,8 @@ class DisconnectTimer:
         return self._exchange
 
     async def final(self) -> None:
-        """Wait until the application has to be told."""
-        while not self.is_final:
+        """Wait until the application has to be told, as it is when its answer is complete."""
+        while not self.is_final and self._exchange is not None:
             await self._told.wait()
 
     # What it is told.
@@ -74,7 +74,8 @@ class DisconnectTimer:
         that its client has left."""
         self._outlives = True
         self._context.detached.discard(self)
-        self._set_timer(seconds, self.fire)
+        if self._exchange is not None:
+            self._set_timer(seconds, self.fire)
 
     def attached(self) -> None:
         """Somebody reads here. An application that was told meanwhile, and goes on, may."""
@@ -91,7 +92,7 @@ class DisconnectTimer:
 
     def reader_lease(self, left: float) -> None:
         """Elsewhere somebody reads for so many seconds at least; negative: until so long ago."""
-        if self._outlives:
+        if self._outlives or self._exchange is None:
             return
         if left > 0:
             self._context.detached.discard(self)
@@ -109,7 +110,7 @@ class DisconnectTimer:
 
     def fire(self) -> None:
         """The client has left for good."""
-        if not self._has_left:
+        if not self._has_left and self._exchange is not None:
             self._has_left = True
             self.expire()
 
@@ -121,11 +122,13 @@ class DisconnectTimer:
         self._set_timer(_LAST_WORD_SECONDS, self._cancel)
 
     def close(self) -> None:
-        """The exchange has ended: no timer runs any more. It is let go, for the two hold each
-        other, and a circle of what each call leaves is dear to collect."""
+        """The answer is complete, or the exchange has ended: no timer runs any more, and what the
+        application does behind its answer is its own affair. The exchange is let go, for the two
+        hold each other, and a circle of what each call leaves is dear to collect."""
         self._context.detached.discard(self)
         self._stop()
         self._exchange, self._cancel = None, _nothing
+        self._told.notify()
 
     async def reader_ttl(self) -> float:
         """The lease of a reader elsewhere, as `reader_lease` is told it."""

@@ -201,8 +201,8 @@ class Exchange:
                 self._late.add(message.get("body", b""))
                 if not message.get("more_body", False):
                     await self.recorder.log_late(self._late)
-            case _:
-                pass
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._disconnect.close()
 
     async def _begin(self, message: Message) -> None:
         status, raw = message["status"], list(message.get("headers", []))

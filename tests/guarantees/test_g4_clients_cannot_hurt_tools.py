@@ -11,7 +11,7 @@ from mcp_persist_middleware import Persistence, PersistMiddleware
 from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.streams import disconnect
 from tests.support.scripted import Call, Scripted, persisted, serving, until
-from tests.support.session import MODERN, RawSession
+from tests.support.session import HANDSHAKE, MODERN, RawSession
 from tests.support.sse_client import parse_frame
 
 LARGE = "x" * 4096
@@ -107,6 +107,34 @@ async def test_a_tool_that_outstays_its_client_is_cancelled_and_the_request_ends
         await app.aclose()
     assert cancelled.is_set()
     assert sent == ["http.response.start"]
+
+
+@pytest.mark.parametrize("kind", ["stream", "json"])
+@pytest.mark.parametrize("version", [HANDSHAKE, MODERN])
+async def test_work_behind_a_complete_answer_hears_that_it_is_over_and_goes_on(
+    store: str, monkeypatch: pytest.MonkeyPatch, version: str, kind: str
+) -> None:
+    monkeypatch.setattr(disconnect, "_LAST_WORD_SECONDS", 0.05)
+    done = asyncio.Event()
+
+    async def report(call: Call) -> None:
+        if kind == "stream":
+            await call.head()
+            await call.result()
+        else:
+            await call.json(200, {"jsonrpc": "2.0", "id": call.request["id"], "result": {}})
+        # As servers say it once an answer is complete.
+        await call.watch()
+        # What it does now takes longer than anybody has who was told to end.
+        await asyncio.sleep(0.3)
+        done.set()
+
+    async with persisted(Scripted(report=report), store) as (port, _):
+        session = await RawSession.open(port, version)
+        response = await session.call("report")
+        async with asyncio.timeout(5):
+            await done.wait()
+        response.reset()
 
 
 async def test_work_that_nobody_comes_back_for_ends_after_detach_seconds(store: str) -> None:
