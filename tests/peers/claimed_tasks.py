@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.support.processes import ServerProcess, running
 
-_APP = "tests.peers.long_tools:app()"
+_APP = "tests.peers.everything:app()"
 
 
 async def answer(message: str, response_type: Any, params: Any, context: Any) -> Any:

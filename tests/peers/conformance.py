@@ -1,16 +1,18 @@
 """Shows that the official conformance suite sees no difference with the middleware in front.
 
 The suite runs against `tests.peers.everything`, bare and persisted, or directly and through the
-proxy, for both protocol eras, and every check of every scenario is compared. `server-sse-polling`
-is judged by itself: a bare server cannot pass it, a persisted one does.
+proxy, for both protocol eras, and every check of every scenario is compared. What a bare server
+cannot pass is judged by itself: `server-sse-polling`, and the scenarios of tasks, which the SDK's
+server has not.
 
 With `--everything` the proxy stands in front of the official TypeScript everything-server: it has
 none of the suite's tools, so that much fails, directly and through the proxy alike.
 
 Run:     python -m tests.peers.conformance [--proxy | --everything] [--cache DIRECTORY]
          (needs npm; the suite and the node it wants are installed into the cache directory once)
-Expect:  no differences, three successes of server-sse-polling, and exit code 0. The scenarios of
-         the tasks extension fail on both sides, because the SDK does not implement it.
+Expect:  no scenario differs but for the better, three successes of server-sse-polling, and exit
+         code 0. The scenarios of tasks pass with the middleware, but `tasks-required-task-error`:
+         it asks for a tool that cannot be called without a task, and these can.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+from tests.peers.long_tools import TASKS_AFTER
 from tests.peers.npm import install
 from tests.proxied.processes import proxy, serving
 from tests.proxied.upstreams import KINDS, NPM
@@ -33,6 +36,8 @@ _APP = "tests.peers.everything:app()"
 _REVISIONS = ("2025-11-25", "2026-07-28")
 _POLLING = "server-sse-polling"
 _POLLING_CHECKS = 3
+_TASKS = "tasks-"
+_NEEDS_TASKS = "tasks-required-task-error"
 _LONGEST = 300.0
 _SCENARIO = re.compile(r"server-(.+)-\d{4}-\d\d-\d\dT")
 
@@ -94,7 +99,8 @@ async def _persisted(directory: Path) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _proxied(directory: Path) -> AsyncIterator[str]:
-    async with _bare(directory) as url, serving(front := proxy(directory, url)):
+    settings = {"TASKS_AFTER": str(TASKS_AFTER)}
+    async with _bare(directory) as url, serving(front := proxy(directory, url, settings=settings)):
         yield front.url
 
 
@@ -127,18 +133,47 @@ def _mended(checks: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return sorted((name, "SUCCESS" if said == "FAILURE" else said) for name, said in checks)
 
 
+def _failed(checks: list[tuple[str, str]]) -> int:
+    return sum(status == "FAILURE" for _, status in checks)
+
+
+def _failures(found: Checks) -> str:
+    checks = [check for of_one in found.values() for check in of_one]
+    return f"{_failed(checks)} of {len(checks)} checks fail"
+
+
+def _is_better(name: str, bare: list[tuple[str, str]], ours: list[tuple[str, str]]) -> bool:
+    """Whether a scenario passes, of which checks failed. One of tasks has more checks where there
+    are some: what passed without passes still."""
+    if not name.startswith(_TASKS):
+        return _mended(bare) == ours
+    passed = [check for check in bare if check[1] == "SUCCESS"]
+    return not _failed(ours) and all(passed.count(check) <= ours.count(check) for check in passed)
+
+
+def _without_tasks(ours: Checks) -> list[str]:
+    return sorted(name for name in ours if name.startswith(_TASKS) and _failed(ours[name]))
+
+
 def _compare(revision: str, bare: Checks, ours: Checks) -> bool:
     scenarios = sorted((set(bare) | set(ours)) - {_POLLING})
     different = [name for name in scenarios if bare.get(name) != ours.get(name)]
-    better = [name for name in different if _mended(bare.get(name, [])) == ours.get(name)]
-    checks = [check for name in scenarios for check in ours.get(name, [])]
-    failed = sum(status == "FAILURE" for _, status in checks)
+    better = [
+        name for name in different if _is_better(name, bare.get(name, []), ours.get(name, []))
+    ]
     print(
-        f"{revision}: {len(scenarios)} scenarios, {len(checks)} checks, {failed} failed with and"
-        f" without, {len(different) - len(better)} scenarios differ, {len(better)} pass only with"
+        f"{revision}: {len(scenarios)} scenarios; {_failures(ours)} with the middleware,"
+        f" {_failures(bare)} without; {len(different) - len(better)} scenarios differ,"
+        f" {len(better)} pass only with"
     )
     for name in different:
-        print(f"  {name}\n    bare {bare.get(name)}\n    ours {ours.get(name)}")
+        print(
+            f"  {name}: {_failures({name: ours.get(name, [])})}, without it"
+            f" {_failures({name: bare.get(name, [])})}"
+        )
+        if name not in better:
+            print(f"    bare {bare.get(name)}\n    ours {ours.get(name)}")
+    print(f"  scenarios of tasks that fail with it: {_without_tasks(ours)}")
     return bool(scenarios) and different == better
 
 
@@ -150,8 +185,11 @@ async def _all(modules: Path, one: Served, other: Served) -> bool:
         print(f"{_POLLING} {kind}: {polling}")
     if one is _typescript:
         return all(same)
+    # Their tools are there.
+    lacking = {name for revision in _REVISIONS for name in _without_tasks(ours[revision])}
     verdicts = [status for checks in ours_polling.values() for _, status in checks]
-    return all(same) and verdicts.count("SUCCESS") >= _POLLING_CHECKS == len(verdicts)
+    is_resumed = verdicts.count("SUCCESS") >= _POLLING_CHECKS == len(verdicts)
+    return all(same) and lacking <= {_NEEDS_TASKS} and is_resumed
 
 
 def main() -> int:
@@ -166,7 +204,7 @@ def main() -> int:
     ours = _proxied if given.proxy else _persisted
     compared = (_typescript, _typescript_proxied) if given.everything else (_bare, ours)
     right = asyncio.run(_all(modules, *compared))
-    print("identical" if right else "NOT as expected")
+    print("as expected" if right else "NOT as expected")
     return 0 if right else 1
 
 

@@ -1,7 +1,8 @@
 """A server with what the official conformance suite asks for: names and texts are the suite's.
 
 `uvicorn --factory tests.peers.everything:app`; with `PEER_DATABASE` it stands behind the
-middleware. Nothing is answered differently then: `tests.peers.conformance` compares the two.
+middleware. Nothing is answered differently then, but that there are tasks:
+`tests.peers.conformance` compares the two.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from mcp.server.mcpserver.prompts.base import Prompt, UserMessage
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel, Field, create_model
 
+from tests.peers.long_tools import TASKS_AFTER, add_long_tools
 from tests.peers.multi_round import FOR_THE_SUITE, add_multi_round_tools, ask
 
 App = Callable[..., Awaitable[None]]
@@ -281,12 +283,14 @@ def app() -> App:
     security = RequestStateSecurity(keys=[b"only for the conformance suite's own runs"])
     server = MCPServer("everything", log_level="WARNING", request_state_security=security)
     parts = (_content_tools, _running_tools, _asking_tools, _header_and_list_tools)
-    for part in (*parts, add_multi_round_tools, _resources, _prompts, _handlers):
+    more = (add_multi_round_tools, add_long_tools, _resources, _prompts, _handlers)
+    for part in (*parts, *more):
         part(server)
     bare: App = server.streamable_http_app()
     if not (database := os.environ.get("PEER_DATABASE")):
         return bare
     from mcp_persist_middleware import PersistMiddleware
 
-    persisted: App = PersistMiddleware(bare, url=f"sqlite+aiosqlite:///{database}")
+    url = f"sqlite+aiosqlite:///{database}"
+    persisted: App = PersistMiddleware(bare, url=url, tasks_after=TASKS_AFTER)
     return persisted

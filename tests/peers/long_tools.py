@@ -1,18 +1,13 @@
-"""The conformance suite's tools that take long, in a plain server that has never heard of tasks.
-
-`uvicorn --factory tests.peers.long_tools:app`; with `PEER_DATABASE` it stands behind the
-middleware, which gives it tasks. Names and texts are the suite's.
-"""
+"""The conformance suite's tools that take long. The server has never heard of tasks: behind the
+middleware it has some. Names and texts are the suite's."""
 
 import asyncio
-import os
 from typing import Any
 
 from mcp import types
-from mcp.server.mcpserver import Context, MCPServer, RequestStateSecurity
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.shared.exceptions import MCPError
 
-from tests.peers.everything import App
 from tests.peers.multi_round import FOR_THE_SUITE, ask
 
 # What is answered sooner stays a call; the suite's tools sleep for a second where they sleep.
@@ -77,17 +72,7 @@ def _asking(server: MCPServer) -> None:
         return f"Hello, {_field(ctx, 'user_name', 'name')}!"
 
 
-def app() -> App:
-    """The application, behind the middleware when `PEER_DATABASE` names a file."""
-    security = RequestStateSecurity(keys=[b"only for the conformance suite's own runs"])
-    server = MCPServer("long", log_level="WARNING", request_state_security=security)
+def add_long_tools(server: MCPServer) -> None:
+    """Register everything of this file."""
     _plain(server)
     _asking(server)
-    bare: App = server.streamable_http_app()
-    if not (database := os.environ.get("PEER_DATABASE")):
-        return bare
-    from mcp_persist_middleware import PersistMiddleware
-
-    url = f"sqlite+aiosqlite:///{database}"
-    persisted: App = PersistMiddleware(bare, url=url, tasks_after=TASKS_AFTER)
-    return persisted
