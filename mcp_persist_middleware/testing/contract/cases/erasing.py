@@ -133,6 +133,26 @@ class Erasing:
         assert await numbers(log, beside) == [1, 2]
         assert await log.append([add(beside, *events(3, 1))]) == [COMMITTED]
 
+    async def test_what_a_deleted_session_has_left_for_followers_goes_at_once_when_it_is_erased(
+        self, log: EventLog, other: EventLog
+    ) -> None:
+        await log.sessions.create(session())
+        done, living = record(), record()
+        just_now = dataclasses.replace(ending(3), ended_at=log.now())
+        await log.append([new(done, *events(1, 3), ending=just_now), new(living, *events(1, 2))])
+        await log.sessions.delete(KEY, log.now() + 3000.0)
+        await log.expire_session(*KEY)
+        with where_there_is():
+            # Its client cannot read it any more, and it is somebody's still.
+            assert {done.id, living.id} <= {*await ids(other, Whose(session=KEY.id))}
+        await removed(other, [done.id, living.id])
+        with where_there_is():
+            assert KEY in await other.sessions.forget(Whose(session=KEY.id))
+        for reader in (log, other):
+            assert [await reader.find(each.id) for each in (done, living)] == [None, None]
+            assert [await numbers(reader, each) for each in (done, living)] == [[], []]
+            assert await reader.sessions.find(KEY) is None
+
     async def test_who_writes_a_stream_that_was_removed_is_fenced(
         self, log: EventLog, other: EventLog
     ) -> None:
