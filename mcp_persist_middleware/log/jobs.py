@@ -26,7 +26,8 @@ class Jobs(Timed, ABC):
 
         Where there are `most` of all, or `most_of_one` of its account, the oldest of those that
         have ended are forgotten for it. The bounds may be overstepped by as many as are created at
-        the same time; a key is given once all the same.
+        the same time, that of all by what other workers have created since this one has counted; a
+        key is given once all the same.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from mcp_persist_middleware.model import SessionKey
+from mcp_persist_middleware.model import JobCreation, SessionKey
 from mcp_persist_middleware.stores.sql.schema import tables
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
@@ -191,6 +191,24 @@ async def test_every_statement_about_sessions_finds_its_rows_by_an_index(log: Sq
             rows = outside.execute("EXPLAIN QUERY PLAN " + statement, parameters).fetchall()
             scans = [row[3] for row in rows if row[3].startswith("SCAN mcp_session")]
             assert not scans, (statement[:200], rows)
+
+
+async def test_all_jobs_are_counted_once_in_many_where_there_is_room(log: SqliteLog) -> None:
+    seen: list[str] = []
+    assert log._made is not None
+
+    def note(_c: Any, _k: Any, statement: str, _p: Any, _x: Any, _m: bool) -> None:
+        seen.append(statement)
+
+    event.listen(log._made.sync_engine, "before_cursor_execute", note)
+    for _ in range(60):
+        assert await log.jobs.create(job(log), 10_000, 1000) is JobCreation.CREATED
+    counts = [re.findall(r"count\(\*\) AS \w+\s+FROM mcp_job\s*(WHERE)?", each) for each in seen]
+    assert sum(each.count("") for each in counts) == 1
+    # Near the bound each is counted.
+    done = [await log.jobs.create(job(log), 65, 1000) for _ in range(7)]
+    assert [each.name for each in done] == ["CREATED"] * 5 + ["FULL"] * 2
+    event.remove(log._made.sync_engine, "before_cursor_execute", note)
 
 
 async def test_every_statement_about_jobs_finds_its_rows_by_an_index(log: SqliteLog) -> None:

@@ -1,5 +1,6 @@
 """The jobs in SQL: one statement for each operation but the one that has to count."""
 
+import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -32,6 +33,28 @@ _TOGETHER = 500
 _BEGINS = 60.0
 
 
+# To count so many takes longer than to create one.
+_MANY = 1000
+# Of the room that was counted, the part that each of many workers may fill until it counts again.
+_SHARE, _COUNTED_SECONDS = 100, 30.0
+
+
+class _Allowance:
+    """How many jobs may be created before all of them are counted again."""
+
+    def __init__(self, most: int = 0, left: int = 0) -> None:
+        self._most = most
+        self._left = left
+        self._until = time.monotonic() + _COUNTED_SECONDS
+
+    def take(self, most: int) -> bool:
+        """Whether this is one of them, under this bound."""
+        if self._most != most or self._left <= 0 or time.monotonic() > self._until:
+            return False
+        self._left -= 1
+        return True
+
+
 class SqlJobs(Jobs):
     """`Jobs` in the tables of a `SqlStore`."""
 
@@ -39,6 +62,7 @@ class SqlJobs(Jobs):
         self._store = store
         self._table = store.tables.job
         self._stream = store.tables.stream
+        self._uncounted = _Allowance()
 
     def now(self) -> float:
         return self._store.now()
@@ -46,20 +70,34 @@ class SqlJobs(Jobs):
     async def create(self, job: JobRecord, most: int, most_of_one: int) -> JobCreation:
         try:
             # Mostly there is room, and nothing of the same key: that takes one statement.
-            if await self._store.execute(self._at_once(job, most, most_of_one)) == 1:
+            at_once = self._at_once(job, None if await self._has_room(most) else most, most_of_one)
+            if await self._store.execute(at_once) == 1:
                 return JobCreation.CREATED
             return await self._store.transact(lambda c: self._create(c, job, most, most_of_one))
         except IntegrityError:
             # Somebody was first by less than it takes to look.
             return JobCreation.TAKEN
 
-    def _at_once(self, job: JobRecord, most: int, most_of_one: int) -> UpdateBase:
+    async def _has_room(self, most: int) -> bool:
+        """Whether it is known without counting that there is room among all."""
+        if most < _MANY:
+            return False
+        if not self._uncounted.take(most):
+            count = select(func.count().label("jobs")).select_from(self._table)
+            found = await self._store.first(count)
+            self._uncounted = _Allowance(most, (most - (found.jobs if found else most)) // _SHARE)
+            return self._uncounted.take(most)
+        return True
+
+    def _at_once(self, job: JobRecord, most: int | None, most_of_one: int) -> UpdateBase:
         c = self._table.c
         row = row_of(job)
         values = [literal(value, c[name].type) for name, value in row.items()]
         of_one = select(func.count()).select_from(self._table).where(c.account == job.account)
-        of_all = select(func.count()).select_from(self._table)
-        free = [of_one.scalar_subquery() < most_of_one, of_all.scalar_subquery() < most]
+        free = [of_one.scalar_subquery() < most_of_one]
+        if most is not None:
+            of_all = select(func.count()).select_from(self._table)
+            free.append(of_all.scalar_subquery() < most)
         if job.key:
             free.append(~exists().where(self._of_key(job.owner.place, job.key)))
         return insert(self._table).from_select(list(row), select(*values).where(*free))
