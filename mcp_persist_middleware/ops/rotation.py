@@ -109,11 +109,17 @@ class Rotation:
             changes = []
             for *key, stored in page:
                 after = SessionKey(*key)
-                anew = self._anew(unpack(stored), Bound.of_session(after))
-                if anew is not None:
+                if (anew := self._session(stored, after)) is not None:
                     same = and_(*map(operator.eq, place, after), c.initialize == stored)
                     changes.append(update(table).where(same).values(initialize=pack(anew)))
             self.done.sessions += await self._write(changes)
+
+    def _session(self, stored: bytes, key: SessionKey) -> bytes | None:
+        try:
+            return self._anew(unpack(stored), Bound.of_session(key))
+        except ValueError:
+            self.done.unreadable += 1
+            return None
 
     async def _requests(self) -> None:
         table = self._log.tables.stream

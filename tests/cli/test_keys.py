@@ -76,6 +76,18 @@ def test_what_cannot_be_read_is_left_as_it_is(fresh: MakeScene) -> None:
     assert by_key(scene, BOTH) == {"old": (EVENTS, "old")}
 
 
+def test_a_session_that_is_damaged_keeps_nothing_else_from_being_rotated(
+    fresh: MakeScene, portal: BlockingPortal
+) -> None:
+    scene = fresh(encryption_keys=f"old:{OLD}")
+    portal.call(scene.session, "damaged")
+    with sqlite3.connect(scene.environ["MCP_PERSIST_URL"]) as raw:
+        raw.execute("UPDATE mcp_session SET initialize = x'78ffff' WHERE id = 'damaged'")
+    ran = scene.run("keys", "rotate", "--json", **BOTH)
+    assert (ran.code, ran.json["sessions"], ran.json["unreadable"]) == (1, 1, 1)
+    assert ran.json["journal"] == 1, "what comes after the sessions"
+
+
 def test_without_keys_there_is_nothing_to_rotate_to(scene: Scene) -> None:
     ran = scene.run("keys", "rotate")
     assert ran.code == 2
