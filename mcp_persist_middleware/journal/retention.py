@@ -18,6 +18,8 @@ class JournalRetention:
         self._log = log
         self._ttl = settings.journal_ttl
         self._most = settings.max_journal_rows
+        self._gone = 0
+        """What went and is not noted yet."""
 
     async def purge(self) -> None:
         """One round, in small steps.
@@ -25,16 +27,16 @@ class JournalRetention:
         Raises:
             StoreError: the store does not do it.
         """
-        journal, gone, full = self._log.journal, 0, True
+        journal, full = self._log.journal, True
         if journal is None:
             return
         until = time.monotonic() + _ROUND
         while full and time.monotonic() < until:
             began = time.monotonic()
             step = await journal.purge(journal.now() - self._ttl, self._most, _STEP)
-            gone, full = gone + step, step >= _STEP
+            self._gone, full = self._gone + step, step >= _STEP
             await asyncio.sleep(max(_PAUSE, time.monotonic() - began) if full else 0)
-        if gone:
-            await self._log.note_deletions(
-                [Deletion(self._log.now(), Reason.AGE, "", "journal", gone)]
-            )
+        if self._gone:
+            now = self._log.now()
+            await self._log.note_deletions([Deletion(now, Reason.AGE, "", "journal", self._gone)])
+            self._gone = 0

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import make_url
 
 from mcp_persist_middleware import Persistence, PersistMiddleware, StoreError
-from mcp_persist_middleware.journal import writer
+from mcp_persist_middleware.journal import retention, writer
 from mcp_persist_middleware.journal.retention import JournalRetention
 from mcp_persist_middleware.journal.writer import JournalWriter
 from mcp_persist_middleware.log.journal import Journal, JournalEntry, Sought
@@ -338,3 +338,29 @@ async def test_rows_go_when_their_time_is_over_whether_more_are_written_or_not()
     }
     assert [(d.kind, d.count) for d in await log.deletions(5)] == [("journal", 3)]
     await log.aclose()
+
+
+async def test_what_a_round_has_removed_before_the_store_failed_is_told_by_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retention, "_STEP", 2)
+    log = MemoryLog(Shelf())
+    await log.open("one")
+    await log.journal.write([entry(n) for n in range(5)])
+    purge, steps = MemoryJournal.purge, 0
+
+    async def failing(journal: MemoryJournal, until: float, most: int, limit: int) -> int:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            raise StoreError(url="x", reason="it is away")
+        return await purge(journal, until, most, limit)
+
+    monkeypatch.setattr(MemoryJournal, "purge", failing)
+    rounds = JournalRetention(log, Settings.load({"url": "x.db", "journal_ttl": 60}))
+    with pytest.raises(StoreError):
+        await rounds.purge()
+    await rounds.purge()
+    assert sum(each.count for each in await log.deletions(9)) == 5
+    await rounds.purge()
+    assert sum(each.count for each in await log.deletions(9)) == 5
