@@ -1,14 +1,17 @@
 """`copy`, `export`, `import` and `backup` on the command line: what they say and how they end."""
 
 import asyncio
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mcp_persist_middleware.model import JobRecord
 from mcp_persist_middleware.ops.cli import main
 from mcp_persist_middleware.testing.contract.builders import events, new, record
+from mcp_persist_middleware.testing.contract.cases.jobs import BOUNDS, job
 from tests.ops.filled import fill, worker
 
 
@@ -55,6 +58,31 @@ def test_copy_finds_what_differs(old: str, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().out
     assert "A server is or was on TO: nothing was copied." in said
     assert "1 streams, sessions, tasks or rows of the journal are missing in TO." in said
+
+
+def test_a_task_that_has_gone_on_since_is_said_to_have(
+    old: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def make() -> JobRecord:
+        async with worker({"url": old}) as log:
+            assert log.jobs is not None
+            await log.jobs.create(made := job(log), *BOUNDS)
+            return made
+
+    async def go_on(made: JobRecord) -> None:
+        async with worker({"url": "new.db"}), worker({"url": old}) as log:
+            assert log.jobs is not None
+            assert await log.jobs.change(dataclasses.replace(made, round=2))
+
+    made = asyncio.run(make())
+    assert main(["copy", old, "new.db"]) == 0
+    asyncio.run(go_on(made))
+    capsys.readouterr()
+    assert main(["copy", old, "new.db", "--verify"]) == 0
+    said = capsys.readouterr().out
+    assert "They are the same" not in said
+    assert "1 streams or tasks have gone on in FROM." in said
+    assert "TO has all that FROM has." in said
 
 
 WRONG: list[Any] = [

@@ -15,6 +15,7 @@ from mcp_persist_middleware.settings import Settings
 
 _STORE = "A store's URL, or MODULE:APP: the settings of the middleware in it."
 _SETTING = "A setting of {}, as compression=zstd or encryption_keys=file:keys; may be repeated."
+_KINDS = "streams, sessions, tasks or rows of the journal"
 _NAMES = {"job": "tasks", "journal": "rows of a journal"}
 _From = Annotated[str, typer.Argument(metavar="FROM", help=_STORE)]
 _To = Annotated[str, typer.Argument(metavar="TO", help="The same; an empty store.")]
@@ -131,15 +132,15 @@ def _say_comparison(out: Output, found: Comparison) -> None:
         f"{number(found.journal)} rows of the journal of FROM."
     )
     first, second = found.checksums
-    if first == second and found.ok:
+    if first == second and found.ok and not (found.ahead or found.behind):
         out.say(f"They are the same. Checksum {first}.")
         return
     out.say(f"Checksums: FROM {first}, TO {second}.")
     for count, what in (
         (found.ahead, "streams or tasks have gone on in TO"),
         (found.behind, "streams or tasks have gone on in FROM"),
-        (found.missing, "streams, sessions, tasks or rows of the journal are missing in TO"),
-        (found.different, "of them are different in TO"),
+        (found.missing, f"{_KINDS} are missing in TO"),
+        (found.different, f"{_KINDS} are different in TO"),
     ):
         if count:
             out.say(f"{number(count)} {what}.")
