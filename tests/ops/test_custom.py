@@ -1,5 +1,6 @@
 """A store of somebody else's as an end of a copy."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,9 +8,9 @@ import pytest
 from mcp_persist_middleware.errors import CopyError, StoreIncompleteError
 from mcp_persist_middleware.ops.copy import compare, copy
 from mcp_persist_middleware.testing import MemoryLog, Shelf
-from mcp_persist_middleware.testing.contract.builders import add, events, new, record
+from mcp_persist_middleware.testing.contract.builders import add, events, new, record, session
 from tests.ops.conftest import New
-from tests.ops.filled import Given, content, ended, fill, worker
+from tests.ops.filled import FAR, Given, content, ended, fill, worker
 from tests.ops.test_copy import StopError
 
 
@@ -77,3 +78,15 @@ async def test_a_copy_into_a_custom_store_may_be_stopped_anywhere(
     assert found.ok
     assert found.checksums[0] == found.checksums[1]
     assert await content(target, streams) == await content(source, streams)
+
+
+async def test_when_a_session_began_goes_along_either_way(new_store: New) -> None:
+    source, there, back = custom(), new_store("sqlite"), custom()
+    made = replace(session(expires_at=FAR), began_at=5.0)
+    async with worker(source) as log:
+        assert await log.sessions.create(made)
+    await copy(source, there)
+    await copy(there, back)
+    for store in (there, back):
+        async with worker(store) as log:
+            assert await log.sessions.find(made.key) == made

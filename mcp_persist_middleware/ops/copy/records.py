@@ -89,6 +89,7 @@ def session_row(record: SessionRecord, state: SessionStreamState) -> Row:
         "turn_worker": "",
         "read_stream": state.stream,
         "read_sequence": state.sequence,
+        "began_at": record.began_at or None,
     }
 
 
