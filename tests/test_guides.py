@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, ServerProcess
 from tests.support.stores import free_port
 
 GUIDES = sorted((ROOT / "examples" / "guides").glob("*.md"))
@@ -33,6 +33,8 @@ _SERVERS = {
     "postgresql://owner:password@db.example/mcp": "new_postgres",
     "redis://redis.example:6379/0": "redis_url",
 }
+# Commands of which most of what they cost is their imports. Those of the README begin anew.
+_WARM = {"mcp-persist-middleware": "mcp_persist_middleware", "uvicorn": "uvicorn"}
 # For machines that have none.
 _CURL = """command -v curl >/dev/null || curl() { python -c \\
     'import sys, urllib.request as r; print(r.urlopen(sys.argv[-1]).read())' "$@"; }
@@ -80,11 +82,13 @@ class Reader:
 
     Args:
         real: what stands in the page, and what it is here.
+        commands: functions of the shell in place of programs.
     """
 
-    def __init__(self, directory: Path, real: dict[str, str]) -> None:
+    def __init__(self, directory: Path, real: dict[str, str], commands: str) -> None:
         self._directory = directory
         self._real = real
+        self._commands = commands
         self._names: dict[str, Any] = {"app": Starlette()}
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -144,7 +148,7 @@ class Reader:
     def _command(self, block: str) -> list[str]:
         for written, here in self._real.items():
             block = block.replace(written, here)
-        return ["bash", "-euc", _CURL + block]
+        return ["bash", "-euc", _CURL + self._commands + block]
 
     @property
     def _here(self) -> dict[str, Any]:
@@ -154,11 +158,18 @@ class Reader:
         return {"cwd": self._directory, "env": kept | own}
 
 
+def warm() -> str:
+    """Functions that have commands from a process that has imported what they need."""
+    if (forks := ServerProcess.forks) is None:
+        return ""
+    return "".join(f'{name}() {{ {forks.command(of)} "$@"; }}\n' for name, of in _WARM.items())
+
+
 @contextmanager
-def reader(directory: Path, real: dict[str, str]) -> Iterator[Reader]:
+def reader(directory: Path, real: dict[str, str], commands: str) -> Iterator[Reader]:
     """Leaves no server, and no module of the page."""
     known = set(sys.modules)
-    made = Reader(directory, real)
+    made = Reader(directory, real, commands)
     try:
         yield made
     finally:
@@ -186,6 +197,17 @@ def test_what_a_page_shows_can_be_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    with reader(tmp_path, real) as someone:
+    with reader(tmp_path, real, "" if page == "README" else warm()) as someone:
         for block in blocks(page):
             someone.read(*block)
+
+
+def test_a_command_from_a_warm_process_is_as_one_that_begins_anew(tmp_path: Path) -> None:
+    seen = []
+    for commands in ("", warm()):
+        someone = Reader(tmp_path, {"8000": "0"}, commands)
+        command = someone._command("mcp-persist-middleware stats --url none.db")
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, **someone._here)
+        seen.append((ran.returncode, ran.stdout, ran.stderr))
+    assert seen[0] == seen[1]
+    assert seen[0][0] == 2

@@ -13,6 +13,7 @@ import asyncio
 import gc
 import importlib
 import json
+import multiprocessing.process
 import os
 import runpy
 import selectors
@@ -100,9 +101,7 @@ class Forks:
         Raises:
             ConnectionError: the process that it should come from has ended.
         """
-        if self._process is None:
-            self._start()
-        reader, writer = await asyncio.open_unix_connection(self._address)
+        reader, writer = await asyncio.open_unix_connection(self.address)
         asked = {"module": module, "arguments": list(arguments), "log": str(log.absolute())}
         writer.write(json.dumps(asked | {"environ": dict(environ)}).encode() + b"\n")
         if not (answer := await reader.readline()):
@@ -110,8 +109,20 @@ class Forks:
             raise ConnectionError(f"it has ended:\n{said}")
         return Fork(reader, writer, int(answer))
 
+    def command(self, module: str) -> str:
+        """What a shell begins `python -m module` with, to have it from here."""
+        program = Path(__file__).with_name("forked.py")
+        return f'"{sys.executable}" -I -S "{program}" "{self.address}" {module}'
+
     @property
-    def _address(self) -> str:
+    def address(self) -> str:
+        """Where it listens; it is started if it is not there yet."""
+        if self._process is None:
+            self._start()
+        return self._socket
+
+    @property
+    def _socket(self) -> str:
         return f"{self._directory.name}/socket"
 
     def _start(self) -> None:
@@ -119,7 +130,7 @@ class Forks:
             socket.socket(socket.AF_UNIX) as stream_state,
             (Path(self._directory.name) / "log").open("ab") as log,
         ):
-            stream_state.bind(self._address)
+            stream_state.bind(self._socket)
             # Whoever asks while it imports is heard when it has.
             stream_state.listen(64)
             self._process = subprocess.Popen(
@@ -143,8 +154,9 @@ class _Serving:
         self._waiting.register(sys.stdin, selectors.EVENT_READ)
         self._pids: dict[socket.socket, int] = {}
 
-    def run(self) -> bytes | None:
-        """In a new process what it shall run; None at the end."""
+    def run(self) -> "tuple[bytes, list[int]] | None":
+        """In a new process what it shall run, and its streams if it was given some; None at the
+        end."""
         while True:
             for key, _ in self._waiting.select():
                 if key.fileobj is sys.stdin:
@@ -160,9 +172,10 @@ class _Serving:
                     self._waiting.unregister(key.data)
                     os.kill(pid, signal.SIGKILL)
 
-    def _fork(self, connection: socket.socket) -> bytes | None:
+    def _fork(self, connection: socket.socket) -> "tuple[bytes, list[int]] | None":
+        first, streams, _, _ = socket.recv_fds(connection, 1, 3)
         with connection.makefile("rb") as file:
-            asked = file.readline(_MOST)
+            asked = first + file.readline(_MOST)
         if not (pid := os.fork()):
             for key in list(self._waiting.get_map().values()):
                 if isinstance(key.fileobj, int):
@@ -170,7 +183,9 @@ class _Serving:
             for each in (self._listening, connection, *self._pids):
                 each.close()
             self._waiting.close()
-            return asked
+            return asked, streams
+        for each in streams:
+            os.close(each)
         connection.sendall(b"%d\n" % pid)
         self._pids[connection] = pid
         self._waiting.register(connection, selectors.EVENT_READ, connection)
@@ -191,16 +206,18 @@ class _Serving:
             os.kill(pid, signal.SIGKILL)
 
 
-def _become(asked: bytes) -> None:
+def _become(asked: bytes, streams: list[int]) -> None:
     """Run that, as if Python had been started for it."""
     given = json.loads(asked)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    log = os.open(given["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    os.dup2(nothing, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(nothing)
-    os.close(log)
+    if not streams:
+        log = os.open(given["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        streams = [os.open(os.devnull, os.O_RDONLY), log, os.dup(log)]
+    for number, each in enumerate(streams):
+        os.dup2(each, number)
+        os.close(each)
+    os.chdir(given.get("directory", "."))
+    # Where those begin that it spawns.
+    multiprocessing.process.ORIGINAL_DIR = os.getcwd()  # noqa: PTH109
     os.environ.clear()
     os.environ.update(given["environ"])
     sys.path[1:1] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -217,4 +234,4 @@ if __name__ == "__main__":
     gc.enable()
     todo = _Serving(socket.socket(fileno=int(sys.argv[1]))).run()
     if todo is not None:
-        _become(todo)
+        _become(*todo)
