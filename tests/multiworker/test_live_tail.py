@@ -86,6 +86,8 @@ async def test_a_modern_call_is_cancelled_once_its_client_has_left_every_worker(
         assert time.monotonic() - left < 10
 
 
+# One for each kind of wake-up.
+@pytest.mark.parametrize("store", ["sqlite", "postgres", "sqlite+redis"], indirect=True)
 async def test_calls_of_many_clients_are_read_on_the_other_worker_at_once_and_milliseconds_old(
     tmp_path: Path, store: Store
 ) -> None:
