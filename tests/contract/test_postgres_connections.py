@@ -257,8 +257,8 @@ async def test_a_worker_needs_no_more_connections_than_are_documented(store: Sto
     async with opened(log_of(store.url)) as log:
         table = log.worker_table()
         await table.look()
-        await asyncio.gather(*(log.find(record().id) for _ in range(200)))
-        await asyncio.gather(*(log.ping() for _ in range(20)))
+        reads = [log.find(record().id) for _ in range(200)]
+        await asyncio.gather(*reads, *(log.ping() for _ in range(20)))
         async with somebody(store) as them:
             count = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1"
             found = await them.fetchval(count, make_url(store.url).database)
@@ -333,3 +333,16 @@ async def test_what_cannot_be_sent_is_not_repeated_in_the_error(store: Store) ->
             with pytest.raises(StoreError, match="invalid input") as caught:
                 await find(SessionKey("default", "/mcp", "a-secret-\ud800"))
             assert "secret" not in str(caught.value)
+
+
+async def test_who_waits_for_a_connection_has_more_time_than_one_attempt(store: Store) -> None:
+    async with opened(log_of(store.url, store_timeout=5)) as log:
+
+        async def sleep(driver: Any) -> None:
+            await driver.execute("SELECT pg_sleep(1.2)")
+
+        # Four at a time: a turn comes after 2.4 s, and one attempt has 2.
+        before = [asyncio.create_task(log.raw(sleep)) for _ in range(8)]
+        await asyncio.sleep(0)
+        assert await log.sessions.find(SessionKey("default", "/mcp", "s")) is None
+        await asyncio.gather(*before)

@@ -110,7 +110,6 @@ def make(planned: tuple[URL, dict[str, Any]], timeout: float) -> AsyncEngine:
         logging_name=redaction.ENGINE,
         pool_size=_READERS + _KEPT,
         max_overflow=0,
-        pool_timeout=timeout,
         pool_reset_on_return=None,
         connect_args=arguments,
         isolation_level="AUTOCOMMIT",
@@ -164,6 +163,12 @@ def check_pool(engine: AsyncEngine) -> None:
             f"those that read need one at least: let pool_size + max_overflow be {_KEPT + 1} or "
             "more"
         )
+
+
+def readers(engine: AsyncEngine | None) -> int | None:
+    """How many short pieces of work there may be at a time; None where there is no limit."""
+    most = _most(engine.sync_engine.pool) if engine is not None else _READERS + _KEPT
+    return None if most is None else most - _KEPT
 
 
 def _most(pool: Pool) -> int | None:
@@ -253,7 +258,6 @@ _POOLED = (
     "pool in session mode (pgbouncer: pool_mode = session)"
 )
 
-
 _REMEDIES = {
     "28P01": "Check the user and the password in the URL, and the server's pg_hba.conf",
     "28000": "Check the user and the password in the URL, and the server's pg_hba.conf",
@@ -269,7 +273,6 @@ _REMEDIES = {
     "08P01": "It is the pooler in front of the server that says so: correct its configuration "
     "(pgbouncer: pool_mode = session), or connect to PostgreSQL itself",
 }
-
 
 _UNREADABLE = (
     "Let this user read {home}, where the driver looks for .pgpass and .postgresql, or let HOME be "

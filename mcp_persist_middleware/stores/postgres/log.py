@@ -24,13 +24,15 @@ from mcp_persist_middleware.stores.sql.journal import SqlJournal
 from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.stores.sql.rows import RowPage
 from mcp_persist_middleware.stores.sql.schema import quoted
+from mcp_persist_middleware.stores.sql.turns import Turns
 from mcp_persist_middleware.stores.sql.workers import engine_of_its_own, reason
 from mcp_persist_middleware.wakeups.base import ANYTHING, Wakeups
 from mcp_persist_middleware.wakeups.postgres import Notifications
 
 T = TypeVar("T")
 
-# Of the store's time-out: an attempt that a dead connection has swallowed leaves time for another.
+# Of the store's time-out: an attempt that a dead connection has swallowed leaves time for another,
+# or for the wait before it.
 _ATTEMPT = 0.4
 _VACUUM_SECONDS = 86_400.0
 # What rows take beside payloads, with their indexes (bytes).
@@ -58,6 +60,8 @@ class PostgresLog(SqlLog):
         self._url = url
         self._lag: float | None = None
         self._plan = None if engine is not None else postgres_engine.plan(url, self._timeout)
+        readers = postgres_engine.readers(engine)
+        self._turns = Turns(readers, timeout - self._timeout, self.name)
         self._writers = WriteConnections(self._connect_raw)
         self._statements = PostgresStatements(self.tables)
         self._reads = PostgresReads(self._statements)
@@ -127,6 +131,11 @@ class PostgresLog(SqlLog):
         key = text("SELECT pg_advisory_xact_lock(hashtext(:name))")
         await connection.execute(key, {"name": self.tables.meta.name})
 
+    @contextlib.asynccontextmanager
+    async def _connection(self, timeout: float = 0.0) -> AsyncIterator[AsyncConnection]:
+        async with self._turns.one(), super()._connection(timeout) as connection:
+            yield connection
+
     async def _connect_raw(self) -> tuple[AsyncConnection, Any]:
         """A connection to keep, as SQLAlchemy has it and as the driver has it."""
         connection = await self._engine.connect()
@@ -179,6 +188,7 @@ class PostgresLog(SqlLog):
     async def _raw_connection(self) -> AsyncIterator[Any]:
         engine = self._engine
         async with (
+            self._turns.one(),
             postgres_engine.answering(self.name, self._timeout),
             engine.connect() as connection,
         ):
