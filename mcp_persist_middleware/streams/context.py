@@ -81,6 +81,8 @@ class Context:
     """What clients of sessions have answered lately, of what they were asked."""
     jobs: Recent[bytes, JobRecord] = field(default_factory=lambda: Recent(_PROGRESS))
     """Jobs that were begun here, without their requests."""
+    doubtful: Recent[bytes, float] = field(default_factory=lambda: Recent(_PROGRESS))
+    """Jobs that the store may have, and is to forget, and when (monotonic) it was last told of."""
     outliving: set[Running] = field(default_factory=set)
     """Exchanges that nobody need read: jobs."""
     session_streams: dict[tuple[Place, str], Running] = field(default_factory=dict)

@@ -6,7 +6,9 @@ another tool or other arguments under the same key is a mistake that is told. Be
 its key is committed, and before its answer is told that is: whoever has lost it finds it.
 """
 
+import asyncio
 import json
+import time
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Send
@@ -24,7 +26,7 @@ from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.supervision import scoped
-from mcp_persist_middleware.tasks import stored_answer
+from mcp_persist_middleware.tasks import creation, stored_answer
 from mcp_persist_middleware.tasks.ends import EndOfJob
 from mcp_persist_middleware.tasks.extension import INVALID_PARAMS
 from mcp_persist_middleware.tasks.hand_back import cors
@@ -35,6 +37,7 @@ logger = rarely.logger(__name__)
 HEADER = b"idempotency-key"
 NAME = f"{META}idempotency-key"
 _LONGEST = 255
+_LOOK = 0.05
 _OTHER = (
     "Conflict: this idempotency key belongs to a call of another tool or with other arguments; "
     "use a new key for a new call"
@@ -98,34 +101,37 @@ class Idempotent:
 
     async def claim(self, running: Exchange, client: Client, send: Send) -> bool:
         """Have this call run under its key; false where it has been answered instead."""
+        until = time.monotonic() + self.context.settings.store_timeout
         try:
             verdict = await authorise.ask(self.context, self.app, self.tool.asked.scope)
             caller = None if verdict.refused else owned(verdict.caller)
             if caller is None:
                 return True
             job = self._record(caller)
-            context, head = self.context, cors(verdict)
-            settings = context.settings
-            made = await self._jobs.create(job, settings.max_jobs_in_all, settings.max_jobs)
+            while (
+                made := await creation.create(self.context, self._jobs, job)
+            ) is JobCreation.TAKEN:
+                # Another was faster. Its job may come to the store behind its key.
+                if await self.answer(client, send):
+                    return False
+                if time.monotonic() >= until:
+                    missing = StoreError(url=self.context.log.name, reason="a key has no job")
+                    await self._away(send, missing)
+                    return False
+                await asyncio.sleep(_LOOK)
         except StoreError as error:
             await self._away(send, error)
             return False
-        match made:
-            case JobCreation.CREATED:
-                telemetry.jobs.add(1, {"face": str(job.face), "event": "created"})
-                EndOfJob.count(context, running, job)
-                running.recorder.stream_id, running.recorder.kept = job.stream, settings.tasks_ttl
-                running.recorder.is_asked_here, running.head = False, head
-                return True
-            case JobCreation.TAKEN:
-                # Another was faster.
-                if await self.answer(client, send):
-                    return False
-                return await self.claim(running, client, send)
-            case JobCreation.FULL:
-                telemetry.jobs.add(1, {"face": str(job.face), "event": "refused"})
-                await asgi.unavailable(send, _MANY)
-                return False
+        if made is JobCreation.FULL:
+            telemetry.jobs.add(1, {"face": str(job.face), "event": "refused"})
+            await asgi.unavailable(send, _MANY)
+            return False
+        telemetry.jobs.add(1, {"face": str(job.face), "event": "created"})
+        EndOfJob.count(self.context, running, job)
+        recorder, running.head = running.recorder, cors(verdict)
+        recorder.stream_id, recorder.kept = job.stream, self.context.settings.tasks_ttl
+        recorder.is_asked_here = False
+        return True
 
     def _name(self, caller: Caller) -> str:
         return key_of(self.context.log.secret, JobFace.IDEMPOTENCY, caller.owner, self.key)

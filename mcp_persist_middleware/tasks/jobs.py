@@ -31,7 +31,7 @@ from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.pump import Exchange
-from mcp_persist_middleware.tasks import ends, state
+from mcp_persist_middleware.tasks import creation, ends, state
 from mcp_persist_middleware.tasks.ends import EndOfJob
 from mcp_persist_middleware.tasks.state import CANCELLED
 from mcp_persist_middleware.tasks.watch import topic
@@ -71,7 +71,7 @@ async def begin(context: Context, running: Exchange, request: JobRequest) -> Job
     job = _record(context, stream, call, request)
     end = EndOfJob(context, running, job)
     try:
-        created = await _committed(context, stream) and await _created(context, jobs, job)
+        created = await _committed(context, stream) and await _created(context, jobs, job, stream)
     except StoreError as error:
         logger.warning("MPM-JOB-02: A call stays a call, for its job cannot be stored: %s", error)
         created = False
@@ -87,9 +87,8 @@ async def begin(context: Context, running: Exchange, request: JobRequest) -> Job
     return job
 
 
-async def _created(context: Context, jobs: Jobs, job: JobRecord) -> bool:
-    settings = context.settings
-    created = await jobs.create(job, settings.max_jobs_in_all, settings.max_jobs)
+async def _created(context: Context, jobs: Jobs, job: JobRecord, running: LiveStream) -> bool:
+    created, settings = await creation.create(context, jobs, job, running), context.settings
     if created is JobCreation.FULL:
         logger.warning(
             "MPM-JOB-01: A call stays a call: there are max_jobs=%d of its caller, or "

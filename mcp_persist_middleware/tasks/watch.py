@@ -9,6 +9,7 @@ from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.pump import Exchange
+from mcp_persist_middleware.tasks.creation import take_back
 
 # However often it is woken, it looks no sooner than after so long (seconds).
 _PAUSE = 0.5
@@ -33,6 +34,7 @@ class JobWatch:
         context = self._context
         while True:
             await asyncio.sleep(_PAUSE)
+            await take_back(context, self._jobs)
             if not context.outliving:
                 continue
             subscription = context.log.wakeups.subscribe(topic(context.member.name))
@@ -40,6 +42,7 @@ class JobWatch:
                 while context.outliving:
                     await asyncio.sleep(_PAUSE)
                     await subscription.wait()
+                    await take_back(context, self._jobs)
                     await self._look()
             finally:
                 subscription.close()
