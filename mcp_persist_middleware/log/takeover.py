@@ -63,6 +63,11 @@ class Takeover:
         self._limits = limits
         self._kept_for = kept_for
         self._on_failed = on_failed
+        # What the store knows to be written here before it is.
+        self._going_on: set[bytes] = set()
+
+    def _is_here(self, stream: bytes) -> bool:
+        return stream in self._writer.live or stream in self._going_on
 
     async def left(self, record: StreamRecord) -> PeerStatus | None:
         """What is known of a stream's worker if it is gone and the stream is still open.
@@ -70,7 +75,7 @@ class Takeover:
         Raises:
             StoreError: the store does not answer.
         """
-        if record.state is not StreamState.OPEN or record.id in self._writer.live:
+        if record.state is not StreamState.OPEN or self._is_here(record.id):
             return None
         if record.worker == self._worker:
             return PeerStatus(gone=True, seen_at=self._log.now())
@@ -95,8 +100,17 @@ class Takeover:
             StoreError: the store does not answer.
         """
         is_kept = record.expires_at is None or record.expires_at > self._log.now()
-        if not is_kept or record.id in self._writer.live:
+        if not is_kept or self._is_here(record.id):
             return None
+        self._going_on.add(record.id)
+        try:
+            return await self._go_on(record, request_id, given)
+        finally:
+            self._going_on.discard(record.id)
+
+    async def _go_on(
+        self, record: StreamRecord, request_id: RequestId, given: int
+    ) -> LiveStream | None:
         written = Written()
 
         async def next_epoch(found: StreamRecord) -> StreamWrite:

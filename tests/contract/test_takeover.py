@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.log.base import EventLog, Written
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.membership.failure_detector import FailureDetector
 from mcp_persist_middleware.log.membership.peers import Peers
@@ -77,3 +77,30 @@ async def test_a_number_that_a_client_has_is_given_to_no_other_event(log: EventL
     assert await log.append([live.next_write(9)]) == [COMMITTED]
     assert await numbers(log, stream) == [1, 2, 6]
     assert live.inherited == 5
+
+
+@pytest.mark.parametrize("kind", StreamKind)
+async def test_a_stream_that_is_about_to_go_on_here_is_no_stream_that_was_left(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, kind: StreamKind
+) -> None:
+    """The store knows first that it is written here. Who comes back for it then ends it not."""
+    stream = dataclasses.replace(record(worker="gone"), kind=kind, request_ids="[]")
+    await log.append([new(stream, *events(1, 2))])
+    writer, peers = Writer(log, 1.0), Peers(log, FailureDetector(10.0))
+    limits = Limits(8, 1024, 1000, 1 << 20)
+    takeover = Takeover(log, peers, writer, "two", limits, lambda _: 60.0)
+    written, seen = log.written, []
+
+    async def asked_meanwhile(name: bytes) -> Written:
+        found = await log.find(name)
+        assert found is not None
+        seen.append((found.worker, await takeover.left(found), await takeover.go_on(found)))
+        return await written(name)
+
+    monkeypatch.setattr(log, "written", asked_meanwhile)
+    live = await takeover.go_on(stream)
+    assert live is not None
+    assert seen[-1] == ("two", None, None)
+    found = await log.find(stream.id)
+    assert found is not None
+    assert (found.epoch, await takeover.left(found)) == (live.record.epoch, None)
