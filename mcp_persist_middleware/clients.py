@@ -26,11 +26,14 @@ from mcp_persist_middleware.streams.session_stream import key_of
 from mcp_persist_middleware.streams.state import Opened
 from mcp_persist_middleware.tasks.hand_back import HandBack
 from mcp_persist_middleware.tasks.hand_back_offers import DistantOffer
+from mcp_persist_middleware.tasks.idempotency import Idempotent
 
 _CREATED_SECONDS = 1.0
 # An answer that has ended within so long (seconds), or is being committed, travels with the word
 # that it is there, if it is not larger than this.
 _SOON, _COMMIT, _SMALL = 0.004, 0.05, 16 * 1024
+
+Repeatable = HandBack | Idempotent
 
 
 class Recipient(Client, ABC):
@@ -48,6 +51,9 @@ class Recipient(Client, ABC):
 
     is_here = False
     """Whether its connection is this worker's: then its answer may reach it ahead of its commit."""
+    repeatable: Repeatable | None = None
+    """Its call, if that may be for what an earlier one has begun; not known of a client of another
+    worker."""
 
     @abstractmethod
     async def read(self, asked: Asked, running: Exchange, opened: Opened) -> None:
@@ -67,8 +73,6 @@ class LocalClient(Recipient):
     """One whose connection is here."""
 
     is_here = True
-    hand_back: HandBack | None = None
-    """Its call, if that may be handed back."""
 
     async def read(self, asked: Asked, running: Exchange, opened: Opened) -> None:
         """Deliver it."""
@@ -102,8 +106,9 @@ class LocalClient(Recipient):
             case _:
                 point = _point(reply)
                 with point.present(self.context):
-                    call = self.hand_back
-                    handoff = DistantOffer.of(call, reply.stream) if call is not None else None
+                    call, handoff = self.repeatable, None
+                    if isinstance(call, HandBack):
+                        handoff = DistantOffer.of(call, reply.stream)
                     delivery = Delivery(self.context, point, asked.request.era, handoff=handoff)
                     await delivery.run(asked.scope, self._leave, self.send)
 

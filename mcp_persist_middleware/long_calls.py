@@ -10,7 +10,7 @@ from mcp_persist_middleware.asgi import body as bodies
 from mcp_persist_middleware.asgi import place_of, responses
 from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.asgi.client import nowhere, stay
-from mcp_persist_middleware.clients import LocalClient, Recipient
+from mcp_persist_middleware.clients import LocalClient, Recipient, Repeatable
 from mcp_persist_middleware.streams import serve
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.pump import Exchange
@@ -24,10 +24,13 @@ from mcp_persist_middleware.tasks.leftovers import Leftovers
 async def joined(context: Context, app: ASGIApp, asked: Asked, client: LocalClient) -> bool:
     """Answer a request that is for what an earlier one has begun, on whichever worker that was;
     false for every other."""
-    if (idempotent := Idempotent.of(context, app, asked)) is not None:
-        return await idempotent.answer(client, client.send)
-    client.hand_back = HandBack.of(context, app, asked)
-    return client.hand_back is not None and await client.hand_back.answer(client, client.send)
+    client.repeatable = _repeatable(context, app, asked)
+    return client.repeatable is not None and await client.repeatable.answer(client, client.send)
+
+
+def _repeatable(context: Context, app: ASGIApp, asked: Asked) -> Repeatable | None:
+    """A request as a call that may be for what an earlier one has begun; None for every other."""
+    return Idempotent.of(context, app, asked) or HandBack.of(context, app, asked)
 
 
 async def run(
@@ -39,7 +42,9 @@ async def run(
         bare: the application without our sessions.
     """
     tasks = faces.of(context, app, bare, asked)
-    idempotent = Idempotent.of(context, app, asked)
+    # Whoever let it in here has looked at it; of one that was relayed that was another worker.
+    known = client.repeatable if client.is_here else _repeatable(context, app, asked)
+    repeatable = known and known.on(app, asked)
     if tasks is not None:
         if await tasks.answer(client.send):
             return
@@ -49,14 +54,14 @@ async def run(
             return
     running = Exchange(context, app, asked.scope, asked.request, client.send)
     running.recorder.is_asked_here = client.is_here
-    if idempotent is not None:
-        if not await idempotent.claim(running, client, client.send):
-            return
-    else:
-        running.handoff = tasks.offer if tasks is not None else None
-        hand_back = HandBack.of(context, app, asked) if running.handoff is None else None
-        if hand_back is not None:
-            running.handoff = HandBackOffer.of(hand_back)
+    running.handoff = tasks.offer if tasks is not None else None
+    match repeatable:
+        case Idempotent():
+            running.handoff = None
+            if not await repeatable.claim(running, client, client.send):
+                return
+        case HandBack() if running.handoff is None:
+            running.handoff = HandBackOffer.of(repeatable)
     opened = await serve.begin(context, running, asked.body, client, client.send)
     if opened is not None:
         await client.read(asked, running, opened)

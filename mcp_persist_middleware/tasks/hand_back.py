@@ -61,6 +61,10 @@ class HandBack:
             return None
         return cls(context, app, tool)
 
+    def on(self, app: ASGIApp, asked: Asked) -> "HandBack":
+        """The same call, as it is asked in its session."""
+        return replace(self, app=app, tool=replace(self.tool, asked=asked))
+
     @property
     def request_id(self) -> RequestId:
         """Of the request that is answered."""

@@ -9,7 +9,7 @@ its key is committed, and before its answer is told that is: whoever has lost it
 import asyncio
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.types import ASGIApp, Send
 
@@ -71,6 +71,10 @@ class Idempotent:
         # The draft has it as a string of structured fields, in quotes; most send it bare.
         key = told.strip().strip('"') if isinstance(told, str) else ""
         return cls(context, app, tool, key)
+
+    def on(self, app: ASGIApp, asked: Asked) -> "Idempotent":
+        """The same call, as it is asked in its session."""
+        return replace(self, app=app, tool=replace(self.tool, asked=asked))
 
     @property
     def _jobs(self) -> Jobs:
