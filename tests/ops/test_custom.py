@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware.errors import CopyError, StoreIncompleteError
-from mcp_persist_middleware.ops.copy import compare, copy
+from mcp_persist_middleware.model import SessionStreamState
+from mcp_persist_middleware.ops.copy import compare, copy, records
+from mcp_persist_middleware.stores.sql.schema import tables
 from mcp_persist_middleware.testing import MemoryLog, Shelf
 from mcp_persist_middleware.testing.contract.builders import add, events, new, record, session
 from tests.ops.conftest import New
@@ -90,3 +92,10 @@ async def test_when_a_session_began_goes_along_either_way(new_store: New) -> Non
     for store in (there, back):
         async with worker(store) as log:
             assert await log.sessions.find(made.key) == made
+
+
+def test_each_column_of_a_table_has_its_part_of_a_record() -> None:
+    known = tables("")
+    state = SessionStreamState(turn=0, worker="", stream=b"", sequence=0)
+    assert {*records.stream_row(record())} == {*known.stream.c.keys()}
+    assert {*records.session_row(session(), state)} == {*known.session.c.keys()}
