@@ -33,7 +33,7 @@ class Deletion:
     namespace: str
     """Empty where it was looked for in all of them."""
     kind: str
-    """`streams`, `events`, `sessions`, `requests`, `relayed` or `jobs`."""
+    """`streams`, `events`, `sessions`, `requests`, `relayed`, `jobs` or `journal`."""
     count: int
 
     def key(self) -> str:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from mcp_persist_middleware.log.codecs import cipher
+from mcp_persist_middleware.log.codecs.parts import Blobs
 from mcp_persist_middleware.stores.sql.inspected import PayloadHead
 from mcp_persist_middleware.stores.sql.inspection import Inspection
 
@@ -20,6 +21,12 @@ def key_of(codec: int, begins: bytes) -> str:
         return NO_KEY
     start = _LENGTH_AT + 1
     return begins[start : start + begins[_LENGTH_AT]].decode("ascii", "replace")
+
+
+def key_of_blob(blob: bytes) -> str:
+    """The same of what says itself how it is written; its first bytes are enough."""
+    written = Blobs.codec_of(blob)
+    return NO_KEY if written is None else key_of(*written)
 
 
 async def sampled(store: Inspection, count: int) -> Mapping[str, int]:

@@ -168,18 +168,13 @@ class Rotation:
 
     def _anew(self, blob: bytes, bound: Bound) -> bytes | None:
         """A blob under the current key; None where it is that already, empty or unreadable."""
-        if not blob or self._key_of(blob) == self._current:
+        if not blob or key_use.key_of_blob(blob) == self._current:
             return None
         try:
             return self._blobs.encode(self._blobs.decode(blob, bound), bound)
         except ValueError:
             self.done.unreadable += 1
             return None
-
-    @staticmethod
-    def _key_of(blob: bytes) -> str:
-        written = Blobs.codec_of(blob)
-        return key_use.NO_KEY if written is None else key_use.key_of(*written)
 
     async def _write(self, changes: Sequence[Any]) -> int:
         if not changes:

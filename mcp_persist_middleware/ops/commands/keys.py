@@ -14,6 +14,7 @@ from mcp_persist_middleware.ops.store_options import StoreOptions
 _KEYS = (
     Column("key", "KEY", lambda name: name or "(none)"),
     Column("events", "EVENTS", number, right=True),
+    Column("other", "OTHER", number, right=True),
     Column("state", "STATE"),
 )
 _FACTS = (
@@ -37,22 +38,26 @@ def register(app: typer.Typer) -> None:
 async def check(store: StoreOptions, out: Output) -> bool:
     """Count the events by the key that they are encrypted with. Every event is looked at.
 
-    Exit code 1 when one has another key than the current one.
+    OTHER is what sessions, tasks, kept requests and the journal have of what clients said. Exit
+    code 1 when anything has another key than the current one.
     """
     settings = store.settings()
-    ring, found = settings.encryption_keys, Counter[str]()
+    ring, found, other = settings.encryption_keys, Counter[str](), Counter[str]()
     async with stores.inspected(settings) as inspection:
         with progress.bar("events", hidden=out.as_json) as report:
             async for page in key_use.pages(inspection):
                 found.update(key_use.key_of(head.codec, head.begins) for head in page)
                 report(found.total())
+        async for blobs in inspection.blob_heads():
+            other.update(map(key_use.key_of_blob, blobs))
     current = ring.current if ring is not None else key_use.NO_KEY
     rows = []
-    for name, count in sorted(found.items()):
+    for name in sorted({*found, *other}):
         is_here = name == key_use.NO_KEY or (ring is not None and name in ring)
         state = "current" if name == current else "old" if is_here else "missing"
-        rows.append({"key": name, "events": count, "state": state})
-    out.table(_KEYS, rows, "There is no event.")
+        counts = {"events": found[name], "other": other[name]}
+        rows.append({"key": name, **counts, "state": state})
+    out.table(_KEYS, rows, "There is nothing that could be encrypted.")
     return any(row["state"] != "current" for row in rows)
 
 

@@ -20,6 +20,7 @@ from mcp_persist_middleware.model import (
     StreamState,
 )
 from mcp_persist_middleware.protocol.event_id import earliest
+from mcp_persist_middleware.stores.sql.blob_inspection import BlobInspection
 from mcp_persist_middleware.stores.sql.inspected import (
     Count,
     EventHead,
@@ -45,7 +46,7 @@ _TOGETHER = 256
 _HEAD = 40
 
 
-class Inspection(JobInspection, ABC):
+class Inspection(JobInspection, BlobInspection, ABC):
     """The tables of one store. Use it as an async context manager.
 
     Every method raises `StoreError` when the store does not answer.
