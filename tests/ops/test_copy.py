@@ -70,8 +70,12 @@ async def test_a_store_of_an_older_version_is_copied_as_it_is(new_store: New) ->
         streams = await fill(log)
     before = await content(source, streams)
     with closing(sqlite3.connect(make_url(source["url"]).database or "")) as older, older:
-        older.execute("DROP TABLE mcp_deletion")
-    await copy(source, target, verify=True)
+        for name in ("deletion", "job", "journal"):
+            older.execute(f"DROP TABLE mcp_{name}")
+    done = await copy(source, target, verify=True)
+    assert (done.jobs, done.journal, done.left_behind) == (0, 0, [])
+    assert done.comparison is not None
+    assert done.comparison.ok
     assert await content(target, streams) == before
 
 
