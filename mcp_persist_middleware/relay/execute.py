@@ -83,7 +83,9 @@ class Executor:
         """
         if request.not_executable:
             return NotExecuted()
-        held = self.session(request) or await self._arrived(request)
+        held = self.session(request)
+        if held is None or held.record.generation < request.generation:
+            held = await self._arrived(request)
         if held is None:
             return NotExecuted(home_vacant=await self._is_vacant(request))
         if held.record.generation != request.generation or held.site is None:
@@ -109,8 +111,8 @@ class Executor:
             return BufferedResponse(500, [(b"content-type", b"text/plain; charset=utf-8")], body)
 
     async def _arrived(self, request: RelayRequest) -> HeldSession | None:
-        """The session, if it is on its way here: its requests follow it as soon as the store
-        knows of its new home, which is before this worker holds it."""
+        """The session, if it is on its way here, or is made anew: its requests follow it as soon
+        as the store knows of its new home, which is before this worker holds it."""
         try:
             async with asyncio.timeout(self._seconds):
                 return await self._sessions.arrived(request.key)

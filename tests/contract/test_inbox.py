@@ -360,23 +360,27 @@ async def test_only_the_home_of_a_session_gives_it_up_to_whoever_asks(log: Event
     assert await executor.run(late, [], stay) == NotExecuted()
 
 
+@pytest.mark.parametrize("was_here", [False, True])
 async def test_a_request_that_follows_its_session_here_waits_until_it_has_arrived(
-    log: EventLog, monkeypatch: pytest.MonkeyPatch
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, *, was_here: bool
 ) -> None:
-    """The store knows of the new home first. Nobody else may take the session over meanwhile."""
+    """The store knows of the new home first. Nobody else may take the session over meanwhile. The
+    same holds at home when the application has forgotten the session, and it is made anew."""
     given, nobody = Settings.load({"url": "events.db"}), cast("Any", None)
     registry = Registry(log.sessions, given, "two", nobody)
-    executor, followed = Executor(registry, None, "two", 60), []
+    executor, followed, early = Executor(registry, None, "two", 60), [], []
     await begin_session(log)
     record = await log.sessions.find(KEY)
     assert record is not None
+    if was_here:
+        registry._held.add(LocalSession(record, "forgotten"))
     follows = dataclasses.replace(relayed(), worker="two", generation=2)
     move = log.sessions.move
 
     async def seen_at_once(*to: Any) -> bool:
         moved = await move(*to)
         followed.append(asyncio.create_task(executor.run(follows, [], stay)))
-        await asyncio.wait(followed, timeout=0.2)
+        early.extend((await asyncio.wait(followed, timeout=0.2))[0])
         return moved
 
     monkeypatch.setattr(log.sessions, "move", seen_at_once)
@@ -384,6 +388,7 @@ async def test_a_request_that_follows_its_session_here_waits_until_it_has_arrive
         held = await registry.take(record, "inner")
     assert held is not None
     assert registry.held(KEY) is held
+    assert not early
     (outcome,) = followed
     # Nothing serves it in this test: what counts is that it is no invitation.
     assert await outcome == NotExecuted()
