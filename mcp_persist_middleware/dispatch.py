@@ -282,9 +282,11 @@ class Dispatcher:
         """The application as requests of an era may call it."""
         context, registry = self.parts.exchanges, self.parts.sessions
         callers, site = ownership.Callers(context), self.serve_relayed
-        what = self.app, registry, callers, site, self._came_back, takes_over, era.keeps_sessions
-        layer = SessionLayer(*what)
-        if era.keeps_sessions or not context.member.peers.has_peers(context.member.name):
+        sessions = era.keeps_sessions
+        layer = SessionLayer(
+            self.app, registry, callers, site, self._came_back, takes_over, has_sessions=sessions
+        )
+        if sessions or not context.member.peers.has_peers(context.member.name):
             return layer
         return Asking(layer, registry.rounds, callers, site)
 

@@ -1,4 +1,4 @@
-"""The stores that tests run on: SQLite in files, real PostgreSQL and Redis servers on loopback.
+"""The stores that tests run on: SQLite on disk, real PostgreSQL and Redis servers on loopback.
 
 The servers come with the test dependencies. `MCP_PERSIST_TEST_POSTGRES` (a URL whose user may make
 databases) and `MCP_PERSIST_TEST_REDIS` name others to be used instead.
