@@ -41,8 +41,8 @@ class RecordJobs(Jobs):
                 return JobCreation.FULL
         if job.key and not await self._take_key(job):
             return JobCreation.TAKEN
-        await self._records.create(_name(job.id), _fields(job))
-        return JobCreation.CREATED
+        is_new = await self._records.create(_name(job.id), _fields(job))
+        return JobCreation.CREATED if is_new else JobCreation.TAKEN
 
     async def _take_key(self, job: JobRecord) -> bool:
         """Take a key that nobody has, or somebody whose job is over."""

@@ -28,7 +28,7 @@ class JobCreation(enum.Enum):
 
     CREATED = "created"
     TAKEN = "taken"
-    """A job with the same key is there."""
+    """A job with the same key, or the same id, is there."""
     FULL = "full"
     """There are as many as may be, and none of them has ended."""
 

@@ -98,6 +98,12 @@ class JobTable:
         assert (await of(log).find_key(HERE, "same")) is not None
         assert await create(log, job(log), job(log)) is CREATED, "no key is nobody's"
 
+    async def test_a_job_is_created_once_under_its_id(self, log: EventLog, other: EventLog) -> None:
+        made = job(log)
+        assert await create(log, made) is CREATED
+        assert await create(other, dataclasses.replace(made, tool="another")) is TAKEN
+        assert await of(other).find(made.id) == made
+
     async def test_a_key_is_free_again_when_its_job_has_expired_or_is_gone(
         self, log: EventLog
     ) -> None:
