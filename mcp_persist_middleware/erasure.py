@@ -123,15 +123,20 @@ async def _settle(context: Context, meant: Whose) -> None:
 async def _remove(log: EventLog, meant: Whose) -> Forgotten:
     gone = Forgotten()
     async for page in removing.pages(log, meant, _STREAMS):
-        names, more = [record.id for record in page], True
         kept = sum(record.request is not None for record in page)
         gone = dataclasses.replace(gone, requests=gone.requests + kept)
-        while more:
-            step = await log.remove(names, _EVENTS)
-            streams, events, more = (
-                gone.streams + step.streams,
-                gone.events + step.events,
-                step.more,
-            )
-            gone = dataclasses.replace(gone, streams=streams, events=events)
+        gone = await _removed(log, [record.id for record in page], gone)
+    # What a newer version wrote, or is damaged, is somebody's all the same.
+    after = b""
+    while names := await log.ids_of(meant, after, _STREAMS):
+        gone, after = await _removed(log, names, gone), names[-1]
+    return gone
+
+
+async def _removed(log: EventLog, streams: Sequence[bytes], gone: Forgotten) -> Forgotten:
+    more = True
+    while more:
+        step = await log.remove(streams, _EVENTS)
+        streams_, events = gone.streams + step.streams, gone.events + step.events
+        gone, more = dataclasses.replace(gone, streams=streams_, events=events), step.more
     return gone

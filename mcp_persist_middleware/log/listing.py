@@ -47,6 +47,10 @@ class Listing(Timed, ABC):
             after = page[-1].id
         return ()
 
+    async def ids_of(self, whose: Whose, after: bytes, limit: int) -> Sequence[bytes]:
+        """The ids of the same, those too whose record cannot be read."""
+        return [record.id for record in await self.streams_of(whose, after, limit)]
+
     async def remove(
         self, streams: Collection[bytes], max_events: int, *, ended: bool = False
     ) -> Purged:

@@ -164,6 +164,9 @@ class OuterLog(EventLog):
     async def streams_of(self, whose: Whose, after: bytes, limit: int) -> Sequence[StreamRecord]:
         return await self.inner.streams_of(whose, after, limit)
 
+    async def ids_of(self, whose: Whose, after: bytes, limit: int) -> Sequence[bytes]:
+        return await self.inner.ids_of(whose, after, limit)
+
     async def remove(
         self, streams: Collection[bytes], max_events: int, *, ended: bool = False
     ) -> Purged:

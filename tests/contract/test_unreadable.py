@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from mcp_persist_middleware import erasure
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.codecs.coded import CodedLog
@@ -17,6 +18,7 @@ from mcp_persist_middleware.log.membership.failure_detector import FailureDetect
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.log.takeover import Takeover
+from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.maintenance.reaper import OrphanReaper
 from mcp_persist_middleware.model import (
@@ -40,6 +42,7 @@ from mcp_persist_middleware.testing.contract.builders import (
     record,
     session,
 )
+from mcp_persist_middleware.testing.contract.cases.erasing import of
 from tests.support.stores import Store
 
 
@@ -178,3 +181,15 @@ async def test_a_worker_in_a_state_that_nobody_knows_is_not_taken_for_dead(
     await log.append([new(stream)])
     assert not (await Peers(log, FailureDetector(10.0)).verify("two")).gone
     assert await other.append([add(stream, *events(1, 1))])
+
+
+async def test_what_is_somebodys_is_erased_whether_it_can_be_read_or_not(
+    log: EventLog, store: Store
+) -> None:
+    bad, good, his = record(), record(), of("ben")
+    await log.append([new(each, *events(1, 3)) for each in (bad, good, his)])
+    await change(store, "stream", kind="z", of=bad)
+    found = await erasure.erase(log, Whose(principals=frozenset({"ann"})))
+    assert (found.streams, found.events) == (2, 6)
+    assert [await log.find(each.id) for each in (bad, good)] == [None, None]
+    assert await log.find(his.id) is not None

@@ -50,6 +50,11 @@ class SqlListing(SqlStore, EventLog):
     async def streams_of(self, whose: Whose, after: bytes, limit: int) -> Sequence[StreamRecord]:
         return await self._listed(after, limit, *belonging(self.tables.stream.c, "session", whose))
 
+    async def ids_of(self, whose: Whose, after: bytes, limit: int) -> Sequence[bytes]:
+        c = self.tables.stream.c
+        meant = select(c.id).where(*belonging(c, "session", whose), c.id > after)
+        return [bytes(row.id) for row in await self.all(meant.order_by(c.id).limit(limit))]
+
     async def _listed(
         self, after: bytes, limit: int, *which: ColumnElement[bool], newest_first: bool = False
     ) -> list[StreamRecord]:
