@@ -46,10 +46,14 @@ class Memory:
         """Who is not told that, and until when (monotonic) he is not asked for again."""
         self.principals: Recent[tuple[Place, str], str] = Recent(_CALLERS)
         """Whom the application took whoever has these credentials for."""
-        self.job_keys: Recent[str, tuple[frozenset[str], float]] = Recent(_CALLERS)
-        """The keys of the jobs of a caller, and when (monotonic) they were looked for."""
+        self.forget_job_keys()
         self.structured: Recent[Place, tuple[frozenset[str], float]] = Recent(_PLACES)
         """The tools that promise more than a text, and until when (monotonic) that is believed."""
+
+    def forget_job_keys(self) -> None:
+        """A caller has one more. Whoever looks just now keeps what he saw before to himself."""
+        self.job_keys: Recent[str, tuple[frozenset[str], float]] = Recent(_CALLERS)
+        """The keys of the jobs of a caller, and when (monotonic) they were looked for."""
 
     def learn_head(
         self, place: Place, credential: str, era: Era, status: int, raw: headers.RawHeaders

@@ -101,14 +101,20 @@ class HandBack:
         owner = lasting(Owner(*place, self.tool.asked.request.session, principal))
         if not owner.is_known:
             return True
-        account, now = account_of(scope, principal), time.monotonic()
-        keys, seen_at = context.memory.job_keys.get(account, (frozenset(), -SEEN))
+        account, now, known = (
+            account_of(scope, principal),
+            time.monotonic(),
+            context.memory.job_keys,
+        )
+        keys, seen_at = known.get(account, (frozenset(), -SEEN))
         if now - seen_at >= SEEN:
             found = await jobs.list(account, b"", _MOST)
             if len(found) == _MOST:
                 return await jobs.find_key(place, self.key(owner)) is None
             keys = frozenset(job.key for job in found)
-            context.memory.job_keys[account] = keys, now
+            # By now another memory may have taken the place of this one: of a job that was not
+            # seen here its client may know.
+            known[account] = keys, now
         return self.key(owner) not in keys
 
     async def find(self, caller: Caller) -> JobRecord | None:

@@ -83,7 +83,7 @@ class HandBackOffer:
     async def _known(self) -> None:
         """Wait until every worker knows of the job."""
         context = self.call.context
-        context.memory.job_keys.clear()
+        context.memory.forget_job_keys()
         if context.member.peers.has_peers(context.member.name):
             await asyncio.sleep(1.5 * SEEN)
 

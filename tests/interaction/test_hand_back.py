@@ -3,11 +3,15 @@ has the result of the one run."""
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from mcp_persist_middleware.model import JobRecord
 from mcp_persist_middleware.persistence import access_to
+from mcp_persist_middleware.stores.sql.jobs import SqlJobs
+from mcp_persist_middleware.tasks import hand_back
 from mcp_persist_middleware.tasks.schemas import takes_text
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession
@@ -299,3 +303,38 @@ async def test_a_run_that_its_worker_took_with_it_is_an_honest_error_and_then_ru
         assert error["message"].startswith("Interrupted")
         tool.done.set()
         assert await text_of(await session.call("slow")) == "run 2"
+
+
+async def test_what_was_seen_of_a_callers_jobs_before_one_was_made_hides_it_from_nobody(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, looks, seen, go_on = SqlJobs.list, 0, asyncio.Event(), asyncio.Event()
+
+    async def slowly(jobs: SqlJobs, *asked: Any) -> Sequence[JobRecord]:
+        nonlocal looks
+        looks += 1
+        found = await look(jobs, *asked)
+        if looks == 1:
+            seen.set()
+            await go_on.wait()
+        return found
+
+    monkeypatch.setattr(SqlJobs, "list", slowly)
+    # However long this machine takes.
+    monkeypatch.setattr(hand_back, "SEEN", 30.0)
+    app = Listing(slow=(tool := Held()))
+    async with persisted(app, tmp_store, hand_back=_SOON) as (port, persistence):
+        context = await access_to(persistence).context()
+        session = await RawSession.open(port, extra=_ANN)
+        first = asyncio.create_task(session.call("slow", size=1))
+        await until(lambda: context.memory.principals)
+        other = asyncio.create_task(session.call("slow", size=2))
+        async with asyncio.timeout(10):
+            await seen.wait()
+        assert "is still running" in await text_of(await first)
+        go_on.set()
+        await until(lambda: tool.runs == 2)
+        assert "is still running" in await text_of(await session.call("slow", size=1))
+        assert tool.runs == 2
+        tool.done.set()
+        await text_of(await other)
