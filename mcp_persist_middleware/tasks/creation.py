@@ -53,6 +53,29 @@ async def _create(context: Context, jobs: Jobs, job: JobRecord, *, again: bool) 
     return made
 
 
+async def move(context: Context, jobs: Jobs, moved: JobRecord) -> bool:
+    """Put a job on another stream, as `Jobs.change` does; whether it is on that. A store that
+    stumbles is asked again, within its time-out.
+
+    Raises:
+        StoreError: it does not say.
+    """
+    until, again = time.monotonic() + context.settings.store_timeout, False
+    while True:
+        try:
+            if await jobs.change(moved):
+                return True
+            # The store may have heard the attempt before this one, and was not heard.
+            now = await jobs.find(moved.id) if again else None
+        except StoreError:
+            if context.writer.is_down or time.monotonic() + _ASK_AGAIN >= until:
+                raise
+        else:
+            return now is not None and now.stream == moved.stream
+        again = True
+        await asyncio.sleep(_ASK_AGAIN)
+
+
 async def take_back(context: Context, jobs: Jobs) -> None:
     """Have the store forget the jobs that it may have, and that nobody goes by. Whoever asks for
     the same again would be told of a call that was never run."""

@@ -22,7 +22,7 @@ from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.stored_request import StoredRequest
-from mcp_persist_middleware.tasks import extension, jobs, state
+from mcp_persist_middleware.tasks import creation, extension, jobs, state
 from mcp_persist_middleware.tasks.advertised import DISCOVER, advertising, has_own_tasks
 from mcp_persist_middleware.tasks.ends import EndOfJob
 from mcp_persist_middleware.tasks.extension import Refusal
@@ -217,8 +217,13 @@ class TaskService:
             round=job.round + 1,
             inputs=b"{}",
         )
-        if await self.context.log.jobs.change(moved):
-            self._go_on(moved, json.loads(found.answer), inputs)
+        # Once the store has it nobody else goes on, whatever becomes of this request.
+        await self.context.tasks.whole(self._move(moved, json.loads(found.answer), inputs))
+
+    async def _move(self, job: JobRecord, asked: dict[str, Any], inputs: dict[str, Any]) -> None:
+        known = self.context.log.jobs
+        if known is not None and await creation.move(self.context, known, job):
+            self._go_on(job, asked, inputs)
 
     def _go_on(self, job: JobRecord, asked: dict[str, Any], inputs: dict[str, Any]) -> None:
         """Make the request again with its client's answers, on a stream of its own."""

@@ -110,3 +110,66 @@ async def test_who_comes_between_a_key_and_its_job_is_told_to_ask_again(
         tool.done.set()
         assert [await text_of(await each) for each in (first, second)] == ["run 1", "run 1"]
         assert tool.runs == 1
+
+
+async def test_a_task_goes_on_where_the_store_has_taken_an_answer_and_is_not_heard(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, changed = SqlJobs.change, 0
+
+    async def unheard(jobs: SqlJobs, job: JobRecord) -> bool:
+        nonlocal changed
+        changed += 1
+        done = await change(jobs, job)
+        if changed == 1:
+            raise StoreError(url="x", reason="no answer")
+        return done
+
+    app = Application()
+    async with persisted(app, tmp_store, tasks_after=0.1) as (port, _):
+        client = TaskClient(port)
+        task = (await client.call("ask"))["taskId"]
+        app.gate.set()
+        await client.until(task, "input_required")
+        monkeypatch.setattr(SqlJobs, "change", unheard)
+        given = {"taskId": task, "inputResponses": {"a": 1, "b": 2}}
+        assert (await client.ask("tasks/update", given))["result"] == {"resultType": "complete"}
+        await client.until(task, "input_required")
+        assert len(app.calls) == 2
+        assert changed > 1
+
+
+async def test_a_task_goes_on_whose_client_has_gone_with_its_last_answer(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, asking, go_on = SqlJobs.change, asyncio.Event(), asyncio.Event()
+
+    async def slowly(jobs: SqlJobs, job: JobRecord) -> bool:
+        done = await change(jobs, job)
+        asking.set()
+        await go_on.wait()
+        return done
+
+    app, requests = Application(), list[asyncio.Task[Any]]()
+
+    async def noted(scope: Any, receive: Any, send: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        requests.append(task)
+        await outer(scope, receive, send)
+
+    outer = PersistMiddleware(app, url=tmp_store, tasks_after=0.1)
+    async with serving(noted) as port:
+        client = TaskClient(port)
+        task = (await client.call("ask"))["taskId"]
+        app.gate.set()
+        await client.until(task, "input_required")
+        monkeypatch.setattr(SqlJobs, "change", slowly)
+        given = {"taskId": task, "inputResponses": {"a": 1, "b": 2}}
+        leaving = asyncio.create_task(client.ask("tasks/update", given))
+        await asking.wait()
+        # As a server does whose time for a request is over.
+        requests[-1].cancel()
+        go_on.set()
+        await client.until(task, "input_required")
+        await asyncio.gather(leaving, return_exceptions=True)
