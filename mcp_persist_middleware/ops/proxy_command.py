@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import json
 import multiprocessing
 import os
@@ -144,6 +145,10 @@ def application() -> Any:
     app = _application(given)
     if given["cors"]:
         app = with_cors(app, given["cors"])
+    # What was imported stays to the end: this process is ours, and its collector need not go
+    # through all of that again and again while calls come.
+    gc.collect()
+    gc.freeze()
     names = hosts.names_of(given["host"], given["allowed_host"])
     return app if names is None else hosts.AllowedHosts(app, names)
 
