@@ -3,6 +3,7 @@ on the file has others, and waits for this one no longer than for another worker
 
 import asyncio
 import contextlib
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from mcp_persist_middleware.stores.sqlite.workers import WorkerLocks
 T = TypeVar("T")
 
 _BUSY_SECONDS = 30.0
+_NUMBERED = re.compile(r"\$(\d+)")
 
 
 class SqliteRows(SqlRows):
@@ -78,7 +80,7 @@ class SqliteRows(SqlRows):
         return self._connection
 
     def _run(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        return self._open.execute(sql.replace("$", "?"), values)
+        return self._open.execute(_named(sql), _by_name(values))
 
     async def _fetch(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         return await self._in_thread(lambda: self._run(sql, values).fetchall())
@@ -96,7 +98,7 @@ class SqliteRows(SqlRows):
         return {name: counter for name, counter in found.items() if self._locks.is_held(name)}
 
     async def _find_streams(self, ids: Sequence[bytes]) -> list[tuple[Any, ...]]:
-        marks = ", ".join("?" * len(ids))
+        marks = ", ".join(f"${number}" for number in range(1, len(ids) + 1))
         sql = f"SELECT {self._list('stream')} FROM {self._stream} WHERE id IN ({marks})"
         return await self._fetch(sql, *ids)
 
@@ -105,8 +107,8 @@ class SqliteRows(SqlRows):
         return await self._in_thread(lambda: self._each(sql, keys))
 
     def _each(self, sql: str, keys: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
-        numbered = sql.replace("$", "?")
-        return [row for key in keys for row in self._open.execute(numbered, key)]
+        named = _named(sql)
+        return [row for key in keys for row in self._open.execute(named, _by_name(key))]
 
     async def events(
         self, after: Position, until: bytes, max_events: int, max_bytes: int
@@ -160,7 +162,7 @@ class SqliteRows(SqlRows):
             if not self._noted(notes):
                 raise self.taken()
             for sql, values in self._steps(changes, replaces=notes is not None):
-                self._open.executemany(sql.replace("$", "?"), values)
+                self._open.executemany(_named(sql), map(_by_name, values))
             for table, columns, rows in self._inserts(changes):
                 marks = ", ".join("?" * len(columns))
                 names = ", ".join(columns)
@@ -182,3 +184,14 @@ class SqliteRows(SqlRows):
             if self._open.in_transaction:
                 self._run("ROLLBACK")
             raise
+
+
+# Python 3.12.0 to 3.12.3 warn of numbered placeholders that are given their values by place.
+
+
+def _named(sql: str) -> str:
+    return _NUMBERED.sub(r":p\1", sql)
+
+
+def _by_name(values: Sequence[Any]) -> dict[str, Any]:
+    return {f"p{number}": value for number, value in enumerate(values, 1)}
