@@ -229,16 +229,22 @@ async def quick(call: Call) -> None:
 
 
 async def careless(call: Call) -> None:
-    """Leaves a circle behind, as the tasks of sse-starlette do: whoever was told to stop waiting
-    for the client to leave, and the error that said so."""
-    watching = asyncio.create_task(call.watch())
-    await quick(call)
+    """Leaves a circle behind, as the tasks of sse-starlette do: one that was told to stop waiting
+    for the client to leave keeps the error that said so."""
+
+    async def watch() -> None:
+        circle: list[object] = [call]
+        try:
+            await call.watch()
+        except asyncio.CancelledError as error:
+            circle.extend((circle, error))
+
+    watching = asyncio.create_task(watch())
+    await call.head()
+    await asyncio.sleep(0)
     watching.cancel()
-    circle: list[object] = [call]
-    try:
-        await watching
-    except asyncio.CancelledError as error:
-        circle.extend((circle, error))
+    await watching
+    await call.result()
 
 
 @pytest.mark.parametrize(("tool", "ends"), [(quick, set()), (careless, {"Lent"})])
