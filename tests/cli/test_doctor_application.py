@@ -22,9 +22,9 @@ from mcp_persist_middleware.ops.endpoint.asker import Asker
 from mcp_persist_middleware.ops.endpoint.look import Found
 from mcp_persist_middleware.ops.endpoint.pages import Pages
 from tests.cli.scene import Ran, run
-from tests.proxy.test_upstream import free_port
 from tests.support.scripted import serving
 from tests.support.stateful import Stateful
+from tests.support.stores import free_port
 
 ORIGIN = "https://app.example"
 APPS = """

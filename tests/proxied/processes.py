@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -10,18 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.support.processes import ROOT
+from tests.support.stores import free_port
 
 _START = 30.0
 
 
 class ProcessError(Exception):
     """A process did not do what was asked of it."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class Command:

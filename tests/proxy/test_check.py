@@ -8,11 +8,11 @@ import pytest
 from mcp_persist_middleware.ops.endpoint.look import Found
 from mcp_persist_middleware.ops.proxy import Upstream, servers
 from mcp_persist_middleware.ops.proxy.check import check
-from tests.proxy.test_upstream import free_port
 from tests.proxy.wired import wired
 from tests.support import servers as applications
 from tests.support.scripted import serving
 from tests.support.stateful import Stateful
+from tests.support.stores import free_port
 
 ALL = ("2026-07-28", "2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 

@@ -12,12 +12,13 @@ import pytest
 
 from mcp_persist_middleware import ConfigurationError
 from mcp_persist_middleware.ops.proxy import Replicas, Upstream, UpstreamOptions, proxy_app
-from tests.proxy.test_upstream import ANSWERS, free_port
+from tests.proxy.test_upstream import ANSWERS
 from tests.proxy.wired import wired
 from tests.support.scripted import serving, until
 from tests.support.session import RawSession
 from tests.support.sse_client import Response, request
 from tests.support.stateful import Stateful
+from tests.support.stores import free_port
 
 ANSWER = ANSWERS["json"]
 

@@ -3,7 +3,6 @@ error that says so, at once or in the time that was set."""
 
 import asyncio
 import gzip
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,6 +20,7 @@ from tests.proxy.wired import Wired, wired
 from tests.support.certificates import Authority
 from tests.support.scripted import serving, until
 from tests.support.sse_client import Response, request
+from tests.support.stores import free_port
 
 ZIPPED = gzip.compress(b"x" * 5000)
 BIG = b"0123456789abcdef" * 65536 * 8
@@ -219,12 +219,6 @@ async def test_an_answer_that_breaks_off_does_not_look_whole() -> None:
         response = await request(port, "GET", "/mcp")
         with pytest.raises(asyncio.IncompleteReadError):
             await response.body()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_a_connection_is_tried_until_the_upstream_is_back() -> None:

@@ -7,6 +7,7 @@ databases) and `MCP_PERSIST_TEST_REDIS` name others to be used instead.
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -53,11 +54,17 @@ def place_for_postgres() -> Iterator[Path]:
         yield Path(directory)
 
 
+_PORTS = range(12_000, 22_000)
+
+
 def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that nobody listens on just now. It is below those that systems give to connections
+    and to whoever wants any: they would take it before its server is there."""
+    while True:
+        # Not `random`, which Hypothesis seeds alike in all processes.
+        port = secrets.choice(_PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 # What a server begins with is made once in a process, which takes seconds, and copied after that.
