@@ -13,9 +13,10 @@ import pytest
 from mcp_persist_middleware import ConfigurationError
 from mcp_persist_middleware.ops import cli
 from mcp_persist_middleware.ops.proxy import StdioOptions, UpstreamOptions, config_app, proxy_app
+from mcp_persist_middleware.ops.proxy.stdio.child import Child
 from tests.proxy.test_stdio import PIPED, gone, is_alive, pid, text
 from tests.support.processes import ServerProcess, running
-from tests.support.scripted import serving
+from tests.support.scripted import serving, until
 from tests.support.session import HANDSHAKE, MODERN, RawSession, last_id
 from tests.support.sse_client import request
 
@@ -50,13 +51,21 @@ async def test_a_call_whose_connection_is_cut_is_read_to_its_result(
 
 
 async def test_a_session_whose_process_died_or_was_unused_goes_on_in_a_new_one(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    finish, ended = Child._finish, list[Child]()
+
+    async def noted(self: Child, why: str) -> None:
+        ended.append(self)
+        await finish(self, why)
+
+    monkeypatch.setattr(Child, "_finish", noted)
     async with kept(tmp_path, idle_seconds=2) as port:
         session = await RawSession.open(port)
         first, _ = await pid(session)
         os.kill(first, 9)
-        await gone(first)
+        # A call that it is given before its end is known ends with it.
+        await until(lambda: ended)
         second, _ = await pid(session)
         await gone(second)
         third, _ = await pid(session)
