@@ -54,15 +54,14 @@ async def run(
             return
     running = Exchange(context, app, asked.scope, asked.request, client.send)
     running.recorder.is_asked_here = client.is_here
-    running.handoff = tasks.offer if tasks is not None else None
+    running.handoff, claim = tasks.offer if tasks is not None else None, None
     match repeatable:
         case Idempotent():
             running.handoff = None
-            if not await repeatable.claim(running, client, client.send):
-                return
+            claim = partial(repeatable.claim, running, client, client.send)
         case HandBack() if running.handoff is None:
             running.handoff = HandBackOffer.of(repeatable)
-    opened = await serve.begin(context, running, asked.body, client, client.send)
+    opened = await serve.begin(context, running, asked.body, client, client.send, claim)
     if opened is not None:
         await client.read(asked, running, opened)
         if not client.is_here and isinstance(running.handoff, HandBackOffer):

@@ -3,6 +3,7 @@ beginning, with the same loop that serves a resume."""
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.types import Message, Scope, Send
@@ -26,14 +27,26 @@ _UNWATCHED = 0.05
 
 
 async def begin(
-    context: Context, running: Exchange, body: Body, client: Client, send: Send
+    context: Context,
+    running: Exchange,
+    body: Body,
+    client: Client,
+    send: Send,
+    claim: Callable[[], Awaitable[bool]] | None = None,
 ) -> Opened | None:
     """Run a request. The stream that answers it; None when its client has had the whole answer,
-    or has left."""
+    or has left.
+
+    Args:
+        claim: whether it may run, asked last: from then on nothing keeps it from that. Where it may
+            not, its client is answered.
+    """
     call = running.request.call
     if not running.request.era.keeps_sessions and call is not None and call.method == "tools/call":
         # Nobody but its own client hears otherwise of what it changes.
         await context.boards.before_call(running.app, running.scope, body)
+    if claim is not None and not await claim():
+        return None
     running.start(body)
     if running.head is not None:
         running.open(list(running.head), early=True)

@@ -13,6 +13,7 @@ from mcp_persist_middleware.log.record_jobs import RecordJobs
 from mcp_persist_middleware.model import JobCreation, JobRecord
 from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.stores.sql.jobs import SqlJobs
+from mcp_persist_middleware.streams.hints.boards import Boards
 from mcp_persist_middleware.testing import MemoryLog, Shelf
 from tests.interaction.test_hand_back import Held, Listing, text_of
 from tests.interaction.test_idempotency import keyed
@@ -173,3 +174,50 @@ async def test_a_task_goes_on_whose_client_has_gone_with_its_last_answer(
         go_on.set()
         await client.until(task, "input_required")
         await asyncio.gather(leaving, return_exceptions=True)
+
+
+@pytest.mark.parametrize("where", ["before its key is claimed", "while it is"])
+async def test_a_call_that_is_cancelled_before_it_runs_leaves_its_key_to_the_next_one(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    create, before_call, waits = SqlJobs.create, Boards.before_call, asyncio.Event()
+    requests, app = list[asyncio.Task[Any]](), Listing(slow=(tool := Held()))
+    tool.done.set()
+
+    async def created(jobs: SqlJobs, *job: Any) -> JobCreation:
+        made = await create(jobs, *job)
+        waits.set()
+        await asyncio.Event().wait()
+        return made
+
+    async def called(*_: Any) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    async def noted(scope: Any, receive: Any, send: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        requests.append(task)
+        await outer(scope, receive, send)
+
+    outer = PersistMiddleware(app, url=tmp_store, idempotency=True, lease_seconds=6)
+    async with serving(noted) as port:
+        session = RawSession(port, MODERN, extra=keyed(_ANN))
+        if where == "while it is":
+            monkeypatch.setattr(SqlJobs, "create", created)
+        else:
+            monkeypatch.setattr(Boards, "before_call", called)
+        cut = asyncio.create_task(session.call("slow"))
+        async with asyncio.timeout(10):
+            await waits.wait()
+        requests[-1].cancel()
+        await asyncio.gather(cut, return_exceptions=True)
+        monkeypatch.setattr(SqlJobs, "create", create)
+        monkeypatch.setattr(Boards, "before_call", before_call)
+        jobs = (await access_to(outer.persistence).context()).log.jobs
+        assert jobs is not None
+        async with asyncio.timeout(5):
+            while await jobs.list(None, b"", 10):
+                await asyncio.sleep(0.02)
+        assert await text_of(await session.call("slow")) == "run 1"
+        assert tool.runs == 1
