@@ -20,6 +20,7 @@ from mcp_persist_middleware.log.record_jobs import RecordJobs
 from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.protocol import job_id
 from mcp_persist_middleware.store import JobCreation, JobRecord, Owner, StreamRecord
+from mcp_persist_middleware.stores.sql.jobs import SqlJobs
 from mcp_persist_middleware.testing import MemoryLog, Shelf
 from mcp_persist_middleware.testing.contract.cases.jobs import job
 from tests.interaction.test_rerun import left_behind
@@ -373,13 +374,20 @@ async def test_a_task_whose_client_is_asked_something_can_be_cancelled(tmp_path:
         assert len(app.calls) == 1
 
 
-async def test_of_too_many_tasks_the_next_call_stays_a_call(tmp_path: Path) -> None:
-    app = Application()
+async def test_of_too_many_tasks_the_next_call_stays_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, create, made = Application(), SqlJobs.create, list[JobCreation]()
+
+    async def noted(jobs: SqlJobs, *asked: Any) -> JobCreation:
+        made.append(await create(jobs, *asked))
+        return made[-1]
+
+    monkeypatch.setattr(SqlJobs, "create", noted)
     async with served(tmp_path, app, max_jobs=1) as client:
         task = (await client.call("stream"))["taskId"]
         calling = asyncio.create_task(client.call("stream"))
-        await until(lambda: len(app.calls) == 2)
-        await asyncio.sleep(0.3)
+        await until(lambda: made == [JobCreation.CREATED, JobCreation.FULL])
         app.gate.set()
         assert (await calling)["content"][0]["text"] == "from a stream"
         assert (await client.until(task))["status"] == "completed"

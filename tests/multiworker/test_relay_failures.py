@@ -94,12 +94,18 @@ async def test_a_claim_that_is_committed_long_after_it_was_given_up_is_given_bac
 ) -> None:
     """A disk that stands still commits when it goes on, whoever waits."""
     real, still, late = SqliteInbox.claim, asyncio.Event(), asyncio.Event()
+    claiming = set[object]()
 
     async def claim(inbox: SqliteInbox, *arguments: Any) -> list[RelayRequest]:
         if still.is_set() and not late.is_set():
             raise StoreError(url="events.db", reason="the disk stands still")
-        return await real(inbox, *arguments)
+        claiming.add(under_way := object())
+        try:
+            return await real(inbox, *arguments)
+        finally:
+            claiming.remove(under_way)
 
+    monkeypatch.setattr(SqliteInbox, "claim", claim)
     async with two(tmp_path) as (one, other):
         session = await RawSession.open(one)
         session.port = other
@@ -118,7 +124,8 @@ async def test_a_claim_that_is_committed_long_after_it_was_given_up_is_given_bac
             return found
 
         monkeypatch.setattr(SqliteInbox, "claimed", seen)
-        monkeypatch.setattr(SqliteInbox, "claim", claim)
+        # What was under way may take the request still.
+        await until(lambda: not claiming)
         still.set()
         response = await asyncio.wait_for(session.call("count"), 10)
         assert (await value(response))["calls"] == 2
