@@ -16,6 +16,7 @@ import pytest
 from mcp_persist_middleware import ConfigurationError
 from mcp_persist_middleware.ops.proxy import StdioOptions, StdioUpstream, proxy_app
 from mcp_persist_middleware.ops.proxy.breaker import State
+from mcp_persist_middleware.ops.proxy.stdio import pool
 from mcp_persist_middleware.ops.proxy.stdio.child import BusyError
 from mcp_persist_middleware.ops.proxy.stdio.pool import Children
 from tests.support.scripted import serving, until
@@ -369,14 +370,19 @@ async def test_one_that_does_not_end_is_killed_with_all_that_it_has_begun() -> N
 # Bounds.
 
 
-async def test_at_the_cap_an_idle_process_makes_room_and_a_busy_one_does_not() -> None:
-    async with piped(max_children=2, idle_seconds=0.4) as (port, _):
+async def test_at_the_cap_an_idle_process_makes_room_and_a_busy_one_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with piped(max_children=2) as (port, _):
         busy, idle = await RawSession.open(port), await RawSession.open(port)
-        (kept, _), (ended, _) = await pid(busy), await pid(idle)
+        kept, _ = await pid(busy)
         waiting = await busy.call("silent")
+        # It has been used later than the other one.
+        ended, _ = await pid(idle)
         refused = await RawSession(port).post("initialize", {"protocolVersion": "2025-11-25"})
         assert (refused.status, refused.headers["retry-after"]) == (503, "5")
-        await asyncio.sleep(0.5)
+        # As if it had been idle for that long.
+        monkeypatch.setattr(pool, "_MAKES_ROOM_AFTER", 0.0)
         await RawSession.open(port)
         await gone(ended)
         assert is_alive(kept)
@@ -394,10 +400,12 @@ async def test_requests_over_the_cap_of_a_process_are_refused_and_welcome_again(
 
 
 async def test_an_unused_process_is_ended_and_a_busy_one_is_not() -> None:
-    async with piped(idle_seconds=0.3) as (port, _):
-        busy, unused = await RawSession.open(port), await RawSession.open(port)
-        (kept, _), (reaped, _) = await pid(busy), await pid(unused)
+    async with piped(idle_seconds=1) as (port, _):
+        busy = await RawSession.open(port)
+        kept, _ = await pid(busy)
+        # From here on; the other one begins to be unused later.
         waiting = await busy.call("silent")
+        reaped, _ = await pid(await RawSession.open(port))
         await gone(reaped)
         assert is_alive(kept)
         waiting.close()
