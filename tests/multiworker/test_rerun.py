@@ -19,8 +19,8 @@ pytestmark = pytest.mark.timeout(90)
 AGAIN: dict[str, Any] = {
     "rerun": ["a"],
     "resume_rotate": None,
-    "lease_seconds": 2,
-    "store_timeout": 1,
+    "lease_seconds": 3,
+    "store_timeout": 2.5,
 }
 """The setting says yes to the call that is named "a"."""
 
