@@ -158,7 +158,7 @@ def test_a_missing_key(fresh: MakeScene) -> None:
     scene = fresh(encryption_keys=f"k:{KEY}")
     del scene.environ["MCP_PERSIST_ENCRYPTION_KEYS"]
     ran = scene.run("keys", "check", "--json")
-    assert (ran.code, ran.json) == (1, [{"key": "k", "events": 11, "state": "missing"}])
+    assert (ran.code, ran.json) == (1, [{"key": "k", "events": 11, "other": 2, "state": "missing"}])
     ran = scene.run("export", "new.jsonl")
     assert (ran.code, "payloads cannot be read here, and are left out." in ran.out) == (1, True)
     doctor = scene.run("doctor")
