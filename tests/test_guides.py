@@ -28,6 +28,8 @@ _BLOCK = re.compile(r"^(?:<!-- ([a-z ]+) -->\n)?```(\w+)\n(.*?)^```$", re.MULTIL
 _FILE = re.compile(r"# (\w+)\.py\n")
 _LINK = re.compile(r"\]\(([^)#]*)#?([^)]*)\)")
 _SECONDS = 60.0
+# One process says the first before it listens, several say the second before they serve.
+_SERVES = ("Application startup complete", "Uvicorn running on")
 _SERVERS = {
     "postgresql://mcp:password@db.example/mcp": "new_postgres",
     "postgresql://owner:password@db.example/mcp": "new_postgres",
@@ -140,10 +142,12 @@ class Reader:
                 self._command(block), stdout=file, stderr=file, start_new_session=True, **self._here
             )
         until = time.monotonic() + _SECONDS
-        while "Application startup complete" not in (said := log.read_text()):
+        said = ""
+        while not all(each in said for each in _SERVES):
             assert time.monotonic() < until, said
             assert self._server.poll() is None, said
             time.sleep(0.05)
+            said = log.read_text()
 
     def _command(self, block: str) -> list[str]:
         for written, here in self._real.items():
