@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from tests.support.forks import Fork, Forks
-from tests.support.stores import Store
+from tests.support.stores import Store, free_port
 
 ROOT = Path(__file__).parents[2]
-_RUNNING = re.compile(r"Uvicorn running on http://127\.0\.0\.1:(\d+)")
+_RUNNING = "Uvicorn running on"
 _COMPLAINTS = (
     "mcp_persist_middleware",
     "Exception in ASGI",
@@ -91,6 +91,8 @@ class ServerProcess:
         Raises:
             ServerError: it ended, or was not ready in time.
         """
+        # One that no connection is given while the server is away.
+        self.port = self.port or free_port()
         name = self._app.removesuffix("()")
         command = [name, "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--no-access-log", *self._arguments]
@@ -104,13 +106,10 @@ class ServerProcess:
         else:
             self._process = await self._spawn(command, environ)
         try:
-            await self.wait_for_log(_RUNNING.pattern, timeout)
+            await self.wait_for_log(_RUNNING, timeout)
         except BaseException:
             await self.kill()
             raise
-        running = _RUNNING.search(self.log, self._seen)
-        assert running is not None
-        self.port = int(running[1])
 
     async def _spawn(
         self, command: list[str], environ: Mapping[str, str]

@@ -55,14 +55,18 @@ def place_for_postgres() -> Iterator[Path]:
 
 
 _PORTS = range(12_000, 22_000)
+# Of pytest-xdist, which runs tests in so many processes, of which this is one.
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now. It is below those that systems give to connections
-    and to whoever wants any: they would take it before its server is there."""
+    """A port that nobody listens on just now, and that nobody takes before its server is there, or
+    while that is away: it is below those that systems give to connections and to whoever wants any,
+    and is given out in this process of tests alone."""
     while True:
         # Not `random`, which Hypothesis seeds alike in all processes.
-        port = secrets.choice(_PORTS)
+        port = secrets.choice(_PORTS[_PROCESS::_PROCESSES])
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 
