@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Send
 from mcp_persist_middleware.asgi.client import gone, nowhere
 
 
-class Lent:
+class LentRequest:
     """The two ends of a request, until they are taken back."""
 
     __slots__ = ("_receive", "_send")

@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_persist_middleware import asgi
 from mcp_persist_middleware.asgi import attempt
-from mcp_persist_middleware.asgi.lent import Lent
+from mcp_persist_middleware.asgi.lent import LentRequest
 from mcp_persist_middleware.errors import LeaseLostError
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.unpack import unpacked
@@ -30,7 +30,7 @@ class LeaseGuard:
         if not self._context.holds_lease:
             raise LeaseLostError
         attempt.spend()
-        lent = Lent(receive, unpacked(scope, send))
+        lent = LentRequest(receive, unpacked(scope, send))
         try:
             await self._app(scope, lent.receive, lent.send)
         finally:

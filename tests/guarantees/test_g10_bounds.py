@@ -247,7 +247,7 @@ async def careless(call: Call) -> None:
     await call.result()
 
 
-@pytest.mark.parametrize(("tool", "ends"), [(quick, set()), (careless, {"Lent"})])
+@pytest.mark.parametrize(("tool", "ends"), [(quick, set()), (careless, {"LentRequest"})])
 async def test_a_call_that_is_over_is_freed_without_the_garbage_collector(
     store: str, tool: Tool, ends: set[str]
 ) -> None:
