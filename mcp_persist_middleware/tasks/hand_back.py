@@ -101,11 +101,8 @@ class HandBack:
         owner = lasting(Owner(*place, self.tool.asked.request.session, principal))
         if not owner.is_known:
             return True
-        account, now, known = (
-            account_of(scope, principal),
-            time.monotonic(),
-            context.memory.job_keys,
-        )
+        account, now = account_of(scope, principal), time.monotonic()
+        known = context.memory.job_keys
         keys, seen_at = known.get(account, (frozenset(), -SEEN))
         if now - seen_at >= SEEN:
             found = await jobs.list(account, b"", _MOST)
