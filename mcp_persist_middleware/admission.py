@@ -12,7 +12,7 @@ from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.errors import InvalidSettingError, StoreError
 from mcp_persist_middleware.model import Place, surely
 from mcp_persist_middleware.protocol import classify, headers, jsonrpc
-from mcp_persist_middleware.protocol.classify import Kind
+from mcp_persist_middleware.protocol.classify import RequestKind
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.settings import Settings, namespace_complaint
 from mcp_persist_middleware.streams import authorise
@@ -36,7 +36,7 @@ def by_head(settings: Settings, memory: Memory, scope: Scope) -> classify.Reques
         settings,
         known_path=memory.speaks_mcp(path),
     )
-    if request.kind is not Kind.PASS and settings.persist is not None:
+    if request.kind is not RequestKind.PASS and settings.persist is not None:
         return request if settings.persist(HTTPConnection(scope)) else classify.PASS
     return request
 
@@ -46,7 +46,7 @@ def by_body(context: Context, head: classify.Request, scope: Scope, body: Body) 
     known = context.memory.speaks_mcp(path_of(scope))
     if body.complete:
         request = classify.by_body(head, scope["headers"], body.content, known_path=known)
-        if request.kind in (Kind.EXCHANGE, Kind.LISTEN):
+        if request.kind in (RequestKind.EXCHANGE, RequestKind.LISTEN):
             return request
     return head
 
@@ -57,7 +57,7 @@ async def in_latest_session(
     """A request that names no session, in the latest one of its principal, where that is wished:
     there are clients that never say the id that they were given."""
     request, fallback = asked.request, context.settings.session_fallback
-    is_post = request.kind in (Kind.EXCHANGE, Kind.BODY)
+    is_post = request.kind in (RequestKind.EXCHANGE, RequestKind.BODY)
     if fallback is None or request.session or not (is_post and request.era.keeps_sessions):
         return asked
     call = request.call or jsonrpc.parse(asked.body.content)

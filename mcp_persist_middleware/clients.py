@@ -33,7 +33,7 @@ _CREATED_SECONDS = 1.0
 # that it is there, if it is not larger than this.
 _SOON, _COMMIT, _SMALL = 0.004, 0.05, 16 * 1024
 
-Repeatable = HandBack | Idempotent
+JoinableCall = HandBack | Idempotent
 
 
 class Recipient(Client, ABC):
@@ -51,7 +51,7 @@ class Recipient(Client, ABC):
 
     is_here = False
     """Whether its connection is this worker's: then its answer may reach it ahead of its commit."""
-    repeatable: Repeatable | None = None
+    repeatable: JoinableCall | None = None
     """Its call, if that may be for what an earlier one has begun; not known of a client of another
     worker."""
 

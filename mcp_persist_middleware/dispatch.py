@@ -18,7 +18,7 @@ from mcp_persist_middleware.clients import LocalClient, Recipient, RelayedClient
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.model import SessionKey, SessionRecord
 from mcp_persist_middleware.protocol import classify, event_id, jsonrpc
-from mcp_persist_middleware.protocol.classify import Kind
+from mcp_persist_middleware.protocol.classify import RequestKind
 from mcp_persist_middleware.protocol.eras import Era, era_of_initialize
 from mcp_persist_middleware.relay import failures, sealing
 from mcp_persist_middleware.relay.envelope import NotExecuted, Reply, RequestEnvelope
@@ -55,14 +55,14 @@ class Dispatcher:
         """Serve a request whose client is here."""
         context = self.parts.exchanges
         match head.kind:
-            case Kind.FOREIGN_CURSOR:
+            case RequestKind.FOREIGN_CURSOR:
                 app = self._app(head.era)
                 await resume.foreign_cursor(context, app, scope, client.send)
-            case Kind.RESUME:
+            case RequestKind.RESUME:
                 await self._resume(head, scope, client)
             case _:
                 asked = await self._read(head, scope, client)
-                begins = asked.request.kind in (Kind.EXCHANGE, Kind.STREAM)
+                begins = asked.request.kind in (RequestKind.EXCHANGE, RequestKind.STREAM)
                 if begins and admission.refuses(context):
                     await admission.unavailable(client.send)
                 else:
@@ -76,14 +76,16 @@ class Dispatcher:
             load[1](scope, envelope.outer)
         body, cursor = Body.of(envelope.body), event_id.parse(envelope.cursor)
         request = admission.by_head(context.settings, context.memory, scope)
-        if request.kind is Kind.BODY:
+        if request.kind is RequestKind.BODY:
             request = admission.by_body(context, request, scope, body)
-        elif scope["method"] == "GET" and request.kind is not Kind.PASS:
+        elif scope["method"] == "GET" and request.kind is not RequestKind.PASS:
             # What may be answered with a stream is one here: nobody would read it to its end.
-            request = dataclasses.replace(request, kind=Kind.STREAM)
+            request = dataclasses.replace(request, kind=RequestKind.STREAM)
         asked = Asked(request, scope, body)
         if cursor is not None:
-            came_back = classify.Request(Kind.RESUME, request.era, request.session, cursor=cursor)
+            came_back = classify.Request(
+                RequestKind.RESUME, request.era, request.session, cursor=cursor
+            )
             asked = dataclasses.replace(asked, resume=Asked(came_back, scope, Body()))
         client = RelayedClient(context, receive)
         try:
@@ -107,10 +109,10 @@ class Dispatcher:
 
     async def _read(self, head: classify.Request, scope: Scope, client: LocalClient) -> Asked:
         context = self.parts.exchanges
-        if head.kind is Kind.STREAM:
+        if head.kind is RequestKind.STREAM:
             return Asked(head, scope, Body(complete=True))
         body = await bodies.read(client.rest, context.settings.max_body_bytes)
-        if head.kind is Kind.BODY:
+        if head.kind is RequestKind.BODY:
             head = admission.by_body(context, head, scope, body)
         return Asked(head, scope, body)
 
@@ -122,7 +124,7 @@ class Dispatcher:
             )
         except SessionElsewhereError:
             # What is left is the session's stream, at its home.
-            request = dataclasses.replace(head, kind=Kind.STREAM)
+            request = dataclasses.replace(head, kind=RequestKind.STREAM)
             await self._in_session(dataclasses.replace(came_back, request=request), client)
         else:
             if left is not None:
@@ -208,7 +210,7 @@ class Dispatcher:
         if held is not None:
             return SessionState(Home.HERE)
         record = await registry.seen(key, anew=moved)
-        asks = request.kind in (Kind.EXCHANGE, Kind.STREAM)
+        asks = request.kind in (RequestKind.EXCHANGE, RequestKind.STREAM)
         if record is None or await registry.is_free(record, asks=asks):
             return SessionState(Home.NOWHERE)
         if await forward.may_travel(record):
@@ -244,17 +246,17 @@ class Dispatcher:
         request, scope, send = asked.request, asked.scope, client.send
         app = self._app(request.era, takes_over=takes_over)
         match request.kind:
-            case Kind.EXCHANGE if asked.resume is not None:
+            case RequestKind.EXCHANGE if asked.resume is not None:
                 await self._run_again(app, asked, client)
-            case Kind.LISTEN:
+            case RequestKind.LISTEN:
                 await push.serve(context, self.app, asked, client, send)
-            case Kind.EXCHANGE:
+            case RequestKind.EXCHANGE:
                 await long_calls.run(context, app, self.app, asked, client)
-            case Kind.STREAM:
+            case RequestKind.STREAM:
                 point = await listen.find(context, app, scope, request, client, send)
                 if point is not None:
                     await client.follow(asked, point)
-            case Kind.DELETE:
+            case RequestKind.DELETE:
                 await long_calls.end_session(context, app, asked, client)
             case _:
                 note_reply(context, asked)

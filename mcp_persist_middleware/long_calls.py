@@ -10,7 +10,7 @@ from mcp_persist_middleware.asgi import body as bodies
 from mcp_persist_middleware.asgi import place_of, responses
 from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.asgi.client import nowhere, stay
-from mcp_persist_middleware.clients import LocalClient, Recipient, Repeatable
+from mcp_persist_middleware.clients import JoinableCall, LocalClient, Recipient
 from mcp_persist_middleware.streams import serve
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.pump import Exchange
@@ -28,7 +28,7 @@ async def joined(context: Context, app: ASGIApp, asked: Asked, client: LocalClie
     return client.repeatable is not None and await client.repeatable.answer(client, client.send)
 
 
-def _repeatable(context: Context, app: ASGIApp, asked: Asked) -> Repeatable | None:
+def _repeatable(context: Context, app: ASGIApp, asked: Asked) -> JoinableCall | None:
     """A request as a call that may be for what an earlier one has begun; None for every other."""
     return Idempotent.of(context, app, asked) or HandBack.of(context, app, asked)
 

@@ -16,7 +16,7 @@ from mcp_persist_middleware.log.base import MakeLog
 from mcp_persist_middleware.passing import Passing
 from mcp_persist_middleware.persistence import Persistence, access_to, one_of
 from mcp_persist_middleware.protocol import classify
-from mcp_persist_middleware.protocol.classify import Kind
+from mcp_persist_middleware.protocol.classify import RequestKind
 from mcp_persist_middleware.settings import Settings, SettingsArguments, shown
 from mcp_persist_middleware.streams.lease_guard import LeaseGuard, refuse
 from mcp_persist_middleware.worker import Parts
@@ -125,7 +125,7 @@ class PersistMiddleware:
         except Exception as error:  # noqa: BLE001
             self._passing.count(error)
             request = classify.PASS
-        if request.kind is Kind.PASS:
+        if request.kind is RequestKind.PASS:
             await self.app(scope, receive, send)
             return
         attempt = Attempt(receive, send)

@@ -12,7 +12,7 @@ from mcp_persist_middleware.asgi.attempt import Attempt
 from mcp_persist_middleware.errors import ClosedError, ConfigurationError, PersistError, StoreError
 from mcp_persist_middleware.model import Place
 from mcp_persist_middleware.protocol import classify, headers
-from mcp_persist_middleware.protocol.classify import Kind
+from mcp_persist_middleware.protocol.classify import RequestKind
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.streams.lease_guard import refuse
 from mcp_persist_middleware.supervision import frames, said
@@ -45,7 +45,7 @@ class Passing:
             parts: what is open, or was before the lease was lost.
         """
         attempt.rewind()
-        if head.kind is Kind.RESUME:
+        if head.kind is RequestKind.RESUME:
             # Its call may be in the log; an HTTP error would make most clients give up.
             self._say(error)
             await responses.come_back(attempt.send, settings.retry_ms)
@@ -89,14 +89,14 @@ async def _is_mcp(
 ) -> bool:
     """Whether a request is MCP; of a POST without a header that says so its body tells."""
     version = headers.get(scope["headers"], headers.PROTOCOL_VERSION)
-    if head.kind is not Kind.BODY or head.session or version is not None:
+    if head.kind is not RequestKind.BODY or head.session or version is not None:
         return True
     body = await bodies.read(attempt.receive, settings.max_body_bytes)
     attempt.rewind()
     known = parts is not None and parts.exchanges.memory.speaks_mcp(path_of(scope))
     found = classify.by_body(head, scope["headers"], body.content, known_path=known)
     is_greeting = b'"initialize"' in body.content
-    return body.complete and (found.kind is Kind.EXCHANGE or is_greeting)
+    return body.complete and (found.kind is RequestKind.EXCHANGE or is_greeting)
 
 
 def _is_plain(settings: Settings, parts: Parts, head: classify.Request, scope: Scope) -> bool:

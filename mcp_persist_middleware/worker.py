@@ -47,7 +47,7 @@ _GIVE_UP_SECONDS = 1.0
 # A step of closing has so many times the store's time-out, and a lease for the heartbeat.
 _PATIENCE = 5.0
 
-Step = Callable[[], Awaitable[object]]
+ClosingStep = Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +142,11 @@ class _Closing:
         self._opened = opened
         self._seconds = _PATIENCE * settings.store_timeout + settings.lease_seconds
 
-    def add(self, what: str, step: Step) -> None:
+    def add(self, what: str, step: ClosingStep) -> None:
         """One more step, which has a bounded time."""
         self._opened.push_async_callback(self._run, what, step)
 
-    async def _run(self, what: str, step: Step) -> None:
+    async def _run(self, what: str, step: ClosingStep) -> None:
         try:
             async with asyncio.timeout(self._seconds):
                 await step()

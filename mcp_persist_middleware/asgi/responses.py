@@ -8,22 +8,22 @@ from starlette.types import Send
 from mcp_persist_middleware.model import RequestId
 from mcp_persist_middleware.protocol import headers, jsonrpc, sse
 
-Pair = tuple[bytes, bytes]
-
 
 async def unavailable(send: Send, text: str, retry_after: int = 5) -> None:
     """503: nothing was done for this request, and it is welcome again in so many seconds."""
     await refuse(send, 503, text, (b"retry-after", b"%d" % retry_after))
 
 
-async def refuse(send: Send, status: int, text: str, *more: Pair) -> None:
+async def refuse(send: Send, status: int, text: str, *more: headers.RawHeader) -> None:
     """A status with a JSON-RPC error that is nobody's, and `more` headers."""
     error = {"code": jsonrpc.INTERRUPTED, "message": text}
     body = json.dumps({"jsonrpc": "2.0", "id": None, "error": error}, separators=(",", ":"))
     await _answer(send, status, body.encode(), (b"content-type", b"application/json"), *more)
 
 
-async def answer_json(send: Send, message: bytes, *more: Pair, status: int = 200) -> None:
+async def answer_json(
+    send: Send, message: bytes, *more: headers.RawHeader, status: int = 200
+) -> None:
     """A JSON-RPC response, with `more` headers."""
     await _answer(send, status, message, (b"content-type", b"application/json"), *more)
 
@@ -63,7 +63,7 @@ async def end_calls(send: Send, request_ids: Iterable[RequestId], text: str) -> 
     await _stream(send, b"".join(sse.event(error) + sse.CRLF for error in errors))
 
 
-async def _answer(send: Send, status: int, body: bytes, *raw: Pair) -> None:
+async def _answer(send: Send, status: int, body: bytes, *raw: headers.RawHeader) -> None:
     told = [*raw, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": told})
     await send({"type": "http.response.body", "body": body})

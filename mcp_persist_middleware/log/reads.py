@@ -12,7 +12,7 @@ _PAGE_EVENTS = 256
 # An event that is larger comes alone.
 _PAGE_BYTES = 256 * 1024
 
-_Key = tuple[bytes, int, int]
+_PageKey = tuple[bytes, int, int]
 
 
 class Events(list[Event]):
@@ -24,8 +24,8 @@ class Reads:
 
     def __init__(self, log: EventLog) -> None:
         self.log = log
-        self._held: WeakValueDictionary[_Key, Events] = WeakValueDictionary()
-        self._coming: dict[_Key, asyncio.Future[Events | StoreError | None]] = {}
+        self._held: WeakValueDictionary[_PageKey, Events] = WeakValueDictionary()
+        self._coming: dict[_PageKey, asyncio.Future[Events | StoreError | None]] = {}
 
     async def page(self, stream: bytes, epoch: int, after: int) -> Events:
         """The committed events after a number, in order, as many as make a page; none if there
@@ -56,7 +56,7 @@ class Reads:
             is_news = True
         return held
 
-    async def _read(self, key: _Key) -> Events:
+    async def _read(self, key: _PageKey) -> Events:
         stream, _, after = key
         coming = self._coming[key] = asyncio.get_running_loop().create_future()
         told: Events | StoreError | None = None

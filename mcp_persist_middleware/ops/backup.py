@@ -17,11 +17,11 @@ from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 # Between two of them others get the interpreter's lock, and somebody hears how far it is.
 _PAGES = 4096
 
-Pages = Callable[[int, int], None]
+PageReport = Callable[[int, int], None]
 """Called with how many pages are done, and of how many."""
 
 
-async def backup(source: ends.Given, file: Path, *, report: Pages | None = None) -> int:
+async def backup(source: ends.StoreAddress, file: Path, *, report: PageReport | None = None) -> int:
     """Write a backup of a SQLite store: as it was at the beginning, whatever is written meanwhile;
     its size in bytes. To restore it, stop the servers, put it in the place of the store's file, and
     remove the files `-wal` and `-shm` beside that.
@@ -47,7 +47,7 @@ async def backup(source: ends.Given, file: Path, *, report: Pages | None = None)
         raise trouble(log.name, error) from error
 
 
-def _backup(source: Path, file: Path, report: Pages) -> int:
+def _backup(source: Path, file: Path, report: PageReport) -> int:
     os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     try:
         with (

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from mcp_persist_middleware.ops.demo_parts import (
     CallTool,
-    Server,
+    DemoServer,
     default_client,
     handshake_client,
     running,
@@ -88,7 +88,7 @@ async def play(console: Console, directory: Path, calls: int) -> bool:
 
 async def _run(rows: list[CutRow], directory: Path) -> None:
     url = f"sqlite+aiosqlite:///{(directory / 'cut.db').as_posix()}"
-    async with running(Server()) as bare, running(Server(url, RETRY_MS)) as persisted:
+    async with running(DemoServer()) as bare, running(DemoServer(url, RETRY_MS)) as persisted:
         ports = {False: bare.port, True: persisted.port}
         await asyncio.gather(*(_row(row, ports[row.persisted]) for row in rows))
 

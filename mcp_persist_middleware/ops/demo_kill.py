@@ -12,7 +12,7 @@ from mcp.shared.exceptions import MCPError
 from rich.console import Console
 from rich.table import Table
 
-from mcp_persist_middleware.ops.demo_parts import CallTool, Server, handshake_client, running
+from mcp_persist_middleware.ops.demo_parts import CallTool, DemoServer, handshake_client, running
 from mcp_persist_middleware.supervision import scoped
 from mcp_persist_middleware.testing import FaultProxy
 
@@ -57,7 +57,7 @@ async def play(console: Console, directory: Path) -> bool:
 
 async def _row(row: KillRow, directory: Path) -> None:
     url = f"sqlite+aiosqlite:///{(directory / 'kill.db').as_posix()}" if row.persisted else ""
-    async with running(Server(url)) as server, FaultProxy(server.port) as proxy:
+    async with running(DemoServer(url)) as server, FaultProxy(server.port) as proxy:
         try:
             async with handshake_client(f"http://127.0.0.1:{proxy.port}/mcp") as call_tool:
                 await _story(row, server, proxy, call_tool)
@@ -65,7 +65,7 @@ async def _row(row: KillRow, directory: Path) -> None:
             row.following = row.following or str(errors.exceptions[0])
 
 
-async def _story(row: KillRow, server: Server, proxy: FaultProxy, call_tool: CallTool) -> None:
+async def _story(row: KillRow, server: DemoServer, proxy: FaultProxy, call_tool: CallTool) -> None:
     seen: list[int] = []
     enough = asyncio.Event()
 

@@ -22,7 +22,7 @@ class DemoError(Exception):
     """A server of the demo did not start; the text is what it said."""
 
 
-class Server:
+class DemoServer:
     """A server process on a port of its own; bare without a URL."""
 
     def __init__(self, url: str = "", retry_ms: int = 3000) -> None:
@@ -74,7 +74,7 @@ class Server:
 
 
 @asynccontextmanager
-async def running(server: Server) -> AsyncIterator[Server]:
+async def running(server: DemoServer) -> AsyncIterator[DemoServer]:
     """The server, started; stopped at the end."""
     try:
         await server.start()

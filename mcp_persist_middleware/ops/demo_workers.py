@@ -16,7 +16,7 @@ from mcp.shared.exceptions import MCPError
 from rich.console import Console
 from rich.table import Table
 
-from mcp_persist_middleware.ops.demo_parts import CallTool, Server, handshake_client, running
+from mcp_persist_middleware.ops.demo_parts import CallTool, DemoServer, handshake_client, running
 from mcp_persist_middleware.supervision import scoped
 from mcp_persist_middleware.testing import Cut, FaultProxy, Plan, ProxiedExchange, ProxiedRequest
 
@@ -30,7 +30,7 @@ _NAME = "Ann"
 
 
 @dataclass(slots=True)
-class Line:
+class Observation:
     """One thing that happened: on which workers, and what the client saw of it."""
 
     what: str
@@ -57,7 +57,9 @@ class Balance:
         is_call = request.rpc_method == "tools/call"
         return Plan(cut=Cut(events=1)) if self.cuts and is_call else None
 
-    def note(self, line: Line, pairs: list[tuple[ProxiedExchange, ProxiedExchange | None]]) -> bool:
+    def note(
+        self, line: Observation, pairs: list[tuple[ProxiedExchange, ProxiedExchange | None]]
+    ) -> bool:
         """Name the workers of requests that belong together; whether any two differ."""
         names = [self.name(one) + (f"→{self.name(two)}" if two else "") for one, two in pairs]
         line.workers = " ".join(names)
@@ -88,10 +90,10 @@ async def play(console: Console, directory: Path) -> bool:
     return all(line.right for line in lines)
 
 
-async def _bare() -> Line:
+async def _bare() -> Observation:
     """What becomes of the first call without the middleware."""
-    line = Line("without, a call")
-    async with running(Server()) as one, running(Server()) as two:
+    line = Observation("without, a call")
+    async with running(DemoServer()) as one, running(DemoServer()) as two:
         balance = Balance([one.port, two.port], cuts=False)
         async with FaultProxy(route=balance.route) as proxy:
             try:
@@ -111,12 +113,15 @@ def _first(errors: BaseExceptionGroup) -> BaseException:
     return error
 
 
-async def _persisted(url: str) -> list[Line]:
-    async with running(Server(url, _RETRY_MS)) as one, running(Server(url, _RETRY_MS)) as two:
+async def _persisted(url: str) -> list[Observation]:
+    async with (
+        running(DemoServer(url, _RETRY_MS)) as one,
+        running(DemoServer(url, _RETRY_MS)) as two,
+    ):
         balance = Balance([one.port, two.port])
         async with FaultProxy(policy=balance.policy, route=balance.route) as proxy:
             endpoint = f"http://127.0.0.1:{proxy.port}/mcp"
-            lines: list[Line] = []
+            lines: list[Observation] = []
             try:
                 async with handshake_client(endpoint, _answer) as call_tool:
                     lines.append(await _cut_calls(proxy, balance, call_tool))
@@ -126,13 +131,13 @@ async def _persisted(url: str) -> list[Line]:
                     victim = one if home == one.port else two
                     lines += await _killed(balance, home, victim, call_tool)
             except* (MCPError, OSError) as errors:
-                lines.append(Line("with, the client ends", seen=str(_first(errors))))
+                lines.append(Observation("with, the client ends", seen=str(_first(errors))))
     return lines
 
 
-async def _cut_calls(proxy: FaultProxy, balance: Balance, call_tool: CallTool) -> Line:
+async def _cut_calls(proxy: FaultProxy, balance: Balance, call_tool: CallTool) -> Observation:
     """Calls whose resumes land on the other worker."""
-    line, before, counts = Line(f"with, {_CALLS} calls, each cut"), len(proxy.exchanges), 0
+    line, before, counts = Observation(f"with, {_CALLS} calls, each cut"), len(proxy.exchanges), 0
     right = True
     for _ in range(_CALLS):
         progress = _Progress()
@@ -150,9 +155,9 @@ async def _cut_calls(proxy: FaultProxy, balance: Balance, call_tool: CallTool) -
     return line
 
 
-async def _question(proxy: FaultProxy, balance: Balance, call_tool: CallTool) -> Line:
+async def _question(proxy: FaultProxy, balance: Balance, call_tool: CallTool) -> Observation:
     """Questions that a tool asks in the middle, answered through the other worker."""
-    line, before = Line(f"with, {_QUESTIONS} questions, answered"), len(proxy.exchanges)
+    line, before = Observation(f"with, {_QUESTIONS} questions, answered"), len(proxy.exchanges)
     balance.cuts = False
     greetings = [await _call(call_tool, "greet") for _ in range(_QUESTIONS)]
     line.seen = ", ".join(greetings)
@@ -164,10 +169,12 @@ async def _question(proxy: FaultProxy, balance: Balance, call_tool: CallTool) ->
     return line
 
 
-async def _killed(balance: Balance, home: int, victim: Server, call_tool: CallTool) -> list[Line]:
+async def _killed(
+    balance: Balance, home: int, victim: DemoServer, call_tool: CallTool
+) -> list[Observation]:
     """A call whose worker dies, and one after it."""
     name = "AB"[balance.ports.index(home)]
-    line = Line(f"with, a call, {name} is killed", workers=name)
+    line = Observation(f"with, a call, {name} is killed", workers=name)
     progress = _Progress()
     counting = _call(call_tool, "count", progress, steps=_LONG, seconds=_LONG_PACE)
     with scoped(counting, "demo-call") as call:
@@ -175,7 +182,7 @@ async def _killed(balance: Balance, home: int, victim: Server, call_tool: CallTo
         await victim.kill()
         line.seen = await call
     line.right = line.seen.startswith(_INTERRUPTED) and progress.is_gap_free
-    after = Line("with, the next call", workers="B" if name == "A" else "A")
+    after = Observation("with, the next call", workers="B" if name == "A" else "A")
     after.seen = await _call(call_tool, "count", steps=_STEPS, seconds=_PACE)
     after.right = after.seen == f"counted {_STEPS}"
     return [line, after]

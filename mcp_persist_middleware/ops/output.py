@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Row = Mapping[str, Any]
+TableRow = Mapping[str, Any]
 _WIDTH = 80
 
 
@@ -37,7 +37,7 @@ class Output:
         self.as_json = as_json
         self.console = console or _console()
 
-    def table(self, columns: Sequence[Column], rows: Iterable[Row], nothing: str) -> None:
+    def table(self, columns: Sequence[Column], rows: Iterable[TableRow], nothing: str) -> None:
         """Rows with the same keys; as JSON, an array of objects.
 
         Args:
@@ -51,7 +51,7 @@ class Output:
         else:
             self.say(nothing)
 
-    def facts(self, columns: Sequence[Column], facts: Row) -> None:
+    def facts(self, columns: Sequence[Column], facts: TableRow) -> None:
         """One thing, line by line; as JSON, an object."""
         if self.as_json:
             self.json(facts)
@@ -79,7 +79,7 @@ class Output:
         print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
-def table_of(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
+def table_of(columns: Sequence[Column], rows: Iterable[TableRow]) -> Table:
     """Rows as a table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:

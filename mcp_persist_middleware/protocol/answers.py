@@ -20,12 +20,12 @@ _CODE = re.compile(rb'\s*:\s*\{\s*"code"\s*:\s*(-?\d{1,10})')
 # What SDKs answer to a request that its client has cancelled: LSP's code; before that, this text.
 _CANCELLED, _CANCELLED_TEXT = -32800, "Request cancelled"
 
-Verdict = tuple[ExchangeOutcome, str]
+AnswerOutcome = tuple[ExchangeOutcome, str]
 """How it went, and its `error.type`, empty where nothing failed."""
-OK: Verdict = (ExchangeOutcome.OK, "")
+OK: AnswerOutcome = (ExchangeOutcome.OK, "")
 
 
-def judged(message: bytes) -> Verdict:
+def judged(message: bytes) -> AnswerOutcome:
     """What a JSON-RPC response, or a batch of them, tells. Of one that is large no more than its
     beginning is looked at closely."""
     if not (_ERROR in message or _says_error(message)):
@@ -51,7 +51,7 @@ def _says_error(message: bytes) -> bool:
     return False
 
 
-def _judged(response: Any) -> Verdict:
+def _judged(response: Any) -> AnswerOutcome:
     match response:
         case {"error": {"code": int(code), **rest}}:
             cancelled = code == _CANCELLED or (not code and rest.get("message") == _CANCELLED_TEXT)
@@ -65,7 +65,7 @@ def _judged(response: Any) -> Verdict:
             return OK
 
 
-def _judged_large(message: bytes) -> Verdict:
+def _judged_large(message: bytes) -> AnswerOutcome:
     if error := _ERROR_FIRST.match(message):
         code = _CODE.match(message, error.end())
         return ExchangeOutcome.ERROR, code[1].decode() if code else "_OTHER"

@@ -8,7 +8,7 @@ from mcp_persist_middleware.protocol.eras import Era
 from mcp_persist_middleware.settings import Settings
 
 
-class Kind(enum.Enum):
+class RequestKind(enum.Enum):
     """The way a request takes through the middleware."""
 
     PASS = "pass"
@@ -35,7 +35,7 @@ class Kind(enum.Enum):
 class Request:
     """A classified request."""
 
-    kind: Kind
+    kind: RequestKind
     era: Era = eras.EARLY
     session: str = ""
     call: jsonrpc.Call | None = None
@@ -43,16 +43,16 @@ class Request:
 
     def anew(self) -> "Request":
         """A GET with a cursor, as if it had none."""
-        return Request(Kind.STREAM, self.era, self.session)
+        return Request(RequestKind.STREAM, self.era, self.session)
 
 
-PASS = Request(Kind.PASS)
+PASS = Request(RequestKind.PASS)
 
 
 def by_head(
     method: str, raw: headers.RawHeaders, settings: Settings, *, known_path: bool
 ) -> Request:
-    """Judge a request by its head; `Kind.BODY` asks for `by_body`.
+    """Judge a request by its head; `RequestKind.BODY` asks for `by_body`.
 
     Args:
         known_path: this path has answered an MCP request with success before.
@@ -64,24 +64,24 @@ def by_head(
     era = eras.era_of(version)
     if era is None or era.is_left_alone(settings):
         # Whose the session is does not depend on the revision: the application may not know it.
-        return Request(Kind.SESSION, session=session) if session else PASS
+        return Request(RequestKind.SESSION, session=session) if session else PASS
     is_mcp = known_path or version is not None or session is not None
-    found, in_session = Request(Kind.PASS, era, session or ""), bool(session)
+    found, in_session = Request(RequestKind.PASS, era, session or ""), bool(session)
     match method:
         case "POST" if headers.media_type(raw) == b"application/json" or in_session:
             candidate = is_mcp or headers.accepts_event_stream(raw)
-            return _as(found, Kind.BODY) if candidate else PASS
+            return _as(found, RequestKind.BODY) if candidate else PASS
         case "GET" if (cursor := headers.get(raw, headers.LAST_EVENT_ID)) is not None:
             position = event_id.parse(cursor)
             if position is not None:
-                return Request(Kind.RESUME, era, session or "", cursor=position)
-            return _as(found, Kind.FOREIGN_CURSOR) if is_mcp else PASS
+                return Request(RequestKind.RESUME, era, session or "", cursor=position)
+            return _as(found, RequestKind.FOREIGN_CURSOR) if is_mcp else PASS
         case "GET" if in_session and era.keeps_sessions and headers.accepts_event_stream(raw):
-            return _as(found, Kind.STREAM)
+            return _as(found, RequestKind.STREAM)
         case "DELETE" if in_session:
-            return _as(found, Kind.DELETE)
+            return _as(found, RequestKind.DELETE)
         case _:
-            return _as(found, Kind.SESSION) if in_session else PASS
+            return _as(found, RequestKind.SESSION) if in_session else PASS
 
 
 def by_body(head: Request, raw: headers.RawHeaders, body: bytes, *, known_path: bool) -> Request:
@@ -93,12 +93,14 @@ def by_body(head: Request, raw: headers.RawHeaders, body: bytes, *, known_path: 
         return PASS
     if call.method == hints.METHOD:
         is_one = head.era.disconnect_cancels and not head.session and len(call.request_ids) == 1
-        return Request(Kind.LISTEN, head.era, "", call) if is_one else PASS
+        return Request(RequestKind.LISTEN, head.era, "", call) if is_one else PASS
     if call.is_initialize and call.version is not None:
-        return Request(Kind.EXCHANGE, eras.era_of_initialize(call.version), head.session, call)
+        return Request(
+            RequestKind.EXCHANGE, eras.era_of_initialize(call.version), head.session, call
+        )
     is_mcp = known_path or head.session or headers.get(raw, headers.PROTOCOL_VERSION) is not None
-    return Request(Kind.EXCHANGE, head.era, head.session, call) if is_mcp else PASS
+    return Request(RequestKind.EXCHANGE, head.era, head.session, call) if is_mcp else PASS
 
 
-def _as(request: Request, kind: Kind) -> Request:
+def _as(request: Request, kind: RequestKind) -> Request:
     return Request(kind, request.era, request.session)

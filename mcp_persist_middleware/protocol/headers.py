@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 
 _WRAPPED = "=?base64?", "?="
 
-RawHeaders = Sequence[tuple[bytes, bytes]]
+RawHeader = tuple[bytes, bytes]
+RawHeaders = Sequence[RawHeader]
 
 SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"

@@ -32,7 +32,7 @@ from mcp_persist_middleware.relay.envelope import (
     has_cookie,
     unpack_reply,
 )
-from mcp_persist_middleware.relay.outcome import RelayFailure, Seen, Step, is_lost, step_of
+from mcp_persist_middleware.relay.outcome import RelayFacts, RelayFailure, Step, is_lost, step_of
 from mcp_persist_middleware.relay.watch import Watch
 from mcp_persist_middleware.wakeups.base import Subscription, Wakeups
 
@@ -189,7 +189,7 @@ class RelayClient:
             return None
         if status is None:
             return RelayFailure.UNKNOWN_OUTCOME
-        seen = Seen(
+        seen = RelayFacts(
             status.state,
             status.certainty,
             home_is_gone=await self._is_gone(status.worker),

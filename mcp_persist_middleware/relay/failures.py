@@ -5,7 +5,7 @@ from starlette.types import Send
 from mcp_persist_middleware import asgi
 from mcp_persist_middleware.asgi import responses
 from mcp_persist_middleware.asgi.asked import Asked
-from mcp_persist_middleware.protocol.classify import Kind
+from mcp_persist_middleware.protocol.classify import RequestKind
 from mcp_persist_middleware.relay.outcome import RelayFailure
 
 MOVING = "the session is moving between workers"
@@ -34,7 +34,7 @@ async def answer(
     match failure:
         case RelayFailure.CLIENT_GONE:
             return
-        case RelayFailure.UNKNOWN_OUTCOME if asked.request.kind is Kind.EXCHANGE:
+        case RelayFailure.UNKNOWN_OUTCOME if asked.request.kind is RequestKind.EXCHANGE:
             call = asked.request.call
             await responses.end_calls(send, call.request_ids if call is not None else (), _LOST)
         case RelayFailure.UNKNOWN_OUTCOME:

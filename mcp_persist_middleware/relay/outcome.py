@@ -41,7 +41,7 @@ class Step(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class RelayFacts:
     """All that decides it."""
 
     state: RelayState | None
@@ -58,23 +58,23 @@ class Seen:
     """It could not be taken back."""
 
 
-def step_of(seen: Seen) -> Step:
+def step_of(seen: RelayFacts) -> Step:
     """The first row that fits."""
     waiting, claimed = RelayState.PENDING, RelayState.CLAIMED
     match seen:
-        case Seen(state=None):
+        case RelayFacts(state=None):
             return Step.GIVE_UP
-        case Seen(certainty=Certainty.UNKNOWN, was_in_doubt=True):
+        case RelayFacts(certainty=Certainty.UNKNOWN, was_in_doubt=True):
             return Step.GIVE_UP
-        case Seen(home_is_gone=True, is_fast=False):
+        case RelayFacts(home_is_gone=True, is_fast=False):
             return Step.RECALL
-        case Seen(certainty=Certainty.UNDELIVERABLE, is_fast=False):
+        case RelayFacts(certainty=Certainty.UNDELIVERABLE, is_fast=False):
             return Step.RECALL
-        case Seen(state=state, is_late=True, is_fast=False) if state is waiting:
+        case RelayFacts(state=state, is_late=True, is_fast=False) if state is waiting:
             return Step.EXPIRE
-        case Seen(state=state, has_left=True) if state is claimed:
+        case RelayFacts(state=state, has_left=True) if state is claimed:
             return Step.LEAVE
-        case Seen(home_is_gone=True) | Seen(certainty=Certainty.OVERDUE):
+        case RelayFacts(home_is_gone=True) | RelayFacts(certainty=Certainty.OVERDUE):
             return Step.VERIFY
         case _:
             return Step.WAIT

@@ -21,14 +21,14 @@ _UNKNOWN = frozenset({400, 404})
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ComparableAnswer:
     """An answer, less what differs between any two: the request's id and the session's."""
 
     status: int
     body: bytes
 
     @classmethod
-    def of(cls, answer: asgi.Answer, session: str) -> "Said":
+    def of(cls, answer: asgi.Answer, session: str) -> "ComparableAnswer":
         """What the application said about a session."""
         body = coding.plain(answer.headers, answer.body, asgi.MAX_ANSWER)
         body = body.replace(session.encode("latin-1"), b"")
@@ -62,14 +62,18 @@ def made_up() -> str:
     return secrets.token_hex(16)
 
 
-async def unknown(app: ASGIApp, scope: Scope, session: str, version: str) -> Said | None:
+async def unknown(
+    app: ASGIApp, scope: Scope, session: str, version: str
+) -> ComparableAnswer | None:
     """What the application says of a session that it does not know, if it says that of this one.
 
     It may be what it says of any session: who acts on it has to see that one that it does know is
     answered otherwise.
     """
-    said = Said.of(await ask(app, scope, session, version), session)
+    said = ComparableAnswer.of(await ask(app, scope, session, version), session)
     if said.status not in _UNKNOWN:
         return None
     other = made_up()
-    return said if said == Said.of(await ask(app, scope, other, version), other) else None
+    return (
+        said if said == ComparableAnswer.of(await ask(app, scope, other, version), other) else None
+    )

@@ -12,7 +12,7 @@ from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.model import SessionKey, SessionRecord
 from mcp_persist_middleware.protocol import headers
 from mcp_persist_middleware.sessions.beginning import Beginning
-from mcp_persist_middleware.sessions.forgotten import Said, asked, made_up, unknown
+from mcp_persist_middleware.sessions.forgotten import ComparableAnswer, asked, made_up, unknown
 from mcp_persist_middleware.sessions.local import LocalSession, Site
 from mcp_persist_middleware.sessions.registry import Registry
 from mcp_persist_middleware.sessions.revive import AsksCallers, count_refused, revive
@@ -82,7 +82,11 @@ class SessionLayer:
         if refusal is None:
             return
         renewed, unknown = await self._renewed(held, scope)
-        if renewed is not None and request.can_repeat and Said.of(refusal, held.inner) == unknown:
+        if (
+            renewed is not None
+            and request.can_repeat
+            and ComparableAnswer.of(refusal, held.inner) == unknown
+        ):
             # Whoever does not know the session has run nothing in it.
             refusal = await self._turn(renewed, scope, request.again(), send)
         if refusal is not None:
@@ -98,7 +102,7 @@ class SessionLayer:
 
     async def _renewed(
         self, held: LocalSession, scope: Scope
-    ) -> tuple[LocalSession | None, Said | None]:
+    ) -> tuple[LocalSession | None, ComparableAnswer | None]:
         """The session, made anew because the application has forgotten it: it was idle for too
         long. And what the application says of one that it does not know.
 

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Scope
 from mcp_persist_middleware import asgi, rarely, telemetry
 from mcp_persist_middleware.model import SessionRecord
 from mcp_persist_middleware.protocol import headers, jsonrpc, sse
-from mcp_persist_middleware.sessions.forgotten import Said
+from mcp_persist_middleware.sessions.forgotten import ComparableAnswer
 from mcp_persist_middleware.sessions.initialize import InitializeResult
 from mcp_persist_middleware.sessions.local import LocalSession
 from mcp_persist_middleware.sessions.registry import Registry
@@ -39,7 +39,7 @@ async def revive(
     scope: Scope,
     record: SessionRecord,
     callers: AsksCallers,
-    unknown: Said | None = None,
+    unknown: ComparableAnswer | None = None,
 ) -> LocalSession | asgi.Answer | None:
     """Make the application's session anew; with the credentials of `scope`. With `unknown`, what
     it says of a session that it does not know, only if it says something else of the new one.
@@ -80,7 +80,11 @@ async def revive(
 
 
 async def _settled(
-    registry: Registry, speak: "_Speaker", record: SessionRecord, inner: str, unknown: Said | None
+    registry: Registry,
+    speak: "_Speaker",
+    record: SessionRecord,
+    inner: str,
+    unknown: ComparableAnswer | None,
 ) -> LocalSession | asgi.Answer | None:
     """The new session, with all that its client had said, and at home here."""
     refusal = await speak.repeat(record)
@@ -88,7 +92,7 @@ async def _settled(
         return refusal if refusal.status >= 500 else None
     if unknown is not None:
         answer = await speak(asgi.cancellation())
-        if Said.of(answer, inner) == unknown:
+        if ComparableAnswer.of(answer, inner) == unknown:
             # It says so of any session: the old one lives, as far as anybody knows.
             return None
     return await registry.take(record, inner)

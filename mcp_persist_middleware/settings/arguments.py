@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-Keys = Mapping[str, bytes | str] | str
+KeySource = Mapping[str, bytes | str] | str
 """Keys by name, or a text, or the name of a file: see `Keyring.load`."""
 Duration = float | str
 """Seconds, or a text such as `"90s"`, `"24h"`, `"1h30m"`, `"7d"`."""
@@ -56,7 +56,7 @@ class SettingsArguments(TypedDict, total=False):
     """`zstd` or `gzip`: compress what is stored, where that makes it smaller."""
     compress_min_bytes: Size
     """`compression` leaves what is smaller as it is."""
-    encryption_keys: Keys | None
+    encryption_keys: KeySource | None
     """Encrypt what is stored: keys by name, the current one first, or `"file:…"` with a
     `name:base64` on each line."""
     table_prefix: str

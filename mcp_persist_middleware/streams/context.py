@@ -27,7 +27,7 @@ from mcp_persist_middleware.supervision import Supervisor, Tasks
 _PROGRESS = 4096
 
 
-class Progress(NamedTuple):
+class LastProgress(NamedTuple):
     """What a stream's newest notification of progress said."""
 
     last: int
@@ -75,7 +75,7 @@ class Context:
     """Who is told when an exchange is over."""
     detached: Detached = field(init=False)
     """Exchanges without a reader."""
-    progress: Recent[bytes, Progress] = field(default_factory=lambda: Recent(_PROGRESS))
+    progress: Recent[bytes, LastProgress] = field(default_factory=lambda: Recent(_PROGRESS))
     """How far the streams of jobs were seen to be."""
     replied: Recent[tuple[Place, str, str], None] = field(default_factory=lambda: Recent(_PROGRESS))
     """What clients of sessions have answered lately, of what they were asked."""

@@ -151,7 +151,7 @@ class _Reported(ExchangeReport):
         self._began_at, self._began = time.time(), time.monotonic()
         self._first_after: float | None = None
         self._bytes_in = self._bytes_out = 0
-        self._verdict: answers.Verdict | None = None
+        self._verdict: answers.AnswerOutcome | None = None
         self._error = ""
         self._status = 200
         self._body = bytearray()

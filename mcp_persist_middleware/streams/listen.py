@@ -179,7 +179,7 @@ async def open_unread(
         return
     if stream_state is None or not stream_state.stream:
         return
-    request = classify.Request(classify.Kind.STREAM, era, key.id)
+    request = classify.Request(classify.RequestKind.STREAM, era, key.id)
     client = Client(stay)
     try:
         async with asyncio.timeout(_OPEN_SECONDS), turns.opening:

@@ -18,7 +18,7 @@ _FIRST_PAUSE = 0.05
 _MOST_WAITING, _MOST_OF_ONE = 256, 16
 
 
-_Key = tuple[bytes, int]
+_LookKey = tuple[bytes, int]
 _Found: TypeAlias = "asyncio.Future[StreamRecord | None]"
 
 
@@ -29,7 +29,7 @@ class Newborn:
         self._log = log
         self._tasks = tasks
         self._waiting = Quota(_MOST_WAITING, _MOST_OF_ONE)
-        self._looks: dict[_Key, _Found] = {}
+        self._looks: dict[_LookKey, _Found] = {}
 
     @contextmanager
     def waiting(self, account: str) -> Iterator[None]:
@@ -60,7 +60,7 @@ class Newborn:
             task.add_done_callback(lambda _: self._taken(key, found))
         return await asyncio.shield(self._looks[key])
 
-    async def _take(self, key: _Key, pause: float, found: _Found) -> None:
+    async def _take(self, key: _LookKey, pause: float, found: _Found) -> None:
         try:
             await asyncio.sleep(pause)
             found.set_result(await self._log.find(key[0]))
@@ -68,7 +68,7 @@ class Newborn:
             # It is for those who wait.
             found.set_exception(error)
 
-    def _taken(self, key: _Key, found: _Found) -> None:
+    def _taken(self, key: _LookKey, found: _Found) -> None:
         del self._looks[key]
         if not found.done():
             found.set_exception(StoreError(url=self._log.name, reason="the worker ends"))

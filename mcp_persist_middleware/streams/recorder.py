@@ -61,7 +61,7 @@ class Recorder:
     @property
     def kind(self) -> StreamKind:
         """Which request makes the stream."""
-        is_post = self._request.kind is classify.Kind.EXCHANGE
+        is_post = self._request.kind is classify.RequestKind.EXCHANGE
         return StreamKind.POST if is_post else StreamKind.GET
 
     @property

@@ -66,5 +66,5 @@ class StoredRequest:
 
     def request(self, of: classify.Request) -> classify.Request:
         """What it is, in the session and era of the request that asks for it again."""
-        head = classify.Request(classify.Kind.BODY, of.era, of.session)
+        head = classify.Request(classify.RequestKind.BODY, of.era, of.session)
         return classify.by_body(head, self.headers, self.body, known_path=True)

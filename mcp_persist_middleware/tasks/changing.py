@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_persist_middleware import asgi
 from mcp_persist_middleware.protocol import headers, sse
 
-Change = Callable[[Any], bool]
+MessageChange = Callable[[Any], bool]
 """Changes a message of the application's in place; whether it has."""
 
 
@@ -17,7 +17,7 @@ class Changing:
     """The application, one of whose answers is changed: JSON or an event stream. One that is too
     large, or of another kind, passes as it is, and so does every message that is not changed."""
 
-    def __init__(self, app: ASGIApp, change: Change) -> None:
+    def __init__(self, app: ASGIApp, change: MessageChange) -> None:
         self._app = app
         self._change = change
 
@@ -26,7 +26,7 @@ class Changing:
 
 
 class _Answer:
-    def __init__(self, change: Change, send: Send) -> None:
+    def __init__(self, change: MessageChange, send: Send) -> None:
         self._change = change
         self._send = send
         self._head: Message | None = None

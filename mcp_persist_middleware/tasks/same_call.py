@@ -20,7 +20,7 @@ META = "io.github.mcp-persist/"
 # may be made of it.
 _OF_ONE_REQUEST = frozenset({"_meta", "task"})
 
-Wanted = Collection[str] | Callable[[str, dict[str, Any]], bool] | None
+ToolFilter = Collection[str] | Callable[[str, dict[str, Any]], bool] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class ToolCall:
         asked = {key: self.params[key] for key in self.params.keys() - _OF_ONE_REQUEST}
         return _hashed(secret, "arguments", json.dumps(asked, sort_keys=True))
 
-    def is_wanted(self, wanted: Wanted, setting: str) -> bool:
+    def is_wanted(self, wanted: ToolFilter, setting: str) -> bool:
         """What a setting says of it: names of tools, a callable, or nothing for all."""
         if wanted is None:
             return True

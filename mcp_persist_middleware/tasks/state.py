@@ -19,7 +19,7 @@ from mcp_persist_middleware.model import (
     StreamState,
 )
 from mcp_persist_middleware.protocol import jsonrpc, sse
-from mcp_persist_middleware.streams.context import Context, Progress
+from mcp_persist_middleware.streams.context import Context, LastProgress
 
 # How much of a stream's end is looked at for progress.
 _EVENTS, _BYTES = 32, 256 * 1024
@@ -126,7 +126,7 @@ async def seen(log: Streams, job: JobRecord) -> JobState:
         return JobState(JobStatus.FAILED, job.expires_at, _GONE, _error(_GONE))
     if record.state is not StreamState.OPEN:
         return await _ended(log, job, record)
-    progress = await _newest(log, job.stream, Progress(0, job.updated_at, ""))
+    progress = await _newest(log, job.stream, LastProgress(0, job.updated_at, ""))
     return JobState(JobStatus.WORKING, progress.at, progress.message, last=progress.last)
 
 
@@ -184,16 +184,16 @@ def _error(text: str) -> bytes:
     return json.dumps({"code": jsonrpc.INTERRUPTED, "message": text}).encode()
 
 
-async def _progress(context: Context, job: JobRecord) -> Progress:
+async def _progress(context: Context, job: JobRecord) -> LastProgress:
     """What the newest notification of progress says: each event is read once on a worker."""
-    known = context.progress.get(job.stream) or Progress(0, job.updated_at, "")
+    known = context.progress.get(job.stream) or LastProgress(0, job.updated_at, "")
     found = await _newest(context.log, job.stream, known)
     if found is not known:
         context.progress[job.stream] = found
     return found
 
 
-async def _newest(log: Streams, stream: bytes, known: Progress) -> Progress:
+async def _newest(log: Streams, stream: bytes, known: LastProgress) -> LastProgress:
     """What is known, or what events after that say."""
     last, _ = await log.answers(stream, known.last)
     if last <= known.last:
@@ -203,7 +203,7 @@ async def _newest(log: Streams, stream: bytes, known: Progress) -> Progress:
         if event.kind is EventKind.NOISE and (told := _told(sse.data_of(event.frame))):
             message = told
             break
-    return Progress(last, log.now(), message)
+    return LastProgress(last, log.now(), message)
 
 
 def _told(message: bytes) -> str:

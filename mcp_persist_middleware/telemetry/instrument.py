@@ -25,7 +25,7 @@ BOUNDED: dict[str, BoundedValues] = {}
 """What is told apart of the attributes whose values are not ours, by their name."""
 
 
-class Kind(StrEnum):
+class InstrumentKind(StrEnum):
     """OpenTelemetry's kinds of instruments."""
 
     COUNTER = "counter"
@@ -67,7 +67,7 @@ class Instrument:
     """All that is said of an instrument."""
 
     name: str
-    kind: Kind
+    kind: InstrumentKind
     unit: str
     description: str
     section: Section
@@ -98,7 +98,7 @@ class Counted:
     def __init__(self, said: Instrument) -> None:
         INSTRUMENTS.append(said)
         self.said = said
-        up = said.kind is Kind.COUNTER
+        up = said.kind is InstrumentKind.COUNTER
         make: Any = _meter.create_counter if up else _meter.create_up_down_counter
         self._instrument = make(said.name, said.unit, said.description)
 
@@ -179,12 +179,12 @@ def counter(
     name: str, unit: str, text: str, section: Section, *by: str, alert: Alert | None = None
 ) -> Counted:
     """What is counted up."""
-    return Counted(Instrument(name, Kind.COUNTER, unit, text, section, by, alert=alert))
+    return Counted(Instrument(name, InstrumentKind.COUNTER, unit, text, section, by, alert=alert))
 
 
 def level(name: str, unit: str, text: str, section: Section) -> Counted:
     """What is counted up and down."""
-    return Counted(Instrument(name, Kind.UP_DOWN_COUNTER, unit, text, section))
+    return Counted(Instrument(name, InstrumentKind.UP_DOWN_COUNTER, unit, text, section))
 
 
 def histogram(
@@ -197,7 +197,7 @@ def histogram(
     alert: Alert | None = None,
 ) -> Measured:
     """What has a distribution; `buckets` are its upper bounds."""
-    said = Instrument(name, Kind.HISTOGRAM, unit, text, section, by, buckets, alert)
+    said = Instrument(name, InstrumentKind.HISTOGRAM, unit, text, section, by, buckets, alert)
     return Measured(said)
 
 
@@ -205,5 +205,7 @@ def gauge(
     name: str, unit: str, text: str, section: Section, number: str, alert: Alert | None = None
 ) -> Observed:
     """What is read when somebody looks; `number` is its name among those that are `watched`."""
-    said = Instrument(name, Kind.GAUGE, unit, text, section, alert=alert, read_from=number)
+    said = Instrument(
+        name, InstrumentKind.GAUGE, unit, text, section, alert=alert, read_from=number
+    )
     return Observed(said)

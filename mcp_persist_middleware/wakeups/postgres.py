@@ -49,7 +49,7 @@ _TROUBLE = (
     asyncpg.InternalClientError,
 )
 
-Connect = Callable[[], Awaitable[tuple[AsyncConnection, Any]]]
+ListenerConnect = Callable[[], Awaitable[tuple[AsyncConnection, Any]]]
 
 
 class Notifications(Wakeups):
@@ -61,7 +61,7 @@ class Notifications(Wakeups):
         timeout: how long an answer may take.
     """
 
-    def __init__(self, channel: str, connect: Connect, timeout: float) -> None:
+    def __init__(self, channel: str, connect: ListenerConnect, timeout: float) -> None:
         self._channel = channel
         self._connect = connect
         self._timeout = timeout

@@ -27,7 +27,7 @@ _AFTER_FAILURE = 0.25
 _CHUNK = 256
 _JOIN = 1.0
 
-Connect = Callable[[], sqlite3.Connection]
+FileConnect = Callable[[], sqlite3.Connection]
 _Seen = tuple[int | bytes | None, ...]
 """The last number and the state of a stream, whether a relayed request is answered, the last
 relayed request that waits for a worker: as far as a topic has any of them. Of `ANYTHING` the number
@@ -44,7 +44,13 @@ class DataVersion(Wakeups):
     """
 
     def __init__(
-        self, connect: Connect, in_place: Callable[[], bool], *, stream: str, event: str, inbox: str
+        self,
+        connect: FileConnect,
+        in_place: Callable[[], bool],
+        *,
+        stream: str,
+        event: str,
+        inbox: str,
     ) -> None:
         self._connect = connect
         self._in_place = in_place
@@ -95,7 +101,7 @@ class _Poller(threading.Thread):
 
     def __init__(
         self,
-        connect: Connect,
+        connect: FileConnect,
         in_place: Callable[[], bool],
         select: str,
         notify: Callable[[Sequence[bytes]], None],

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from mcp_persist_middleware.ops.bench import Measure, measures, picture
-from mcp_persist_middleware.ops.bench.application import Client
+from mcp_persist_middleware.ops.bench.application import BenchClient
 from tests.cli.scene import Scene, run
 
 NAMES = [
@@ -89,11 +89,11 @@ def test_a_measure_that_fails_is_told_and_what_it_left_is_erased(
     sound: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def failing(opened: Any, seconds: float, size: int) -> AsyncIterator[Measure]:
-        client = Client(opened.here)
+        client = BenchClient(opened.here)
         await client.open()
         await client.call()
         async with asyncio.TaskGroup() as group:
-            group.create_task(Client(opened.here).resume(b"nothing-of-ours", print))
+            group.create_task(BenchClient(opened.here).resume(b"nothing-of-ours", print))
         yield Measure("never", 1, "calls")
 
     monkeypatch.setattr(measures, "ALL", {"call": failing})

@@ -180,7 +180,7 @@ async def test_an_application_that_raises_answers_as_behind_a_server() -> None:
     assert (found.level, "initialize with 500" in found.said) == (Level.FAILURE, True)
 
 
-SEEN = checks.Seen(
+SEEN = checks.ApplicationFacts(
     found=Found(upstream="x", revisions=("2025-11-25",), buffering="it is collected"),
     pages=Pages(ORIGIN, allowed=False),
     asked_for_pages=False,

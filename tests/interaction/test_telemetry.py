@@ -414,7 +414,7 @@ def test_of_an_exchange_that_nobody_measures_nothing_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     call = jsonrpc.parse(b'{"jsonrpc":"2.0","id":1,"method":"ping"}')
-    request = classify.Request(classify.Kind.EXCHANGE, call=call)
+    request = classify.Request(classify.RequestKind.EXCHANGE, call=call)
     reports, scope = ExchangeReports(), {"headers": []}
     monkeypatch.setattr(instruments, "is_there", lambda: False)
     assert reports.begin(request, Place("default", "/mcp"), scope) is UNREPORTED

@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 from mcp_persist_middleware.errors import CopyError, StoreIncompleteError
 from mcp_persist_middleware.model import EventKind, SessionKey
 from mcp_persist_middleware.ops.copy import Progress, compare, copy
-from mcp_persist_middleware.ops.copy.place import Place
+from mcp_persist_middleware.ops.copy.place import Checkpoint
 from mcp_persist_middleware.ops.copy.rows import Changes
 from mcp_persist_middleware.testing.contract.builders import KEY, add, events, new, record
 from tests.ops.conftest import New
@@ -132,16 +132,16 @@ async def test_a_copy_that_was_stopped_anywhere_goes_on_there(
     monkeypatch.setattr("mcp_persist_middleware.ops.copy.copying.MAX_EVENTS", 4)
     monkeypatch.setattr("mcp_persist_middleware.ops.copy.rows.MAX_EVENTS", 4)
     steps = 0
-    apply = Place._apply
+    apply = Checkpoint._apply
 
-    async def stopped(self: Place, changes: Changes, then: Any) -> None:
+    async def stopped(self: Checkpoint, changes: Changes, then: Any) -> None:
         nonlocal steps
         steps += 1
         if steps % chunk == 0:
             raise StopError
         await apply(self, changes, then)
 
-    monkeypatch.setattr(Place, "_apply", stopped)
+    monkeypatch.setattr(Checkpoint, "_apply", stopped)
     brought = 0
 
     def count(progress: Progress) -> None:
@@ -184,11 +184,11 @@ async def test_nobody_serves_a_store_that_is_not_complete(
     async with worker(source) as log:
         await fill(log)
 
-    async def stopped(self: Place) -> None:
+    async def stopped(self: Checkpoint) -> None:
         raise StopError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Place, "complete", stopped)
+        patch.setattr(Checkpoint, "complete", stopped)
         with pytest.raises(StopError):
             await copy(source, target)
     with pytest.raises(StoreIncompleteError, match="is being copied into it"):

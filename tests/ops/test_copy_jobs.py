@@ -14,7 +14,7 @@ from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.journal import JournalEntry, Sought
 from mcp_persist_middleware.model import JobRecord, Owner
 from mcp_persist_middleware.ops.copy import compare, copy
-from mcp_persist_middleware.ops.copy.place import Place
+from mcp_persist_middleware.ops.copy.place import Checkpoint
 from mcp_persist_middleware.ops.copy.rows import Beside, Changes
 from mcp_persist_middleware.protocol import job_id
 from mcp_persist_middleware.store import Whose
@@ -162,9 +162,9 @@ async def test_a_copy_of_jobs_that_was_stopped_anywhere_goes_on_there(
     before = await beside(source)
     monkeypatch.setattr("mcp_persist_middleware.ops.copy.beside._PAGES", dict.fromkeys(Beside, 5))
     steps = stops = jobs = entries = 0
-    apply = Place._apply
+    apply = Checkpoint._apply
 
-    async def stopped(self: Place, changes: Changes, then: Any) -> None:
+    async def stopped(self: Checkpoint, changes: Changes, then: Any) -> None:
         nonlocal steps, jobs, entries
         steps += 1
         if steps % 4 == 0:
@@ -173,7 +173,7 @@ async def test_a_copy_of_jobs_that_was_stopped_anywhere_goes_on_there(
         kinds = [table.name for table, _ in changes.rows]
         jobs, entries = jobs + kinds.count("JOB"), entries + kinds.count("JOURNAL")
 
-    monkeypatch.setattr(Place, "_apply", stopped)
+    monkeypatch.setattr(Checkpoint, "_apply", stopped)
     for _ in range(100):
         try:
             await copy(source, target)

@@ -10,7 +10,7 @@ import yaml
 
 from mcp_persist_middleware.ops.monitoring import promql
 from mcp_persist_middleware.telemetry import INSTRUMENTS
-from mcp_persist_middleware.telemetry.instrument import Instrument, Kind
+from mcp_persist_middleware.telemetry.instrument import Instrument, InstrumentKind
 from tests.support.packaged import program
 from tests.support.processes import ROOT
 
@@ -40,7 +40,7 @@ def series(name: str, values: str, **labels: str) -> dict[str, str]:
 def told(instrument: Instrument, calm: str, later: str, **labels: str) -> dict[str, str]:
     """A series of an instrument, with all the labels that it has."""
     name, by = promql.metric(instrument), dict.fromkeys(promql.labels(instrument), "x")
-    suffix = "_bucket" if instrument.kind is Kind.HISTOGRAM else ""
+    suffix = "_bucket" if instrument.kind is InstrumentKind.HISTOGRAM else ""
     return series(name + suffix, f"{calm} {later}", instance="one:9464", **by, **labels)
 
 
@@ -64,9 +64,9 @@ def calm(instrument: Instrument) -> list[dict[str, str]]:
     """What is to alarm nobody: a counter that stands, what is slow enough, a gauge at its limit."""
     assert instrument.alert is not None
     match instrument.kind:
-        case Kind.COUNTER:
+        case InstrumentKind.COUNTER:
             return [told(instrument, f"7x{CALM}", f"7x{LATER}")]
-        case Kind.HISTOGRAM:
+        case InstrumentKind.HISTOGRAM:
             return measured(instrument, is_slow=False)
         case _:
             limit = f"{instrument.alert.above:g}"
@@ -77,11 +77,11 @@ def provoked(instrument: Instrument) -> list[list[dict[str, str]]]:
     """What is to alarm somebody, each by itself."""
     assert instrument.alert is not None
     match instrument.kind:
-        case Kind.COUNTER:
+        case InstrumentKind.COUNTER:
             first = told(instrument, f"_x{CALM}", f"1x{LATER}")
             again = told(instrument, f"7x{CALM}", f"8x{LATER}")
             return [[first], [again]]
-        case Kind.HISTOGRAM:
+        case InstrumentKind.HISTOGRAM:
             return [measured(instrument, is_slow=True)]
         case _:
             above = f"{instrument.alert.above + 1:g}"
@@ -139,7 +139,7 @@ def test_an_alert_fires_for_what_it_is_made_for_and_no_other_does(
     others = [each for each in ALERTED if each is not instrument]
     assert instrument.alert is not None
     # What counts growth fires with it, and is over when nothing grows any more.
-    counts = instrument.kind is Kind.COUNTER
+    counts = instrument.kind is InstrumentKind.COUNTER
     fires, over = (CALM + 2, CALM + LATER) if counts else (CALM + LATER, None)
     for inputs in provoked(instrument):
         inputs += [each for other in others for each in calm(other)]

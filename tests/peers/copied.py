@@ -24,7 +24,7 @@ from sqlalchemy import make_url
 from mcp_persist_middleware.log.mirror import NAME
 from mcp_persist_middleware.model import StreamKind, StreamState
 from mcp_persist_middleware.ops.copy import Progress, compare, copy, ends
-from mcp_persist_middleware.ops.copy.place import Place
+from mcp_persist_middleware.ops.copy.place import Checkpoint
 from mcp_persist_middleware.ops.copy.rows import Changes
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from tests.support.stores import PostgresServer
@@ -168,14 +168,14 @@ async def one(source: str, target: str, separate: bool) -> None:
 
 def _apart() -> None:
     """The mechanism off: the place is kept in a transaction of its own, a moment after the rows."""
-    apply = Place._apply
+    apply = Checkpoint._apply
 
-    async def then_the_place(self: Place, changes: Changes, then: Any) -> None:
+    async def then_the_place(self: Checkpoint, changes: Changes, then: Any) -> None:
         await apply(self, changes, self._held)
         await asyncio.sleep(0.02)
         await apply(self, Changes(), then)
 
-    Place._apply = then_the_place  # type: ignore[method-assign]
+    Checkpoint._apply = then_the_place  # type: ignore[method-assign]
 
 
 async def main(given: argparse.Namespace) -> None:

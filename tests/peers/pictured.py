@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from mcp_persist_middleware.telemetry import INSTRUMENTS
-from mcp_persist_middleware.telemetry.instrument import Instrument, Kind, Section
+from mcp_persist_middleware.telemetry.instrument import Instrument, InstrumentKind, Section
 
 _COLORS = ("#5b6770", "#2f6fb3", "#c4622d", "#3b8c5a", "#8a5bb0", "#b0903b")
 _STYLE = "font-family='system-ui,sans-serif' font-size='11'"
@@ -124,13 +124,13 @@ def _values(
         past = {_key(p): p for p in before.get(instrument.name, [])}
         for point in now.get(instrument.name, []):
             old = past.get(_key(point))
-            if instrument.kind is Kind.HISTOGRAM:
+            if instrument.kind is InstrumentKind.HISTOGRAM:
                 counts = point["bucket_counts"]
                 earlier = old["bucket_counts"] if old else [0] * len(counts)
                 grown = [a - b for a, b in zip(counts, earlier, strict=True)]
                 buckets = [a + b for a, b in zip(buckets or [0] * len(grown), grown, strict=True)]
                 continue
-            is_counter = instrument.kind is Kind.COUNTER
+            is_counter = instrument.kind is InstrumentKind.COUNTER
             name = str(point["attributes"].get(by, "")) if by else ""
             value = point["value"] - (old["value"] if old and is_counter else 0)
             sums[name] = sums.get(name, 0.0) + (value / window if is_counter else value)
@@ -189,10 +189,10 @@ def _drawn(instrument: Instrument, lines: Mapping[str, list[float]], steps: int)
 
 
 def _shown(instrument: Instrument, value: float) -> str:
-    if instrument.unit == "s" and instrument.kind is not Kind.COUNTER:
+    if instrument.unit == "s" and instrument.kind is not InstrumentKind.COUNTER:
         return f"{value * 1000:.3g}ms" if value < 1 else f"{value:.3g}s"
     text = f"{value / 1000:.3g}k" if value >= 1000 else f"{value:.3g}"
-    return f"{text}/s" if instrument.kind is Kind.COUNTER else text
+    return f"{text}/s" if instrument.kind is InstrumentKind.COUNTER else text
 
 
 def _svg(width: float, height: float, parts: Sequence[str]) -> str:

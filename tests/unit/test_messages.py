@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mcp_persist_middleware.model import EventKind
 from mcp_persist_middleware.protocol import classify, eras, jsonrpc
-from mcp_persist_middleware.protocol.classify import Kind
+from mcp_persist_middleware.protocol.classify import RequestKind
 from mcp_persist_middleware.settings import Settings
 
 SETTINGS = Settings()
@@ -100,40 +100,46 @@ FOREIGN = (b"last-event-id", b"42")
 @pytest.mark.parametrize(
     ("method", "headers", "body", "known", "kind"),
     [
-        ("POST", [JSON, SSE, SESSION], CALL, False, Kind.EXCHANGE),
-        ("POST", [JSON, SSE, version("2025-06-18")], CALL, False, Kind.EXCHANGE),
-        ("POST", [JSON, SSE, version("2026-07-28")], CALL, False, Kind.EXCHANGE),
-        ("POST", [JSON, SSE], GREETING, False, Kind.EXCHANGE),
-        ("POST", [JSON, SSE], CALL, True, Kind.EXCHANGE),
-        ("POST", [JSON, SSE], CALL, False, Kind.PASS),  # another protocol on another path
-        ("POST", [JSON, SSE, SESSION], NOTE, False, Kind.PASS),
-        ("POST", [JSON, SSE, SESSION], b'{"id":1,"result":{}}', False, Kind.PASS),
-        ("POST", [JSON, SESSION], CALL, False, Kind.PASS),  # reads no event stream
-        ("POST", [SSE, SESSION], CALL, False, Kind.EXCHANGE),  # the application judges the type
-        ("POST", [JSON, SSE, version("2026-07-28")], LISTEN, False, Kind.LISTEN),
-        ("POST", [JSON, SSE, version("2099-01-01")], CALL, True, Kind.PASS),
-        ("POST", [JSON, SSE, SESSION, version("2099-01-01")], CALL, True, Kind.SESSION),
-        ("GET", [SESSION], b"", True, Kind.SESSION),
-        ("PUT", [SESSION], b"{}", False, Kind.SESSION),
-        ("GET", [SSE, SESSION], b"", False, Kind.STREAM),
-        ("GET", [SSE, version("2026-07-28"), SESSION], b"", False, Kind.SESSION),
-        ("GET", [SSE, version("2026-07-28")], b"", False, Kind.PASS),
-        ("DELETE", [version("2026-07-28"), SESSION], b"", False, Kind.DELETE),
-        ("GET", [SSE, CURSOR], b"", False, Kind.RESUME),
-        ("GET", [SSE, CURSOR, version("2026-07-28")], b"", False, Kind.RESUME),
-        ("GET", [SSE, FOREIGN], b"", False, Kind.PASS),
-        ("GET", [SSE, FOREIGN, SESSION], b"", False, Kind.FOREIGN_CURSOR),
-        ("DELETE", [SESSION], b"", False, Kind.DELETE),
-        ("DELETE", [], b"", True, Kind.PASS),
-        ("HEAD", [SSE, SESSION], b"", True, Kind.SESSION),
-        ("OPTIONS", [SSE, SESSION, CURSOR], b"", True, Kind.SESSION),
+        ("POST", [JSON, SSE, SESSION], CALL, False, RequestKind.EXCHANGE),
+        ("POST", [JSON, SSE, version("2025-06-18")], CALL, False, RequestKind.EXCHANGE),
+        ("POST", [JSON, SSE, version("2026-07-28")], CALL, False, RequestKind.EXCHANGE),
+        ("POST", [JSON, SSE], GREETING, False, RequestKind.EXCHANGE),
+        ("POST", [JSON, SSE], CALL, True, RequestKind.EXCHANGE),
+        ("POST", [JSON, SSE], CALL, False, RequestKind.PASS),  # another protocol on another path
+        ("POST", [JSON, SSE, SESSION], NOTE, False, RequestKind.PASS),
+        ("POST", [JSON, SSE, SESSION], b'{"id":1,"result":{}}', False, RequestKind.PASS),
+        ("POST", [JSON, SESSION], CALL, False, RequestKind.PASS),  # reads no event stream
+        (
+            "POST",
+            [SSE, SESSION],
+            CALL,
+            False,
+            RequestKind.EXCHANGE,
+        ),  # the application judges the type
+        ("POST", [JSON, SSE, version("2026-07-28")], LISTEN, False, RequestKind.LISTEN),
+        ("POST", [JSON, SSE, version("2099-01-01")], CALL, True, RequestKind.PASS),
+        ("POST", [JSON, SSE, SESSION, version("2099-01-01")], CALL, True, RequestKind.SESSION),
+        ("GET", [SESSION], b"", True, RequestKind.SESSION),
+        ("PUT", [SESSION], b"{}", False, RequestKind.SESSION),
+        ("GET", [SSE, SESSION], b"", False, RequestKind.STREAM),
+        ("GET", [SSE, version("2026-07-28"), SESSION], b"", False, RequestKind.SESSION),
+        ("GET", [SSE, version("2026-07-28")], b"", False, RequestKind.PASS),
+        ("DELETE", [version("2026-07-28"), SESSION], b"", False, RequestKind.DELETE),
+        ("GET", [SSE, CURSOR], b"", False, RequestKind.RESUME),
+        ("GET", [SSE, CURSOR, version("2026-07-28")], b"", False, RequestKind.RESUME),
+        ("GET", [SSE, FOREIGN], b"", False, RequestKind.PASS),
+        ("GET", [SSE, FOREIGN, SESSION], b"", False, RequestKind.FOREIGN_CURSOR),
+        ("DELETE", [SESSION], b"", False, RequestKind.DELETE),
+        ("DELETE", [], b"", True, RequestKind.PASS),
+        ("HEAD", [SSE, SESSION], b"", True, RequestKind.SESSION),
+        ("OPTIONS", [SSE, SESSION, CURSOR], b"", True, RequestKind.SESSION),
     ],
 )
 def test_a_request_is_what_its_head_and_body_say(
-    method: str, headers: Any, body: bytes, known: bool, kind: Kind
+    method: str, headers: Any, body: bytes, known: bool, kind: RequestKind
 ) -> None:
     found = classify.by_head(method, headers, SETTINGS, known_path=known)
-    if found.kind is Kind.BODY:
+    if found.kind is RequestKind.BODY:
         found = classify.by_body(found, headers, body, known_path=known)
     assert found.kind is kind
 
@@ -142,9 +148,9 @@ def test_2026_07_28_passes_where_it_is_to_be_left_alone() -> None:
     alone = Settings(modern_streams="pass")
     for method, head in (("POST", [JSON, SSE]), ("GET", [SSE, CURSOR])):
         head.append(version("2026-07-28"))
-        assert classify.by_head(method, head, alone, known_path=True).kind is Kind.PASS
+        assert classify.by_head(method, head, alone, known_path=True).kind is RequestKind.PASS
     head = [JSON, SSE, version("2026-07-28"), SESSION]  # its session may be ours
-    assert classify.by_head("POST", head, alone, known_path=True).kind is Kind.SESSION
+    assert classify.by_head("POST", head, alone, known_path=True).kind is RequestKind.SESSION
 
 
 QUESTIONS = {

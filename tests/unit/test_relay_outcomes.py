@@ -5,12 +5,12 @@ from itertools import product
 import pytest
 
 from mcp_persist_middleware.model import Certainty, RelayState, RelayStatus
-from mcp_persist_middleware.relay.outcome import Seen, Step, is_lost, step_of
+from mcp_persist_middleware.relay.outcome import RelayFacts, Step, is_lost, step_of
 
 WAITING, CLAIMED, ANSWERED = RelayState
 KNOWN, UNDELIVERABLE, OVERDUE, UNKNOWN = Certainty
 ALL = [
-    Seen(state, certainty, *flags)
+    RelayFacts(state, certainty, *flags)
     for state in (None, WAITING, CLAIMED)
     for certainty in Certainty
     for flags in product((False, True), repeat=5)
@@ -20,31 +20,31 @@ ALL = [
 @pytest.mark.parametrize(
     ("seen", "step"),
     [
-        (Seen(None), Step.GIVE_UP),
-        (Seen(None, has_left=True), Step.GIVE_UP),
-        (Seen(WAITING), Step.WAIT),
-        (Seen(WAITING, has_left=True), Step.WAIT),
-        (Seen(WAITING, is_late=True), Step.EXPIRE),
-        (Seen(WAITING, is_late=True, is_fast=True), Step.WAIT),
-        (Seen(WAITING, home_is_gone=True), Step.RECALL),
-        (Seen(WAITING, home_is_gone=True, is_late=True), Step.RECALL),
-        (Seen(WAITING, home_is_gone=True, is_fast=True), Step.VERIFY),
-        (Seen(WAITING, UNDELIVERABLE), Step.RECALL),
-        (Seen(WAITING, UNDELIVERABLE, is_fast=True), Step.WAIT),
-        (Seen(CLAIMED), Step.WAIT),
-        (Seen(CLAIMED, is_late=True), Step.WAIT),
-        (Seen(CLAIMED, has_left=True), Step.LEAVE),
-        (Seen(CLAIMED, OVERDUE), Step.VERIFY),
-        (Seen(CLAIMED, OVERDUE, has_left=True), Step.LEAVE),
-        (Seen(CLAIMED, home_is_gone=True), Step.RECALL),
-        (Seen(CLAIMED, home_is_gone=True, is_fast=True), Step.VERIFY),
-        (Seen(WAITING, UNKNOWN), Step.WAIT),
-        (Seen(CLAIMED, UNKNOWN), Step.WAIT),
-        (Seen(CLAIMED, UNKNOWN, was_in_doubt=True), Step.GIVE_UP),
-        (Seen(WAITING, UNKNOWN, home_is_gone=True, was_in_doubt=True), Step.GIVE_UP),
+        (RelayFacts(None), Step.GIVE_UP),
+        (RelayFacts(None, has_left=True), Step.GIVE_UP),
+        (RelayFacts(WAITING), Step.WAIT),
+        (RelayFacts(WAITING, has_left=True), Step.WAIT),
+        (RelayFacts(WAITING, is_late=True), Step.EXPIRE),
+        (RelayFacts(WAITING, is_late=True, is_fast=True), Step.WAIT),
+        (RelayFacts(WAITING, home_is_gone=True), Step.RECALL),
+        (RelayFacts(WAITING, home_is_gone=True, is_late=True), Step.RECALL),
+        (RelayFacts(WAITING, home_is_gone=True, is_fast=True), Step.VERIFY),
+        (RelayFacts(WAITING, UNDELIVERABLE), Step.RECALL),
+        (RelayFacts(WAITING, UNDELIVERABLE, is_fast=True), Step.WAIT),
+        (RelayFacts(CLAIMED), Step.WAIT),
+        (RelayFacts(CLAIMED, is_late=True), Step.WAIT),
+        (RelayFacts(CLAIMED, has_left=True), Step.LEAVE),
+        (RelayFacts(CLAIMED, OVERDUE), Step.VERIFY),
+        (RelayFacts(CLAIMED, OVERDUE, has_left=True), Step.LEAVE),
+        (RelayFacts(CLAIMED, home_is_gone=True), Step.RECALL),
+        (RelayFacts(CLAIMED, home_is_gone=True, is_fast=True), Step.VERIFY),
+        (RelayFacts(WAITING, UNKNOWN), Step.WAIT),
+        (RelayFacts(CLAIMED, UNKNOWN), Step.WAIT),
+        (RelayFacts(CLAIMED, UNKNOWN, was_in_doubt=True), Step.GIVE_UP),
+        (RelayFacts(WAITING, UNKNOWN, home_is_gone=True, was_in_doubt=True), Step.GIVE_UP),
     ],
 )
-def test_what_is_seen_of_a_request_says_what_its_sender_does(seen: Seen, step: Step) -> None:
+def test_what_is_seen_of_a_request_says_what_its_sender_does(seen: RelayFacts, step: Step) -> None:
     assert step_of(seen) is step
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mcp_persist_middleware.errors import ConfigurationError, PersistError, UnknownSettingError
 from mcp_persist_middleware.model import Owner
 from mcp_persist_middleware.settings import Settings, SettingsArguments, source_of
-from mcp_persist_middleware.settings.arguments import Counts, Durations, Keys, Sizes, Texts
+from mcp_persist_middleware.settings.arguments import Counts, Durations, KeySource, Sizes, Texts
 from mcp_persist_middleware.settings.namespaces import in_namespace
 from mcp_persist_middleware.stores import connect
 from tests.support.documented import attribute_docs
@@ -133,7 +133,7 @@ def test_what_editors_know_of_the_arguments_is_what_the_settings_are() -> None:
         elif tuple[str, ...] in (annotation, *get_args(annotation)):
             annotation |= list[str]
         elif name == "encryption_keys":  # whatever a keyring is made of
-            annotation = Keys | None
+            annotation = KeySource | None
         assert (name, taken.pop(name), told.pop(name)) == (name, annotation, docs[name])
         assert (type(None) in get_args(annotation)) == spec.metadata["none"]
     assert not taken | told

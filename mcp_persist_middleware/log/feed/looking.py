@@ -14,7 +14,7 @@ from typing import Protocol
 from mcp_persist_middleware.errors import FeedError, UnsupportedError
 from mcp_persist_middleware.log.base import EventLog, LastNumber
 from mcp_persist_middleware.log.feed.items import Scope
-from mcp_persist_middleware.log.feed.positions import Place, Positions, Standing
+from mcp_persist_middleware.log.feed.positions import Positions, Standing, StreamPosition
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import StreamKind, StreamRecord
 from mcp_persist_middleware.protocol.event_id import TIME_BYTES, earliest
@@ -189,6 +189,6 @@ def standing_of(now: LastNumber, kind: StreamKind | None) -> Standing:
     return Standing.RESTING if kind is StreamKind.GET else Standing.DONE
 
 
-def _is_news(now: LastNumber | None, place: Place) -> bool:
+def _is_news(now: LastNumber | None, place: StreamPosition) -> bool:
     number, standing = place
     return now is None or now.sequence > number or now.is_open is not (standing is Standing.OPEN)

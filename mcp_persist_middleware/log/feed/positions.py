@@ -32,7 +32,7 @@ class Standing(enum.IntEnum):
     """The same of a session's own stream, which may be opened again."""
 
 
-Place = tuple[int, Standing]
+StreamPosition = tuple[int, Standing]
 """The number of the last event that was given of a stream, and what becomes of it."""
 
 
@@ -47,16 +47,16 @@ class Marked(NamedTuple):
 class _Journal:
     """Positions at a time, and every change since: each moment of them can still be told."""
 
-    def __init__(self, floor: int, places: dict[bytes, Place], marked: "Marked") -> None:
+    def __init__(self, floor: int, places: dict[bytes, StreamPosition], marked: "Marked") -> None:
         self._base = (floor, places)
         self.marked = marked
-        self.changes: list[tuple[bytes, Place | None] | int] = []
+        self.changes: list[tuple[bytes, StreamPosition | None] | int] = []
         """A stream with its place, or the next floor."""
         # Nobody has asked yet.
         self._known = _NEVER
         self._floor, self._places = floor, places
 
-    def at(self, moment: int) -> tuple[int, dict[bytes, Place]]:
+    def at(self, moment: int) -> tuple[int, dict[bytes, StreamPosition]]:
         """The floor and the places after so many changes."""
         if moment < self._known:
             self._known, (self._floor, places) = 0, self._base
@@ -82,7 +82,7 @@ class Positions:
     def __init__(self, key: bytes, floor: int = 0) -> None:
         self._key = key
         self._floor = floor
-        self.places: dict[bytes, Place] = {}
+        self.places: dict[bytes, StreamPosition] = {}
         self._begin(Marked())
 
     def _begin(self, marked: Marked) -> None:
@@ -102,7 +102,7 @@ class Positions:
         """Whether a stream that began after the floor was met before."""
         return stream in self.places or stream[-_MARK:] in self._journal.marked.marks
 
-    def put(self, stream: bytes, place: Place | None) -> None:
+    def put(self, stream: bytes, place: StreamPosition | None) -> None:
         """A stream was read so far; None: it is gone."""
         if place is None:
             self.places.pop(stream, None)
@@ -121,7 +121,7 @@ class Positions:
             del self.places[stream]
         self._note(floor)
 
-    def _note(self, change: tuple[bytes, Place | None] | int) -> None:
+    def _note(self, change: tuple[bytes, StreamPosition | None] | int) -> None:
         self._journal.changes.append(change)
         if len(self._journal.changes) > max(_CHANGES, len(self.places)):
             marked = self._journal.marked

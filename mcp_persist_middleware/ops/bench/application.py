@@ -17,11 +17,11 @@ VERSION = "2025-11-25"
 _SECONDS = 30.0
 _RESULT = {"content": [{"type": "text", "text": "done"}], "isError": False}
 
-Heard = Callable[[bytes], None]
+OnPart = Callable[[bytes], None]
 """Is told each part of an event stream, as it comes."""
 
 
-class Application:
+class BenchApplication:
     """Two tools: `quick` answers at once; `paced` sends `n` events, `rate` a second, each with the
     time of its making (`time.monotonic`)."""
 
@@ -72,7 +72,7 @@ async def _answer(send: Send, status: int, body: bytes = b"", *more: tuple[bytes
     await send({"type": "http.response.body", "body": body})
 
 
-class Client:
+class BenchClient:
     """One session with an application."""
 
     def __init__(self, app: ASGIApp, session: bytes = b"") -> None:
@@ -88,7 +88,7 @@ class Client:
         self.session = (headers.get(answer.headers, headers.SESSION_ID) or "").encode()
         await self._exchange("POST", {"jsonrpc": "2.0", "method": "notifications/initialized"})
 
-    async def call(self, heard: Heard | None = None, /, **arguments: object) -> None:
+    async def call(self, heard: OnPart | None = None, /, **arguments: object) -> None:
         """Call a tool, and wait for its answer.
 
         Raises:
@@ -99,7 +99,7 @@ class Client:
         if b'"result"' not in answer.last:
             raise RuntimeError("a call was answered with an error")
 
-    async def resume(self, event_id: bytes, heard: Heard) -> None:
+    async def resume(self, event_id: bytes, heard: OnPart) -> None:
         """Read a stream behind an event, to its end."""
         await self._exchange("GET", None, (headers.LAST_EVENT_ID, event_id), heard=heard)
 
@@ -111,8 +111,8 @@ class Client:
         method: str,
         message: dict[str, Any] | None,
         *more: tuple[bytes, bytes],
-        heard: Heard | None = None,
-    ) -> "_Answer":
+        heard: OnPart | None = None,
+    ) -> "_ClientSide":
         raw = [
             (b"accept", b"application/json, text/event-stream"),
             (b"content-type", b"application/json"),
@@ -122,7 +122,7 @@ class Client:
         if self.session:
             raw.append((headers.SESSION_ID, self.session))
         scope = {**_SCOPE, "method": method, "headers": raw}
-        answer = _Answer(b"" if message is None else json.dumps(message).encode(), heard)
+        answer = _ClientSide(b"" if message is None else json.dumps(message).encode(), heard)
         async with asyncio.timeout(_SECONDS):
             await self._app(scope, answer.receive, answer.send)
         if not 200 <= answer.status < 300:
@@ -144,10 +144,10 @@ _SCOPE: Scope = {
 }
 
 
-class _Answer:
+class _ClientSide:
     """The client's side of one request."""
 
-    def __init__(self, body: bytes, heard: Heard | None) -> None:
+    def __init__(self, body: bytes, heard: OnPart | None) -> None:
         self._body: bytes | None = body
         self._heard = heard
         self._ended = asyncio.Event()

@@ -22,8 +22,8 @@ from mcp_persist_middleware.model import (
     StreamWrite,
 )
 from mcp_persist_middleware.ops.bench import Measure
-from mcp_persist_middleware.ops.bench.application import PATH, Client
-from mcp_persist_middleware.ops.bench.opened import Opened
+from mcp_persist_middleware.ops.bench.application import PATH, BenchClient
+from mcp_persist_middleware.ops.bench.opened import Rig
 from mcp_persist_middleware.protocol import sse
 from mcp_persist_middleware.protocol.event_id import EventIds, new_stream_id
 from mcp_persist_middleware.supervision import begin_task
@@ -34,10 +34,10 @@ _PACE = 100.0
 # So long (seconds) it takes the second reader to come, mostly; and on a machine that is busy.
 _BEGINS = (0.3, 1.5, 6.0)
 
-Take = Callable[[Opened, float, int], AsyncIterator[Measure]]
+Take = Callable[[Rig, float, int], AsyncIterator[Measure]]
 
 
-def _stream(opened: Opened) -> StreamRecord:
+def _stream(opened: Rig) -> StreamRecord:
     now = opened.context.log.now()
     return StreamRecord(
         id=new_stream_id(now),
@@ -55,7 +55,7 @@ def _stream(opened: Opened) -> StreamRecord:
     )
 
 
-def _ending(opened: Opened, last: int) -> Ending:
+def _ending(opened: Rig, last: int) -> Ending:
     now = opened.context.log.now()
     return Ending(StreamState.COMPLETE, last, now, now + opened.context.settings.anonymous_ttl)
 
@@ -67,7 +67,7 @@ def _frame(size: int) -> bytes:
     return sse.event(json.dumps(message).encode())
 
 
-async def append(opened: Opened, seconds: float, size: int) -> AsyncIterator[Measure]:
+async def append(opened: Rig, seconds: float, size: int) -> AsyncIterator[Measure]:
     """Events one by one, each committed before the next; and of many streams at once."""
     log, frame = opened.context.log, _frame(size)
     times: list[float] = []
@@ -83,7 +83,7 @@ async def append(opened: Opened, seconds: float, size: int) -> AsyncIterator[Mea
     yield await _appended_together(opened, seconds, frame)
 
 
-async def _appended_together(opened: Opened, seconds: float, frame: bytes) -> Measure:
+async def _appended_together(opened: Rig, seconds: float, frame: bytes) -> Measure:
     context = opened.context
     records = [_stream(opened) for _ in range(_STREAMS)]
     live = [LiveStream(r, EventIds.of(r.id, r.kind, 1), context.limits) for r in records]
@@ -107,7 +107,7 @@ async def _appended_together(opened: Opened, seconds: float, frame: bytes) -> Me
     return Measure(f"append, {_STREAMS} streams", sum(s.last for s in live) / took, "events")
 
 
-async def replay(opened: Opened, seconds: float, size: int) -> AsyncIterator[Measure]:
+async def replay(opened: Rig, seconds: float, size: int) -> AsyncIterator[Measure]:
     """A stream that has ended, read from the store."""
     log, frame = opened.context.log, _frame(size)
     record = _stream(opened)
@@ -127,7 +127,7 @@ async def replay(opened: Opened, seconds: float, size: int) -> AsyncIterator[Mea
     yield Measure(f"replay, {_REPLAYED:,} events", rate, "events", sorted(times))
 
 
-async def lag(opened: Opened, seconds: float, size: int) -> AsyncIterator[Measure]:
+async def lag(opened: Rig, seconds: float, size: int) -> AsyncIterator[Measure]:
     """How old an event is when it is delivered: by the worker that has written it, and by another
     one."""
     del size
@@ -139,10 +139,10 @@ async def lag(opened: Opened, seconds: float, size: int) -> AsyncIterator[Measur
         yield _timed(f"lag {name}", reader.live(), "events", rate=_PACE)
 
 
-async def _followed(opened: Opened, seconds: float, begin: float) -> tuple["_Reader", "_Reader"]:
+async def _followed(opened: Rig, seconds: float, begin: float) -> tuple["_Reader", "_Reader"]:
     """A call, and who has read it on each worker; the second one has so long to come."""
     here, there = _Reader(), _Reader()
-    client = Client(opened.here)
+    client = BenchClient(opened.here)
     await client.open()
     count = int(_PACE * (seconds + begin))
     async with asyncio.TaskGroup() as group:
@@ -150,7 +150,7 @@ async def _followed(opened: Opened, seconds: float, begin: float) -> tuple["_Rea
         begin_task(call, "mcp-persist-bench", group=group)
         async with asyncio.timeout(begin + seconds):
             await here.begun.wait()
-        await Client(opened.there, client.session).resume(here.first, there.hear)
+        await BenchClient(opened.there, client.session).resume(here.first, there.hear)
     return here, there
 
 
@@ -184,7 +184,7 @@ class _Reader:
 _ID = re.compile(rb"^id: ?([^\r\n]+)", re.MULTILINE)
 
 
-async def call(opened: Opened, seconds: float, size: int) -> AsyncIterator[Measure]:
+async def call(opened: Rig, seconds: float, size: int) -> AsyncIterator[Measure]:
     """A call that returns at once: of one client, and of several, without the middleware and with
     it."""
     del size
@@ -203,7 +203,7 @@ async def call(opened: Opened, seconds: float, size: int) -> AsyncIterator[Measu
 
 
 async def _called(app: ASGIApp, seconds: float) -> list[float]:
-    client, times = Client(app), []
+    client, times = BenchClient(app), []
     await client.open()
     until = time.monotonic() + seconds
     while (begin := time.monotonic()) < until:

@@ -14,7 +14,7 @@ from mcp_persist_middleware.access import Access
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.middleware import PersistMiddleware
 from mcp_persist_middleware.ops import stores
-from mcp_persist_middleware.ops.bench.application import Application
+from mcp_persist_middleware.ops.bench.application import BenchApplication
 from mcp_persist_middleware.persistence import Persistence, access_to
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
@@ -26,7 +26,7 @@ _FOR_EVER, _MANY = 1e9, 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class Rig:
     """An application on its own, and with each of two workers."""
 
     namespace: str
@@ -85,7 +85,7 @@ def somewhere(settings: Settings) -> Iterator[Settings]:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Opened]:
+async def opened(settings: Settings) -> AsyncIterator[Rig]:
     """Two workers, in a namespace of their own, which is erased in the end.
 
     Raises:
@@ -95,7 +95,7 @@ async def opened(settings: Settings) -> AsyncIterator[Opened]:
     own = _owned(settings, namespace)
     # Settings of another kind are another worker on the same event loop.
     other = dataclasses.replace(own, ping_seconds=own.ping_seconds + 1)
-    application = Application()
+    application = BenchApplication()
     async with _Checked(own) as here, _Checked(other) as there:
         context = await access_to(here).context()
         if context.log.facts().redis_up is False:
@@ -103,7 +103,7 @@ async def opened(settings: Settings) -> AsyncIterator[Opened]:
                 url=context.log.name, reason="Redis is away, and SQL alone is not what is asked for"
             )
         try:
-            yield Opened(
+            yield Rig(
                 namespace,
                 application,
                 PersistMiddleware(application, persistence=here),

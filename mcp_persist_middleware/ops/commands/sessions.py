@@ -28,7 +28,9 @@ _FACTS = (
     Column("level", "LOG LEVEL"),
     Column("subscriptions", "SUBSCRIPTIONS"),
 )
-_Name = Annotated[str, typer.Argument(metavar="SESSION", help="Its id, as its client sends it.")]
+_SessionId = Annotated[
+    str, typer.Argument(metavar="SESSION", help="Its id, as its client sends it.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +61,7 @@ async def list_sessions(
 
 
 async def show(
-    store: StoreOptions, out: Output, session: _Name, namespace: Namespace = None
+    store: StoreOptions, out: Output, session: _SessionId, namespace: Namespace = None
 ) -> None:
     """Show a session and its streams."""
     async with stores.inspected(store.settings()) as inspection:
@@ -82,7 +84,7 @@ async def show(
 
 
 async def end(
-    store: StoreOptions, out: Output, session: _Name, namespace: Namespace = None
+    store: StoreOptions, out: Output, session: _SessionId, namespace: Namespace = None
 ) -> None:
     """End a session, as its client does with DELETE: it never comes back, and its streams go."""
     settings = store.settings()

@@ -31,7 +31,7 @@ _GAPS = (
     Column("missing", "MISSING", number, right=True),
 )
 _ENDED = "Interrupted: an operator has ended this request; what it had done is not known"
-_Name = Annotated[str, typer.Argument(metavar="STREAM", help="Its id, or an event id of it.")]
+_StreamId = Annotated[str, typer.Argument(metavar="STREAM", help="Its id, or an event id of it.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -74,7 +74,7 @@ async def list_streams(
 async def show(
     store: StoreOptions,
     out: Output,
-    stream: _Name,
+    stream: _StreamId,
     after: Annotated[int, typer.Option(min=0, help="Events after this number.")] = 0,
     limit: Limit = 20,
     shows_payloads: Payloads = False,
@@ -101,7 +101,7 @@ async def show(
     out.table(columns, events, "There is no event.")
 
 
-async def end(store: StoreOptions, out: Output, stream: _Name) -> bool:
+async def end(store: StoreOptions, out: Output, stream: _StreamId) -> bool:
     """End an open stream: what it has not answered is answered with an error.
 
     The worker that runs it, if there is one, is fenced: what it writes from then on is refused.

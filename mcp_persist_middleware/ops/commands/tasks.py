@@ -46,7 +46,7 @@ _FACTS = (
     Column("updated_at", "CHANGED"),
     Column("expires_at", "EXPIRES"),
 )
-_Name = Annotated[str, typer.Argument(metavar="TASK", help="Its id, as its client knows it.")]
+_TaskId = Annotated[str, typer.Argument(metavar="TASK", help="Its id, as its client knows it.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -76,14 +76,14 @@ async def list_tasks(
     )
 
 
-async def show(store: StoreOptions, out: Output, task: _Name) -> None:
+async def show(store: StoreOptions, out: Output, task: _TaskId) -> None:
     """Show a task, without what it has answered."""
     async with _looked_at(store.settings()) as (inspection, log):
         job = await _seek(inspection, task)
         out.facts(_FACTS, _row(job, await state.seen(log, job), log.now()))
 
 
-async def result(store: StoreOptions, out: Output, task: _Name) -> bool:
+async def result(store: StoreOptions, out: Output, task: _TaskId) -> bool:
     """Print what a task has answered, as the application wrote it. Exit code 1 when it has not."""
     async with _looked_at(store.settings()) as (inspection, log):
         found = await state.seen(log, await _seek(inspection, task))
@@ -97,7 +97,7 @@ async def result(store: StoreOptions, out: Output, task: _Name) -> bool:
     return False
 
 
-async def cancel(store: StoreOptions, out: Output, task: _Name) -> bool:
+async def cancel(store: StoreOptions, out: Output, task: _TaskId) -> bool:
     """Cancel a task, as its client does with tasks/cancel; the worker that runs it hears of it.
 
     Exit code 1 when it had ended before.

@@ -98,7 +98,7 @@ class Recoder:
         return self._to_blobs.encode(plain, place)
 
 
-class Reader:
+class Decoder:
     """Payloads in the clear, whatever the settings were when they were written."""
 
     def __init__(self, settings: Settings) -> None:

@@ -12,7 +12,7 @@ from mcp_persist_middleware.ops.copy.beside import rows_of
 from mcp_persist_middleware.ops.copy.codecs import Recoder
 from mcp_persist_middleware.ops.copy.comparison import Comparison
 from mcp_persist_middleware.ops.copy.copying import Copying, Progress, Report
-from mcp_persist_middleware.ops.copy.place import Place
+from mcp_persist_middleware.ops.copy.place import Checkpoint
 from mcp_persist_middleware.ops.copy.rows import Beside
 from mcp_persist_middleware.ops.copy.store import Readable, Writable
 from mcp_persist_middleware.ops.copy.verifying import compare_stores, sums
@@ -48,8 +48,8 @@ class Copied:
 
 
 async def copy(
-    source: ends.Given,
-    target: ends.Given,
+    source: ends.StoreAddress,
+    target: ends.StoreAddress,
     *,
     follow: bool = False,
     verify: bool = False,
@@ -83,7 +83,7 @@ async def copy(
             if verify and await _is_in_use(to):
                 found = await compare_stores(from_, to, *settings, tell)
                 return Copied(is_in_use=True, comparison=found)
-            place = await Place.take(from_, to)
+            place = await Checkpoint.take(from_, to)
             recoder = Recoder(*settings)
             copying = Copying(from_, to, place, recoder, tell)
             await _run(copying, from_, place, settings[0], follow=follow)
@@ -113,12 +113,12 @@ async def _is_in_use(target: Readable) -> bool:
 
 
 async def _run(
-    copying: Copying, source: Readable, place: Place, settings: Settings, *, follow: bool
+    copying: Copying, source: Readable, place: Checkpoint, settings: Settings, *, follow: bool
 ) -> None:
     if not place.passed:
         copying.doing("copy", await source.count())
         await copying.everything_once()
-    workers = Workers(source, settings.lease_seconds)
+    workers = LivingWorkers(source, settings.lease_seconds)
     if follow:
         copying.doing("follow")
         await _follow(copying, place, workers)
@@ -129,7 +129,7 @@ async def _run(
     await place.complete()
 
 
-async def _follow(copying: Copying, place: Place, workers: "Workers") -> None:
+async def _follow(copying: Copying, place: Checkpoint, workers: "LivingWorkers") -> None:
     """Bring what changes until nobody is there to change anything."""
     since = b""
     while await workers.are_there():
@@ -144,7 +144,7 @@ def _a_little_before(stream: bytes) -> bytes:
     return event_id.earliest(event_id.created_at(stream) - _SKEW_SECONDS)
 
 
-class Workers:
+class LivingWorkers:
     """Whether a store has a worker: one whose heartbeat moves, or was seen for the first time less
     than a lease ago."""
 
@@ -166,7 +166,7 @@ class Workers:
 
 
 async def compare(
-    source: ends.Given, target: ends.Given, *, report: Report | None = None
+    source: ends.StoreAddress, target: ends.StoreAddress, *, report: Report | None = None
 ) -> Comparison:
     """Compare two stores, stream by stream and event by event, as they are in the clear. A server
     may be on either.

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from mcp_persist_middleware.ops.copy.beside import CopyingBeside
 from mcp_persist_middleware.ops.copy.codecs import Recoder
-from mcp_persist_middleware.ops.copy.place import Place
+from mcp_persist_middleware.ops.copy.place import Checkpoint
 from mcp_persist_middleware.ops.copy.rows import (
     LAST,
     MAX_BYTES,
@@ -21,8 +21,8 @@ from mcp_persist_middleware.ops.copy.rows import (
     STREAM,
     Beside,
     Changes,
+    EventKey,
     EventRow,
-    Position,
     Row,
     at,
     is_kept,
@@ -61,7 +61,12 @@ class Copying:
     the one before is written."""
 
     def __init__(
-        self, source: Readable, target: Writable, place: Place, recoder: Recoder, report: Report
+        self,
+        source: Readable,
+        target: Writable,
+        place: Checkpoint,
+        recoder: Recoder,
+        report: Report,
     ) -> None:
         self._source, self._target = source, target
         self._place = place
@@ -83,7 +88,7 @@ class Copying:
                 self._count(changes)
         await self._place.pass_()
 
-    async def _chunks(self, position: Position) -> AsyncGenerator[tuple[Changes, Position]]:
+    async def _chunks(self, position: EventKey) -> AsyncGenerator[tuple[Changes, EventKey]]:
         now = await self._source.now()
         begun = position.stream
         if begun and position.sequence < LAST:
@@ -91,26 +96,26 @@ class Copying:
             async for chunk in self._of_page([], position, begun, now):
                 yield chunk
         while rows := await self._source.streams(begun, _ROWS):
-            async for chunk in self._of_page(rows, Position(begun, LAST), rows[-1]["id"], now):
+            async for chunk in self._of_page(rows, EventKey(begun, LAST), rows[-1]["id"], now):
                 yield chunk
             begun = rows[-1]["id"]
 
     async def _of_page(
-        self, rows: Sequence[Row], position: Position, until: bytes, now: float
-    ) -> AsyncIterator[tuple[Changes, Position]]:
+        self, rows: Sequence[Row], position: EventKey, until: bytes, now: float
+    ) -> AsyncIterator[tuple[Changes, EventKey]]:
         """The events of a page of streams, each stream with the first of them."""
         kept = {row["id"]: row for row in rows if is_kept(row, now)}
         wanted = {*kept} if rows else {position.stream}
         left = list(kept.values())
         while True:
             events = await self._source.events(position, until, MAX_EVENTS, MAX_BYTES)
-            position = at(events[-1]) if events else Position(until, LAST)
+            position = at(events[-1]) if events else EventKey(until, LAST)
             changes = Changes()
             while left and left[0]["id"] <= position.stream:
                 row = left.pop(0)
                 changes.add_stream(await self._whole(row), is_new=True)
                 if changes.is_full:
-                    yield changes, Position(row["id"])
+                    yield changes, EventKey(row["id"])
                     changes = Changes()
             mine = [event for event in events if event[STREAM] in wanted]
             changes.add_events(await self._recoder.events(mine))
@@ -188,7 +193,7 @@ class Copying:
 
     async def _rest(self, row: Row, last: int, there: Row | None, changes: Changes) -> Changes:
         """What the target lacks of a stream behind a number; its row comes with the last of it."""
-        position = Position(row["id"], last)
+        position = EventKey(row["id"], last)
         new = 0
         while events := await self._source.events(position, row["id"], MAX_EVENTS, MAX_BYTES):
             position, new = at(events[-1]), new + len(events)
@@ -234,7 +239,7 @@ class Copying:
 
 async def events_of(store: Readable, stream: bytes) -> AsyncIterator[list[EventRow]]:
     """The events of one stream, page by page."""
-    position = Position(stream)
+    position = EventKey(stream)
     while page := await store.events(position, stream, MAX_EVENTS, MAX_BYTES):
         yield list(page)
         position = at(page[-1])

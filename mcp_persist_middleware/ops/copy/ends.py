@@ -24,11 +24,11 @@ from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 _PAGE = 100
 
 
-Given = str | Mapping[str, Any] | Settings
+StoreAddress = str | Mapping[str, Any] | Settings
 """A store: its URL, or its URL and what else it is told as `SettingsArguments` has it."""
 
 
-def settings_of(given: Given) -> Settings:
+def settings_of(given: StoreAddress) -> Settings:
     """The checked settings of a store.
 
     Raises:

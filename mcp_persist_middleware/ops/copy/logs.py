@@ -23,10 +23,10 @@ from mcp_persist_middleware.ops.copy.rows import (
     LAST,
     Beside,
     Changes,
+    EventKey,
     EventRow,
     Extent,
     Key,
-    Position,
     Row,
     Selection,
 )
@@ -178,7 +178,7 @@ class LogRows(Writable):
         return found
 
     async def events(
-        self, after: Position, until: bytes, max_events: int, max_bytes: int
+        self, after: EventKey, until: bytes, max_events: int, max_bytes: int
     ) -> Sequence[EventRow]:
         # A page is of one stream here.
         stream, sequence = after

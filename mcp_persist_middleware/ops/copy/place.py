@@ -6,11 +6,11 @@ import secrets
 from mcp_persist_middleware.errors import CopyError
 from mcp_persist_middleware.log import mirror
 from mcp_persist_middleware.log.mirror import Mirror
-from mcp_persist_middleware.ops.copy.rows import Changes, Position
+from mcp_persist_middleware.ops.copy.rows import Changes, EventKey
 from mcp_persist_middleware.ops.copy.store import Readable, Writable
 
 
-class Place:
+class Checkpoint:
     """How far a copy is: what it does to the target and how far it is then are one transaction."""
 
     def __init__(self, target: Writable, held: Mirror) -> None:
@@ -18,7 +18,7 @@ class Place:
         self._held = held
 
     @classmethod
-    async def take(cls, source: Readable, target: Writable) -> "Place":
+    async def take(cls, source: Readable, target: Writable) -> "Checkpoint":
         """Get hold of a target: an empty store, or one that this source was copied into and nobody
         has used since.
 
@@ -47,16 +47,16 @@ class Place:
         return cls(target, found)
 
     @property
-    def position(self) -> Position:
+    def position(self) -> EventKey:
         """Behind it nothing has been copied yet."""
-        return Position(bytes.fromhex(self._held.stream), self._held.sequence)
+        return EventKey(bytes.fromhex(self._held.stream), self._held.sequence)
 
     @property
     def passed(self) -> bool:
         """Whether all that there was has been copied once."""
         return self._held.passed
 
-    async def advance(self, changes: Changes, to: Position) -> None:
+    async def advance(self, changes: Changes, to: EventKey) -> None:
         """Apply changes, after which everything up to a position is there."""
         stream, sequence = to.stream.hex(), to.sequence
         await self._apply(

@@ -12,10 +12,10 @@ from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.ops.copy.rows import (
     Beside,
     Changes,
+    EventKey,
     EventRow,
     Extent,
     Key,
-    Position,
     Row,
 )
 from mcp_persist_middleware.ops.copy.sql import SqlRows, events_of
@@ -108,7 +108,7 @@ class PostgresRows(SqlRows):
         return await self._fetch(sql + condition, *columns)
 
     async def events(
-        self, after: Position, until: bytes, max_events: int, max_bytes: int
+        self, after: EventKey, until: bytes, max_events: int, max_bytes: int
     ) -> Sequence[EventRow]:
         # Sizes are known without fetching what is stored out of line.
         sql = f"""

@@ -61,7 +61,7 @@ class Beside(enum.Enum):
         return tuple([row[name] for name in self.key])
 
 
-class Position(NamedTuple):
+class EventKey(NamedTuple):
     """A place in the table of events, which is in the order of streams and numbers."""
 
     stream: bytes = b""
@@ -156,9 +156,9 @@ def carried(row: Row) -> Row:
     return row
 
 
-def at(event: EventRow) -> Position:
+def at(event: EventRow) -> EventKey:
     """Where an event is."""
-    return Position(event[STREAM], event[SEQUENCE])
+    return EventKey(event[STREAM], event[SEQUENCE])
 
 
 def partial(row: Row) -> Row:

@@ -23,7 +23,7 @@ from mcp_persist_middleware.ops.copy.rows import (
 from mcp_persist_middleware.ops.copy.store import Writable
 from mcp_persist_middleware.stores.sql.schema import Tables, quoted
 
-Step = tuple[str, Sequence[Sequence[Any]]]
+Execution = tuple[str, Sequence[Sequence[Any]]]
 """A statement and the parameters of each time that it runs."""
 
 # Every version has these tables.
@@ -151,7 +151,7 @@ class SqlRows(Writable):
         sql = f"SELECT sequence FROM {self._event} WHERE stream = $1 AND sequence <= $2"
         return [number for (number,) in await self._fetch(sql, stream, until)]
 
-    def _steps(self, changes: Changes, *, replaces: bool) -> Iterator[Step]:
+    def _steps(self, changes: Changes, *, replaces: bool) -> Iterator[Execution]:
         """All but what is inserted; unless it replaces what is there, that stays."""
         gone = [(stream,) for stream in changes.gone_streams]
         yield f"DELETE FROM {self._event} WHERE stream = $1", gone
@@ -169,7 +169,7 @@ class SqlRows(Writable):
             if rows:
                 yield self._upsert(table.value, table.key, rows, replaces=replaces)
 
-    def _freed(self, table: Beside, rows: Sequence[Row]) -> Iterator[Step]:
+    def _freed(self, table: Beside, rows: Sequence[Row]) -> Iterator[Execution]:
         """What stands in the way of rows: the key of a job may be another's since."""
         if table is Beside.JOB:
             sql = f"DELETE FROM {self._named(table)} WHERE {_OF_KEY} AND id <> $4"
@@ -178,7 +178,7 @@ class SqlRows(Writable):
 
     def _upsert(
         self, table: str, key: Sequence[str], rows: Sequence[Row], *, replaces: bool
-    ) -> Step:
+    ) -> Execution:
         columns = self._written(table, rows)
         marks = ", ".join(f"${n}" for n in range(1, len(columns) + 1))
         others = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)

@@ -18,10 +18,10 @@ from mcp_persist_middleware.ops.copy.rows import (
     PAYLOAD,
     Beside,
     Changes,
+    EventKey,
     EventRow,
     Extent,
     Key,
-    Position,
 )
 from mcp_persist_middleware.ops.copy.sql import SqlRows, one
 from mcp_persist_middleware.stores.sql.schema import Tables
@@ -111,7 +111,7 @@ class SqliteRows(SqlRows):
         return [row for key in keys for row in self._open.execute(named, _by_name(key))]
 
     async def events(
-        self, after: Position, until: bytes, max_events: int, max_bytes: int
+        self, after: EventKey, until: bytes, max_events: int, max_bytes: int
     ) -> Sequence[EventRow]:
         sql = (
             f"SELECT stream, sequence, epoch, kind, codec, payload FROM {self._event} WHERE "

@@ -8,10 +8,10 @@ from mcp_persist_middleware.ops.copy.rows import (
     EVERYTHING,
     Beside,
     Changes,
+    EventKey,
     EventRow,
     Extent,
     Key,
-    Position,
     Row,
     Selection,
 )
@@ -90,7 +90,7 @@ class Readable(ABC):
 
     @abstractmethod
     async def events(
-        self, after: Position, until: bytes, max_events: int, max_bytes: int
+        self, after: EventKey, until: bytes, max_events: int, max_bytes: int
     ) -> Sequence[EventRow]:
         """The first events behind a position and in streams up to one: as many as fit, at least
         one if there is one. Several streams may share a page."""

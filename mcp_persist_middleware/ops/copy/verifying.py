@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from mcp_persist_middleware.model import EventKind, StreamKind
 from mcp_persist_middleware.ops.away import away
-from mcp_persist_middleware.ops.copy.codecs import Reader
+from mcp_persist_middleware.ops.copy.codecs import Decoder
 from mcp_persist_middleware.ops.copy.comparison import Comparison
 from mcp_persist_middleware.ops.copy.copying import Progress, Report, events_of
 from mcp_persist_middleware.ops.copy.rows import (
@@ -20,8 +20,8 @@ from mcp_persist_middleware.ops.copy.rows import (
     PAYLOAD,
     SEQUENCE,
     STREAM,
+    EventKey,
     EventRow,
-    Position,
     Row,
     at,
     is_kept,
@@ -48,7 +48,7 @@ class Sum:
         default_factory=lambda: hashlib.blake2b(digest_size=16, usedforsecurity=False)
     )
 
-    def add(self, event: EventRow, reader: Reader | None) -> None:
+    def add(self, event: EventRow, reader: Decoder | None) -> None:
         """Roll over the next event."""
         self.events, self.last = self.events + 1, event[SEQUENCE]
         self.bytes += len(event[PAYLOAD])
@@ -62,7 +62,7 @@ async def compare_stores(
     source: Readable, target: Readable, settings: Settings, others: Settings, report: Report
 ) -> Comparison:
     """Compare what has not expired."""
-    readers = Reader(settings), Reader(others)
+    readers = Decoder(settings), Decoder(others)
     found, totals = Comparison(), (hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16))
     there = sums(target, readers[1])
     other = await anext(there, None)
@@ -88,11 +88,11 @@ async def compare_stores(
     return found
 
 
-async def sums(store: Readable, reader: Reader | None) -> AsyncIterator[tuple[Row, Sum]]:
+async def sums(store: Readable, reader: Decoder | None) -> AsyncIterator[tuple[Row, Sum]]:
     """What there is of each stream of a store, in order; checksums where there is a reader."""
     now, begun = await store.now(), b""
     while rows := await store.streams(begun, _ROWS):
-        position, until = Position(begun, LAST), rows[-1]["id"]
+        position, until = EventKey(begun, LAST), rows[-1]["id"]
         found = {row["id"]: Sum() for row in rows if is_kept(row, now)}
         left = [row for row in rows if row["id"] in found]
         while events := await store.events(position, until, MAX_EVENTS, MAX_BYTES):
@@ -106,7 +106,7 @@ async def sums(store: Readable, reader: Reader | None) -> AsyncIterator[tuple[Ro
         begun = until
 
 
-def _add(found: dict[bytes, Sum], events: Sequence[EventRow], reader: Reader | None) -> None:
+def _add(found: dict[bytes, Sum], events: Sequence[EventRow], reader: Decoder | None) -> None:
     for event in events:
         if (sum_ := found.get(event[STREAM])) is not None:
             sum_.add(event, reader)
@@ -116,7 +116,7 @@ def _named(stream: bytes) -> str:
     return "stream " + EventIds.of(stream, StreamKind.POST, None).name
 
 
-def _clear(event: EventRow, reader: Reader) -> bytes:
+def _clear(event: EventRow, reader: Decoder) -> bytes:
     try:
         return reader.frame(event)
     except ValueError:
@@ -129,7 +129,7 @@ async def _verdict(
     target: Readable,
     stream: bytes,
     both: tuple[Sum, Sum],
-    readers: tuple[Reader, Reader],
+    readers: tuple[Decoder, Decoder],
 ) -> str:
     """What is to be said of a stream that differs. What may be dropped when room is needed may be
     in the one and not in the other."""
@@ -149,7 +149,9 @@ async def _verdict(
     return "ahead" if both[1].last > both[0].last else "behind"
 
 
-def _agree(ours: EventRow | None, theirs: EventRow | None, readers: tuple[Reader, Reader]) -> bool:
+def _agree(
+    ours: EventRow | None, theirs: EventRow | None, readers: tuple[Decoder, Decoder]
+) -> bool:
     if ours is not None and theirs is not None:
         is_same = ours[SEQUENCE : KIND + 1] == theirs[SEQUENCE : KIND + 1]
         return is_same and _clear(ours, readers[0]) == _clear(theirs, readers[1])

@@ -3,20 +3,20 @@
 from collections.abc import AsyncIterator
 
 from mcp_persist_middleware.ops.copy.beside import rows_of
-from mcp_persist_middleware.ops.copy.codecs import Reader
+from mcp_persist_middleware.ops.copy.codecs import Decoder
 from mcp_persist_middleware.ops.copy.comparison import Comparison
 from mcp_persist_middleware.ops.copy.rows import Beside, Row, is_kept, key_of
 from mcp_persist_middleware.ops.copy.store import Readable
 from mcp_persist_middleware.protocol import job_id
 
-Readers = tuple[Reader, Reader]
+Decoders = tuple[Decoder, Decoder]
 
 # Of a job these may change, and its revision counts that.
 _CHANGES = {"worker", "stream", "updated_at", "expires_at", "round", "inputs", "revision"}
 
 
 async def compare_beside(
-    source: Readable, target: Readable, found: Comparison, readers: Readers
+    source: Readable, target: Readable, found: Comparison, readers: Decoders
 ) -> None:
     """Compare what has not expired, as far as the target has tables for it."""
     kept = target.kept()
@@ -47,7 +47,7 @@ async def _pairs(
                 yield row, there.get(table.key_of(row))
 
 
-def _is_same_session(row: Row, other: Row, readers: Readers) -> bool:
+def _is_same_session(row: Row, other: Row, readers: Decoders) -> bool:
     """Whether a session is the same one there, whatever was done with it since."""
     if row["deleted"] or other["deleted"]:
         return bool(other["deleted"])
@@ -56,14 +56,14 @@ def _is_same_session(row: Row, other: Row, readers: Readers) -> bool:
     return all(row[name] == other[name] for name in names) and bodies[0] == bodies[1]
 
 
-def _body(row: Row, reader: Reader) -> bytes:
+def _body(row: Row, reader: Decoder) -> bytes:
     try:
         return reader.initialize(key_of(row), row["initialize"])
     except ValueError:
         return bytes(row["initialize"])
 
 
-def _of_job(row: Row, other: Row | None, readers: Readers) -> str:
+def _of_job(row: Row, other: Row | None, readers: Decoders) -> str:
     """What is to be said of a job; nothing where it is the same."""
     if other is None:
         return "missing"
@@ -75,7 +75,7 @@ def _of_job(row: Row, other: Row | None, readers: Readers) -> str:
     return "" if not age else "behind" if age > 0 else "ahead"
 
 
-def _job(row: Row, reader: Reader) -> Row:
+def _job(row: Row, reader: Decoder) -> Row:
     try:
         return reader.job(row)
     except ValueError:
@@ -83,7 +83,7 @@ def _job(row: Row, reader: Reader) -> Row:
 
 
 async def _compare_journal(
-    source: Readable, target: Readable, found: Comparison, readers: Readers
+    source: Readable, target: Readable, found: Comparison, readers: Decoders
 ) -> None:
     # The newest come first: what lacks behind the last one that is there, retention has taken.
     lacking: list[str] = []
@@ -110,7 +110,7 @@ def _missing(found: Comparison, names: list[str]) -> None:
     names.clear()
 
 
-def _params(row: Row, reader: Reader) -> bytes:
+def _params(row: Row, reader: Decoder) -> bytes:
     try:
         return reader.params(row)
     except ValueError:

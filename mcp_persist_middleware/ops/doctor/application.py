@@ -19,7 +19,7 @@ _ONE_KEY = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class ApplicationFacts:
     """What was seen of it."""
 
     found: Found
@@ -35,7 +35,7 @@ class Seen:
     primes_json: bool = False
 
 
-async def seen(ask: Asker, name: str, origin: str | None) -> Seen:
+async def seen(ask: Asker, name: str, origin: str | None) -> ApplicationFacts:
     """Ask it everything."""
     found = await look(name, ask)
     version = next((each for each in found.revisions if each != MODERN), None)
@@ -46,7 +46,9 @@ async def seen(ask: Asker, name: str, origin: str | None) -> Seen:
     if MODERN in found.revisions:
         said = (await ask.returned("made up")).error.get("data")
         seals = isinstance(said, dict) and said.get("reason") == _SEALED
-    return Seen(found=found, pages=pages, asked_for_pages=origin is not None, seals=seals)
+    return ApplicationFacts(
+        found=found, pages=pages, asked_for_pages=origin is not None, seals=seals
+    )
 
 
 def has_inner_cors(app: object) -> bool:
@@ -61,7 +63,7 @@ def has_inner_cors(app: object) -> bool:
     return False
 
 
-def findings(seen: Seen) -> list[Finding]:
+def findings(seen: ApplicationFacts) -> list[Finding]:
     """A line for each."""
     found = seen.found
     if found.trouble is None:
@@ -78,12 +80,12 @@ def findings(seen: Seen) -> list[Finding]:
     return [Finding("application", Level.FAILURE, f"{found.upstream}: {found.trouble}", fix)]
 
 
-def _eras(seen: Seen) -> Finding:
+def _eras(seen: ApplicationFacts) -> Finding:
     revisions = ", ".join(seen.found.revisions)
     return Finding("eras", Level.OK, revisions)
 
 
-def _sessions(seen: Seen) -> Finding:
+def _sessions(seen: ApplicationFacts) -> Finding:
     match seen.found.sessions:
         case None:
             said = "there are none at this revision"
@@ -94,7 +96,7 @@ def _sessions(seen: Seen) -> Finding:
     return Finding("sessions", Level.OK, said)
 
 
-def _answers(seen: Seen) -> Finding:
+def _answers(seen: ApplicationFacts) -> Finding:
     match seen.found.answers:
         case "json" if not seen.primes_json:
             fix = (
@@ -110,7 +112,7 @@ def _answers(seen: Seen) -> Finding:
             return Finding("answers", Level.OK, said)
 
 
-def _buffering(seen: Seen) -> Finding:
+def _buffering(seen: ApplicationFacts) -> Finding:
     match seen.found.buffering:
         case None:
             return Finding("buffering", Level.SKIPPED, "there was no event stream to see it by")
@@ -124,13 +126,13 @@ def _buffering(seen: Seen) -> Finding:
             return Finding("buffering", Level.WARNING, said, fix)
 
 
-def _tasks(seen: Seen) -> Finding:
+def _tasks(seen: ApplicationFacts) -> Finding:
     if not (tasks := seen.found.tasks):
         return Finding("tasks", Level.OK, "none of its own")
     return Finding("tasks", Level.OK, f"its own at {', '.join(tasks)}, which are left to it")
 
 
-def _cors(seen: Seen) -> Finding:
+def _cors(seen: ApplicationFacts) -> Finding:
     pages = seen.pages
     if not pages.allowed:
         said = f"pages of {pages.origin} may not speak to it"
@@ -164,7 +166,7 @@ def _cors(seen: Seen) -> Finding:
     return Finding("cors", Level.WARNING, f"pages of {pages.origin} {' and '.join(lacking)}", fix)
 
 
-def _request_state(seen: Seen) -> Finding:
+def _request_state(seen: ApplicationFacts) -> Finding:
     name = "request state"
     match seen.shared_key:
         case True:
@@ -181,7 +183,7 @@ def _request_state(seen: Seen) -> Finding:
     return Finding(name, Level.SKIPPED, "nothing that is sealed was seen")
 
 
-CHECKS: tuple[Callable[[Seen], Finding], ...] = (
+CHECKS: tuple[Callable[[ApplicationFacts], Finding], ...] = (
     _eras,
     _sessions,
     _answers,

@@ -4,7 +4,7 @@ import json
 
 from mcp_persist_middleware.ops.monitoring import promql
 from mcp_persist_middleware.telemetry import INSTRUMENTS
-from mcp_persist_middleware.telemetry.instrument import Kind
+from mcp_persist_middleware.telemetry.instrument import InstrumentKind
 
 _HEAD = """# Made by `mcp-persist-middleware telemetry alerts`: what is to be changed, change there.
 groups:
@@ -20,7 +20,7 @@ def rules() -> str:
         if (alert := instrument.alert) is None:
             continue
         # What counts growth has looked at that time already.
-        waits = 0 if instrument.kind is Kind.COUNTER else alert.minutes
+        waits = 0 if instrument.kind is InstrumentKind.COUNTER else alert.minutes
         found += [
             f"      - alert: McpPersist{alert.name}",
             f"        expr: {json.dumps(promql.alerted(instrument, alert))}",

@@ -6,7 +6,7 @@ from typing import Any
 
 from mcp_persist_middleware.ops.monitoring import promql
 from mcp_persist_middleware.telemetry import INSTRUMENTS
-from mcp_persist_middleware.telemetry.instrument import Instrument, Kind, Section
+from mcp_persist_middleware.telemetry.instrument import Instrument, InstrumentKind, Section
 
 _WINDOW = "$__rate_interval"
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -51,11 +51,11 @@ def _panels() -> Iterator[dict[str, Any]]:
 
 
 def _panel(instrument: Instrument, number: int, place: dict[str, int]) -> dict[str, Any]:
-    is_rate = instrument.kind is Kind.COUNTER
+    is_rate = instrument.kind is InstrumentKind.COUNTER
     unit = "Bps" if is_rate and instrument.unit == "By" else _UNITS.get(instrument.unit, "short")
     alert = instrument.alert
     limits = [{"color": "green", "value": None}]
-    if alert is not None and instrument.kind is not Kind.COUNTER:
+    if alert is not None and instrument.kind is not InstrumentKind.COUNTER:
         limits.append({"color": "red", "value": alert.above})  # type: ignore[dict-item]
     return {
         "id": number,
@@ -84,14 +84,14 @@ def queries(instrument: Instrument, window: str) -> list[tuple[str, str]]:
     by = next((name for name in _TOLD if name in instrument.by), "")
     label = by.replace(".", "_")
     match instrument.kind:
-        case Kind.HISTOGRAM:
+        case InstrumentKind.HISTOGRAM:
             shares = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
             asked = [(promql.quantile(instrument, share, window), said) for share, said in shares]
             return [
                 *asked,
                 *([(promql.rate(instrument, window, label), _said(label))] if by else []),
             ]
-        case Kind.COUNTER:
+        case InstrumentKind.COUNTER:
             return [(promql.rate(instrument, window, label), _said(label))]
         case _:
             return [(promql.level(instrument), instrument.name)]

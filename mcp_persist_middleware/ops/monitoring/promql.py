@@ -1,6 +1,6 @@
 """Instruments as Prometheus has them, by the rules of OpenTelemetry's exporters."""
 
-from mcp_persist_middleware.telemetry.instrument import Alert, Instrument, Kind
+from mcp_persist_middleware.telemetry.instrument import Alert, Instrument, InstrumentKind
 
 _UNITS = {"s": "_seconds", "By": "_bytes"}
 
@@ -11,7 +11,7 @@ def metric(instrument: Instrument) -> str:
     name, unit = _plain(instrument.name), _UNITS.get(instrument.unit, "")
     if not name.endswith(unit):
         name += unit
-    return name + ("_total" if instrument.kind is Kind.COUNTER else "")
+    return name + ("_total" if instrument.kind is InstrumentKind.COUNTER else "")
 
 
 def labels(instrument: Instrument) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def quantile(instrument: Instrument, share: float, window: str, by: str = "") ->
 
 def rate(instrument: Instrument, window: str, by: str = "") -> str:
     """How often a second a counter counts; of a histogram, how often something was measured."""
-    name = metric(instrument) + ("_count" if instrument.kind is Kind.HISTOGRAM else "")
+    name = metric(instrument) + ("_count" if instrument.kind is InstrumentKind.HISTOGRAM else "")
     return f"sum{f' by ({by})' if by else ''} (rate({name}[{window}]))"
 
 
@@ -45,12 +45,12 @@ def alerted(instrument: Instrument, alert: Alert) -> str:
     """When an alert fires."""
     window = f"{alert.minutes}m"
     match instrument.kind:
-        case Kind.COUNTER:
+        case InstrumentKind.COUNTER:
             # A counter begins with its first count, in which nothing has grown yet.
             name, above = metric(instrument), f"> {alert.above:g}"
             grown = f"sum (increase({name}[{window}])) {above}"
             return f"{grown} or sum ({name} unless {name} offset {window}) {above}"
-        case Kind.HISTOGRAM:
+        case InstrumentKind.HISTOGRAM:
             found = quantile(instrument, 0.99, window)
         case _:
             found = level(instrument)

@@ -17,7 +17,7 @@ from mcp_persist_middleware.ops.proxy.cors import with_cors
 from mcp_persist_middleware.ops.proxy.pool import UpstreamOptions
 from mcp_persist_middleware.ops.proxy.replicas import Replicas
 from mcp_persist_middleware.ops.proxy.stdio import StdioOptions, StdioUpstream
-from mcp_persist_middleware.ops.proxy.stdio.upstream import Owner
+from mcp_persist_middleware.ops.proxy.stdio.upstream import OwnerOf
 from mcp_persist_middleware.ops.proxy.upstream import Upstream
 from mcp_persist_middleware.persistence import Persistence, access_to
 from mcp_persist_middleware.settings import SettingsArguments, is_given
@@ -124,7 +124,7 @@ def in_front_of(
     return PersistMiddleware(server, url, log=log, persistence=persistence, **settings)
 
 
-def owner_by(persistence: Persistence) -> Owner:
+def owner_by(persistence: Persistence) -> OwnerOf:
     """Whose requests have a process in common: the principal's, as streams belong to it, where
     that is sure; without a store nobody's."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy import ends
 from mcp_persist_middleware.ops.copy.beside import rows_of
-from mcp_persist_middleware.ops.copy.codecs import Reader
+from mcp_persist_middleware.ops.copy.codecs import Decoder
 from mcp_persist_middleware.ops.copy.copying import Progress, Report, events_of
 from mcp_persist_middleware.ops.copy.rows import (
     EVERYTHING,
@@ -38,7 +38,7 @@ class Exported:
 
 
 async def export(
-    source: ends.Given,
+    source: ends.StoreAddress,
     write: Callable[[bytes], Any],
     *,
     only: Selection = EVERYTHING,
@@ -56,7 +56,7 @@ async def export(
     """
     settings = ends.settings_of(source)
     async with ends.opened(settings) as store:
-        exporting = _Exporting(store, Reader(settings), write, report)
+        exporting = _Exporting(store, Decoder(settings), write, report)
         await exporting.run(only)
     return exporting.done
 
@@ -65,7 +65,7 @@ class _Exporting:
     def __init__(
         self,
         store: Readable,
-        reader: Reader,
+        reader: Decoder,
         write: Callable[[bytes], Any],
         report: Report | None,
     ) -> None:

@@ -44,7 +44,7 @@ class Imported:
 
 async def import_(
     given: Iterable[bytes],
-    target: ends.Given,
+    target: ends.StoreAddress,
     *,
     renew: bool = False,
     report: Report | None = None,

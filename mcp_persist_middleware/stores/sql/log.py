@@ -30,7 +30,7 @@ from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from mcp_persist_middleware.stores.sql.streams import SqlStreams
 from mcp_persist_middleware.stores.sql.upgrade import Upgrade
 from mcp_persist_middleware.stores.sql.workers import (
-    Connect,
+    Begin,
     OwnConnection,
     SqlWorkers,
     engine_of_its_own,
@@ -243,7 +243,7 @@ class SqlLog(SqlStreams):
     def _workers(self) -> SqlWorkers:
         return self._workers_over(self._connection)
 
-    def _workers_over(self, connect: Connect | OwnConnection) -> SqlWorkers:
+    def _workers_over(self, connect: Begin | OwnConnection) -> SqlWorkers:
         table = self.tables.worker
         return SqlWorkers(connect, table, self._check_place, self._clock, self._time_there)
 

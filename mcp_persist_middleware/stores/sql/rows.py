@@ -21,7 +21,7 @@ from mcp_persist_middleware.model import (
 
 logger = logging.getLogger(__name__)
 
-EventRow = tuple[int, int, int, int, bytes]
+PagedRow = tuple[int, int, int, int, bytes]
 """Sequence, epoch, kind, codec, payload."""
 
 
@@ -29,13 +29,13 @@ class RowPage(NamedTuple):
     """Events of a stream, and the rows between them whose kind this version does not know."""
 
     events: list[Event]
-    lost: list[EventRow]
+    lost: list[PagedRow]
 
 
-def page_of(rows: Iterable[EventRow]) -> RowPage:
+def page_of(rows: Iterable[PagedRow]) -> RowPage:
     """What is in rows of the event table."""
     events: list[Event] = []
-    lost: list[EventRow] = []
+    lost: list[PagedRow] = []
     for row in rows:
         sequence, epoch, kind, code, payload = row
         try:

@@ -21,7 +21,7 @@ from mcp_persist_middleware.model import Beat, WorkerState
 from mcp_persist_middleware.stores.sql import migrations
 from mcp_persist_middleware.stores.sql.rows import state_of
 
-Connect = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
+Begin = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
 _CLOSE_SECONDS = 0.5
 # PostgreSQL's data_corrupted and index_corrupted, and SQLITE_CORRUPT.
@@ -151,7 +151,7 @@ class SqlWorkers(WorkerTable):
 
     def __init__(
         self,
-        connect: Connect | OwnConnection,
+        connect: Begin | OwnConnection,
         table: Table,
         check: Callable[[], None],
         clock: StoreClock,

@@ -99,7 +99,7 @@ class Files:
 
 
 def _counted(connections: "weakref.WeakSet[sqlite3.Connection]") -> type[sqlite3.Connection]:
-    class Counted(sqlite3.Connection):
+    class CountedConnection(sqlite3.Connection):
         def __init__(self, *arguments: object, **named: object) -> None:
             super().__init__(*arguments, **named)  # type: ignore[arg-type]
             connections.add(self)
@@ -108,4 +108,4 @@ def _counted(connections: "weakref.WeakSet[sqlite3.Connection]") -> type[sqlite3
             super().close()
             connections.discard(self)
 
-    return Counted
+    return CountedConnection

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mcp_persist_middleware.log.base import Purged, Removed
-from mcp_persist_middleware.stores.sql.rows import EventRow, RowPage, named, note_damage, page_of
+from mcp_persist_middleware.stores.sql.rows import PagedRow, RowPage, named, note_damage, page_of
 from mcp_persist_middleware.stores.sql.workers import is_damaged
 from mcp_persist_middleware.stores.sqlite.statements import SqliteStatements
 
@@ -37,7 +37,7 @@ class SqliteReads:
     ) -> RowPage:
         """At most `max_bytes` of the events in `span`: the stream, what they come after, and how
         many; at least one if there is one."""
-        page: list[EventRow] = []
+        page: list[PagedRow] = []
         total = 0
         with contextlib.closing(connection.execute(self._sql.page, span)) as found:
             for row in found:

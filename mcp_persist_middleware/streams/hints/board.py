@@ -31,7 +31,7 @@ _HISTORY, _CALLERS, _LINGERING = 256, 1024, 64
 _ALONE, _CLOSE_SECONDS = 1.0, 2.0
 
 
-class Reader(Protocol):
+class ListenReader(Protocol):
     """A listen whose client is here."""
 
     key: str
@@ -66,8 +66,8 @@ class Board:
         self._tasks = tasks
         self._missed_seconds = missed_seconds
         self._hint_log = HintLog(log, member.name, place)
-        self._readers: set[Reader] = set()
-        self._new: list[Reader] = []
+        self._readers: set[ListenReader] = set()
+        self._new: list[ListenReader] = []
         self._lingering: dict[str, InnerListen] = {}
         self.tap: InnerListen | None = None
         """A listen of ours, for those of other workers."""
@@ -85,14 +85,14 @@ class Board:
 
     # What happens here.
 
-    def join(self, reader: Reader) -> None:
+    def join(self, reader: ListenReader) -> None:
         """A listen begins here."""
         self._end_lingering(reader.key)
         self._readers.add(reader)
         self._new.append(reader)
         self._wake()
 
-    def leave(self, reader: Reader, inner: InnerListen, *, lingers: bool) -> None:
+    def leave(self, reader: ListenReader, inner: InnerListen, *, lingers: bool) -> None:
         """Its client has left. Where it may come back the application is still listened to."""
         self._readers.discard(reader)
         if reader in self._new:

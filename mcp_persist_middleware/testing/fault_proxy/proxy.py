@@ -29,7 +29,7 @@ _HEAD_LIMIT = 1 << 20
 _LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 Route = Callable[[ProxiedRequest], Sequence[int]]
-_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+_Socket = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(slots=True)
@@ -37,9 +37,9 @@ class _Link:
     """One client connection and the server connection that belongs to it just now."""
 
     number: int
-    client: _Connection
-    server: _Connection | None
-    waiting: asyncio.Queue[tuple[ProxiedExchange, Plan, _Connection]] = field(
+    client: _Socket
+    server: _Socket | None
+    waiting: asyncio.Queue[tuple[ProxiedExchange, Plan, _Socket]] = field(
         default_factory=asyncio.Queue
     )
 
@@ -122,7 +122,7 @@ class FaultProxy:
             if (opened := self._links.pop(task)) is not None:
                 opened.end(Disconnect.ABORT)
 
-    async def _connect(self, target: int) -> _Connection:
+    async def _connect(self, target: int) -> _Socket:
         connection = socket.socket()
         connection.setblocking(False)
         if self._receive_buffer is not None:
@@ -135,7 +135,7 @@ class FaultProxy:
         limit = self._receive_buffer or _HEAD_LIMIT
         return await asyncio.open_connection(sock=connection, limit=limit)
 
-    async def _server(self, link: _Link, exchange: ProxiedExchange) -> _Connection:
+    async def _server(self, link: _Link, exchange: ProxiedExchange) -> _Socket:
         """The connection that a request takes."""
         if self._route is not None:
             if link.server is not None:

@@ -15,25 +15,24 @@ from mcp_persist_middleware.supervision import end, scoped
 
 _PING_SECONDS = 15.0
 _NAME = "mcp-persist-stdio-answer"
-Pair = tuple[bytes, bytes]
 Next = Callable[[], Awaitable[tuple[str, bool] | None]]
 
 
-async def json_answer(send: Send, status: int, body: bytes, *more: Pair) -> None:
+async def json_answer(send: Send, status: int, body: bytes, *more: headers.RawHeader) -> None:
     """One whole answer."""
     told = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *more]
     await send({"type": "http.response.start", "status": status, "headers": told})
     await send({"type": "http.response.body", "body": body})
 
 
-async def empty(send: Send, status: int, *more: Pair) -> None:
+async def empty(send: Send, status: int, *more: headers.RawHeader) -> None:
     """A status that says it all."""
     told = [(b"content-length", b"0"), *more]
     await send({"type": "http.response.start", "status": status, "headers": told})
     await send({"type": "http.response.body", "body": b""})
 
 
-async def invalid(send: Send, error: InvalidError, *more: Pair) -> None:
+async def invalid(send: Send, error: InvalidError, *more: headers.RawHeader) -> None:
     """Say what is wrong with a request."""
     await json_answer(send, error.status, error.body, *more)
 
@@ -50,7 +49,7 @@ async def modern_answer(stream: Stream, send: Send) -> None:
 
 
 async def event_stream(
-    following: Next, send: Send, first: tuple[str, bool] | None = None, *more: Pair
+    following: Next, send: Send, first: tuple[str, bool] | None = None, *more: headers.RawHeader
 ) -> None:
     """Events, and a sign of life when there is none for a while, until the last."""
     told = [*headers.stream_head([]), *more]

@@ -11,7 +11,7 @@ from mcp_persist_middleware.ops.proxy.breaker import CircuitBreaker
 from mcp_persist_middleware.ops.proxy.stdio.child import BusyError, Child
 from mcp_persist_middleware.ops.proxy.stdio.guard import Guard
 from mcp_persist_middleware.ops.proxy.stdio.options import Redaction, StdioOptions, checked
-from mcp_persist_middleware.ops.proxy.stdio.process import Said, started
+from mcp_persist_middleware.ops.proxy.stdio.process import ChildLog, started
 from mcp_persist_middleware.supervision import Supervisor, begin_task, retrieve
 
 logger = rarely.logger(__name__)
@@ -36,7 +36,7 @@ class Children:
         self.options = options
         self.breaker = CircuitBreaker()
         self._command = checked(command, options)
-        self._said = Said(self._command[0], Redaction(options))
+        self._said = ChildLog(self._command[0], Redaction(options))
         self._sessions: dict[str, Child] = {}
         self._owned: dict[str, asyncio.Task[Child]] = {}
         self._all: set[Child] = set()

@@ -20,7 +20,7 @@ _POLL = 0.02
 _LONGEST_SAID, _LINES, _SECONDS = 500, 100, 10.0
 
 
-class Said:
+class ChildLog:
     """What children say that is no message, for the log: in short lines, so many in a while, and
     without what they were told in confidence."""
 
@@ -55,7 +55,7 @@ class Process:
         process: asyncio.subprocess.Process,
         options: StdioOptions,
         guard: Guard,
-        said: Said,
+        said: ChildLog,
         tasks: Supervisor,
     ) -> None:
         assert process.stdin is not None
@@ -174,7 +174,7 @@ class Process:
 
 
 async def started(
-    command: list[str], options: StdioOptions, guard: Guard, said: Said, tasks: Supervisor
+    command: list[str], options: StdioOptions, guard: Guard, said: ChildLog, tasks: Supervisor
 ) -> Process:
     """A child that runs the command, in a group of its own.
 

@@ -23,7 +23,7 @@ from mcp_persist_middleware.protocol import eras, headers
 
 logger = rarely.logger(__name__)
 
-Owner = Callable[[Scope], Awaitable[str]]
+OwnerOf = Callable[[Scope], Awaitable[str]]
 _BUSY_SECONDS = 5
 
 
@@ -44,7 +44,11 @@ class StdioUpstream(Application):
     """
 
     def __init__(
-        self, command: Sequence[str], options: StdioOptions | None = None, *, owner: Owner = nobody
+        self,
+        command: Sequence[str],
+        options: StdioOptions | None = None,
+        *,
+        owner: OwnerOf = nobody,
     ) -> None:
         self.options = options or StdioOptions()
         self.children = Children(command, self.options)
