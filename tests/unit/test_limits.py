@@ -1,7 +1,9 @@
-"""What keeps the house readable: how long a file and a function may be, and that tasks begin in one
-place. Whoever is over a limit splits by meaning; an exception is named here, and only goes."""
+"""What keeps the house readable: how long a file and a function may be, that tasks begin in one
+place, and that a word means one thing. Whoever is over a limit splits by meaning; an exception is
+named here, and only goes."""
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -62,3 +64,26 @@ def test_a_task_begins_in_one_place_which_knows_its_owner() -> None:
         or (isinstance(node, ast.Call) and ast.unparse(node.func) == "asyncio.Task")
     }
     assert places == {"supervision.py"}
+
+
+def words(source: str) -> set[str]:
+    """The classes of a module, also those that a function makes, and the types that it names."""
+    module = ast.parse(source)
+    classes = {node.name for node in ast.walk(module) if isinstance(node, ast.ClassDef)}
+    assigned = [node.targets[0] for node in module.body if isinstance(node, ast.Assign)]
+    names = {target.id for target in assigned if isinstance(target, ast.Name)}
+    return classes | {
+        name for name in names if name.lstrip("_")[:1].isupper() and not is_constant(name)
+    }
+
+
+def is_constant(name: str) -> bool:
+    return name == name.upper()
+
+
+def test_one_word_means_one_thing() -> None:
+    modules: dict[str, set[str]] = defaultdict(set)
+    for name, source in sources().items():
+        for word in words(source):
+            modules[word].add(name)
+    assert {word: names for word, names in modules.items() if len(names) > 1} == {}
