@@ -13,7 +13,7 @@ from mcp_persist_middleware.model import JobRecord
 from mcp_persist_middleware.stores.sql.jobs import job_of
 from mcp_persist_middleware.stores.sql.listing import answers_after, belonging
 from mcp_persist_middleware.stores.sql.read_only import ReadOnly
-from mcp_persist_middleware.stores.sql.rows import page_of, reading
+from mcp_persist_middleware.stores.sql.rows import reading
 
 
 class JobInspection(ReadOnly, ABC):
@@ -39,11 +39,8 @@ class JobInspection(ReadOnly, ABC):
 
     async def answers(self, stream: bytes, after: int) -> Answers:
         """The answers of a stream after a number, as they are stored."""
-        c = self.tables.event.c
-        last = select(func.max(c.sequence)).where(c.stream == stream, c.sequence > after)
-        (newest,) = await self.one(last)
-        rows = await self.all(answers_after(self.tables, stream, after))
-        return Answers(newest or after, page_of(tuple(row) for row in rows).events)
+        last, page = await answers_after(self.all, self.tables, stream, after)
+        return Answers(last, page.events)
 
     async def count_of(
         self, whose: Whose, *, expired: float | None = None, ended: float | None = None

@@ -2,7 +2,7 @@
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -26,7 +26,7 @@ from mcp_persist_middleware.log.base import EventLog, LastNumber, Purged
 from mcp_persist_middleware.log.deletions import MOST, Deletion, Reason
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import EARLY, UNSURE, EventKind, StreamRecord
-from mcp_persist_middleware.stores.sql.rows import reading, record_of
+from mcp_persist_middleware.stores.sql.rows import RowPage, page_of, reading, record_of
 from mcp_persist_middleware.stores.sql.schema import Tables
 from mcp_persist_middleware.stores.sql.store import SqlStore
 
@@ -139,14 +139,23 @@ def last_numbers(tables: Tables, streams: Sequence[bytes]) -> Select[Any]:
     return select(s.id, last, s.ended_at).where(s.id.in_(streams))
 
 
-def answers_after(tables: Tables, stream: bytes, after: int) -> Select[Any]:
-    """Asks for what a stream has answered after a number."""
+async def answers_after(
+    read: Callable[[Select[Any]], Awaitable[Sequence[Row[Any]]]],
+    tables: Tables,
+    stream: bytes,
+    after: int,
+) -> tuple[int, RowPage]:
+    """What a stream has answered after a number, and the number of its last event by then."""
     c = tables.event.c
-    return (
+    newest = select(func.max(c.sequence)).where(c.stream == stream, c.sequence > after)
+    answers = (
         select(c.sequence, c.epoch, c.kind, c.codec, c.payload)
         .where(c.stream == stream, c.sequence > after, c.kind >= int(EventKind.RESPONSE))
         .order_by(c.sequence)
     )
+    # First: what is written meanwhile is above this number, and looked for.
+    ((last,),) = await read(newest)
+    return last or after, page_of(tuple(row) for row in await read(answers))
 
 
 def numbers_of(rows: Sequence[Row[Any]]) -> dict[bytes, LastNumber]:

@@ -25,7 +25,7 @@ from mcp_persist_middleware.stores.sql.jobs import SqlJobs
 from mcp_persist_middleware.stores.sql.journal import SqlJournal
 from mcp_persist_middleware.stores.sql.lent import Lent
 from mcp_persist_middleware.stores.sql.listing import answers_after
-from mcp_persist_middleware.stores.sql.rows import RowPage, page_of
+from mcp_persist_middleware.stores.sql.rows import RowPage
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from mcp_persist_middleware.stores.sql.streams import SqlStreams
 from mcp_persist_middleware.stores.sql.upgrade import Upgrade
@@ -201,27 +201,15 @@ class SqlLog(SqlStreams):
 
     async def written(self, stream: bytes, after: int = 0) -> Written:
         c = self.tables.event.c
-        last, events, size = await self._whole(
-            self._one(
-                select(func.max(c.sequence), func.count(), func.sum(func.length(c.payload))).where(
-                    c.stream == stream, c.sequence > after
-                )
-            )
-        )
+        columns = func.max(c.sequence), func.count(), func.sum(func.length(c.payload))
+        statement: Any = select(*columns).where(c.stream == stream, c.sequence > after)
+        (found,) = await self.all(statement)
+        last, events, size = tuple(found)
         return Written(last or after, events, int(size or 0))
 
     async def answers(self, stream: bytes, after: int = 0) -> Answers:
-        c = self.tables.event.c
-        newest = select(func.max(c.sequence)).where(c.stream == stream, c.sequence > after)
-        # First: what is written meanwhile is above this number, and looked for.
-        (last,) = await self._whole(self._one(newest))
-        found = await self.all(answers_after(self.tables, stream, after))
-        page = page_of(tuple(row) for row in found)
-        return Answers(last or after, self._readable(page))
-
-    async def _one(self, statement: Any) -> Any:
-        async with self._connection() as connection:
-            return (await connection.execute(statement)).one()
+        last, page = await answers_after(self.all, self.tables, stream, after)
+        return Answers(last, self._readable(page))
 
     @abstractmethod
     async def _read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> RowPage:
