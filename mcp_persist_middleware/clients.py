@@ -26,14 +26,12 @@ from mcp_persist_middleware.streams.session_stream import key_of
 from mcp_persist_middleware.streams.state import Opened
 from mcp_persist_middleware.tasks.hand_back import HandBack
 from mcp_persist_middleware.tasks.hand_back_offers import DistantOffer
-from mcp_persist_middleware.tasks.idempotency import Idempotent
+from mcp_persist_middleware.tasks.joinable import JoinableCall
 
 _CREATED_SECONDS = 1.0
 # An answer that has ended within so long (seconds), or is being committed, travels with the word
 # that it is there, if it is not larger than this.
 _SOON, _COMMIT, _SMALL = 0.004, 0.05, 16 * 1024
-
-JoinableCall = HandBack | Idempotent
 
 
 class Recipient(Client, ABC):

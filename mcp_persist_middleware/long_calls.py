@@ -10,7 +10,7 @@ from mcp_persist_middleware.asgi import body as bodies
 from mcp_persist_middleware.asgi import place_of, responses
 from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.asgi.client import nowhere, stay
-from mcp_persist_middleware.clients import JoinableCall, LocalClient, Recipient
+from mcp_persist_middleware.clients import LocalClient, Recipient
 from mcp_persist_middleware.streams import serve
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.pump import Exchange
@@ -18,6 +18,7 @@ from mcp_persist_middleware.tasks import faces
 from mcp_persist_middleware.tasks.hand_back import HandBack
 from mcp_persist_middleware.tasks.hand_back_offers import HandBackOffer
 from mcp_persist_middleware.tasks.idempotency import Idempotent
+from mcp_persist_middleware.tasks.joinable import JoinableCall
 from mcp_persist_middleware.tasks.leftovers import Leftovers
 
 

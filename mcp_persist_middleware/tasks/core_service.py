@@ -199,7 +199,7 @@ class CoreTaskService:
         request_id = self.call.request_id
         if self.call.method == "tasks/list":
             return await self._listing(caller, params.get("cursor"))
-        job = await self._own(caller, params.get("taskId"))
+        job = await jobs.own(self.context, caller, params.get("taskId"), JobFace.CORE)
         if job is None:
             return core.refusal(request_id, core.UNKNOWN)
         telemetry.jobs.add(1, {"face": str(job.face), "event": "polled"})
@@ -212,12 +212,6 @@ class CoreTaskService:
             case _:
                 self.app = TaskResult(self.context, job, request_id)
                 return None
-
-    async def _own(self, caller: Caller, task: object) -> JobRecord | None:
-        found = job_id.parse(task) if isinstance(task, str) else None
-        # What is no id of ours is looked for as one that is: both take the same time.
-        job = await jobs.own(self.context, caller, found or bytes(24))
-        return job if job is not None and job.face is JobFace.CORE else None
 
     async def _look(self, job: JobRecord) -> JobState:
         found = await state.look(self.context, job)

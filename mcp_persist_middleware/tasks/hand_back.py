@@ -24,6 +24,7 @@ from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.supervision import scoped
 from mcp_persist_middleware.tasks import schemas, stored_answer
+from mcp_persist_middleware.tasks.joinable import JoinableCall
 from mcp_persist_middleware.tasks.same_call import META, ToolCall, key_of, lasting, owned
 from mcp_persist_middleware.tasks.state import JobState, JobStatus
 
@@ -41,12 +42,8 @@ later than that after its job is committed: whoever comes back for it comes to w
 
 
 @dataclass(frozen=True, slots=True)
-class HandBack:
+class HandBack(JoinableCall):
     """One call of a tool that may be handed back, or may be for one that was."""
-
-    context: Context
-    app: ASGIApp
-    tool: ToolCall
 
     @classmethod
     def of(cls, context: Context, app: ASGIApp, asked: Asked) -> "HandBack | None":
@@ -60,10 +57,6 @@ class HandBack:
         if not tool.is_wanted(settings.hand_back_for, "hand_back_for"):
             return None
         return cls(context, app, tool)
-
-    def on(self, app: ASGIApp, asked: Asked) -> "HandBack":
-        """The same call, as it is asked in its session."""
-        return replace(self, app=app, tool=replace(self.tool, asked=asked))
 
     @property
     def request_id(self) -> RequestId:

@@ -9,7 +9,7 @@ its key is committed, and before its answer is told that is: whoever has lost it
 import asyncio
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Send
 
@@ -30,6 +30,7 @@ from mcp_persist_middleware.tasks import creation, stored_answer
 from mcp_persist_middleware.tasks.ends import EndOfJob
 from mcp_persist_middleware.tasks.extension import INVALID_PARAMS
 from mcp_persist_middleware.tasks.hand_back import cors
+from mcp_persist_middleware.tasks.joinable import JoinableCall
 from mcp_persist_middleware.tasks.same_call import META, ToolCall, key_of, owned
 
 logger = rarely.logger(__name__)
@@ -48,12 +49,9 @@ _STOPS = "The server is about to stop while the call goes on; ask again"
 
 
 @dataclass(frozen=True, slots=True)
-class Idempotent:
+class Idempotent(JoinableCall):
     """One call of a tool that has a key."""
 
-    context: Context
-    app: ASGIApp
-    tool: ToolCall
     key: str
 
     @classmethod
@@ -71,10 +69,6 @@ class Idempotent:
         # The draft has it as a string of structured fields, in quotes; most send it bare.
         key = told.strip().strip('"') if isinstance(told, str) else ""
         return cls(context, app, tool, key)
-
-    def on(self, app: ASGIApp, asked: Asked) -> "Idempotent":
-        """The same call, as it is asked in its session."""
-        return replace(self, app=app, tool=replace(self.tool, asked=asked))
 
     @property
     def _jobs(self) -> Jobs:

@@ -129,16 +129,18 @@ def _record(
     )
 
 
-async def own(context: Context, caller: Caller, job: bytes) -> JobRecord | None:
-    """A job by its id, if it is the caller's and has not expired.
+async def own(context: Context, caller: Caller, task: object, face: JobFace) -> JobRecord | None:
+    """A job by the name that a client has for it, if it is the caller's and has not expired.
 
     Raises:
         StoreError: the store does not answer.
     """
-    found = await context.log.jobs.find(job) if context.log.jobs is not None else None
-    if found is None or not await caller.owns(found.owner):
+    name = job_id.parse(task) if isinstance(task, str) else None
+    # What is no id of ours is looked for as one that is: both take the same time.
+    job = await context.log.jobs.find(name or bytes(24)) if context.log.jobs is not None else None
+    if job is None or not await caller.owns(job.owner):
         return None
-    return found if found.expires_at > context.log.now() else None
+    return job if job.face is face and job.expires_at > context.log.now() else None
 
 
 async def cancel(context: Context, job: JobRecord) -> None:

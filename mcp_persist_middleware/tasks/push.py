@@ -140,12 +140,9 @@ async def _push(context: Context, app: ASGIApp, asked: Asked, send: Send) -> Tas
     if verdict.refused:
         await verdict.pass_on(send)
         return False
-    found = []
-    for name in names[:_MOST]:
-        parsed = job_id.parse(name)
-        job = await jobs.own(context, without_session(verdict.caller), parsed or bytes(24))
-        if job is not None and job.face is JobFace.EXTENSION:
-            found.append(job)
+    caller, face = without_session(verdict.caller), JobFace.EXTENSION
+    asked_for = [await jobs.own(context, caller, name, face) for name in names[:_MOST]]
+    found = [job for job in asked_for if job is not None]
     return _prepared(context, app, asked, message, found)
 
 

@@ -115,7 +115,7 @@ class TaskService:
         task = params.get("taskId")
         if (refusal := self._fault(params, task)) is not None:
             return refusal
-        job = await self._own(caller, task)
+        job = await jobs.own(self.context, caller, task, JobFace.EXTENSION)
         if job is None:
             return extension.NOT_FOUND
         match self.call.method:
@@ -143,14 +143,6 @@ class TaskService:
             text = "The Mcp-Name header does not match the request body's taskId"
             return Refusal(extension.HEADER_MISMATCH, text)
         return None if jsonrpc.knows_tasks(params) else extension.UNDECLARED
-
-    async def _own(self, caller: Caller, task: object) -> JobRecord | None:
-        found = job_id.parse(task) if isinstance(task, str) else None
-        if found is None:
-            # What is no id of ours is looked for as one that is: both take the same time.
-            found = bytes(24)
-        job = await jobs.own(self.context, caller, found)
-        return job if job is not None and job.face is JobFace.EXTENSION else None
 
     async def _get(self, caller: Caller, job: JobRecord) -> bytes:
         telemetry.jobs.add(1, {"face": str(job.face), "event": "polled"})
