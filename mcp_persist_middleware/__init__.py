@@ -34,7 +34,8 @@ Where to change what:
 - an error answer: asgi/responses.py
 - where jobs are kept: log/jobs.py, stores/sql/jobs.py, log/record_jobs.py
 - what becomes of a call that takes long: tasks/offer.py, tasks/jobs.py, streams/handoff.py
-- what a client may ask about a task: tasks/service.py, tasks/extension.py
+- what a client may ask about a task: tasks/service.py, tasks/extension.py; how it is shown one:
+  tasks/shown.py
 - a server on pipes: ops/proxy/stdio/upstream.py, ops/proxy/stdio/routes.py (whose a message is)
 - a page for operators: health.py
 - a command: a file in ops/commands/, ops/command.py; what it asks a store:

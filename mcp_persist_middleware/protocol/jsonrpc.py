@@ -112,8 +112,7 @@ def parse(body: bytes) -> Call | None:
     if any(isinstance(i, (dict, list)) for i in ids):
         return None
     first = messages[0]
-    params = first.get("params")
-    params = params if isinstance(params, dict) else {}
+    params = _params(first)
     version, name = params.get("protocolVersion"), params.get("name") or params.get("uri")
     state = params.get("requestState")
     meta = params.get("_meta")
@@ -126,6 +125,16 @@ def parse(body: bytes) -> Call | None:
         state=state if isinstance(state, str) else "",
         trace=_trace(meta) if meta else None,
     )
+
+
+def params(body: bytes) -> dict[str, Any]:
+    """The parameters of a call that was parsed; none where it has no object of them."""
+    return _params(json.loads(body))
+
+
+def _params(message: Mapping[str, Any]) -> dict[str, Any]:
+    found = message.get("params")
+    return found if isinstance(found, dict) else {}
 
 
 def _trace(meta: Any) -> Mapping[str, str] | None:

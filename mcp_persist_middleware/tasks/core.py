@@ -8,9 +8,8 @@ import json
 from typing import Any
 
 from mcp_persist_middleware.model import JobRecord, RequestId
-from mcp_persist_middleware.protocol import job_id
+from mcp_persist_middleware.tasks import shown
 from mcp_persist_middleware.tasks.changing import dumped
-from mcp_persist_middleware.tasks.extension import iso, poll_ms
 from mcp_persist_middleware.tasks.state import JobState, JobStatus
 
 METHODS = frozenset({"tasks/get", "tasks/result", "tasks/list", "tasks/cancel"})
@@ -63,25 +62,10 @@ def _offer_one(tool: Any, names: frozenset[str] | None) -> bool:
     return True
 
 
-def task(job: JobRecord, state: JobState, now: float) -> dict[str, Any]:
-    """A task as its client is shown it."""
-    told: dict[str, Any] = {
-        "taskId": job_id.name(job.id),
-        "status": str(state.status),
-        "createdAt": iso(job.created_at),
-        "lastUpdatedAt": iso(max(state.updated_at, job.created_at)),
-        "ttl": int((job.expires_at - job.created_at) * 1000),
-        "pollInterval": poll_ms(now - job.created_at),
-    }
-    if state.message:
-        told["statusMessage"] = state.message
-    return told
-
-
 def created(job: JobRecord, request_id: RequestId) -> bytes:
     """The `CreateTaskResult` that answers the call at once."""
     known = JobState(JobStatus.WORKING, job.updated_at)
-    return response(request_id, {"task": task(job, known, job.created_at)})
+    return response(request_id, {"task": shown.task(job, known, job.created_at)})
 
 
 def response(request_id: RequestId, result: dict[str, Any]) -> bytes:

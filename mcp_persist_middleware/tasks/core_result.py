@@ -87,7 +87,7 @@ def has_replied(context: Context, job: JobRecord, message: dict[str, Any]) -> bo
     return (owner.place, owner.session, jsonrpc.key(message.get("id"))) in context.replied
 
 
-async def asks(context: Context, job: JobRecord, found: JobState) -> bool:
+async def waits_for_client(context: Context, job: JobRecord, found: JobState) -> bool:
     """Whether the call of a task that runs waits for an answer of its client's.
 
     Raises:

@@ -23,9 +23,9 @@ from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.state import Opened
 from mcp_persist_middleware.supervision import say
-from mcp_persist_middleware.tasks import core, jobs, state
+from mcp_persist_middleware.tasks import core, jobs, shown, state
 from mcp_persist_middleware.tasks.changing import Changing
-from mcp_persist_middleware.tasks.core_result import TaskResult, asks
+from mcp_persist_middleware.tasks.core_result import TaskResult, waits_for_client
 from mcp_persist_middleware.tasks.offer import is_wanted
 from mcp_persist_middleware.tasks.state import JobState, JobStatus
 
@@ -194,8 +194,7 @@ class CoreTaskService:
     # A question about a task.
 
     async def _answer(self, caller: Caller) -> bytes | None:
-        params = json.loads(self.asked.body.content).get("params")
-        params = params if isinstance(params, dict) else {}
+        params = jsonrpc.params(self.asked.body.content)
         request_id = self.call.request_id
         if self.call.method == "tasks/list":
             return await self._listing(caller, params.get("cursor"))
@@ -206,7 +205,7 @@ class CoreTaskService:
         match self.call.method:
             case "tasks/get":
                 found = await self._look(job)
-                return core.response(request_id, core.task(job, found, self.context.log.now()))
+                return core.response(request_id, shown.task(job, found, self.context.log.now()))
             case "tasks/cancel":
                 return await self._cancel(job)
             case _:
@@ -215,7 +214,7 @@ class CoreTaskService:
 
     async def _look(self, job: JobRecord) -> JobState:
         found = await state.look(self.context, job)
-        if found.status is JobStatus.WORKING and await asks(self.context, job, found):
+        if found.status is JobStatus.WORKING and await waits_for_client(self.context, job, found):
             return dataclasses.replace(found, status=JobStatus.INPUT_REQUIRED)
         return found
 
@@ -227,7 +226,7 @@ class CoreTaskService:
         await jobs.cancel(self.context, job)
         telemetry.jobs.add(1, {"face": str(job.face), "event": "cancelled"})
         found = await state.look(self.context, job)
-        return core.response(request_id, core.task(job, found, self.context.log.now()))
+        return core.response(request_id, shown.task(job, found, self.context.log.now()))
 
     async def _listing(self, caller: Caller, cursor: object) -> bytes:
         """The caller's own tasks, the newest first. Whoever has no name and no session has none
@@ -244,7 +243,7 @@ class CoreTaskService:
             page = await log.jobs.list(account, before, _PAGE)
             for job in page:
                 if await self._is_listed(caller, job):
-                    told["tasks"].append(core.task(job, await self._look(job), log.now()))
+                    told["tasks"].append(shown.task(job, await self._look(job), log.now()))
             if len(page) == _PAGE:
                 told["nextCursor"] = job_id.name(page[-1].id)
         return core.response(request_id, told)

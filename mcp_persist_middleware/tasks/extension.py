@@ -5,13 +5,12 @@
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from mcp_persist_middleware.model import JobRecord, RequestId
-from mcp_persist_middleware.protocol import job_id, jsonrpc
+from mcp_persist_middleware.protocol import jsonrpc
+from mcp_persist_middleware.tasks.shown import task
 from mcp_persist_middleware.tasks.state import JobState, JobStatus
 
 METHODS = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
@@ -19,36 +18,11 @@ METHODS = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
 HEADER_MISMATCH, MISSING_CAPABILITY, INVALID_PARAMS = -32020, -32021, -32602
 UNKNOWN = "Unknown or expired task"
 
-# A client is asked to come back this soon (milliseconds) while its task is younger than so many
-# seconds.
-_PACE: Sequence[tuple[float, int]] = ((10.0, 1000), (60.0, 2000), (600.0, 5000))
-_SLOWEST = 15_000
-
-
-def poll_ms(age: float) -> int:
-    """How soon a client should ask again for a task of this age (seconds), in milliseconds."""
-    return next((pace for until, pace in _PACE if age < until), _SLOWEST)
-
-
-def iso(at: float) -> str:
-    """A time as clients read it."""
-    told = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-    return told.replace("+00:00", "Z")
-
 
 def detailed(job: JobRecord, state: JobState, now: float) -> bytes:
     """A task with all that is known of it, as `tasks/get` and `notifications/tasks` show it: a JSON
     object, in which a result or an error stands as the application wrote it."""
-    told: dict[str, Any] = {
-        "taskId": job_id.name(job.id),
-        "status": str(state.status),
-        "createdAt": iso(job.created_at),
-        "lastUpdatedAt": iso(max(state.updated_at, job.created_at)),
-        "ttlMs": int((job.expires_at - job.created_at) * 1000),
-        "pollIntervalMs": poll_ms(now - job.created_at),
-    }
-    if state.message:
-        told["statusMessage"] = state.message
+    told = task(job, state, now, unit="Ms")
     match state.status:
         case JobStatus.COMPLETED:
             more = b',"result":' + state.answer

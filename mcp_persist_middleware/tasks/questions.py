@@ -5,7 +5,7 @@ import json
 
 from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.model import JobFace
-from mcp_persist_middleware.protocol import job_id
+from mcp_persist_middleware.protocol import job_id, jsonrpc
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.tasks import state
 from mcp_persist_middleware.tasks.state import JobStatus
@@ -23,8 +23,7 @@ async def state_of(context: Context, asked: Asked) -> str:
         return call.state if call is not None else ""
     if asked.request.era.tasks is not JobFace.EXTENSION or not asked.body.complete:
         return ""
-    params = json.loads(asked.body.content).get("params")
-    task = params.get("taskId") if isinstance(params, dict) else None
+    task = jsonrpc.params(asked.body.content).get("taskId")
     job = job_id.parse(task) if isinstance(task, str) else None
     found = await jobs.find(job) if job is not None else None
     if found is None or not context.member.peers.has_peers(context.member.name):

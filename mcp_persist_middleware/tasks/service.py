@@ -110,8 +110,7 @@ class TaskService:
             await asyncio.sleep(_ASK_AGAIN)
 
     async def _answer(self, caller: Caller) -> bytes | Refusal:
-        params = json.loads(self.asked.body.content).get("params")
-        params = params if isinstance(params, dict) else {}
+        params = jsonrpc.params(self.asked.body.content)
         task = params.get("taskId")
         if (refusal := self._fault(params, task)) is not None:
             return refusal
