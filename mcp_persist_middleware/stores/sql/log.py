@@ -19,11 +19,11 @@ from mcp_persist_middleware.log.base import Answers, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.parts import WorkerTable
 from mcp_persist_middleware.model import Beat, Event
 from mcp_persist_middleware.stores.sql import migrations
+from mcp_persist_middleware.stores.sql.checked_out import CheckedOut
 from mcp_persist_middleware.stores.sql.inbox import SqlInbox
 from mcp_persist_middleware.stores.sql.inspection import Inspection
 from mcp_persist_middleware.stores.sql.jobs import SqlJobs
 from mcp_persist_middleware.stores.sql.journal import SqlJournal
-from mcp_persist_middleware.stores.sql.lent import Lent
 from mcp_persist_middleware.stores.sql.listing import answers_after
 from mcp_persist_middleware.stores.sql.rows import RowPage
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
@@ -61,7 +61,7 @@ class SqlLog(SqlStreams):
         super().__init__(url, prefix=prefix, timeout=timeout)
         self._given = engine
         self._made: AsyncEngine | None = None
-        self._lent: Lent | None = None
+        self._checked_out: CheckedOut | None = None
         self._lock = asyncio.Lock()
         """Held by whoever uses the writer's connection."""
         self._worker = ""
@@ -102,14 +102,14 @@ class SqlLog(SqlStreams):
         async with self._lock:
             await self._drop_writer()
             made, self._made = self._made, None
-        if self._lent is not None:
-            await self._lent.take_back(self._timeout)
+        if self._checked_out is not None:
+            await self._checked_out.take_back(self._timeout)
         if made is not None:
             await made.dispose()
 
     def _own(self, engine: AsyncEngine) -> None:
         """An engine of ours, which is closed with the log."""
-        self._made, self._lent = engine, Lent(engine)
+        self._made, self._checked_out = engine, CheckedOut(engine)
 
     @property
     def secret(self) -> bytes:
