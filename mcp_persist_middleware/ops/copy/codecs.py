@@ -1,13 +1,12 @@
 """Payloads as the target's settings have them: what is bound to a stream, an epoch and a number is
 bound to the same ones there."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from mcp_persist_middleware.log.codecs.chain import RAW, Bound, Chain
 from mcp_persist_middleware.log.codecs.parts import Blobs
 from mcp_persist_middleware.model import SessionKey
-from mcp_persist_middleware.ops.away import away
+from mcp_persist_middleware.ops.away import at_once, away
 from mcp_persist_middleware.ops.copy.rows import (
     CODEC,
     EPOCH,
@@ -22,9 +21,6 @@ from mcp_persist_middleware.ops.copy.rows import (
 )
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.sql.packing import pack, unpack
-
-T = TypeVar("T")
-
 
 # What a job keeps of its client.
 _OF_JOB = ("request", "inputs")
@@ -42,8 +38,8 @@ class Recoder:
 
     def __init__(self, source: Settings, target: Settings) -> None:
         self._from, self._to = Chain(source), Chain(target)
-        self._from_blobs = Blobs(self._from, _here)
-        self._to_blobs = Blobs(self._to, _here)
+        self._from_blobs = Blobs(self._from, at_once)
+        self._to_blobs = Blobs(self._to, at_once)
         self.unreadable = 0
         """How many payloads went along as they were."""
 
@@ -103,7 +99,7 @@ class Decoder:
 
     def __init__(self, settings: Settings) -> None:
         self._chain = Chain(settings)
-        self._blobs = Blobs(self._chain, _here)
+        self._blobs = Blobs(self._chain, at_once)
 
     def frame(self, event: EventRow) -> bytes:
         """An event's frame.
@@ -153,8 +149,3 @@ class Decoder:
 
 def _part_of(job: Row, name: str) -> Bound:
     return Bound.of_job(job["id"], name.encode())
-
-
-async def _here(size: int, work: Callable[[], T]) -> T:
-    """Whoever calls is in a thread of its own, or has little to do."""
-    return work()
