@@ -140,8 +140,10 @@ class RelayedClient(Recipient):
     async def read(self, asked: Asked, running: Exchange, opened: Opened) -> None:
         """Its worker finds it in the log, or has all of it at once."""
         stream, call = opened.stream, asked.request.call
-        await _created(stream)
-        events = await _whole(stream)
+        events = await _at_once(stream)
+        if not events:
+            await _created(self.context, stream)
+            events = await _unheard_of(stream)
         # Nobody reads it here: from now on only a reader elsewhere keeps it alive.
         stream.detach()
         number = call.request_id if call is not None else None
@@ -151,7 +153,7 @@ class RelayedClient(Recipient):
     async def follow(self, asked: Asked, point: ReadPoint) -> None:
         """Its worker goes on in the log."""
         if point.live is not None:
-            await _created(point.live)
+            await _created(self.context, point.live)
         head = list(point.head) or _named(asked)
         place = point.after, point.resumed, point.suppress_requests_through
         ends = expiry.noted(asked.scope)
@@ -192,19 +194,25 @@ def _named(asked: Asked) -> list[tuple[bytes, bytes]]:
     return [(headers.SESSION_ID, asked.request.session.encode("latin-1"))]
 
 
-async def _created(stream: LiveStream) -> None:
+async def _created(context: Context, stream: LiveStream) -> None:
     """A reader elsewhere finds a stream only in the store."""
+    context.writer.hurry(stream)
     while not (stream.created or stream.degraded or stream.ended):
         await stream.signal.wait(_CREATED_SECONDS)
 
 
-async def _whole(stream: LiveStream) -> tuple[Event, ...]:
+async def _unheard_of(stream: LiveStream) -> tuple[Event, ...]:
+    """All events of a stream that the store has never heard of: nobody could read it there."""
+    if stream.created or not stream.degraded:
+        return ()
+    while not stream.ended:
+        await stream.signal.wait(_CREATED_SECONDS)
+    return tuple(stream.tail_after(0) or ())
+
+
+async def _at_once(stream: LiveStream) -> tuple[Event, ...]:
     """All events of a stream that ends at once: committed, so that nobody need read them in the
-    store. Of one that the store has never heard of, all there is: nobody could read it there."""
-    if stream.degraded and not stream.created:
-        while not stream.ended:
-            await stream.signal.wait(_CREATED_SECONDS)
-        return tuple(stream.tail_after(0) or ())
+    store."""
     until = time.monotonic() + _SOON
     while not (stream.ended or stream.degraded):
         events = stream.tail_after(0) or []

@@ -109,6 +109,7 @@ async def _settle(context: Context, meant: Whose) -> None:
     for stream in context.writer.live.values():
         if meant.has(stream.record.owner):
             stream.record = dataclasses.replace(stream.record, expires_at=0.0)
+            context.writer.hurry(stream)
             waiting.append((stream, stream.last))
     until = time.monotonic() + context.settings.store_timeout
     for stream, last in waiting:

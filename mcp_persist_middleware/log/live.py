@@ -60,6 +60,7 @@ class LiveStream:
         "said",
         "signal",
         "space_available",
+        "written_at",
     )
 
     def __init__(self, record: StreamRecord, ids: EventIds, limits: Limits) -> None:
@@ -85,6 +86,8 @@ class LiveStream:
         self.said: tuple[int, bytes] | None = None
         """The newest comment and the number of the last event before it: for whoever listens
         now, never for the store."""
+        self.written_at = 0.0
+        """When (monotonic) its last batch with events left for the store."""
         self.signal = Signal()
         self.space_available = Signal()
         # The first reader is on its way, and need not read in the store what was just here.

@@ -28,6 +28,7 @@ class WriteQueue:
     def __init__(self, max_in_flight: int) -> None:
         self._most = BATCH_EVENTS // max_in_flight
         self._streams: dict[LiveStream, None] = {}
+        self._patient: dict[LiveStream, float] = {}
         self._in_flight: set[LiveStream] = set()
 
     def __len__(self) -> int:
@@ -35,8 +36,8 @@ class WriteQueue:
 
     @property
     def streams(self) -> list[LiveStream]:
-        """All that wait or are on their way."""
-        return list(self._streams)
+        """All that wait, patiently or not, or are on their way."""
+        return [*self._streams, *self._patient]
 
     @property
     def share(self) -> int:
@@ -61,15 +62,31 @@ class WriteQueue:
 
     def add(self, stream: LiveStream) -> None:
         """A stream has something for the store."""
+        self._patient.pop(stream, None)
         self._streams[stream] = None
+
+    def add_patient(self, stream: LiveStream, until: float) -> None:
+        """A stream has nothing but its own beginning for the store: it is in no batch before it
+        has more, or before a time, which is later than those of all before it."""
+        self._patient[stream] = until
+
+    def hurry(self, now: float) -> float | None:
+        """Add those whose time has come; when that of the next one comes."""
+        for stream, until in list(self._patient.items()):
+            if until > now:
+                return until
+            self.add(stream)
+        return None
 
     def discard(self, stream: LiveStream) -> None:
         """A stream wants nothing of the store any more."""
         self._streams.pop(stream, None)
+        self._patient.pop(stream, None)
 
     def clear(self) -> None:
         """Nothing waits."""
         self._streams.clear()
+        self._patient.clear()
 
     def gather(self) -> Batch:
         """The next batch, of streams that are not on their way; it has to `land`."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -9,27 +10,22 @@ from mcp_persist_middleware import rarely
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.commits import Commits
 from mcp_persist_middleware.log.live import LiveStream
-from mcp_persist_middleware.log.queue import Batch, WriteQueue, events_in
+from mcp_persist_middleware.log.pacing import Pacing
+from mcp_persist_middleware.log.queue import Batch, WriteQueue
 from mcp_persist_middleware.model import Ending, EventKind
 from mcp_persist_middleware.supervision import Supervisor, end
 from mcp_persist_middleware.wakeups.local import Signal
 
 logger = rarely.logger(__name__)
 
-# The next commit begins so long (seconds) after the last one for each event in that, and at most
-# so long. Below 2,000 events/s commits hardly wait so; above, each batch is larger than the one
-# before, down to 100 commits a second: of each the readers are woken and their sockets written to,
-# which costs more than the commit. 1 stream flat out is at 0.93 of bare so, and at 0.82 where only
-# what a commit takes counts.
-_GAP, _PACE = 0.0005, 0.01
 # A commit that takes longer (seconds) holds up nobody else's events where there is a second
 # committer.
 _SLOW = 0.05
 # A store that takes longer (seconds), or for which more streams wait, keeps them waiting.
 _LATE, _FEW = 1.0, 256
-# How long the row of a new stream waits for the stream's first event, and an answer that is told
-# already for others.
-_PATIENCE = 0.01
+# How long (seconds) an answer that is told already waits for others, and the row of a new stream
+# for the stream's first event: most calls are over by then, and are written once so.
+_PATIENCE, _ROW_PATIENCE = 0.01, 0.05
 
 
 class Writer:
@@ -57,10 +53,11 @@ class Writer:
         self._queue = WriteQueue(log.max_in_flight)
         self._wake = asyncio.Event()
         self._pressure = Signal()
-        self._is_pressed, self._due = False, 0.0
+        self._is_pressed, self._pacing = False, Pacing()
         self._idle = asyncio.Event()
         self._committers: list[asyncio.Task[None]] = []
         self._soon: asyncio.TimerHandle | None = None
+        self._row_due: asyncio.TimerHandle | None = None
         self._commits = Commits(log, self._queue, timeout, self._wake.set, self._tasks)
         self._second_committer = asyncio.Event()
         self._is_flying = self._is_slow = False
@@ -109,6 +106,7 @@ class Writer:
         """Commit what waits, for at most `timeout` seconds, and stop."""
         if not self._committers:
             return
+        self._queue.hurry(math.inf)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self._queue and not self.is_down:
@@ -119,19 +117,37 @@ class Writer:
                     self._idle.clear()
                     self._wake.set()
                     await self._idle.wait()
-        if self._soon is not None:
-            self._soon.cancel()
+        for timer in (self._soon, self._row_due):
+            if timer is not None:
+                timer.cancel()
         committers, self._committers = self._committers, []
         await end(*committers)
         # Either committer may have begun one while it ended.
         await self._commits.aclose()
 
     def open(self, stream: LiveStream) -> None:
-        """Queue the beginning of a stream. It waits a moment for the first event, so that an
-        answer that comes at once waits for one commit, not for two.
+        """Queue the beginning of a stream. It waits a moment for the first event, so that a short
+        call is one row in one batch, not two.
         """
         self._commits.watch(stream)
-        self._gather(stream)
+        self._queue.add_patient(stream, time.monotonic() + _ROW_PATIENCE)
+        if self._row_due is None:
+            self._hurry_in(_ROW_PATIENCE)
+
+    def hurry(self, stream: LiveStream) -> None:
+        """Somebody waits until the stream is in the store."""
+        if not (stream.created or stream.degraded):
+            self._touch(stream)
+
+    def _hurry_in(self, seconds: float) -> None:
+        self._row_due = asyncio.get_running_loop().call_later(seconds, self._hurry_rows)
+
+    def _hurry_rows(self) -> None:
+        self._row_due = None
+        now = time.monotonic()
+        if (due := self._queue.hurry(now)) is not None:
+            self._hurry_in(due - now)
+        self._wake.set()
 
     def go_on(self, stream: LiveStream) -> None:
         """Write a stream from now on that was taken over from another worker."""
@@ -254,7 +270,7 @@ class Writer:
             if not (self._may_write() and (batch := self._queue.gather())):
                 break
             self._is_pressed = False
-            self._due = time.monotonic() + min(_GAP * events_in(batch), _PACE)
+            self._pacing.begin(batch)
             await self._fly(batch)
         if not self.is_down:
             await self._commits.pay()
@@ -264,6 +280,6 @@ class Writer:
         """Commit less often where events come fast: fewer, larger batches cost less in all. A
         stream that is full or ends does not wait, and neither does a whole batch.
         """
-        wait = self._due - time.monotonic()
+        wait = self._pacing.left
         if wait > 0 and not (self._is_pressed or self._queue.fills_a_batch):
             await self._pressure.wait(wait)

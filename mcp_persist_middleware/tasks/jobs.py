@@ -102,6 +102,7 @@ async def _created(context: Context, jobs: Jobs, job: JobRecord, running: LiveSt
 async def _committed(context: Context, stream: LiveStream) -> bool:
     """Whether a stream is in the store, in time."""
     until = time.monotonic() + context.settings.store_timeout
+    context.writer.hurry(stream)
     while not (stream.created or stream.degraded) and time.monotonic() < until:
         await stream.signal.wait(_LOOK)
     return stream.created and not stream.degraded
