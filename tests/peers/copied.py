@@ -1,6 +1,7 @@
-"""A store of a million events, copied SQLite -> PostgreSQL -> SQLite by processes that are killed
-(`kill -9`) at random moments until twenty of them are dead in each direction: the checksums are the
-same, and nothing is there twice. Beside the rates: what the bare COPY of PostgreSQL and the bare
+"""A store of a million events, with jobs and a journal, copied SQLite -> PostgreSQL -> SQLite by
+processes that are killed (`kill -9`) at random moments until twenty of them are dead in each
+direction, a quarter of them while they bring jobs and the journal: the checksums are the same, and
+nothing is there twice. Beside the rates: what the bare COPY of PostgreSQL and the bare
 `executemany` of SQLite do with the same rows.
 
     python -m tests.peers.copied --events 1000000 --kills 20
@@ -22,11 +23,14 @@ import asyncpg
 from sqlalchemy import make_url
 
 from mcp_persist_middleware.log.mirror import NAME
-from mcp_persist_middleware.model import StreamKind, StreamState
-from mcp_persist_middleware.ops.copy import Progress, compare, copy, ends
+from mcp_persist_middleware.model import JobFace, JobRecord, Owner, StreamKind, StreamState
+from mcp_persist_middleware.ops.copy import Progress, compare, copy, ends, records
 from mcp_persist_middleware.ops.copy.place import Checkpoint
-from mcp_persist_middleware.ops.copy.rows import Changes
+from mcp_persist_middleware.ops.copy.rows import Beside, Changes, Row
+from mcp_persist_middleware.protocol import job_id
 from mcp_persist_middleware.protocol.event_id import new_stream_id
+from mcp_persist_middleware.stores.sql.jobs import row_of
+from mcp_persist_middleware.testing.contract.cases.journal import entry
 from tests.support.stores import PostgresServer
 
 _PAGE = 10_000
@@ -34,6 +38,8 @@ _FRAME = (
     b'data: {"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p",'
     b'"progress":%d,"total":100,"message":"%s"}}\r\n'
 )
+# What a process says as soon as it brings jobs or the journal, and how soon after it dies.
+_BESIDE, _LATER = b"beside\n", 0.2
 _COLUMNS = ("stream", "sequence", "epoch", "kind", "codec", "payload")
 
 
@@ -52,8 +58,21 @@ def rows_of(stream: bytes, count: int, size: int) -> Any:
     return row, events
 
 
-async def fill(url: str, events: int, each: int, size: int) -> None:
-    """A store with so many events, in streams of so many each."""
+def job_of(number: int) -> Row:
+    """A job, every other one with a key, each with a request."""
+    now, text = time.time(), os.urandom(16).hex()
+    keyed = {"key": f"{number:064x}", "arguments": text} if number % 2 else {}
+    made = JobRecord(
+        id=job_id.new(now - number), owner=Owner("default", "/mcp", "", text), account=text,
+        face=JobFace.EXTENSION, worker="w", tool="slow", stream=new_stream_id(1e9 + number),
+        request_id="1", created_at=now, updated_at=now, expires_at=now + 1e6,
+        request=b'{"method":"tools/call","params":{"name":"%s"}}' % text.encode(), **keyed,
+    )  # fmt: skip
+    return row_of(made)
+
+
+async def fill(url: str, events: int, each: int, size: int, beside: int) -> None:
+    """A store with so many events, in streams of so many each, jobs and rows of the journal."""
     settings = ends.settings_of(url)
     await ends.make_tables(settings)
     async with ends.opened(settings) as store:
@@ -65,6 +84,9 @@ async def fill(url: str, events: int, each: int, size: int) -> None:
             if changes.is_full:
                 await store.apply(changes, None)
                 changes = Changes()
+        changes.add_rows(Beside.JOB, [job_of(n) for n in range(beside)])
+        entries = [entry(n, params=b'{"n":%d}' % n) for n in range(beside)]
+        changes.add_rows(Beside.JOURNAL, [records.entry_row(each) for each in entries])
         await store.apply(changes, None)
 
 
@@ -130,8 +152,11 @@ async def killed_copy(
         )  # fmt: skip
         assert process.stdout is not None
         if dead < kills:
-            await process.stdout.readline()
-            await asyncio.sleep(chance.uniform(0, 0.7 * seconds / kills))
+            # The last ones die later: what is beside the events comes behind all of these.
+            is_late = dead >= kills - kills // 4
+            while (line := await process.stdout.readline()) and is_late and line != _BESIDE:
+                pass
+            await asyncio.sleep(chance.uniform(0, _LATER if is_late else 0.7 * seconds / kills))
             if process.returncode is None:
                 process.kill()
         _, _ = await process.communicate()
@@ -155,13 +180,16 @@ async def one(source: str, target: str, separate: bool) -> None:
     """Copy, and say so as soon as it has begun."""
     if separate:
         _apart()
-    told = False
+    told = set[str]()
 
     def tell(progress: Progress) -> None:
-        nonlocal told
-        if not told and progress.events:
-            told = True
-            print("begun", flush=True)
+        for word, count in (
+            ("begun", progress.events),
+            ("beside", progress.jobs + progress.journal),
+        ):
+            if count and word not in told:
+                told.add(word)
+                print(word, flush=True)
 
     await copy(source, target, report=tell)
 
@@ -192,7 +220,7 @@ async def main(given: argparse.Namespace) -> None:
 
 async def measure(given: argparse.Namespace, place: Path, server: PostgresServer) -> None:
     first, last = (f"sqlite+aiosqlite:///{place / name}.db" for name in ("first", "last"))
-    await fill(first, given.events, given.each, given.bytes)
+    await fill(first, given.events, given.each, given.bytes, given.beside)
     rows = all_rows(place / "first.db")
     print(f"{len(rows):,} events, {(place / 'first.db').stat().st_size / 1e6:,.0f} MB", flush=True)
     databases = [await database(server, name) for name in ("bare", "clean", "killed")]
@@ -212,8 +240,13 @@ async def measure(given: argparse.Namespace, place: Path, server: PostgresServer
     found = await compare(first, databases[2]), await compare(first, last)
     print(f"killed {dead}; checksums {found[0].checksums} {found[1].checksums[1]}")
     for each in found:
+        print(f"{each.events:,} events, {each.jobs:,} jobs, {each.journal:,} rows of the journal")
         print(f"missing {each.missing}, different {each.different}, behind {each.behind}")
     assert all(each.ok for each in found)
+    assert {(each.jobs, each.journal) for each in found} == {(given.beside, given.beside)}
+    # The other way round: nothing is there that was not.
+    back = [await compare(*pair) for pair in ((databases[2], first), (last, first))]
+    assert all(each.ok and each.jobs == each.journal == given.beside for each in back), back
     assert {*found[0].checksums, *found[1].checksums} == {found[0].checksums[0]}
     print("the same, nothing twice")
 
@@ -232,6 +265,7 @@ if __name__ == "__main__":
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--each", type=int, default=100, help="events of a stream")
     parser.add_argument("--bytes", type=int, default=200, help="of random text in an event")
+    parser.add_argument("--beside", type=int, default=10_000, help="jobs, and rows of the journal")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--directory", default=None)
