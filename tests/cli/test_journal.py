@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 from anyio.from_thread import BlockingPortal
 
-from mcp_persist_middleware.ops import stores
+from mcp_persist_middleware.ops import stores, tool_following
+from mcp_persist_middleware.ops.following import NewEvent
 from mcp_persist_middleware.ops.tool_following import ToolFollower
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.sql.inspected import Wanted
@@ -95,3 +96,27 @@ def test_a_call_is_told_once_when_it_has_ended_also_by_a_row_that_comes_late(
         return [[event.head.sequence for event in events] for events in told]
 
     assert portal.call(follow) == [[], [], [1, 2], [1, 2, 3], []]
+
+
+def test_more_calls_and_events_than_one_page_between_two_looks_are_all_told(
+    fresh: Callable[..., Scene], portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool_following, "_PAGE", 3)
+    monkeypatch.setattr(tool_following, "_EVENTS", 2)
+    scene = fresh()
+    settings = Settings.load({"url": scene.environ["MCP_PERSIST_URL"]})
+
+    async def told() -> tuple[list[NewEvent], ...]:
+        async with stores.inspected(settings) as inspection:
+            follower = ToolFollower(inspection, "add", Wanted())
+            await follower.latest(0)
+            for n in range(10):
+                record = await scene.begin(progress(1), progress(2), answer(3), age=0)
+                await scene.finish(record, 3, ago=0, ttl=60)
+                await scene.note(record, n / 1000, "add")
+            newest = await ToolFollower(inspection, "add", Wanted()).latest(25)
+            return await follower.look(), await follower.look(), newest
+
+    looked, again, newest = portal.call(told)
+    assert len({(event.record.id, event.head.sequence) for event in looked}) == len(looked) == 30
+    assert (again, len(newest)) == ([], 25)
