@@ -29,10 +29,14 @@ def key_of_blob(blob: bytes) -> str:
     return NO_KEY if written is None else key_of(*written)
 
 
-async def sampled(store: Inspection, count: int) -> Mapping[str, int]:
-    """How many of the newest events are encrypted with which key."""
+async def sampled(store: Inspection, count: int) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """How many of the newest events are encrypted with which key, and how many of what is beside
+    them; so many rows of each kind are looked at."""
     heads = await store.newest_payload_heads(count)
-    return Counter(key_of(head.codec, head.begins) for head in heads)
+    beside = Counter[str]()
+    async for blobs in store.blob_heads(count):
+        beside.update(map(key_of_blob, blobs))
+    return Counter(key_of(head.codec, head.begins) for head in heads), beside
 
 
 async def pages(store: Inspection) -> AsyncIterator[Sequence[PayloadHead]]:

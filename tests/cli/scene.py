@@ -17,6 +17,7 @@ from mcp_persist_middleware.model import (
     Ending,
     Event,
     EventKind,
+    JobCreation,
     Owner,
     SessionKey,
     SessionRecord,
@@ -31,6 +32,8 @@ from mcp_persist_middleware.protocol import sse
 from mcp_persist_middleware.protocol.event_id import new_stream_id
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.connect import make_log
+from mcp_persist_middleware.testing.contract.builders import events, new, record
+from mcp_persist_middleware.testing.contract.cases.jobs import BOUNDS, job
 
 WORKER, GONE = "5e1f00d5c0ffee01", "deadbeefdeadbeef"
 SESSION = "8f2d1c34a5b64e7f9d0a1b2c3d4e5f60"
@@ -135,6 +138,14 @@ class Scene:
         )
         assert self.log.journal is not None
         await self.log.journal.write([made])
+
+    async def keep_requests(self) -> None:
+        """A stream whose request may be run again, and a job with what its client has answered."""
+        kept = dataclasses.replace(record(), request=b'{"method":"tools/call"}')
+        await self.log.append([new(kept, *events(1, 1))])
+        assert self.log.jobs is not None
+        made = job(self.log, kept, request=b'{"method":"tools/call"}', inputs=b'{"a":1}')
+        assert await self.log.jobs.create(made, *BOUNDS) is JobCreation.CREATED
 
     async def session(self, name: str, principal: str = ANN, namespace: str = "default") -> None:
         """A session that lives."""

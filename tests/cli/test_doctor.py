@@ -9,7 +9,9 @@ import pytest
 from anyio.from_thread import BlockingPortal
 
 from mcp_persist_middleware.model import StreamWrite
+from mcp_persist_middleware.ops import stores
 from mcp_persist_middleware.ops.records import stream_id
+from mcp_persist_middleware.settings import Settings
 from tests.cli.scene import GONE, Ran, Scene, answer, run
 
 MakeScene = Callable[..., Scene]
@@ -129,3 +131,52 @@ def test_what_a_server_writes_meanwhile_is_not_disturbed(
         raw.execute("ROLLBACK")
     late = StreamWrite(stream_id(sound.running), 1, events=(answer(4),))
     portal.call(sound.log.append, [late])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "mcp_session.initialize",
+        "mcp_stream.request",
+        "mcp_job.request",
+        "mcp_job.inputs",
+        "mcp_journal.params",
+    ],
+)
+def test_a_key_that_is_missing_for_one_row_beside_the_events_is_named(
+    fresh: MakeScene, portal: BlockingPortal, row: str
+) -> None:
+    scene = fresh(encryption_keys=f"old:{OLD}")
+    portal.call(scene.keep_requests)
+    table, column = row.split(".")
+    both = f"new:{NEW},old:{OLD}"
+    with sqlite3.connect(scene.environ["MCP_PERSIST_URL"]) as raw:
+        (kept,) = raw.execute(f"SELECT {column} FROM {table} WHERE length({column}) > 0").fetchone()
+        scene.run("keys", "rotate", MCP_PERSIST_ENCRYPTION_KEYS=both)
+        raw.execute(f"UPDATE {table} SET {column} = ? WHERE length({column}) > 0", (kept,))
+    ran = scene.run("doctor", "--json", MCP_PERSIST_ENCRYPTION_KEYS=f"new:{NEW}")
+    found = finding(ran, "keys")
+    assert found["level"] == "failure"
+    assert found["said"].endswith("are encrypted with old, which is not among encryption_keys")
+    found = finding(scene.run("doctor", "--json", MCP_PERSIST_ENCRYPTION_KEYS=both), "keys")
+    assert found["level"] == "warning"
+
+
+def test_of_each_kind_of_row_a_bounded_number_is_looked_at(
+    fresh: MakeScene, portal: BlockingPortal
+) -> None:
+    scene = fresh(encryption_keys=f"old:{OLD}")
+
+    async def looked() -> list[int]:
+        for n in range(7):
+            await scene.session(f"more{n}")
+            await scene.keep_requests()
+        settings = Settings.load({"url": scene.environ["MCP_PERSIST_URL"]})
+        async with stores.inspected(settings) as inspection:
+            return [
+                sum([len(page) async for page in inspection.blob_heads(most)]) for most in (3, None)
+            ]
+
+    # Sessions, requests of streams and of jobs, inputs of jobs, parameters in the journal.
+    few, every = portal.call(looked)
+    assert few <= 3 * 5 < every

@@ -1,7 +1,6 @@
 """`keys`: everything is under the new key after a rotation, and nothing is lost on the way."""
 
 import base64
-import dataclasses
 import sqlite3
 from collections.abc import Callable
 
@@ -9,11 +8,9 @@ import pytest
 from anyio.from_thread import BlockingPortal
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.model import JobCreation, SessionKey
+from mcp_persist_middleware.model import SessionKey
 from mcp_persist_middleware.ops import rotation
 from mcp_persist_middleware.stores.sql.log import SqlLog
-from mcp_persist_middleware.testing.contract.builders import events, new, record
-from mcp_persist_middleware.testing.contract.cases.jobs import BOUNDS, job
 from tests.cli.scene import SESSION, Scene
 
 MakeScene = Callable[..., Scene]
@@ -76,7 +73,7 @@ def test_what_is_not_under_the_new_key_beside_the_events_is_found(
     fresh: MakeScene, portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     scene = fresh(encryption_keys=f"old:{OLD}")
-    portal.call(_keep_requests, scene)
+    portal.call(scene.keep_requests)
 
     async def stop(_: rotation.Rotation) -> None:
         raise StoreError(url="x", reason="it was killed")
@@ -90,15 +87,6 @@ def test_what_is_not_under_the_new_key_beside_the_events_is_found(
     assert (rows["old"]["other"] > 0, rows["old"]["state"]) == (True, "old")
     assert scene.run("keys", "rotate", **BOTH).code == 0
     assert scene.run("keys", "check", "--json", **BOTH).code == 0
-
-
-async def _keep_requests(scene: Scene) -> None:
-    """A stream whose request may be run again, and a job with what its client has answered."""
-    kept = dataclasses.replace(record(), request=b'{"method":"tools/call"}')
-    await scene.log.append([new(kept, *events(1, 1))])
-    assert scene.log.jobs is not None
-    made = job(scene.log, kept, request=b'{"method":"tools/call"}', inputs=b'{"a":1}')
-    assert await scene.log.jobs.create(made, *BOUNDS) is JobCreation.CREATED
 
 
 def test_what_cannot_be_read_is_left_as_it_is(fresh: MakeScene) -> None:
