@@ -11,7 +11,7 @@ from mcp_persist_middleware.errors import CopyError
 from mcp_persist_middleware.ops.away import away
 from mcp_persist_middleware.ops.copy import ends
 from mcp_persist_middleware.stores.connect import make_log
-from mcp_persist_middleware.stores.sql.workers import trouble
+from mcp_persist_middleware.stores.sql.workers import remedy, trouble
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 
 # Between two of them others get the interpreter's lock, and somebody hears how far it is.
@@ -30,8 +30,9 @@ async def backup(source: ends.StoreAddress, file: Path, *, report: PageReport | 
         file: a new one, which only its owner may read.
 
     Raises:
-        CopyError: the store is no SQLite file, or there is none, or the new file is there already.
-        StoreError: the store cannot be read, or the file not be written.
+        CopyError: the store is no SQLite file, or there is none, or the new file is there already
+            or cannot be written.
+        StoreError: the store cannot be read.
     """
     # What only Redis has is a moment's events.
     log = make_log(dataclasses.replace(ends.settings_of(source), redis=None))
@@ -44,6 +45,11 @@ async def backup(source: ends.StoreAddress, file: Path, *, report: PageReport | 
     except FileExistsError:
         raise CopyError(reason=f"the file {file} is there already; name a new one") from None
     except (sqlite3.Error, OSError) as error:
+        # The store is only read: what lacks room is the file.
+        fix = remedy(error)
+        if isinstance(error, OSError) or fix:
+            why = error.strerror if isinstance(error, OSError) else f"{error}; {fix}"
+            raise CopyError(reason=f"the file {file} cannot be written: {why}") from error
         raise trouble(log.name, error) from error
 
 

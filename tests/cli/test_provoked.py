@@ -196,7 +196,8 @@ def test_the_disk_is_full(portal: BlockingPortal) -> None:
             assert said.startswith("MPM-COPY-03: ")
             assert said.endswith("cannot be written: No space left on device")
             said = sentence(scene.run("backup", str(disk.place / "backup")))
-            assert said.startswith("MPM-STORE-01: ")
+            assert said.startswith("MPM-COPY-01: ")
+            assert f"the file {disk.place / 'backup'} cannot be written" in said
             assert said.endswith("database or disk is full; make room on its disk.")
             told = " ".join(scene.run("doctor").out.split())
             assert "disk: Make room on the disk" in told

@@ -174,6 +174,16 @@ async def test_a_backup_holds_one_moment_whatever_is_committed_meanwhile(
         )
 
 
+async def test_a_backup_that_cannot_be_written_names_its_file_and_not_the_store(
+    new_store: New, tmp_path: Path
+) -> None:
+    store, file = new_store("sqlite"), tmp_path / "none" / "backup"
+    async with worker(store) as log:
+        await fill(log)
+    with pytest.raises(CopyError, match=f"the file {file} cannot be written: No such file"):
+        await backup(store, file)
+
+
 async def test_only_sqlite_is_backed_up_by_us(new_store: New, tmp_path: Path) -> None:
     with pytest.raises(CopyError, match="has tools of its own"):
         await backup(new_store("postgres"), tmp_path / "backup")
