@@ -1,5 +1,6 @@
 """`journal` lists exchanges that have ended, and `tail --tool` the events of those of one tool."""
 
+import base64
 import json
 from collections.abc import Callable
 
@@ -41,6 +42,16 @@ def test_what_is_told_of_one_has_its_stream_and_no_parameters(scene: Scene) -> N
     assert "etc" not in ran.out
     (row,) = scene.run("journal", "--json", "--tool", "sub", "--params").json
     assert json.loads(row["params"]) == {"path": "/etc"}
+
+
+def test_parameters_that_cannot_be_read_are_not_told_as_none(fresh: Callable[..., Scene]) -> None:
+    old, new = (f"{n}:" + base64.b64encode(bytes(32)).decode() for n in ("old", "new"))
+    scene = fresh(encryption_keys=old)
+    told = scene.run(
+        "journal", "--json", "--tool", "sub", "--params", MCP_PERSIST_ENCRYPTION_KEYS=new
+    )
+    (row,) = told.json
+    assert row["params"].startswith("(cannot be read: ")
 
 
 def test_an_empty_journal_says_how_to_keep_one(fresh: Callable[..., Scene]) -> None:

@@ -31,7 +31,7 @@ class CodedJournal(Journal):
 
     async def find(self, sought: Sought, limit: int, *, before: str = "") -> Sequence[JournalEntry]:
         found = await self.inner.find(sought, limit, before=before)
-        return [decoded(entry, self._blobs) for entry in found]
+        return [_readable(entry, self._blobs) for entry in found]
 
     async def purge(self, until: float, most: int, limit: int) -> int:
         return await self.inner.purge(until, most, limit)
@@ -41,11 +41,19 @@ class CodedJournal(Journal):
 
 
 def decoded(entry: JournalEntry, blobs: Blobs) -> JournalEntry:
-    """An entry with its parameters, or without where they cannot be read."""
+    """An entry with its parameters.
+
+    Raises:
+        ValueError: they cannot be read here.
+    """
     if not Blobs.is_encoded(entry.params):
         return entry
+    return dataclasses.replace(entry, params=blobs.decode(entry.params, Bound.of_entry(entry.id)))
+
+
+def _readable(entry: JournalEntry, blobs: Blobs) -> JournalEntry:
+    """An entry with its parameters, or without where they cannot be read."""
     try:
-        params = blobs.decode(entry.params, Bound.of_entry(entry.id))
+        return decoded(entry, blobs)
     except ValueError:
-        params = b""
-    return dataclasses.replace(entry, params=params)
+        return dataclasses.replace(entry, params=b"")

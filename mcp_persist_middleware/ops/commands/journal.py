@@ -86,11 +86,19 @@ async def journal(
     columns: Sequence[Column] = _COLUMNS
     if shows_params:
         blobs = Blobs(Chain(settings), at_once)
-        texts = [decoded(entry, blobs).params.decode() or None for entry in found]
+        texts = [_params(entry, blobs) for entry in found]
         rows = [row | {"params": text} for row, text in zip(rows, texts, strict=True)]
         columns = (*_COLUMNS, Column("params", "PARAMS"))
     nothing = "The journal is empty: a server keeps it with journal=True."
     out.table(columns, rows, nothing if is_empty else "There is no such exchange.")
+
+
+def _params(entry: JournalEntry, blobs: Blobs) -> str | None:
+    """The parameters of one, or why they cannot be read."""
+    try:
+        return decoded(entry, blobs).params.decode() or None
+    except ValueError as error:
+        return f"(cannot be read: {error})"
 
 
 def _row(entry: JournalEntry, now: float) -> dict[str, Any]:
