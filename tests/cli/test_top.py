@@ -46,6 +46,11 @@ def test_each_worker_is_a_line(scene: Scene) -> None:
     assert [(row["running"], row["rate"]) for row in seen["workers"]] == [(3, 0), (1, 0)]
 
 
+def test_each_look_is_told_where_no_terminal_draws_it(scene: Scene) -> None:
+    ran = scene.run("top", "--seconds", "0.05", "--interval", "0.01")
+    assert ran.out.count("Relayed requests that wait") >= 2
+
+
 def test_what_a_worker_alone_knows_is_read_from_its_page(scene: Scene, page: str) -> None:
     away = "http://127.0.0.1:9/healthz"
     ran = scene.run("top", "--seconds", "0", "--json", "--health", page, "--health", away)

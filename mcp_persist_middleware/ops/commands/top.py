@@ -79,9 +79,11 @@ async def top(
                     out.json_line(seen)
                 elif live.console.is_terminal:
                     live.update(_drawn(seen), refresh=True)
+                else:
+                    out.console.print(_drawn(seen))
                 if time.monotonic() >= until:
                     break
-    if not out.as_json:
+    if not out.as_json and out.console.is_terminal:
         out.console.print(_drawn(seen))
 
 
