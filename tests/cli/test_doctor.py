@@ -114,6 +114,11 @@ def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_directory_is_called_one(tmp_path: Path) -> None:
+    said = finding(run("doctor", "--url", str(tmp_path), "--json"), "store")["said"]
+    assert "cannot be opened: it is a directory" in said
+
+
 def test_a_file_without_tables_gets_none(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "empty.db").close()
     ran = run("doctor", "--url", str(tmp_path / "empty.db"), "--json")

@@ -59,6 +59,8 @@ class SqliteInspection(Inspection):
         if not self.path.exists():
             why = "the file is not there"
             fix = "Check its name; a server that starts with it makes it"
+        elif self.path.is_dir():
+            why, fix = "it is a directory", "Name the file in it"
         else:
             why = reason(error.__cause__ or error)
             fix = "Check that this user may read the file, and that it is a SQLite database"
