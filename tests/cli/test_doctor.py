@@ -4,14 +4,18 @@ import base64
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal
+from sqlalchemy import Select
+from sqlalchemy.dialects.sqlite import dialect
 
 from mcp_persist_middleware.model import StreamWrite
 from mcp_persist_middleware.ops import stores
 from mcp_persist_middleware.ops.records import stream_id
 from mcp_persist_middleware.settings import Settings
+from mcp_persist_middleware.stores.sqlite.inspection import SqliteInspection
 from tests.cli.scene import GONE, Ran, Scene, answer, run
 
 MakeScene = Callable[..., Scene]
@@ -185,3 +189,31 @@ def test_of_each_kind_of_row_a_bounded_number_is_looked_at(
     # Sessions, requests of streams and of jobs, inputs of jobs, parameters in the journal.
     few, every = portal.call(looked)
     assert few <= 3 * 5 < every
+
+
+def test_the_few_streams_that_are_open_are_found_without_reading_all_of_them(
+    fresh: MakeScene, portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, asked = fresh(), []
+    look = SqliteInspection.all
+
+    async def listened(self: SqliteInspection, statement: Select[Any]) -> Any:
+        given = statement.compile(dialect=dialect())
+        asked.append((str(given), [given.params[name] for name in given.positiontup or ()]))
+        return await look(self, statement)
+
+    monkeypatch.setattr(SqliteInspection, "all", listened)
+
+    async def looked() -> None:
+        async with stores.inspected(Settings.load({"url": url})) as inspection:
+            async for _ in inspection.blob_heads(1000):
+                pass
+
+    url = scene.environ["MCP_PERSIST_URL"]
+    portal.call(looked)
+    of_streams = [each for each in asked if "FROM mcp_stream" in each[0]]
+    assert of_streams
+    with sqlite3.connect(url) as raw:
+        for sql, values in of_streams:
+            ((*_, plan),) = raw.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+            assert "USING INDEX mcp_stream_open" in plan

@@ -48,6 +48,9 @@ class BlobInspection(ReadOnly, ABC):
         *only: ColumnElement[bool],
     ) -> AsyncIterator[list[bytes]]:
         key: list[Column[Any]] = list(table.primary_key.columns)
+        if table is self.tables.stream:
+            # In the order of the index that has the open ones alone.
+            key = [table.c.worker, *key]
         meant = select(*key, blob).where(*only).order_by(*[column.desc() for column in key])
         rows = await self.all(meant.limit(_together(most)))
         seen = len(rows)
