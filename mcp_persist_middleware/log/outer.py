@@ -212,8 +212,10 @@ class OuterSessions(Sessions):
     async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
         await self.inner.touch(keys, expires_at)
 
-    async def delete(self, key: SessionKey, expires_at: float) -> None:
-        await self.inner.delete(key, expires_at)
+    async def delete(
+        self, key: SessionKey, expires_at: float, generation: int | None = None
+    ) -> bool:
+        return await self.inner.delete(key, expires_at, generation)
 
     async def purge(self, now: float, limit: int) -> int:
         return await self.inner.purge(now, limit)

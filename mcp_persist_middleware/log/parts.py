@@ -45,16 +45,22 @@ class Sessions(Timed, ABC):
 
     @abstractmethod
     async def note(self, record: SessionRecord) -> None:
-        """Keep what revival has to repeat: fingerprint, level and subscriptions."""
+        """Keep what revival has to repeat: fingerprint, level and subscriptions; of a session that
+        is deleted, or in another generation by now, nothing."""
 
     @abstractmethod
     async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
         """These sessions were used: they expire later."""
 
     @abstractmethod
-    async def delete(self, key: SessionKey, expires_at: float) -> None:
+    async def delete(
+        self, key: SessionKey, expires_at: float, generation: int | None = None
+    ) -> bool:
         """Delete a session for every worker, and what its client said with it. A tombstone stays
-        until `expires_at`, so that nobody who still holds the session brings it back."""
+        until `expires_at`, so that nobody who still holds the session brings it back.
+
+        With a `generation` only in that one: false when the session lives on in another. One that
+        is deleted already, or was never there, is deleted."""
 
     @abstractmethod
     async def purge(self, now: float, limit: int) -> int:

@@ -86,27 +86,31 @@ class RecordSessions(Sessions):
         each = [unpacked(record) for _, record in found]
         return [(_session(fields), _stream_state(fields)) for fields in each]
 
-    async def move(self, key: SessionKey, generation: int, home: str) -> bool:
-        def moved(session: Fields) -> Fields | None:
-            is_mine = not session["deleted"] and session["generation"] == generation
-            return {"generation": generation + 1, "home": home} if is_mine else None
+    async def _edit(self, key: SessionKey, changes: Fields, generation: int | None = None) -> bool:
+        def edited(it: Fields) -> Fields | None:
+            return None if it["deleted"] or generation not in (None, it["generation"]) else changes
 
-        return await self._records.change(_key_of(key), moved)
+        return await self._records.change(_key_of(key), edited)
+
+    async def move(self, key: SessionKey, generation: int, home: str) -> bool:
+        return await self._edit(key, {"generation": generation + 1, "home": home}, generation)
 
     async def note(self, record: SessionRecord) -> None:
         names = ("fingerprint", "level", "subscriptions")
         noted = {name: getattr(record, name) for name in names}
-        await self._records.change(_key_of(record.key), lambda _: noted)
+        await self._edit(record.key, noted, record.generation)
 
     async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
-        used = {"expires_at": expires_at}
         for key in keys:
-            await self._records.change(_key_of(key), lambda it: None if it["deleted"] else used)
+            await self._edit(key, {"expires_at": expires_at})
 
-    async def delete(self, key: SessionKey, expires_at: float) -> None:
+    async def delete(
+        self, key: SessionKey, expires_at: float, generation: int | None = None
+    ) -> bool:
         nothing = {"initialize": b"", "level": "", "subscriptions": ()}
         gone = {"deleted": True, "expires_at": expires_at, **nothing}
-        await self._records.change(_key_of(key), lambda _: gone)
+        is_gone = await self._edit(key, gone, generation)
+        return is_gone or (found := await self.find(key)) is None or found.deleted
 
     async def purge(self, now: float, limit: int) -> int:
         def told(row: Fields) -> None:

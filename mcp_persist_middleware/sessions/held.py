@@ -92,10 +92,6 @@ class HeldSessions:
             if not owned:
                 del self._owned[held.owner or ""]
 
-    def forget(self, key: SessionKey) -> None:
-        """Nobody holds it any more, whoever it is by now."""
-        self._all.pop(key, None)
-
     def erase(self, whose: Whose) -> None:
         """Hold nothing of somebody's any more."""
         for held in [*self._all.values(), *self.left.values()]:

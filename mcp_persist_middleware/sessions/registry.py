@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from mcp_persist_middleware import rarely, telemetry
-from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.log.whose import Whose
@@ -258,22 +258,23 @@ class Registry:
         """The client has deleted its session: it never comes back, anywhere.
 
         Raises:
+            SessionElsewhereError: it has been made anew meanwhile, and is to be deleted there.
             StoreError: the store does not know it yet, and is told again. Here it is deleted.
         """
-        key = held.record.key
         self.drop(held)
-        self._held.forget(key)
-        telemetry.sessions.add(1, {"namespace": key.namespace, "event": "deleted"})
-        self._upkeep.delete(held.record)
-        await self.settle(key)
+        # What revival would repeat is not kept for that.
+        told = dataclasses.replace(held.record, level="", subscriptions=())
+        self._upkeep.deleted[told.key] = told
+        if not await self.settle(told.key):
+            raise SessionElsewhereError
 
-    async def settle(self, key: SessionKey) -> None:
-        """See that the store knows of a deletion.
+    async def settle(self, key: SessionKey) -> bool:
+        """See that the store knows of a deletion; false when the session lives on elsewhere.
 
         Raises:
             StoreError: it still does not.
         """
-        await self._upkeep.settle(key)
+        return await self._upkeep.settle(key)
 
     def drop(self, held: LocalSession) -> None:
         """The application has forgotten this one."""

@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Message, Scope, Send
 
 from mcp_persist_middleware import asgi, telemetry
 from mcp_persist_middleware.asgi.body import Repeatable
-from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.model import EventKind
 from mcp_persist_middleware.protocol import headers, jsonrpc, request_ids, sse
 from mcp_persist_middleware.sessions.change import Change
@@ -47,10 +47,17 @@ class RequestRewriter:
         self._replaced = False
         self._is_stale = False
         """It answers what this session of the application never asked."""
+        self._has_moved = False
+        """It deleted what had another home by then, or was made anew."""
 
     async def run(self, send: Send) -> asgi.Answer | None:
         """Run it. The application's answer when it may not know the session (404 and 400 say many
-        things): the client has had nothing then."""
+        things): the client has had nothing then.
+
+        Raises:
+            SessionElsewhereError: a deletion has met what the session has left behind, and is
+                asked for where it is now. Nothing was sent.
+        """
         scope = self._scope
         self._held.count(scope["method"])
         scope["extensions"][asgi.EXTENSION] |= {
@@ -70,6 +77,8 @@ class RequestRewriter:
                 await send(changed)
 
         await self._app(scope, self._request.receive, answer)
+        if self._has_moved:
+            raise SessionElsewhereError
         await self._send_begun(send)
         return self._refusal if self._refusal.messages else None
 
@@ -134,10 +143,7 @@ class RequestRewriter:
             self._replaced, self._begins = True, _nowhere
             return None
         if is_success and self._scope["method"] == "DELETE":
-            try:
-                await self._registry.end(self._held)
-            except StoreError:
-                await asgi.unavailable(send, "The deletion is not recorded yet; ask again")
+            if not await self._ended(send):
                 self._replaced, self._begins = True, _nowhere
                 return None
         elif is_success:
@@ -150,6 +156,17 @@ class RequestRewriter:
         # It leaves with what follows: who has it knows that the change is kept.
         self._begun = message
         return None
+
+    async def _ended(self, send: Send) -> bool:
+        try:
+            await self._registry.end(self._held)
+        except SessionElsewhereError:
+            self._has_moved = True
+        except StoreError:
+            await asgi.unavailable(send, "The deletion is not recorded yet; ask again")
+        else:
+            return True
+        return False
 
     async def _hold_back(self, message: Message, send: Send) -> Message | None:
         """A refusal waits until it is known what it means, or until it is too long for a word

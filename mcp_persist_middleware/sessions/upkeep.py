@@ -21,8 +21,8 @@ class Upkeep:
         self._sessions = sessions
         self._held = held
         self._settings = settings
-        self.deleted: set[SessionKey] = set()
-        """What the store has yet to be told."""
+        self.deleted: dict[SessionKey, SessionRecord] = {}
+        """What the store has yet to be told, as it was when it was deleted."""
 
     def expiry(self, *, brief: bool = False) -> float:
         """Until when a session is kept that is used now."""
@@ -42,27 +42,28 @@ class Upkeep:
         except StoreError as error:
             logger.warning("MPM-SESSION-05: One session too many stays until it expires: %s", error)
 
-    def delete(self, record: SessionRecord) -> None:
-        """The store is to be told that a session is over."""
-        self.deleted.add(record.key)
-        now = self._sessions.now()
-        telemetry.tell_session_end(record.began_at, now, record.version, "deleted")
-
-    async def settle(self, key: SessionKey) -> None:
-        """See that the store knows of a deletion.
+    async def settle(self, key: SessionKey) -> bool:
+        """See that the store knows of a deletion; false when the session has another home since,
+        or is made anew: who was told of no deletion has gone on with it there.
 
         Raises:
             StoreError: it still does not.
         """
-        if key not in self.deleted:
-            return
+        record = self.deleted.get(key)
+        if record is None:
+            return True
         try:
-            await self._tell_deleted()
+            is_over = await self._sessions.delete(key, self.expiry(), record.generation)
         except StoreError as error:
             logger.warning(
                 "MPM-SESSION-08: The store does not know yet of a deleted session: %s", error
             )
             raise
+        if self.deleted.pop(key, None) is not None and is_over:
+            now = self._sessions.now()
+            telemetry.sessions.add(1, {"namespace": key.namespace, "event": "deleted"})
+            telemetry.tell_session_end(record.began_at, now, record.version, "deleted")
+        return is_over
 
     async def run(self) -> None:
         """Write down which sessions were used, forget the idle, purge the expired.
@@ -82,8 +83,7 @@ class Upkeep:
 
     async def _tell_deleted(self) -> None:
         for key in list(self.deleted):
-            await self._sessions.delete(key, self.expiry())
-            self.deleted.discard(key)
+            await self.settle(key)
 
     async def _touch_used(self) -> None:
         touched, self._held.touched = self._held.touched, set()

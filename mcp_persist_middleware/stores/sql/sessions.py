@@ -30,6 +30,11 @@ class SqlSessions(Sessions):
         c = self._table.c
         return and_(c.namespace == key.namespace, c.path == key.path, c.id == key.id)
 
+    def _lives(self, key: SessionKey, generation: int | None) -> Any:
+        c = self._table.c
+        in_it = () if generation is None else (c.generation == generation,)
+        return and_(self._is(key), *in_it, c.deleted.is_(False))
+
     def now(self) -> float:
         return self._store.now()
 
@@ -66,11 +71,8 @@ class SqlSessions(Sessions):
 
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         c = self._table.c
-        moved = (
-            update(self._table)
-            .where(self._is(key), c.generation == generation, c.deleted.is_(False))
-            .values(generation=generation + 1, home=home)
-        )
+        held = update(self._table).where(self._lives(key, generation))
+        moved = held.values(generation=generation + 1, home=home)
         inbox = self._store.tables.inbox
         won = exists().where(self._is(key), c.generation == generation + 1, c.home == home)
         # A relayed request is nobody else's until it is claimed: the winner runs what waited for
@@ -88,8 +90,8 @@ class SqlSessions(Sessions):
         return (await self._store.execute_together(moved, readdressed))[0] == 1
 
     async def note(self, record: SessionRecord) -> None:
-        known = update(self._table).where(self._is(record.key)).values(**_noted(record))
-        await self._store.execute(known)
+        known = update(self._table).where(self._lives(record.key, record.generation))
+        await self._store.execute(known.values(**_noted(record)))
 
     async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
         living = self._table.c.deleted.is_(False)
@@ -97,10 +99,16 @@ class SqlSessions(Sessions):
             used = update(self._table).where(self._store.rows(self._table, some, living))
             await self._store.execute(used.values(expires_at=expires_at))
 
-    async def delete(self, key: SessionKey, expires_at: float) -> None:
-        gone = update(self._table).where(self._is(key))
+    async def delete(
+        self, key: SessionKey, expires_at: float, generation: int | None = None
+    ) -> bool:
+        gone = update(self._table).where(self._lives(key, generation))
         empty = {"initialize": b"", "level": "", "subscriptions": "[]"}
-        await self._store.execute(gone.values(deleted=True, expires_at=expires_at, **empty))
+        values = gone.values(deleted=True, expires_at=expires_at, **empty)
+        if await self._store.execute(values) == 1:
+            return True
+        found = await self.find(key)
+        return found is None or found.deleted
 
     async def purge(self, now: float, limit: int) -> int:
         c = self._table.c

@@ -54,6 +54,26 @@ class SessionTable:
         assert (found.deleted, found.initialize, found.expires_at) == (True, b"", 3000.0)
         assert (found.level, found.subscriptions) == ("", ())
 
+    async def test_a_home_that_a_session_has_left_neither_deletes_it_nor_says_more_of_it(
+        self, log: EventLog, other: EventLog
+    ) -> None:
+        made = session()
+        await log.sessions.create(made)
+        assert await other.sessions.move(made.key, 1, "two")
+        await log.sessions.note(dataclasses.replace(made, level="debug"))
+        assert not await log.sessions.delete(made.key, 3000.0, 1)
+        found = await log.sessions.find(made.key)
+        assert found is not None
+        assert (found.generation, found.level, found.deleted) == (2, "", False)
+        assert await other.sessions.delete(made.key, 3000.0, 2)
+        # It is over, whoever asks.
+        assert await log.sessions.delete(made.key, 3000.0, 1)
+        assert await other.sessions.delete(made.key._replace(id="never"), 3000.0, 1)
+        await other.sessions.note(dataclasses.replace(found, level="debug"))
+        found = await log.sessions.find(made.key)
+        assert found is not None
+        assert (found.deleted, found.level) == (True, "")
+
     async def test_what_revival_repeats_is_kept(self, log: EventLog, other: EventLog) -> None:
         made = session()
         await log.sessions.create(made)
