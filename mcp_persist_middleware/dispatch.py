@@ -257,7 +257,7 @@ class Dispatcher:
                 if point is not None:
                     await client.follow(asked, point)
             case RequestKind.DELETE:
-                await long_calls.end_session(context, app, asked, client)
+                await long_calls.end_session(self.parts, app, self.app, asked, client)
             case _:
                 note_reply(context, asked)
                 if not request.session and b'"initialize"' not in asked.body.content:

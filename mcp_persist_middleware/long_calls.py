@@ -3,7 +3,7 @@ with an idempotency key."""
 
 from functools import partial
 
-from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import ASGIApp, Message, Send
 
 from mcp_persist_middleware import admission
 from mcp_persist_middleware.asgi import body as bodies
@@ -11,6 +11,9 @@ from mcp_persist_middleware.asgi import place_of, responses
 from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.asgi.client import nowhere, stay
 from mcp_persist_middleware.clients import LocalClient, Recipient
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.sessions.local import LocalSession
+from mcp_persist_middleware.sessions.rewrite import named
 from mcp_persist_middleware.streams import serve
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.pump import Exchange
@@ -20,6 +23,7 @@ from mcp_persist_middleware.tasks.hand_back_offers import HandBackOffer
 from mcp_persist_middleware.tasks.idempotency import Idempotent
 from mcp_persist_middleware.tasks.joinable import JoinableCall
 from mcp_persist_middleware.tasks.leftovers import Leftovers
+from mcp_persist_middleware.worker import Parts
 
 
 async def joined(context: Context, app: ASGIApp, asked: Asked, client: LocalClient) -> bool:
@@ -69,27 +73,44 @@ async def run(
             context.background.spawn(running.handoff.keep(running), "mcp-persist-hand-back")
 
 
-async def end_session(context: Context, app: ASGIApp, asked: Asked, client: Recipient) -> None:
+async def end_session(
+    parts: Parts, app: ASGIApp, bare: ASGIApp, asked: Asked, client: Recipient
+) -> None:
     """Delete a session. While calls run in it that their principal may ask for outside of it, the
-    application hears of that later: it would cancel them."""
+    application hears of that later: it would cancel them. The store hears of it at once, for the
+    worker may die before that.
+
+    Args:
+        bare: the application without our sessions.
+
+    Raises:
+        SessionElsewhereError: another worker is the session's home. Nothing was sent.
+    """
+    context, registry = parts.exchanges, parts.sessions
     left = await Leftovers.of(context, app, asked)
-    if left.running:
-        later = _end_later(context, app, asked, left)
+    held = registry.held(registry.key(place_of(asked.scope), asked.request.session))
+    if left.running and held is not None:
+        try:
+            await registry.end(held)
+        except StoreError:
+            await responses.not_deleted_yet(client.send)
+            return
+        later = _end_later(context, bare, asked, left, held)
         context.background.spawn(later, "mcp-persist-session-end")
         await responses.done(client.send)
         return
     await left.keep()
-    await _end(context, app, asked, client.rest, client.send)
+    forgetting = partial(_forget, context, asked, client.send)
+    await app(asked.scope, bodies.replay(asked.body, client.rest), forgetting)
 
 
-async def _end_later(context: Context, app: ASGIApp, asked: Asked, left: Leftovers) -> None:
+async def _end_later(
+    context: Context, bare: ASGIApp, asked: Asked, left: Leftovers, held: LocalSession
+) -> None:
     await left.keep()
-    await _end(context, app, asked, stay, nowhere)
-
-
-async def _end(context: Context, app: ASGIApp, asked: Asked, receive: Receive, send: Send) -> None:
-    forgetting = partial(_forget, context, asked, send)
-    await app(asked.scope, bodies.replay(asked.body, receive), forgetting)
+    await admission.forget(context, place_of(asked.scope), asked.request.session)
+    named(asked.scope, held)
+    await bare(asked.scope, bodies.replay(asked.body, stay), nowhere)
 
 
 async def _forget(context: Context, asked: Asked, send: Send, message: Message) -> None:

@@ -14,6 +14,11 @@ async def unavailable(send: Send, text: str, retry_after: int = 5) -> None:
     await refuse(send, 503, text, (b"retry-after", b"%d" % retry_after))
 
 
+async def not_deleted_yet(send: Send) -> None:
+    """503: a session may live on, for the store has not heard of its deletion."""
+    await unavailable(send, "The deletion is not recorded yet; ask again")
+
+
 async def refuse(send: Send, status: int, text: str, *more: headers.RawHeader) -> None:
     """A status with a JSON-RPC error that is nobody's, and `more` headers."""
     error = {"code": jsonrpc.INTERRUPTED, "message": text}

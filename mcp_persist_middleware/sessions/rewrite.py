@@ -3,6 +3,7 @@
 from starlette.types import ASGIApp, Message, Scope, Send
 
 from mcp_persist_middleware import asgi, telemetry
+from mcp_persist_middleware.asgi import responses
 from mcp_persist_middleware.asgi.body import Repeatable
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
 from mcp_persist_middleware.model import EventKind
@@ -60,12 +61,7 @@ class RequestRewriter:
         """
         scope = self._scope
         self._held.count(scope["method"])
-        scope["extensions"][asgi.EXTENSION] |= {
-            "session": self._public,
-            "generation": self._generation,
-            "revived": self._held.is_revived,
-        }
-        scope["headers"] = headers.replaced(scope["headers"], _ID, self._held.inner)
+        named(scope, self._held)
         if self._generation > request_ids.FIRST and scope["method"] == "POST":
             await self._rewrite()
 
@@ -163,7 +159,7 @@ class RequestRewriter:
         except SessionElsewhereError:
             self._has_moved = True
         except StoreError:
-            await asgi.unavailable(send, "The deletion is not recorded yet; ask again")
+            await responses.not_deleted_yet(send)
         else:
             return True
         return False
@@ -194,6 +190,16 @@ class RequestRewriter:
         changed = change.of_record(self._held.record) if agreed else {}
         if len(changed.get("subscriptions", ())) <= _MAX_SUBSCRIPTIONS:
             await self._registry.note(self._held, **changed)
+
+
+def named(scope: Scope, held: LocalSession) -> None:
+    """Have a request name a session as the application knows it."""
+    scope["extensions"][asgi.EXTENSION] |= {
+        "session": held.record.key.id,
+        "generation": held.record.generation,
+        "revived": held.is_revived,
+    }
+    scope["headers"] = headers.replaced(scope["headers"], _ID, held.inner)
 
 
 async def _nowhere(_: Message) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mcp_persist_middleware.model import JobRecord
+from mcp_persist_middleware.model import JobRecord, Place
 from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.stores.sql.jobs import SqlJobs
 from mcp_persist_middleware.tasks import hand_back
@@ -145,6 +145,10 @@ async def test_a_call_outlives_the_session_that_its_client_deletes(
             tool.done.set()
             await until(lambda: not live)
         assert await first.delete() == 200
+        registry = (await access_to(opened).parts()).sessions
+        key = registry.key(Place("default", "/mcp"), first.session_id or "")
+        assert registry.held(key) is None, "the session is over at once"
+        assert await registry.find(key) is None
         second = await RawSession.open(port, extra=_ANN)
         if not ends_first:
             assert "is still running" in await text_of(await second.call("slow"))

@@ -318,6 +318,20 @@ async def test_a_session_stream_is_served_through_the_other_worker(
             pass
 
 
+@pytest.mark.timeout(25)
+@pytest.mark.parametrize("asked", [0, 1])
+async def test_a_session_that_was_deleted_over_a_running_call_does_not_outlive_a_crash(
+    tmp_path: Path, store: Store, asked: int
+) -> None:
+    async with workers(tmp_path, hand_back=0.3, **QUICK, store=store) as (one, two):
+        session = await RawSession.open(one.port, extra={"authorization": "Bearer ann"})
+        response = await session.call("pause")
+        assert b"is still running" in await response.body()
+        assert await on(session, (one, two)[asked]).delete() == 200
+        await one.kill()
+        assert await value(await on(session, two).call("count")) == 404
+
+
 @WITH_AND_WITHOUT_REDIS
 async def test_every_worker_on_its_own_brings_nothing_back(tmp_path: Path, store: Store) -> None:
     async with workers(tmp_path, session_routing="local", store=store) as (one, two):

@@ -94,7 +94,8 @@ class Stateful:
         elif message["method"] == "tools/call":
             await self._call(state, message, scope, send)
         else:
-            await _json(send, 200, {"jsonrpc": "2.0", "id": message["id"], "result": {}})
+            result: Message = {"tools": []} if message["method"] == "tools/list" else {}
+            await _json(send, 200, {"jsonrpc": "2.0", "id": message["id"], "result": result})
 
     async def _call(self, state: State, message: Message, scope: Message, send: Send) -> None:
         state.calls += 1
