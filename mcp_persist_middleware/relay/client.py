@@ -196,6 +196,7 @@ class RelayClient:
             is_late=self._inbox.now() > request.deadline,
             has_left=watch.has_left,
             was_in_doubt=watch.is_suspect,
+            has_moved=status.worker != request.worker,
         )
         step = step_of(seen)
         if step in (Step.RECALL, Step.EXPIRE):

@@ -56,6 +56,8 @@ class RelayFacts:
     """For longer than the store may take to know better."""
     is_fast: bool = False
     """It could not be taken back."""
+    has_moved: bool = False
+    """It waits for another worker than it was put to, with its session."""
 
 
 def step_of(seen: RelayFacts) -> Step:
@@ -71,7 +73,8 @@ def step_of(seen: RelayFacts) -> Step:
         case RelayFacts(certainty=Certainty.UNDELIVERABLE, is_fast=False):
             return Step.RECALL
         case RelayFacts(state=state, is_late=True, is_fast=False) if state is waiting:
-            return Step.EXPIRE
+            # It had its time for the home before this one.
+            return Step.RECALL if seen.has_moved else Step.EXPIRE
         case RelayFacts(state=state, has_left=True) if state is claimed:
             return Step.LEAVE
         case RelayFacts(home_is_gone=True) | RelayFacts(certainty=Certainty.OVERDUE):

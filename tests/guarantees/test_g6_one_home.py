@@ -4,11 +4,13 @@ and not after its time."""
 import asyncio
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from tests.guarantees.test_g6_sessions_live_on import value
+from tests.support.homes import on, workers
 from tests.support.scripted import persisted
 from tests.support.session import RawSession
 from tests.support.stateful import Stateful
@@ -75,3 +77,43 @@ async def test_of_fifty_first_requests_one_alone_speaks_to_the_application(tmp_s
         session.port = port
         await asyncio.gather(*(value(session) for _ in range(50)))
         assert next(app._ids) == 2, "one initialize"
+
+
+async def test_a_request_that_is_late_when_its_session_has_just_moved_follows_it(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with workers(tmp_store, *(Stateful(name=name) for name in "abc")) as (
+        home,
+        next_home,
+        asked,
+    ):
+        session = await RawSession.open(home.port)
+        go, relay, put = asyncio.Event(), asked.parts.relay, asyncio.Event()
+
+        def busy(claim: Any) -> Any:
+            async def late(*given: Any) -> Any:
+                await go.wait()
+                return await claim(*given)
+
+            return late
+
+        def noted(put_to: Any) -> Any:
+            async def put_now(*given: Any) -> Any:
+                done = await put_to(*given)
+                (go if put.is_set() else put).set()
+                return done
+
+            return put_now
+
+        for worker in (home, next_home):
+            inbox = worker.parts.exchanges.log.inbox
+            monkeypatch.setattr(inbox, "claim", busy(inbox.claim))
+        inbox, patience = asked.parts.exchanges.log.inbox, relay._patience
+        monkeypatch.setattr(inbox, "put", noted(inbox.put))
+        relay._patience = 0.5
+        call = asyncio.create_task(value(on(session, asked)))
+        await put.wait()
+        relay._patience = patience
+        await home.shut_down(next_home)
+        assert await value(on(session, next_home)) == 1
+        assert await call == 2

@@ -13,7 +13,7 @@ ALL = [
     RelayFacts(state, certainty, *flags)
     for state in (None, WAITING, CLAIMED)
     for certainty in Certainty
-    for flags in product((False, True), repeat=5)
+    for flags in product((False, True), repeat=6)
 ]
 
 
@@ -25,7 +25,9 @@ ALL = [
         (RelayFacts(WAITING), Step.WAIT),
         (RelayFacts(WAITING, has_left=True), Step.WAIT),
         (RelayFacts(WAITING, is_late=True), Step.EXPIRE),
+        (RelayFacts(WAITING, is_late=True, has_moved=True), Step.RECALL),
         (RelayFacts(WAITING, is_late=True, is_fast=True), Step.WAIT),
+        (RelayFacts(WAITING, is_late=True, is_fast=True, has_moved=True), Step.WAIT),
         (RelayFacts(WAITING, home_is_gone=True), Step.RECALL),
         (RelayFacts(WAITING, home_is_gone=True, is_late=True), Step.RECALL),
         (RelayFacts(WAITING, home_is_gone=True, is_fast=True), Step.VERIFY),
