@@ -15,6 +15,7 @@ from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.asgi.client import nowhere
 from mcp_persist_middleware.errors import PersistError, StoreError
+from mcp_persist_middleware.log.within import within
 from mcp_persist_middleware.model import EventKind, JobFace, JobRecord
 from mcp_persist_middleware.protocol import headers, job_id, jsonrpc, sse
 from mcp_persist_middleware.streams import identity
@@ -33,6 +34,7 @@ logger = rarely.logger(__name__)
 
 _PAGE = 20
 _ASK_AGAIN = 30.0
+_LOOKS = frozenset({"tasks/get", "tasks/list"})
 _VERSION = "2025-11-25"
 _USER = ("user", "auth")
 _OVER = "Cannot cancel a task that has ended: its status is {}"
@@ -112,10 +114,12 @@ class CoreTaskService:
         caller = await self._let_in(send)
         if caller is None:
             return True
+        patience = self.context.settings.store_timeout if self.call.method in _LOOKS else None
         try:
-            answer = await (
-                self._answer(caller) if given is None else self._run(caller, body, given)
-            )
+            async with within(patience, self.context.log.name):
+                answer = await (
+                    self._answer(caller) if given is None else self._run(caller, body, given)
+                )
         except StoreError as error:
             logger.warning("MPM-JOB-03: A task cannot be looked up: %s", error)
             await asgi.unavailable(send, "The event store is unavailable; ask again")

@@ -15,6 +15,7 @@ from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.asgi.client import nowhere
 from mcp_persist_middleware.errors import SessionElsewhereError, StoreError
+from mcp_persist_middleware.log.within import within
 from mcp_persist_middleware.model import JobFace, JobRecord
 from mcp_persist_middleware.protocol import event_id, headers, job_id, jsonrpc
 from mcp_persist_middleware.streams import authorise, rerun
@@ -98,9 +99,12 @@ class TaskService:
     async def _patiently(self, caller: Caller) -> bytes | Refusal | None:
         """The answer, of a store that stumbles too; None where it is away."""
         until = time.monotonic() + self.context.settings.store_timeout
+        is_look = self.call.method == "tasks/get" and self.context.settings.rerun is None
         while True:
+            left = until - time.monotonic() if is_look else None
             try:
-                return await self._answer(caller)
+                async with within(left, self.context.log.name):
+                    return await self._answer(caller)
             except StoreError as error:
                 working = await self._without_store(caller)
                 is_away = self.context.writer.is_down or time.monotonic() + _ASK_AGAIN >= until

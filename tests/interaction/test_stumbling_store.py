@@ -15,11 +15,12 @@ from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.stores.sql.jobs import SqlJobs
 from mcp_persist_middleware.streams.hints.boards import Boards
 from mcp_persist_middleware.testing import MemoryLog, Shelf
+from tests.interaction.test_core_tasks import Server, TaskSession
 from tests.interaction.test_hand_back import Held, Listing, text_of
 from tests.interaction.test_idempotency import keyed
 from tests.interaction.test_tasks import Application
 from tests.support.scripted import persisted, serving, until
-from tests.support.session import MODERN, RawSession
+from tests.support.session import HANDSHAKE, MODERN, RawSession
 from tests.support.task_client import TaskClient
 
 _ANN = {"authorization": "Bearer ann"}
@@ -221,3 +222,40 @@ async def test_a_call_that_is_cancelled_before_it_runs_leaves_its_key_to_the_nex
                 await asyncio.sleep(0.02)
         assert await text_of(await session.call("slow")) == "run 1"
         assert tool.runs == 1
+
+
+@pytest.mark.parametrize("version", [HANDSHAKE, MODERN])
+async def test_a_poll_that_is_slow_at_every_step_is_answered_within_the_stores_time(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    modern, before = Application(), Server()
+    modern.gate.set()
+    app: Any = modern if version == MODERN else before
+    settings: dict[str, Any] = {"tasks_after": 0.0, "store_timeout": 1.0}
+    async with persisted(app, tmp_store, **settings) as (port, persistence):
+        log = (await access_to(persistence).context()).log
+        client: Any
+        if version == MODERN:
+            client = TaskClient(port)
+            task = (await client.call("stream"))["taskId"]
+            await client.until(task)
+        else:
+            client = await TaskSession.open(port)
+            task = (await client.begin("short"))["taskId"]
+            await client.reached(task, "completed")
+
+        def slow(step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+            async def later(*given: Any) -> Any:
+                # In time by itself.
+                await asyncio.sleep(0.7)
+                return await step(*given)
+
+            return later
+
+        for part, name in ((log.jobs, "find"), (log, "find"), (log, "answers")):
+            monkeypatch.setattr(part, name, slow(getattr(part, name)))
+        began = asyncio.get_running_loop().time()
+        response = await client.post("tasks/get", {"taskId": task})
+        assert response.status == 503
+        assert asyncio.get_running_loop().time() - began < 2.0
+        response.close()
