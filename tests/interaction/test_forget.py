@@ -236,7 +236,7 @@ async def test_what_waits_for_the_store_is_erased_with_the_rest(
 async def test_the_answer_of_a_call_that_went_on_without_the_store_is_not_brought_there_later(
     tmp_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held, settings = Held(), {"principal": by_header, "store_timeout": 0.2}
+    held, settings = Held(), {"principal": by_header, "store_timeout": 1.0}
     async with persisted(held.app, tmp_store, **settings) as (port, persistence):
         context = await access_to(persistence).context()
         ann = await of(port, "ann")

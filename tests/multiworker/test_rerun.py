@@ -190,7 +190,7 @@ async def test_a_client_that_does_not_come_back_is_waited_for_and_then_answered(
         ((name, _),) = await store.rows(open_of)
         last = []
         await one.kill()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (name,) in await store.rows("SELECT id FROM mcp_worker"):
                 last = await store.rows(open_of) or last
                 await asyncio.sleep(0.05)

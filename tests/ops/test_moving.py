@@ -148,7 +148,7 @@ async def test_a_server_that_dies_instead_leaves_its_open_calls_to_the_new_one(
 async def test_what_only_redis_has_of_a_dead_worker_comes_along(
     kind: str, new_store: New, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = new_store(kind) | {"redis": redis_url, "lease_seconds": 1.0, "store_timeout": 0.8}
+    source = new_store(kind) | {"redis": redis_url}
     target = new_store("sqlite")
     settings = Settings.load(source)
     log: Any = make_log(settings)
