@@ -57,26 +57,42 @@ async def revive(
         count_refused(record)
         return greeted
     inner = headers.get(greeted.headers, headers.SESSION_ID)
-    greeting = InitializeResult.parse(greeted.headers, greeted.body)
-    if not 200 <= greeted.status < 300 or inner is None or greeting is None:
-        logger.warning(
-            "MPM-SESSION-09: A session cannot be brought back: its initialize is refused now"
-        )
+    if not 200 <= greeted.status < 300 or inner is None:
+        _say_refused()
         return None
     speak = _Speaker(app, scope, inner, record.version)
-    changed = record.fingerprint not in ("", greeting.fingerprint)
-    if changed:
+    held: LocalSession | asgi.Answer | None = None
+    try:
+        greeting = InitializeResult.parse(greeted.headers, greeted.body)
+        if _is_as_promised(greeting, record):
+            if await callers.owns(app, speak.question, question, record.principal):
+                held = await _settled(registry, speak, record, inner, unknown)
+                return held
+            count_refused(record)
+        return None
+    finally:
+        # Also where the store fails, or nobody waits any more: whoever asks next begins another.
+        if not isinstance(held, LocalSession):
+            await speak.goodbye()
+
+
+def _say_refused() -> None:
+    logger.warning(
+        "MPM-SESSION-09: A session cannot be brought back: its initialize is refused now"
+    )
+
+
+def _is_as_promised(greeting: InitializeResult | None, record: SessionRecord) -> bool:
+    if greeting is None:
+        _say_refused()
+        return False
+    if record.fingerprint not in ("", greeting.fingerprint):
         logger.warning(
             "MPM-SESSION-10: A session is not brought back: the application's capabilities changed"
         )
-    if changed or not await callers.owns(app, speak.question, question, record.principal):
         count_refused(record)
-        await speak.goodbye()
-        return None
-    held = await _settled(registry, speak, record, inner, unknown)
-    if not isinstance(held, LocalSession):
-        await speak.goodbye()
-    return held
+        return False
+    return True
 
 
 async def _settled(

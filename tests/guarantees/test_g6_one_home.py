@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from mcp_persist_middleware import PersistMiddleware
+from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from tests.guarantees.test_g6_sessions_live_on import value
 from tests.support.homes import on, workers
-from tests.support.scripted import persisted
+from tests.support.scripted import persisted, serving, until
 from tests.support.session import RawSession
 from tests.support.stateful import Stateful
 
@@ -117,3 +119,35 @@ async def test_a_request_that_is_late_when_its_session_has_just_moved_follows_it
         await home.shut_down(next_home)
         assert await value(on(session, next_home)) == 1
         assert await call == 2
+
+
+@pytest.mark.parametrize("how", ["it fails", "its client is cut off"])
+async def test_a_session_that_does_not_come_back_after_all_is_not_left_in_the_application(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    async with persisted(Stateful(), tmp_store) as (port, _):
+        session = await RawSession.open(port)
+    app, moving, requests = Stateful(), asyncio.Event(), list[asyncio.Task[Any]]()
+
+    async def move(*_: Any) -> bool:
+        moving.set()
+        if how == "it fails":
+            raise StoreError(url="x", reason="no answer")
+        await asyncio.Event().wait()
+        return False
+
+    async def noted(scope: Any, receive: Any, send: Any) -> None:
+        requests.extend(filter(None, [asyncio.current_task()]))
+        await outer(scope, receive, send)
+
+    outer = PersistMiddleware(app, url=tmp_store)
+    async with serving(noted) as port:
+        session.port = port
+        monkeypatch.setattr(SqlSessions, "move", move)
+        asking = asyncio.create_task(value(session))
+        await moving.wait()
+        assert app.sessions or how == "it fails"
+        if how != "it fails":
+            requests[-1].cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await until(lambda: not app.sessions)
