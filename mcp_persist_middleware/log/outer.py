@@ -209,8 +209,8 @@ class OuterSessions(Sessions):
     async def note(self, record: SessionRecord) -> None:
         await self.inner.note(record)
 
-    async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
-        await self.inner.touch(keys, expires_at)
+    async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> int:
+        return await self.inner.touch(keys, expires_at)
 
     async def delete(
         self, key: SessionKey, expires_at: float, generation: int | None = None

@@ -49,8 +49,8 @@ class Sessions(Timed, ABC):
         is deleted, or in another generation by now, nothing."""
 
     @abstractmethod
-    async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
-        """These sessions were used: they expire later."""
+    async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> int:
+        """These sessions were used: they expire later. How many of them live."""
 
     @abstractmethod
     async def delete(

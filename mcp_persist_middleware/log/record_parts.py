@@ -100,9 +100,8 @@ class RecordSessions(Sessions):
         noted = {name: getattr(record, name) for name in names}
         await self._edit(record.key, noted, record.generation)
 
-    async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
-        for key in keys:
-            await self._edit(key, {"expires_at": expires_at})
+    async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> int:
+        return sum([await self._edit(key, {"expires_at": expires_at}) for key in keys])
 
     async def delete(
         self, key: SessionKey, expires_at: float, generation: int | None = None

@@ -1,5 +1,7 @@
 """What the store is told of sessions later than it happens."""
 
+from collections.abc import Iterable
+
 from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.parts import Sessions
@@ -101,8 +103,16 @@ class Upkeep:
         waiting = list(some)
         for start in range(0, len(waiting), _MOST_TOUCHED):
             part = waiting[start : start + _MOST_TOUCHED]
-            await self._sessions.touch(part, expires_at)
+            if await self._sessions.touch(part, expires_at) != len(part):
+                await self._drop_deleted(part)
             touched.difference_update(part)
+
+    async def _drop_deleted(self, keys: Iterable[SessionKey]) -> None:
+        """Somebody may have deleted some of these who was not their home: an operator."""
+        for key in keys:
+            record, held = await self._sessions.find(key), self._held.get(key)
+            if record is not None and record.deleted and held is not None:
+                self._held.drop(held)
 
     async def _purge(self) -> None:
         while await self._sessions.purge(self._sessions.now(), _PURGED) == _PURGED:

@@ -10,16 +10,22 @@ from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.model import SessionKey
 from tests.guarantees.test_g6_sessions_live_on import value
 from tests.support.homes import Worker, on, workers
-from tests.support.scripted import until
+from tests.support.scripted import persisted, until
 from tests.support.session import RawSession
 from tests.support.stateful import Message, Receive, Send, Stateful
-from tests.support.stores import STORES
+from tests.support.stores import STORES, Store
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a store of this test's own."""
-    return str(STORES[request.param](tmp_path, request.getfixturevalue).settings["url"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store of this test's own."""
+    return STORES[request.param](tmp_path, request.getfixturevalue)
+
+
+@pytest.fixture
+def url(store: Store) -> str:
+    """Its URL."""
+    return str(store.settings["url"])
 
 
 class Gated(Stateful):
@@ -153,3 +159,19 @@ async def test_a_session_that_is_deleted_on_its_way_to_another_worker_does_not_a
         slow.go.set()
         assert await moving == 404
         await assert_gone(session, *found)
+
+
+async def test_what_an_operator_has_ended_its_home_serves_no_more(store: Store) -> None:
+    url = store.settings["url"]
+    async with persisted(app := Stateful(), url, purge_interval=0.05) as (port, _):
+        ended, lives = [await RawSession.open(port) for _ in range(2)]
+        log = store.make_log()
+        await log.open("operator")
+        key = SessionKey("default", "/mcp", ended.session_id or "")
+        assert await log.sessions.delete(key, log.now() + 60.0)
+        await log.aclose()
+        async with asyncio.timeout(20):
+            while (status := (await ended.call("count")).status) != 404:
+                assert status == 200
+        assert await value(lives) == 1
+        assert app.sessions, "what the application keeps is its own"

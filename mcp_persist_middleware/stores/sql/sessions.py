@@ -93,11 +93,12 @@ class SqlSessions(Sessions):
         known = update(self._table).where(self._lives(record.key, record.generation))
         await self._store.execute(known.values(**_noted(record)))
 
-    async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> None:
-        living = self._table.c.deleted.is_(False)
+    async def touch(self, keys: Iterable[SessionKey], expires_at: float) -> int:
+        living, there = self._table.c.deleted.is_(False), 0
         for some in self._among(keys):
             used = update(self._table).where(self._store.rows(self._table, some, living))
-            await self._store.execute(used.values(expires_at=expires_at))
+            there += await self._store.execute(used.values(expires_at=expires_at))
+        return there
 
     async def delete(
         self, key: SessionKey, expires_at: float, generation: int | None = None

@@ -48,7 +48,9 @@ class SessionTable:
         await log.sessions.note(dataclasses.replace(made, level="debug", subscriptions=("a://1",)))
         await log.sessions.delete(made.key, 3000.0)
         assert not await log.sessions.move(made.key, 1, "two")
-        await log.sessions.touch([made.key], 9000.0)
+        other = session("lives")
+        await log.sessions.create(other)
+        assert await log.sessions.touch([made.key, other.key], 9000.0) == 1
         found = await log.sessions.find(made.key)
         assert found is not None
         assert (found.deleted, found.initialize, found.expires_at) == (True, b"", 3000.0)
