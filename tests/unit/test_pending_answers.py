@@ -11,7 +11,7 @@ async def test_a_stream_that_the_store_never_heard_of_is_told_whole_when_it_has_
     stream = fresh()
     stream.add(EventKind.NOISE, FRAME)
     stream.degrade()
-    told = asyncio.create_task(clients._whole(stream))
+    told = asyncio.create_task(clients._unheard_of(stream))
     await asyncio.sleep(0)
     assert not told.done(), "nobody could read the rest of it"
     stream.add(EventKind.RESPONSE, b"data: answer\r\n")
