@@ -90,6 +90,7 @@ class FrameParser:
     def _frame(self, block: bytes) -> Frame | None:
         if (
             block.startswith(_COMMON)
+            and len(block) > len(_COMMON) + 4
             and not self._comments
             and block.find(b"\r", len(_COMMON)) == len(block) - 4
             and block.find(b"\n", len(_COMMON)) == len(block) - 3
