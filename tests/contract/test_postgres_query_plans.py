@@ -2,14 +2,17 @@
 history leaves them. The server counts the walks."""
 
 import asyncio
+import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.model import JobCreation
 from mcp_persist_middleware.stores.postgres import read
 from mcp_persist_middleware.stores.postgres.log import PostgresLog
 from mcp_persist_middleware.testing.contract.builders import (
@@ -26,6 +29,7 @@ from mcp_persist_middleware.testing.contract.builders import (
     relayed,
 )
 from mcp_persist_middleware.testing.contract.builders import session as new_session
+from mcp_persist_middleware.testing.contract.cases.jobs import job
 from tests.contract.postgres import somebody
 from tests.support.packaged import PACKAGED, marked
 from tests.support.stores import STORES, Store
@@ -144,6 +148,50 @@ async def test_no_step_of_a_session_or_a_request_walks_a_table(log: PostgresLog)
     await log.sessions.touch([new_session(f"old-{n}").key for n in range(50)], time.time() + 3000)
     await log.sessions.delete(made.key, 3000.0)
     await log.sessions.purge(3500.0, 100)
+
+
+_JOBS = """
+INSERT INTO mcp_job (id, namespace, path, session, principal, account, face, worker, tool, stream,
+                     request_id, created_at, updated_at, expires_at, key, arguments, round, inputs,
+                     revision)
+SELECT decode(lpad(to_hex(n), 48, '0'), 'hex'), 'default', '/mcp', '', 'ann', 'a' || n % 9,
+       'extension', 'gone', 'slow', sha256(n::text::bytea), '1', 1, 1, 1e10, '', '', 0, '', 1
+  FROM generate_series(1, 3000) AS n
+"""
+
+
+async def test_a_job_that_takes_the_place_of_the_oldest_looks_at_no_others(
+    log: PostgresLog, store: Store
+) -> None:
+    seen: list[tuple[str, Any]] = []
+    assert log._made is not None
+
+    def note(_c: Any, _k: Any, statement: str, parameters: Any, _x: Any, _m: bool) -> None:
+        seen.append((statement, parameters))
+
+    async with somebody(store) as them:
+        await them.execute(_JOBS)
+        await them.execute("VACUUM ANALYZE mcp_job")
+        event.listen(log._made.sync_engine, "before_cursor_execute", note)
+        for _ in range(20):
+            assert await log.jobs.create(job(log), 3000, 1000) is JobCreation.CREATED
+        event.remove(log._made.sync_engine, "before_cursor_execute", note)
+        assert await them.fetchval("SELECT count(*) FROM mcp_job") == 3000
+        assert await them.fetchval("SELECT min(id) FROM mcp_job") == bytes(23) + b"\x15"
+        oldest = next(each for each in seen if "coalesce" in each[0])
+        explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {oldest[0]}"
+        nodes = list(_nodes(json.loads(await them.fetchval(explain, *oldest[1]))[0]["Plan"]))
+    whole = [each for each, _ in seen if "count(" in each and "WHERE" not in each]
+    assert 1 <= len(whole) <= 3, "all are counted once in a second"
+    assert {node["Node Type"] for node in nodes} == {"Limit", "Index Scan"}, nodes
+    # Those that have gone are passed over in the index.
+    assert [node["Actual Loops"] for node in nodes] == [1] * 3
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from _nodes(part)
 
 
 async def test_a_round_of_retention_passes_what_it_has_removed_once(

@@ -234,6 +234,7 @@ async def test_every_statement_about_jobs_finds_its_rows_by_an_index(log: Sqlite
     await log.jobs.list(None, first.id, 10)
     await log.jobs.create(job(log, key="k7"), 10_000, 1000)
     await log.jobs.create(job(log, account="a1"), 10_000, 5)
+    await log.jobs.create(job(log), 1000, 1000)
     await log.jobs.remove([first.id])
     await log.jobs.purge(log.now(), 10)
     event.remove(log._made.sync_engine, "before_cursor_execute", note)

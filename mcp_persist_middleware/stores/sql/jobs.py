@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Select,
     UpdateBase,
     and_,
     delete,
@@ -28,6 +29,9 @@ from mcp_persist_middleware.stores.sql.listing import belonging
 from mcp_persist_middleware.stores.sql.rows import reading
 from mcp_persist_middleware.stores.sql.store import SqlStore
 
+# A bound, how many have to go for it where that is known, and what it is a bound of.
+_Bound = tuple[int, int | None, Sequence[ColumnElement[bool]]]
+
 _TOGETHER = 500
 # A stream that is not there has not begun yet, or has gone: which of the two, time tells (seconds).
 _BEGINS = 60.0
@@ -37,22 +41,30 @@ _BEGINS = 60.0
 _MANY = 1000
 # Of the room that was counted, the part that each of many workers may fill until it counts again.
 _SHARE, _COUNTED_SECONDS = 100, 30.0
+# Where there is none each new one takes the place of an old one: for so long (seconds) at most,
+# for retention makes room too.
+_FULL_SECONDS = 1.0
 
 
-class _Allowance:
-    """How many jobs may be created before all of them are counted again."""
+class _Count:
+    """How many jobs there are, as it was when they were counted."""
 
-    def __init__(self, most: int = 0, left: int = 0) -> None:
+    def __init__(self, most: int = 0, there: int = 0) -> None:
         self._most = most
-        self._left = left
-        self._until = time.monotonic() + _COUNTED_SECONDS
+        self._is_full = there >= most
+        self._excess = there - most
+        self._left = max(1, (most - there) // _SHARE)
+        self._until = time.monotonic() + (_FULL_SECONDS if self._is_full else _COUNTED_SECONDS)
 
-    def take(self, most: int) -> bool:
-        """Whether this is one of them, under this bound."""
-        if self._most != most or self._left <= 0 or time.monotonic() > self._until:
-            return False
+    def excess(self, most: int) -> int | None:
+        """How many have to go for a new one under this bound; None where that is to be counted."""
+        if self._most != most or time.monotonic() > self._until:
+            return None
+        if self._is_full:
+            excess, self._excess = self._excess + 1, 0
+            return excess
         self._left -= 1
-        return True
+        return 0 if self._left >= 0 else None
 
 
 class SqlJobs(Jobs):
@@ -62,32 +74,38 @@ class SqlJobs(Jobs):
         self._store = store
         self._table = store.tables.job
         self._stream = store.tables.stream
-        self._uncounted = _Allowance()
+        self._count = _Count()
 
     def now(self) -> float:
         return self._store.now()
 
     async def create(self, job: JobRecord, most: int, most_of_one: int) -> JobCreation:
         try:
-            # Mostly there is room, and nothing of the same key: that takes one statement.
-            at_once = self._at_once(job, None if await self._has_room(most) else most, most_of_one)
-            if await self._store.execute(at_once) == 1:
-                return JobCreation.CREATED
-            return await self._store.transact(lambda c: self._create(c, job, most, most_of_one))
+            excess = await self._excess(most)
+            if not excess:
+                # Mostly there is room, and nothing of the same key: that takes one statement.
+                at_once = self._at_once(job, most if excess is None else None, most_of_one)
+                if await self._store.execute(at_once) == 1:
+                    return JobCreation.CREATED
+            bounds = ((most_of_one, None, (self._table.c.account == job.account,)),)
+            return await self._store.transact(
+                lambda c: self._create(c, job, (*bounds, (most, excess, ())))
+            )
         except IntegrityError:
             # Somebody was first by less than it takes to look.
             return JobCreation.TAKEN
 
-    async def _has_room(self, most: int) -> bool:
-        """Whether it is known without counting that there is room among all."""
+    async def _excess(self, most: int) -> int | None:
+        """How many of all have to go for a new one; None where counting them costs little."""
         if most < _MANY:
-            return False
-        if not self._uncounted.take(most):
+            return None
+        excess = self._count.excess(most)
+        if excess is None:
             count = select(func.count().label("jobs")).select_from(self._table)
             found = await self._store.first(count)
-            self._uncounted = _Allowance(most, (most - (found.jobs if found else most)) // _SHARE)
-            return self._uncounted.take(most)
-        return True
+            self._count = _Count(most, found.jobs if found else most)
+            excess = self._count.excess(most)
+        return excess
 
     def _at_once(self, job: JobRecord, most: int | None, most_of_one: int) -> UpdateBase:
         c = self._table.c
@@ -103,7 +121,7 @@ class SqlJobs(Jobs):
         return insert(self._table).from_select(list(row), select(*values).where(*free))
 
     async def _create(
-        self, connection: AsyncConnection, job: JobRecord, most: int, most_of_one: int
+        self, connection: AsyncConnection, job: JobRecord, bounds: Sequence[_Bound]
     ) -> JobCreation:
         c = self._table.c
         if job.key:
@@ -112,38 +130,42 @@ class SqlJobs(Jobs):
             await connection.execute(delete(self._table).where(late))
             if (await connection.execute(select(c.id).where(same))).first() is not None:
                 return JobCreation.TAKEN
-        for bound, which in ((most_of_one, (c.account == job.account,)), (most, ())):
-            if not await self._make_room(connection, bound, which):
+        gone = 0
+        for most, known, which in bounds:
+            if known is None:
+                count = select(func.count()).select_from(self._table).where(*which)
+                excess = (await connection.execute(count)).scalar_one() + 1 - most
+            else:
+                excess = known - gone
+            if excess > 0 and not await self._make_room(connection, excess, which):
                 return JobCreation.FULL
+            gone += max(0, excess)
         await connection.execute(insert(self._table).values(row_of(job)))
         return JobCreation.CREATED
 
     async def _make_room(
-        self, connection: AsyncConnection, most: int, which: Sequence[ColumnElement[bool]]
+        self, connection: AsyncConnection, excess: int, which: Sequence[ColumnElement[bool]]
     ) -> bool:
-        """Make room for one more among some; false when none of them may go."""
-        c, s = self._table.c, self._stream.c
-        count = select(func.count()).select_from(self._table).where(*which)
-        excess = (await connection.execute(count)).scalar_one() + 1 - most
-        if excess <= 0:
-            return True
-        has_ended = or_(
-            s.ended_at.is_not(None),
-            and_(s.id.is_(None), c.created_at <= self.now() - _BEGINS),
-            c.expires_at <= self.now(),
-        )
-        oldest = (
-            select(c.id)
-            .select_from(self._table.outerjoin(self._stream, s.id == c.stream))
-            .where(*which, has_ended)
-            .order_by(c.id)
-            .limit(excess)
-        )
-        ids = [row.id for row in await connection.execute(oldest)]
+        """Have so many go of some; false when not that many of them may."""
+        ids = [row.id for row in await connection.execute(self._oldest(excess, which))]
+        c = self._table.c
         for start in range(0, len(ids), _TOGETHER):
             gone = self._store.rows(self._table, c.id.in_(ids[start : start + _TOGETHER]))
             await connection.execute(delete(self._table).where(gone))
         return len(ids) == excess
+
+    def _oldest(self, limit: int, which: Sequence[ColumnElement[bool]]) -> Select[Any]:
+        """The oldest that have ended. Each is asked for its stream in their order, so that no more
+        are looked at than it takes: a join would begin with all of them."""
+        c, s = self._table.c, self._stream.c
+        is_over = select(s.ended_at.is_not(None)).where(s.id == c.stream).scalar_subquery()
+        has_ended = func.coalesce(is_over, c.created_at <= self.now() - _BEGINS)
+        return (
+            select(c.id)
+            .where(*which, or_(c.expires_at <= self.now(), has_ended))
+            .order_by(c.id)
+            .limit(limit)
+        )
 
     def _of_key(self, place: Place, key: str) -> ColumnElement[bool]:
         c = self._table.c
