@@ -71,6 +71,11 @@ class ServerProcess:
         return self._running().pid
 
     @property
+    def is_running(self) -> bool:
+        """Whether it has not ended, by itself or otherwise."""
+        return self._running().returncode is None
+
+    @property
     def log(self) -> str:
         """Everything it has printed so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
