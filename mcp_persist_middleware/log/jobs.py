@@ -59,8 +59,9 @@ class Jobs(Timed, ABC):
         """Forget these jobs; how many went. Their streams stay."""
 
     @abstractmethod
-    async def purge(self, now: float, limit: int) -> int:
-        """Remove at most `limit` jobs that have expired by `now`; how many went."""
+    async def purge(self, now: float, limit: int) -> Sequence[JobRecord]:
+        """Remove at most `limit` jobs that have expired by `now`; those that went, each for one of
+        all who ask. Of a `request` it may say no more than that there was one."""
 
     @abstractmethod
     async def forget(self, whose: Whose) -> int:

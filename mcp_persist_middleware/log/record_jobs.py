@@ -121,10 +121,10 @@ class RecordJobs(Jobs):
             await self._records.remove(key, lambda it: bool(it["job"] == name))
         return True
 
-    async def purge(self, now: float, limit: int) -> int:
+    async def purge(self, now: float, limit: int) -> Sequence[JobRecord]:
         late = [job async for job in self._all() if job.expires_at <= now]
         oldest = sorted(late, key=lambda job: job.expires_at)[:limit]
-        return await self.remove([job.id for job in oldest])
+        return [job for job in oldest if await self._remove(job.id)]
 
     async def forget(self, whose: Whose) -> int:
         return await self.remove([job.id async for job in self._all() if whose.has(job.owner)])

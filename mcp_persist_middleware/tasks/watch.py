@@ -3,13 +3,18 @@ more."""
 
 import asyncio
 import contextlib
+from collections import Counter
 
 from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.deletions import Deletion, Reason
 from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.live import LiveStream
+from mcp_persist_middleware.model import JobEnd, JobFace, JobRecord
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.pump import Exchange
+from mcp_persist_middleware.tasks import ends, state
 from mcp_persist_middleware.tasks.creation import take_back
+from mcp_persist_middleware.tasks.state import JobStatus
 
 # However often it is woken, it looks no sooner than after so long (seconds).
 _PAUSE = 0.5
@@ -28,6 +33,8 @@ class JobWatch:
     def __init__(self, context: Context, jobs: Jobs) -> None:
         self._context = context
         self._jobs = jobs
+        self._gone: Counter[str] = Counter()
+        """What has expired in each namespace and is not noted yet."""
 
     async def run(self) -> None:
         """Run until cancelled; without jobs here nothing is asked."""
@@ -79,10 +86,27 @@ class JobWatch:
         return mine
 
     async def purge(self) -> None:
-        """Forget what has expired.
+        """Forget what has expired, and note that.
 
         Raises:
             StoreError: the store does not answer.
         """
-        while await self._jobs.purge(self._jobs.now(), _PURGED) == _PURGED:
-            pass
+        log, full = self._context.log, True
+        while full:
+            gone = await self._jobs.purge(self._jobs.now(), _PURGED)
+            full = len(gone) >= _PURGED
+            self._gone.update(job.owner.namespace for job in gone)
+            for job in gone:
+                await self._count_end(job)
+        if told := [(where, count) for where, count in self._gone.items() if count]:
+            now = log.now()
+            await log.note_deletions([Deletion(now, Reason.AGE, w, "jobs", n) for w, n in told])
+            self._gone.clear()
+
+    async def _count_end(self, job: JobRecord) -> None:
+        """Of a task that has waited for its client to its end: no stream of its says so."""
+        if job.face is JobFace.EXTENSION and job.request is not None:
+            with contextlib.suppress(StoreError):
+                found = await state.seen(self._context.log, job)
+                if found.status is JobStatus.INPUT_REQUIRED:
+                    ends.count(job, JobEnd.EXPIRED)

@@ -12,6 +12,7 @@ from mcp_persist_middleware.model import JobFace
 from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.testing import MemoryLog, Shelf
 from mcp_persist_middleware.testing.contract.cases.jobs import job
+from tests.faults.workers import Store
 from tests.guarantees.test_g10_sessions import two_workers
 from tests.interaction.test_hand_back import Held, Listing, text_of
 from tests.interaction.test_rerun import left_behind
@@ -38,6 +39,12 @@ class Ends:
     def __call__(self) -> dict[tuple[Any, Any], Any]:
         now = self._now().items()
         return {key: count for key, v in now if (count := v - self._before.get(key, 0))}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Store:
+    """What the store says."""
+    return Store(tmp_path / "events.db")
 
 
 @pytest.fixture
@@ -231,3 +238,18 @@ async def test_what_is_asked_for_by_its_arguments_or_a_key_is_counted_too(
 
 async def told(session: RawSession) -> str:
     return await text_of(await session.call("slow"))
+
+
+async def test_a_task_that_waits_for_its_client_when_its_time_is_over_has_expired(
+    tmp_path: Path, ends: Ends, file: Store
+) -> None:
+    app = Application()
+    async with served(tmp_path, app, tasks_after=0, tasks_ttl=1, purge_interval=0.1) as client:
+        task = (await client.call("ask"))["taskId"]
+        app.gate.set()
+        await client.until(task, "input_required")
+        await until(lambda: bool(ends()))
+        await until(lambda: file.rows("SELECT kind FROM mcp_deletion WHERE kind = 'jobs'"))
+    assert ends() == {("extension", "expired"): 1}
+    told = file.rows("SELECT reason, namespace, number FROM mcp_deletion WHERE kind = 'jobs'")
+    assert told == [("age", "default", 1)]

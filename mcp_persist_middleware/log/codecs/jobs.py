@@ -49,7 +49,8 @@ class CodedJobs(Jobs):
     async def remove(self, ids: Collection[bytes]) -> int:
         return await self.inner.remove(ids)
 
-    async def purge(self, now: float, limit: int) -> int:
+    async def purge(self, now: float, limit: int) -> Sequence[JobRecord]:
+        # As with a list.
         return await self.inner.purge(now, limit)
 
     async def forget(self, whose: Whose) -> int:

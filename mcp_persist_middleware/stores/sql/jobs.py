@@ -1,6 +1,5 @@
 """The jobs in SQL: one statement for each operation but the one that has to count."""
 
-import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from sqlalchemy import (
     Select,
     UpdateBase,
     and_,
+    case,
     delete,
     exists,
     func,
@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.whose import Whose
 from mcp_persist_middleware.model import JobCreation, JobFace, JobRecord, Owner, Place
+from mcp_persist_middleware.stores.sql.job_count import JobCount
 from mcp_persist_middleware.stores.sql.listing import belonging
 from mcp_persist_middleware.stores.sql.rows import reading
 from mcp_persist_middleware.stores.sql.store import SqlStore
@@ -33,38 +34,10 @@ from mcp_persist_middleware.stores.sql.store import SqlStore
 _Bound = tuple[int, int | None, Sequence[ColumnElement[bool]]]
 
 _TOGETHER = 500
-# A stream that is not there has not begun yet, or has gone: which of the two, time tells (seconds).
-_BEGINS = 60.0
-
-
 # To count so many takes longer than to create one.
 _MANY = 1000
-# Of the room that was counted, the part that each of many workers may fill until it counts again.
-_SHARE, _COUNTED_SECONDS = 100, 30.0
-# Where there is none each new one takes the place of an old one: for so long (seconds) at most,
-# for retention makes room too.
-_FULL_SECONDS = 1.0
-
-
-class _Count:
-    """How many jobs there are, as it was when they were counted."""
-
-    def __init__(self, most: int = 0, there: int = 0) -> None:
-        self._most = most
-        self._is_full = there >= most
-        self._excess = there - most
-        self._left = max(1, (most - there) // _SHARE)
-        self._until = time.monotonic() + (_FULL_SECONDS if self._is_full else _COUNTED_SECONDS)
-
-    def excess(self, most: int) -> int | None:
-        """How many have to go for a new one under this bound; None where that is to be counted."""
-        if self._most != most or time.monotonic() > self._until:
-            return None
-        if self._is_full:
-            excess, self._excess = self._excess + 1, 0
-            return excess
-        self._left -= 1
-        return 0 if self._left >= 0 else None
+# A stream that is not there has not begun yet, or has gone: which of the two, time tells (seconds).
+_BEGINS = 60.0
 
 
 class SqlJobs(Jobs):
@@ -74,7 +47,7 @@ class SqlJobs(Jobs):
         self._store = store
         self._table = store.tables.job
         self._stream = store.tables.stream
-        self._count = _Count()
+        self._count = JobCount()
 
     def now(self) -> float:
         return self._store.now()
@@ -103,7 +76,7 @@ class SqlJobs(Jobs):
         if excess is None:
             count = select(func.count().label("jobs")).select_from(self._table)
             found = await self._store.first(count)
-            self._count = _Count(most, found.jobs if found else most)
+            self._count = JobCount(most, found.jobs if found else most)
             excess = self._count.excess(most)
         return excess
 
@@ -185,14 +158,18 @@ class SqlJobs(Jobs):
     async def of_streams(self, streams: Collection[bytes]) -> Sequence[JobRecord]:
         names = list(streams)
         # What may be large is left out, so that to look at every row is cheap.
-        left_out: dict[str, ColumnElement[Any]] = {"request": null(), "inputs": literal(b"")}
-        columns = [left_out.get(c.name, c).label(c.name) for c in self._table.c]
+        columns = self._small(request=null())
         found: list[JobRecord] = []
         for start in range(0, len(names), _TOGETHER):
             some = self._table.c.stream.in_(names[start : start + _TOGETHER])
             rows = await self._store.all(select(*columns).where(some))
             found += [self._of(row) for row in rows]
         return found
+
+    def _small(self, request: ColumnElement[Any]) -> Sequence[ColumnElement[Any]]:
+        """The columns of a record, without what it keeps of its client."""
+        left_out: dict[str, ColumnElement[Any]] = {"request": request, "inputs": literal(b"")}
+        return [left_out.get(c.name, c).label(c.name) for c in self._table.c]
 
     async def change(self, job: JobRecord) -> bool:
         c = self._table.c
@@ -223,12 +200,14 @@ class SqlJobs(Jobs):
             gone += await self._store.execute(delete(self._table).where(meant))
         return gone
 
-    async def purge(self, now: float, limit: int) -> int:
+    async def purge(self, now: float, limit: int) -> Sequence[JobRecord]:
         c = self._table.c
         late = select(c.id).where(c.expires_at <= now).order_by(c.expires_at).limit(limit)
         # One that is kept longer meanwhile stays.
         gone = self._store.rows(self._table, c.id.in_(late), c.expires_at <= now)
-        return await self._store.execute(delete(self._table).where(gone))
+        told = self._small(request=case((c.request.is_not(None), literal(b"")), else_=null()))
+        rows = await self._store.all(delete(self._table).where(gone).returning(*told))
+        return [self._of(row) for row in rows]
 
     async def forget(self, whose: Whose) -> int:
         c, gone = self._table.c, 0

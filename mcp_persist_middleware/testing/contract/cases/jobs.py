@@ -162,10 +162,13 @@ class JobTable:
         assert [each.id for each in await of(log).list(None, b"", 1)] == [strange.id]
 
     async def test_what_has_expired_is_purged_the_oldest_first(self, log: EventLog) -> None:
-        jobs = [job(log, expires_at=10.0 + n) for n in range(5)]
+        asked = [b"asked", None, None, None, None]
+        jobs = [job(log, expires_at=10.0 + n, request=each) for n, each in enumerate(asked)]
         await create(log, *jobs)
-        assert [await of(log).purge(13.5, 3), await of(log).purge(13.5, 3)] == [3, 1]
-        assert await of(log).purge(13.5, 3) == 0
+        gone = [await of(log).purge(13.5, 3) for _ in range(3)]
+        told = [{(each.id, each.request is None) for each in some} for some in gone]
+        known = [(each.id, each.request is None) for each in jobs]
+        assert told == [set(known[:3]), {known[3]}, set()]
         left = [await of(log).find(each.id) is not None for each in jobs]
         assert left == [False] * 4 + [True]
 
