@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from mcp_persist_middleware import telemetry
@@ -36,6 +37,7 @@ from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.drain import Drain
 from mcp_persist_middleware.streams.memory import Memory
 from mcp_persist_middleware.supervision import Supervisor, said
+from mcp_persist_middleware.tasks import unbegun
 from mcp_persist_middleware.tasks.watch import JobWatch
 
 logger = logging.getLogger(__name__)
@@ -208,6 +210,14 @@ def _journal(log: EventLog, settings: Settings, worker: str) -> JournalWriter | 
     return JournalWriter(log.journal, settings.store_timeout, worker)
 
 
+def _reaper(context: Context) -> OrphanReaper:
+    log, member, settings = context.log, context.member, context.settings
+    send_back, on_gone = context.drain.send_back, partial(unbegun.begin_all, context)
+    return OrphanReaper(
+        log, member.peers, settings, member.name, context.takeover, send_back, on_gone
+    )
+
+
 async def _run_beside(
     context: Context, registry: Registry, heartbeat: Heartbeat, on_lost: Callable[[], None]
 ) -> None:
@@ -216,9 +226,7 @@ async def _run_beside(
     relay_server = RelayServer(
         log.inbox, log.wakeups, member.peers, member.lease, registry, settings, member.name, tasks
     )
-    reaper = OrphanReaper(
-        log, member.peers, settings, member.name, context.takeover, context.drain.send_back
-    )
+    reaper = _reaper(context)
     await relay_server.open()
     context.writer.start()
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from mcp_persist_middleware.errors import StoreError, UnreadableRowError
 from mcp_persist_middleware.log.base import EventLog
@@ -25,6 +25,7 @@ class OrphanReaper:
 
     Args:
         send_back: ends the connections that read a stream in an epoch here, in order.
+        on_gone: told of each that is gone, before what it has left is looked for.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class OrphanReaper:
         worker: str,
         takeover: Takeover,
         send_back: Callable[[bytes, int], None],
+        on_gone: Callable[[str, PeerStatus], Awaitable[None]] | None = None,
     ) -> None:
         self._log = log
         self._peers = peers
@@ -42,6 +44,7 @@ class OrphanReaper:
         self._worker = worker
         self._takeover = takeover
         self._send_back = send_back
+        self._on_gone = on_gone
         self._woken = asyncio.Event()
         self._left: set[bytes] = set()
         """Those that cannot be ended: each of them is said once."""
@@ -75,6 +78,8 @@ class OrphanReaper:
                 await self._reap(worker, status)
 
     async def _reap(self, worker: str, status: PeerStatus) -> None:
+        if self._on_gone is not None:
+            await self._on_gone(worker, status)
         ended = waiting = 0
         after = b""
         while left := await self._log.open_streams_of(worker, _PAGE, after):

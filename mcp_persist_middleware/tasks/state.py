@@ -20,6 +20,7 @@ from mcp_persist_middleware.model import (
 )
 from mcp_persist_middleware.protocol import jsonrpc, sse
 from mcp_persist_middleware.streams.context import Context, LastProgress
+from mcp_persist_middleware.tasks import unbegun
 
 # How much of a stream's end is looked at for progress.
 _EVENTS, _BYTES = 32, 256 * 1024
@@ -80,7 +81,7 @@ async def look(context: Context, job: JobRecord) -> JobState:
     Raises:
         StoreError: the store does not answer.
     """
-    record = await context.log.find(job.stream)
+    record = await context.log.find(job.stream) or await unbegun.find(context, job)
     left = await _left(context, record) if record is not None else None
     if record is not None and left is not None:
         if record.request is not None:
@@ -170,14 +171,9 @@ async def _without_stream(context: Context, job: JobRecord) -> JobState:
     if is_here or not (await context.member.peers.verify(job.worker)).gone:
         # A worker that has ended its stream has it in the store; so has one that has begun it.
         now = context.log.now()
-        if job.stream in context.writer.live or now - job.updated_at < _patience(context):
+        if job.stream in context.writer.live or now - job.updated_at < unbegun.patience(context):
             return JobState(JobStatus.WORKING, job.updated_at)
     return JobState(JobStatus.FAILED, job.expires_at, _GONE, _error(_GONE))
-
-
-def _patience(context: Context) -> float:
-    """How long the stream of a job may be on its way to the store."""
-    return context.settings.store_timeout + context.settings.lease_seconds
 
 
 def _error(text: str) -> bytes:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from mcp_persist_middleware.testing import MemoryLog, Shelf
 from mcp_persist_middleware.testing.contract.cases.jobs import job
 from tests.faults.workers import Store
 from tests.guarantees.test_g10_sessions import two_workers
-from tests.interaction.test_hand_back import Held, Listing, text_of
+from tests.interaction.test_hand_back import Held, Listing, answer_of, text_of
 from tests.interaction.test_rerun import left_behind
 from tests.interaction.test_tasks import Application, served
+from tests.peers.killed_tasks_app import Server
 from tests.support.measured import Telemetry
+from tests.support.processes import ServerProcess, running
 from tests.support.scripted import Call, Scripted, persisted, serving, until
-from tests.support.session import RawSession
+from tests.support.session import MODERN, RawSession
 from tests.support.task_client import TaskClient
 
 _ANN = {"authorization": "Bearer ann"}
@@ -238,6 +242,60 @@ async def test_what_is_asked_for_by_its_arguments_or_a_key_is_counted_too(
 
 async def told(session: RawSession) -> str:
     return await text_of(await session.call("slow"))
+
+
+@asynccontextmanager
+async def beside_one_that_dies(
+    tmp_path: Path, store: str, instant: str
+) -> AsyncIterator[tuple[ServerProcess, int]]:
+    """A worker that is killed at this instant, and the port of another one."""
+    environ = {"KILLED_DIRECTORY": str(tmp_path), "KILLED_URL": store}
+    environ |= {"MCP_PERSIST_IDEMPOTENCY": "true", "MCP_PERSIST_TASKS_AFTER": "0.1"}
+    app = "tests.peers.killed_tasks_app:app()"
+    server = ServerProcess(app, tmp_path / "server.log", environ=environ)
+    async with running(server), persisted(Server(), store, idempotency=True) as (port, _):
+        (tmp_path / "armed").write_text(instant)
+        yield server, port
+
+
+_WORK: dict[str, Any] = {"name": "it", "seconds": 0.6, "as_json": False}
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_a_keyed_call_whose_worker_died_before_it_began_has_failed_once(
+    tmp_path: Path, tmp_store: str, ends: Ends, comes_back: bool
+) -> None:
+    async with beside_one_that_dies(tmp_path, tmp_store, "created") as (server, port):
+        extra = _ANN | {"idempotency-key": "k"}
+        with pytest.raises((OSError, asyncio.IncompleteReadError)):
+            await RawSession(server.port, MODERN, extra=extra).call("work", **_WORK)
+        if not comes_back:
+            await until(lambda: bool(ends()))
+        for _ in range(2):
+            answer = await answer_of(
+                await RawSession(port, MODERN, extra=extra).call("work", **_WORK)
+            )
+            assert "worker that ran this request is gone" in answer["error"]["message"]
+        await until(lambda: bool(ends()))
+    assert ends() == {("idempotency", "worker_died"): 1}
+    assert not (tmp_path / "runs").exists()
+
+
+async def test_a_task_whose_worker_died_before_it_went_on_has_failed_once(
+    tmp_path: Path, tmp_store: str, ends: Ends
+) -> None:
+    async with beside_one_that_dies(tmp_path, tmp_store, "moved") as (server, port):
+        client = TaskClient(server.port, extra=_ANN)
+        task = (await client.call("ask", **_WORK))["taskId"]
+        await client.until(task, "input_required")
+        given = {"taskId": task, "inputResponses": {"who": {"action": "accept"}}}
+        with pytest.raises((OSError, asyncio.IncompleteReadError)):
+            await client.ask("tasks/update", given)
+        found = await TaskClient(port, extra=_ANN).until(task)
+        assert "worker that ran this request is gone" in found["error"]["message"]
+        await until(lambda: bool(ends()))
+    assert ends() == {("extension", "worker_died"): 1}
+    assert not (tmp_path / "runs").exists()
 
 
 async def test_a_task_that_waits_for_its_client_when_its_time_is_over_has_expired(
