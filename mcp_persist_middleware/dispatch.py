@@ -149,6 +149,8 @@ class Dispatcher:
                             return
                     case NotExecuted():
                         continue
+                    case RelayFailure.UNKNOWN_OUTCOME if questions.only_asks(asked):
+                        continue
                     case RelayFailure() as failure:
                         largest = relay.rooms.of_one
                         told = {"largest": largest, "retry_ms": retry_ms}

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.interaction.test_core_tasks import TaskSession
+from tests.interaction.test_hand_back import answer_of
+from tests.interaction.test_job_ends import beside_one_that_dies
 from tests.multiworker.servers import two_servers
+from tests.support.session import RawSession
 from tests.support.stores import Store
 
 pytestmark = pytest.mark.timeout(60)
@@ -43,3 +46,22 @@ async def test_a_task_is_begun_and_asked_for_at_either_worker_and_fails_with_its
         assert "gone" in error["message"]
         assert await there.status(names[0]) == "completed"
         await one.start()
+
+
+async def test_a_question_about_a_task_whose_home_dies_is_answered_by_the_next(
+    tmp_path: Path, tmp_store: str
+) -> None:
+    """An error would be read as the end of the task."""
+    async with beside_one_that_dies(tmp_path, tmp_store, "nothing") as (one, two):
+        session = await RawSession.open(one.port)
+        work = {"name": "it", "seconds": 0.1, "as_json": False}
+        response = await session.post("tools/call", {"name": "work", "arguments": work, "task": {}})
+        task = {"taskId": (await answer_of(response))["result"]["task"]["taskId"]}
+        result = await answer_of(await session.post("tasks/result", task))
+        (tmp_path / "armed").write_text("looked")
+        session.port = two
+        found = await answer_of(await session.post("tasks/get", task))
+        assert not one.is_running
+        assert found["result"]["status"] == "completed"
+        again = await answer_of(await session.post("tasks/result", task))
+        assert again["result"] == result["result"]
