@@ -1,5 +1,6 @@
 """The jobs in SQL: one statement for each operation but the one that has to count."""
 
+import asyncio
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ class SqlJobs(Jobs):
         self._table = store.tables.job
         self._stream = store.tables.stream
         self._count = JobCount()
+        self._counting = asyncio.Lock()
 
     def now(self) -> float:
         return self._store.now()
@@ -73,12 +75,17 @@ class SqlJobs(Jobs):
         if most < _MANY:
             return None
         excess = self._count.excess(most)
-        if excess is None:
-            count = select(func.count().label("jobs")).select_from(self._table)
-            found = await self._store.first(count)
-            self._count = JobCount(most, found.jobs if found else most)
+        if excess is not None:
+            return excess
+        # Of many who come at the same time one counts.
+        async with self._counting:
             excess = self._count.excess(most)
-        return excess
+            if excess is None:
+                count = select(func.count().label("jobs")).select_from(self._table)
+                found = await self._store.first(count)
+                self._count = JobCount(most, found.jobs if found else most)
+                excess = self._count.excess(most)
+            return excess
 
     def _at_once(self, job: JobRecord, most: int | None, most_of_one: int) -> UpdateBase:
         c = self._table.c
@@ -129,7 +136,8 @@ class SqlJobs(Jobs):
 
     def _oldest(self, limit: int, which: Sequence[ColumnElement[bool]]) -> Select[Any]:
         """The oldest that have ended. Each is asked for its stream in their order, so that no more
-        are looked at than it takes: a join would begin with all of them."""
+        are looked at than it takes: a join would begin with all of them. Those that somebody else
+        just removes make room for him."""
         c, s = self._table.c, self._stream.c
         is_over = select(s.ended_at.is_not(None)).where(s.id == c.stream).scalar_subquery()
         has_ended = func.coalesce(is_over, c.created_at <= self.now() - _BEGINS)
@@ -138,6 +146,7 @@ class SqlJobs(Jobs):
             .where(*which, or_(c.expires_at <= self.now(), has_ended))
             .order_by(c.id)
             .limit(limit)
+            .with_for_update(of=self._table, skip_locked=True)
         )
 
     def _of_key(self, place: Place, key: str) -> ColumnElement[bool]:
