@@ -79,7 +79,13 @@ class OrphanReaper:
 
     async def _reap(self, worker: str, status: PeerStatus) -> None:
         if self._on_gone is not None:
-            await self._on_gone(worker, status)
+            try:
+                await self._on_gone(worker, status)
+            except UnreadableRowError as error:
+                # What it has begun is ended all the same.
+                logger.warning(
+                    "MPM-STREAM-05: What a worker that is gone has left cannot be read: %s", error
+                )
         ended = waiting = 0
         after = b""
         while left := await self._log.open_streams_of(worker, _PAGE, after):

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from mcp_persist_middleware import erasure
-from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.errors import StoreError, UnreadableRowError
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.codecs.coded import CodedLog
 from mcp_persist_middleware.log.cursor import Cursor
@@ -129,7 +129,12 @@ async def test_the_streams_of_the_dead_are_ended_whatever_is_wrong_with_one_of_t
     peers = Peers(log, FailureDetector(10.0))
     limits, writer = Limits(1, 1, 1, 1), Writer(log, 1.0)
     takeover = Takeover(log, peers, writer, "one", limits, settings.kept_for)
-    await OrphanReaper(log, peers, settings, "one", takeover, lambda *_: None)._sweep()
+
+    async def unreadable(*_: object) -> None:
+        raise UnreadableRowError(url="it", what="job", reason="it is damaged")
+
+    reaper = OrphanReaper(log, peers, settings, "one", takeover, lambda *_: None, unreadable)
+    await reaper._sweep()
     found = [await log.find(stream.id) for stream in streams]
     assert [each.state for each in found if each is not None] == [
         StreamState.OPEN,
