@@ -94,9 +94,9 @@ class Hunt:
         """Calls, a kill in the midst of them, a restart; then each has to end."""
         made = [self._new() for _ in range(calls)]
         under_way = [asyncio.create_task(self._live(call)) for call in made]
-        victim = await self._kill()
-        dead, restarting = victim.pid, asyncio.create_task(self._restart(victim))
-        await asyncio.gather(*under_way, restarting)
+        victims = await self._kill()
+        dead = {victim.pid for victim in victims}
+        await asyncio.gather(*under_way, *[self._restart(victim) for victim in victims])
         await asyncio.gather(*[self._again(call) for call in made])
         self._judge(made, dead)
 
@@ -109,29 +109,36 @@ class Hunt:
         self.calls.append(call)
         return call
 
-    async def _kill(self) -> ServerProcess:
-        chance = self._chance
+    async def _kill(self) -> list[ServerProcess]:
+        """Those that have died."""
+        chance, instant = self._chance, "random"
         if chance.random() < 0.6:
             instant = chance.choice(killed_tasks_app.INSTANTS)
-            await asyncio.sleep(chance.uniform(0, 0.2))
-            self._armed.write_text(instant)
-            for _ in range(100):
-                await asyncio.sleep(0.02)
-                if (dead := self._dead()) is not None:
-                    self.instants[instant] += 1
-                    return dead
-            with contextlib.suppress(FileNotFoundError):
-                self._armed.unlink()
-            if (dead := self._dead()) is not None:
-                return dead
-        await asyncio.sleep(chance.uniform(0, 1.0))
-        victim = chance.choice(self._workers)
-        await victim.kill()
-        self.instants["random"] += 1
-        return victim
+        await asyncio.sleep(chance.uniform(0, 0.2))
+        if instant in ("random", "ending"):
+            await asyncio.sleep(chance.uniform(0, 0.8))
+            await chance.choice(self._workers).kill()
+        if instant != "random" and not await self._dies_at(instant):
+            instant = "random"
+            if not self._dead():
+                await chance.choice(self._workers).kill()
+        self.instants[instant] += 1
+        return self._dead()
 
-    def _dead(self) -> ServerProcess | None:
-        return next((each for each in self._workers if not each.is_running), None)
+    async def _dies_at(self, instant: str) -> bool:
+        """Whether a worker has died there, in time."""
+        before = len(self._dead())
+        self._armed.write_text(instant)
+        for _ in range(150):
+            await asyncio.sleep(0.02)
+            if len(self._dead()) > before:
+                return True
+        with contextlib.suppress(FileNotFoundError):
+            self._armed.unlink()
+        return len(self._dead()) > before
+
+    def _dead(self) -> list[ServerProcess]:
+        return [each for each in self._workers if not each.is_running]
 
     async def _restart(self, victim: ServerProcess) -> None:
         await asyncio.sleep(self._chance.uniform(0.0, 1.0))
@@ -254,7 +261,7 @@ class Hunt:
 
     # What has become of it.
 
-    def _judge(self, calls: list[Call], dead: int) -> None:
+    def _judge(self, calls: list[Call], dead: set[int]) -> None:
         lines = [line.split() for line in self._runs.read_text().splitlines()]
         for call in calls:
             processes = [int(pid) for name, pid in lines if name == call.name]
@@ -262,7 +269,7 @@ class Hunt:
                 call.faults.append(f"ran {len(processes)} times")
             if call.end == "done" and not processes:
                 call.faults.append("a result of nothing")
-            if call.end not in ("", "done", "wrong") and processes and dead not in processes:
+            if call.end not in ("", "done", "wrong") and processes and not dead & {*processes}:
                 call.faults.append(f"failed, and its worker lives: {call.end!r}")
             self.slowest = max(self.slowest, call.ended_after)
             for fault in call.faults:
