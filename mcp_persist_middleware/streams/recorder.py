@@ -129,7 +129,11 @@ class Recorder:
         owner = self._owner(head, identity.principal(self._context, scope, credential))
         caller = Caller(self._context, app, scope, owner)
         self.stream = await session_stream.next_epoch(self._context, caller)
-        return self.stream or self.open(scope, credential, head, None, early=False)
+        if self.stream is None:
+            self.stream = self.open(scope, credential, head, None, early=False)
+            # Where the session goes next, it goes on with what is in the store.
+            self._context.writer.hurry(self.stream)
+        return self.stream
 
     def _owner(self, head: headers.RawHeaders, principal: str) -> Owner:
         session = headers.get(head, headers.SESSION_ID) or self._request.session
