@@ -85,6 +85,8 @@ OURS = {
         Contender("zstd of all", Role.OURS, settings={"compression": "zstd"} | _ALL),
         Contender("encrypted", Role.OURS, settings=_KEY),
         Contender("zstd, encrypted", Role.OURS, settings={"compression": "zstd"} | _KEY),
+        Contender("without tasks", Role.OURS, settings={"tasks": False}),
+        Contender("all long calls", Role.OURS, settings={"hand_back": 50, "idempotency": True}),
     )
 }
 
