@@ -30,7 +30,7 @@ from mcp_persist_middleware.sessions.layer import SessionLayer
 from mcp_persist_middleware.streams import identity, listen, ownership, rerun, resume
 from mcp_persist_middleware.streams.lease_guard import LeaseGuard
 from mcp_persist_middleware.streams.stored_request import StoredRequest
-from mcp_persist_middleware.tasks import push, questions
+from mcp_persist_middleware.tasks import faces, push, questions
 from mcp_persist_middleware.tasks.core_service import note_reply
 from mcp_persist_middleware.worker import Parts
 
@@ -271,16 +271,14 @@ class Dispatcher:
         position = asked.resume.request.cursor if asked.resume is not None else None
         assert position is not None
         try:
+            runs = await faces.again(context, app, self.app, asked)
             refusal = await rerun.begin(
-                context, app, asked.scope, asked.request, asked.body, position.stream
+                context, app, asked.scope, asked.request, asked.body, position.stream, runs
             )
         except StoreError:
             await resume.later(context, client.send)
-            return
-        if refusal is not None:
-            await refusal.pass_on(client.send)
         else:
-            await client.read_on(asked)
+            await (client.read_on(asked) if refusal is None else refusal.pass_on(client.send))
 
     def _app(self, era: Era, *, takes_over: bool = False) -> ASGIApp:
         """The application as requests of an era may call it."""

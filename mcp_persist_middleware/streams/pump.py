@@ -61,6 +61,7 @@ class Exchange:
         self._late: BufferedAnswer | None = None
         self._passed: PassedAnswer | None = None
         self._kept: bytes | None = None
+        self.only_asks = False  # It may be run again, whatever the settings say.
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -90,9 +91,8 @@ class Exchange:
         """Run the application in the background, in a copy of the current context."""
         self._messages = body.messages
         self.recorder.report.received(body)
-        if self._context.settings.rerun is not None and self.kind is StreamKind.POST:
-            kept = StoredRequest.of(self.request, self.scope, body.content)
-            self._kept = kept.pack() if kept is not None else None
+        if self.kind is StreamKind.POST and (self.only_asks or self._context.settings.rerun):
+            self._kept = StoredRequest.packed(self.request, self.scope, body.content)
         self._task = self._context.tasks.begin(self._run())
         self._context.drain.runners.add(self)
         self._task.add_done_callback(self._ended)

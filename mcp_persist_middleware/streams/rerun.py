@@ -1,5 +1,5 @@
-"""Where the user has opted in: a request whose worker is gone is run again, on the same stream,
-when its client comes back for it."""
+"""Where the user has opted in, or it only asks: a request whose worker is gone is run again, on the
+same stream, when its client comes back for it."""
 
 import logging
 
@@ -10,7 +10,7 @@ from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.asgi.client import nowhere
 from mcp_persist_middleware.log.membership import peers
 from mcp_persist_middleware.model import StreamRecord
-from mcp_persist_middleware.protocol import classify
+from mcp_persist_middleware.protocol import classify, jsonrpc
 from mcp_persist_middleware.streams import authorise
 from mcp_persist_middleware.streams.authorise import Verdict
 from mcp_persist_middleware.streams.context import Context
@@ -22,14 +22,16 @@ logger = logging.getLogger(__name__)
 
 
 def is_wanted(context: Context, record: StreamRecord) -> bool:
-    """What the `rerun` setting says of a request that was left behind."""
-    asked = context.settings.rerun
-    if asked is None or record.request is None:
+    """What the `rerun` setting says of a request that was left behind. One that asks about a task
+    does nothing, and an error would be read as the end of the task: that is always asked again."""
+    wanted = context.settings.rerun
+    if record.request is None:
         return False
     try:
-        return bool(
-            asked(record.owner.session or None, StoredRequest.unpack(record.request).message)
-        )
+        message = StoredRequest.unpack(record.request).message
+        if message.get("method") in jsonrpc.TASK_QUESTIONS:
+            return True
+        return wanted is not None and bool(wanted(record.owner.session or None, message))
     except Exception:
         # Nothing is run again by guess.
         logger.exception("MPM-APP-04: The rerun setting raised; the request is not run again")
@@ -43,6 +45,7 @@ async def begin(
     request: classify.Request,
     body: Body,
     stream: bytes,
+    runs: ASGIApp | None = None,
     *,
     outlives: float | None = None,
 ) -> Verdict | None:
@@ -50,6 +53,7 @@ async def begin(
     log; or the application refuses the caller: then nothing was run, and that is its answer.
 
     Args:
+        runs: what answers it, where that is not the application.
         outlives: that nobody need read it, for so many seconds.
 
     Raises:
@@ -74,8 +78,8 @@ async def begin(
         live = await context.takeover.go_on(record, number)
         if live is not None:
             telemetry.reruns.add(1, {"namespace": record.owner.namespace})
-            logger.info("A request whose worker is gone is run again, as the rerun setting says")
-            running = Exchange(context, app, scope, request, nowhere)
+            logger.info("A request whose worker is gone is run again")
+            running = Exchange(context, runs or app, scope, request, nowhere)
             running.go_on(live)
             running.start(body)
             if outlives is not None:

@@ -40,6 +40,12 @@ class StoredRequest:
         kept = cls(found, body)
         return kept if body.lstrip()[:1] == b"{" and len(kept.pack()) <= _MOST_BYTES else None
 
+    @classmethod
+    def packed(cls, request: classify.Request, scope: Scope, body: bytes) -> bytes | None:
+        """What is kept of a request, as bytes."""
+        kept = cls.of(request, scope, body)
+        return kept.pack() if kept is not None else None
+
     def pack(self) -> bytes:
         """As bytes."""
         texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.headers]

@@ -5,8 +5,10 @@ import contextlib
 import json
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mcp_persist_middleware import asgi
+from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.model import Event, EventKind, JobRecord, RequestId
@@ -79,6 +81,24 @@ class TaskResult:
             "id": self._request_id,
             "error": json.loads(found.answer or b"{}"),
         }
+
+
+async def again(context: Context, asked: Asked, request_id: RequestId) -> ASGIApp:
+    """What answers a question whose worker is gone: whose task it is was looked at before.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    task, jobs = jsonrpc.params(asked.body.content).get("taskId"), context.log.jobs
+    name = job_id.parse(task) if isinstance(task, str) else None
+    job = await jobs.find(name) if jobs is not None and name is not None else None
+    if job is not None:
+        return TaskResult(context, job, request_id)
+
+    async def unknown(_: Scope, __: Receive, send: Send) -> None:
+        await asgi.answer_json(send, core.refusal(request_id, core.UNKNOWN))
+
+    return unknown
 
 
 def has_replied(context: Context, job: JobRecord, message: dict[str, Any]) -> bool:

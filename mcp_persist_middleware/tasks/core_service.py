@@ -24,7 +24,7 @@ from mcp_persist_middleware.streams.ownership import Caller
 from mcp_persist_middleware.streams.pump import Exchange
 from mcp_persist_middleware.streams.state import Opened
 from mcp_persist_middleware.supervision import say
-from mcp_persist_middleware.tasks import core, jobs, shown, state
+from mcp_persist_middleware.tasks import core, core_result, jobs, shown, state
 from mcp_persist_middleware.tasks.changing import Changing
 from mcp_persist_middleware.tasks.core_result import TaskResult, waits_for_client
 from mcp_persist_middleware.tasks.offer import is_wanted
@@ -215,6 +215,12 @@ class CoreTaskService:
             case _:
                 self.app = TaskResult(self.context, job, request_id)
                 return None
+
+    async def again(self) -> ASGIApp | None:
+        """What answers a `tasks/result` whose worker is gone; None where the application does."""
+        if self.call.method != "tasks/result" or await self._has_own_tasks():
+            return None
+        return await core_result.again(self.context, self.asked, self.call.request_id)
 
     async def _look(self, job: JobRecord) -> JobState:
         found = await state.look(self.context, job)

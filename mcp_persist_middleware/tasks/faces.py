@@ -18,3 +18,13 @@ def of(
     """
     service = TaskService.of(context, app, asked)
     return service or CoreTaskService.of(context, app, bare, asked)
+
+
+async def again(context: Context, app: ASGIApp, bare: ASGIApp, asked: Asked) -> ASGIApp | None:
+    """What answers a request that is run again, where that is not the application.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    service = CoreTaskService.of(context, app, bare, asked)
+    return await service.again() if service is not None else None

@@ -2,6 +2,7 @@
 becomes of them when their own is gone."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from tests.interaction.test_core_tasks import TaskSession
 from tests.interaction.test_hand_back import answer_of
 from tests.interaction.test_job_ends import beside_one_that_dies
 from tests.multiworker.servers import two_servers
-from tests.support.session import RawSession
+from tests.support.session import RawSession, last_id
+from tests.support.sse_client import Frame, Response
 from tests.support.stores import Store
 
 pytestmark = pytest.mark.timeout(60)
@@ -65,3 +67,33 @@ async def test_a_question_about_a_task_whose_home_dies_is_answered_by_the_next(
         assert found["result"]["status"] == "completed"
         again = await answer_of(await session.post("tasks/result", task))
         assert again["result"] == result["result"]
+
+
+async def test_a_result_whose_worker_dies_while_it_tells_it_is_told_by_the_next(
+    tmp_path: Path, tmp_store: str
+) -> None:
+    async with beside_one_that_dies(tmp_path, tmp_store, "nothing") as (one, two):
+        session = await RawSession.open(one.port)
+        work = {"name": "it", "seconds": 0.1, "as_json": False}
+        response = await session.post("tools/call", {"name": "work", "arguments": work, "task": {}})
+        task = {"taskId": (await answer_of(response))["result"]["task"]["taskId"]}
+        result = await answer_of(await session.post("tasks/result", task))
+        (tmp_path / "armed").write_text("telling")
+        cut = await session.post("tasks/result", task, request_id=77)
+        seen = await until_cut(cut)
+        assert last_id(seen) is not None
+        assert not any(frame.data for frame in seen)
+        session.port = two
+        again = await answer_of(await session.get(last_id(seen)))
+        assert not one.is_running
+        assert again == {**result, "id": 77}
+        assert (tmp_path / "runs").read_text().count("it ") == 1
+
+
+async def until_cut(response: Response) -> list[Frame]:
+    """What comes before the connection breaks."""
+    seen: list[Frame] = []
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        async for frame in response.frames():
+            seen.append(frame)
+    return seen

@@ -17,12 +17,14 @@ from mcp_persist_middleware import PersistMiddleware
 from mcp_persist_middleware.stores.postgres.log import PostgresLog
 from mcp_persist_middleware.stores.sql.jobs import SqlJobs
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
+from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.tasks import service, state
+from mcp_persist_middleware.tasks.core_result import TaskResult
 from tests.support.scripted import Call, Scripted
 
 DIRECTORY = Path(os.environ.get("KILLED_DIRECTORY", "."))
 RUNS, ARMED = DIRECTORY / "runs", DIRECTORY / "armed"
-INSTANTS = ("created", "changed", "committing", "committed", "ending", "looked", "moved")
+INSTANTS = ("created", "changed", "committing", "committed", "ending", "looked", "moved", "telling")
 
 
 def die_if(instant: str) -> None:
@@ -42,6 +44,8 @@ def _dies(
 
     async def dies(*given: Any, **more: Any) -> Any:
         is_meant = when is None or when(given)
+        if instant == "telling":
+            await _written(given[0]._context)
         if before and is_meant:
             die_if(instant)
         done = await made(*given, **more)
@@ -50,6 +54,11 @@ def _dies(
         return done
 
     setattr(owner, name, dies)
+
+
+async def _written(context: Context) -> None:
+    while not all(stream.created for stream in context.writer.live.values()):
+        await asyncio.sleep(0.01)
 
 
 def _is_result(given: Any) -> bool:
@@ -63,7 +72,8 @@ def _is_takeover(given: Any) -> bool:
 def install() -> None:
     """The instants: a job is in the store and its id is not told; its result is there and is not,
     or is, in the store; somebody ends what another has left; a task was looked at and that is not
-    told; a job goes on with its client's answers, and its call has not begun."""
+    told; a job goes on with its client's answers, and its call has not begun; a `tasks/result` has
+    its stream, and says nothing in it yet."""
     _dies(SqlJobs, "create", "created", before=False)
     _dies(SqlJobs, "change", "changed", before=False)
     for log in (SqliteLog, PostgresLog):
@@ -72,6 +82,7 @@ def install() -> None:
         _dies(log, "append", "ending", before=True, when=_is_takeover)
     _dies(state, "look", "looked", before=False)
     _dies(service.creation, "move", "moved", before=False)
+    _dies(TaskResult, "_tell", "telling", before=True)
 
 
 class Server(Scripted):
