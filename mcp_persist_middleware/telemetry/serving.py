@@ -91,7 +91,7 @@ interrupted = counter(
 reruns = counter(
     "mcp_persist.reruns",
     "{request}",
-    "Requests run again as the `rerun` setting says",
+    "Requests run again: as the `rerun` setting says, or because they only ask",
     Section.CALLS,
     "namespace",
 )
