@@ -47,7 +47,7 @@ def test_each_worker_is_a_line(scene: Scene) -> None:
 
 
 def test_each_look_is_told_where_no_terminal_draws_it(scene: Scene) -> None:
-    ran = scene.run("top", "--seconds", "0.05", "--interval", "0.01")
+    ran = scene.run("top", "--seconds", "1", "--interval", "0.01")
     assert ran.out.count("Relayed requests that wait") >= 2
 
 
