@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope
 
@@ -271,7 +272,7 @@ class Dispatcher:
         position = asked.resume.request.cursor if asked.resume is not None else None
         assert position is not None
         try:
-            runs = await faces.again(context, app, self.app, asked)
+            runs = partial(faces.again, context, app, self.app, asked)
             refusal = await rerun.begin(
                 context, app, asked.scope, asked.request, asked.body, position.stream, runs
             )

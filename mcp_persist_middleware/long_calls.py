@@ -17,7 +17,8 @@ from mcp_persist_middleware.sessions.rewrite import named
 from mcp_persist_middleware.streams import serve
 from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.streams.pump import Exchange
-from mcp_persist_middleware.tasks import faces, questions
+from mcp_persist_middleware.tasks import faces
+from mcp_persist_middleware.tasks.core_result import TaskResult
 from mcp_persist_middleware.tasks.hand_back import HandBack
 from mcp_persist_middleware.tasks.hand_back_offers import HandBackOffer
 from mcp_persist_middleware.tasks.idempotency import Idempotent
@@ -59,7 +60,7 @@ async def run(
             return
     running = Exchange(context, app, asked.scope, asked.request, client.send)
     running.recorder.is_asked_here = client.is_here
-    running.only_asks = tasks is not None and questions.only_asks(asked)
+    running.only_asks = isinstance(app, TaskResult)
     running.handoff, claim = tasks.offer if tasks is not None else None, None
     match repeatable:
         case Idempotent():

@@ -2,6 +2,7 @@
 same stream, when its client comes back for it."""
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Scope
 
@@ -45,7 +46,7 @@ async def begin(
     request: classify.Request,
     body: Body,
     stream: bytes,
-    runs: ASGIApp | None = None,
+    runs: Callable[[Caller], Awaitable[ASGIApp | None]] | None = None,
     *,
     outlives: float | None = None,
 ) -> Verdict | None:
@@ -53,7 +54,7 @@ async def begin(
     log; or the application refuses the caller: then nothing was run, and that is its answer.
 
     Args:
-        runs: what answers it, where that is not the application.
+        runs: tells what answers a caller, where that is not the application.
         outlives: that nobody need read it, for so many seconds.
 
     Raises:
@@ -64,6 +65,7 @@ async def begin(
     if verdict.refused:
         return verdict
     is_served = not request.session or 200 <= verdict.answer.status < 300
+    answers = await runs(verdict.caller) if runs is not None else None
     # Of two clients on this worker the second one finds the stream of the first.
     async with context.taking_over:
         found = await _left(context, stream, verdict.caller)
@@ -79,7 +81,7 @@ async def begin(
         if live is not None:
             telemetry.reruns.add(1, {"namespace": record.owner.namespace})
             logger.info("A request whose worker is gone is run again")
-            running = Exchange(context, runs or app, scope, request, nowhere)
+            running = Exchange(context, answers or app, scope, request, nowhere)
             running.go_on(live)
             running.start(body)
             if outlives is not None:

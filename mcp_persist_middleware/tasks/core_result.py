@@ -11,10 +11,11 @@ from mcp_persist_middleware import asgi
 from mcp_persist_middleware.asgi.asked import Asked
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.cursor import Cursor
-from mcp_persist_middleware.model import Event, EventKind, JobRecord, RequestId
+from mcp_persist_middleware.model import Event, EventKind, JobFace, JobRecord, RequestId
 from mcp_persist_middleware.protocol import job_id, jsonrpc, sse
 from mcp_persist_middleware.streams.context import Context
-from mcp_persist_middleware.tasks import core, state
+from mcp_persist_middleware.streams.ownership import Caller
+from mcp_persist_middleware.tasks import core, jobs, state
 from mcp_persist_middleware.tasks.changing import dumped
 from mcp_persist_middleware.tasks.state import JobState
 
@@ -83,15 +84,15 @@ class TaskResult:
         }
 
 
-async def again(context: Context, asked: Asked, request_id: RequestId) -> ASGIApp:
-    """What answers a question whose worker is gone: whose task it is was looked at before.
+async def again(caller: Caller, asked: Asked, request_id: RequestId) -> ASGIApp:
+    """What answers a question whose worker is gone, about a task of the caller's. The worker may
+    have left it to an application that has tasks itself: whose task it is nobody looked at then.
 
     Raises:
         StoreError: the store does not answer.
     """
-    task, jobs = jsonrpc.params(asked.body.content).get("taskId"), context.log.jobs
-    name = job_id.parse(task) if isinstance(task, str) else None
-    job = await jobs.find(name) if jobs is not None and name is not None else None
+    task, context = jsonrpc.params(asked.body.content).get("taskId"), caller.context
+    job = await jobs.own(context, caller, task, JobFace.CORE)
     if job is not None:
         return TaskResult(context, job, request_id)
 

@@ -216,11 +216,11 @@ class CoreTaskService:
                 self.app = TaskResult(self.context, job, request_id)
                 return None
 
-    async def again(self) -> ASGIApp | None:
+    async def again(self, caller: Caller) -> ASGIApp | None:
         """What answers a `tasks/result` whose worker is gone; None where the application does."""
         if self.call.method != "tasks/result" or await self._has_own_tasks():
             return None
-        return await core_result.again(self.context, self.asked, self.call.request_id)
+        return await core_result.again(caller, self.asked, self.call.request_id)
 
     async def _look(self, job: JobRecord) -> JobState:
         found = await state.look(self.context, job)
