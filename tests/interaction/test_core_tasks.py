@@ -1,6 +1,7 @@
 """Tasks of 2025-11-25 for a server that never heard of them, by a small conforming client."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,12 @@ from typing import Any, ClassVar
 import pytest
 from mcp.server.mcpserver import MCPServer
 
+from mcp_persist_middleware.asgi.asked import Asked
+from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.persistence import access_to
+from mcp_persist_middleware.protocol.classify import Request, RequestKind
+from mcp_persist_middleware.streams.ownership import Caller
+from mcp_persist_middleware.tasks import core_result
 from tests.support.scripted import Call, Scripted, persisted, until
 from tests.support.session import RawSession
 from tests.support.sse_client import Frame, Response
@@ -363,3 +369,31 @@ async def test_a_caller_who_is_refused_is_asked_for_once_and_changes_nothing_for
         assert counts == [2, 1, 1]
         (tool,) = (await session.ask("tools/list"))["result"]["tools"]
         assert tool["execution"] == {"taskSupport": "optional"}
+
+
+async def test_a_result_that_is_asked_again_is_its_owners_alone(tmp_store: str) -> None:
+    async with persisted(Server(), tmp_store) as (port, persistence):
+        ann, bob = await TaskSession.open(port), await TaskSession.open(port)
+        task = (await ann.begin("short"))["taskId"]
+        context = (await access_to(persistence).parts()).exchanges
+        assert context.log.jobs is not None
+        owner = (await context.log.jobs.list(None, b"", 1))[0].owner
+        body = json.dumps({"params": {"taskId": task}}).encode()
+        told: list[Any] = []
+
+        async def send(message: Any) -> None:
+            told.append(message)
+
+        for session in (ann, bob):
+            scope = {"type": "http", "path": owner.path, "root_path": "", "headers": []}
+            whose = dataclasses.replace(owner, session=session.session_id)
+            caller = Caller(context, Server(), scope, whose)
+            asked = Asked(Request(RequestKind.EXCHANGE), scope, Body.of(body))
+            answers = await core_result.again(caller, asked, 77)
+            assert isinstance(answers, core_result.TaskResult) is (session is ann)
+        await answers(scope, nothing, send)
+        assert json.loads(told[-1]["body"])["error"]["code"] == -32602
+
+
+async def nothing() -> Any:
+    """Nobody has anything to say."""
