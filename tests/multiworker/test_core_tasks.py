@@ -4,6 +4,7 @@ becomes of them when their own is gone."""
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,11 +56,7 @@ async def test_a_question_about_a_task_whose_home_dies_is_answered_by_the_next(
 ) -> None:
     """An error would be read as the end of the task."""
     async with beside_one_that_dies(tmp_path, tmp_store, "nothing") as (one, two):
-        session = await RawSession.open(one.port)
-        work = {"name": "it", "seconds": 0.1, "as_json": False}
-        response = await session.post("tools/call", {"name": "work", "arguments": work, "task": {}})
-        task = {"taskId": (await answer_of(response))["result"]["task"]["taskId"]}
-        result = await answer_of(await session.post("tasks/result", task))
+        session, task, result = await finished_task(one.port)
         (tmp_path / "armed").write_text("looked")
         session.port = two
         found = await answer_of(await session.post("tasks/get", task))
@@ -73,11 +70,7 @@ async def test_a_result_whose_worker_dies_while_it_tells_it_is_told_by_the_next(
     tmp_path: Path, tmp_store: str
 ) -> None:
     async with beside_one_that_dies(tmp_path, tmp_store, "nothing") as (one, two):
-        session = await RawSession.open(one.port)
-        work = {"name": "it", "seconds": 0.1, "as_json": False}
-        response = await session.post("tools/call", {"name": "work", "arguments": work, "task": {}})
-        task = {"taskId": (await answer_of(response))["result"]["task"]["taskId"]}
-        result = await answer_of(await session.post("tasks/result", task))
+        session, task, result = await finished_task(one.port)
         (tmp_path / "armed").write_text("telling")
         cut = await session.post("tasks/result", task, request_id=77)
         seen = await until_cut(cut)
@@ -97,3 +90,12 @@ async def until_cut(response: Response) -> list[Frame]:
         async for frame in response.frames():
             seen.append(frame)
     return seen
+
+
+async def finished_task(port: int) -> tuple[RawSession, dict[str, Any], Any]:
+    """A session, what names its finished task, and the answer to a `tasks/result` for it."""
+    session = await RawSession.open(port)
+    work = {"name": "it", "seconds": 0.1, "as_json": False}
+    response = await session.post("tools/call", {"name": "work", "arguments": work, "task": {}})
+    task = {"taskId": (await answer_of(response))["result"]["task"]["taskId"]}
+    return session, task, await answer_of(await session.post("tasks/result", task))

@@ -16,7 +16,6 @@ import itertools
 import json
 import random
 import sys
-import tempfile
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -29,7 +28,7 @@ from tests.support.forks import Forks
 from tests.support.processes import ServerProcess, running
 from tests.support.session import HANDSHAKE, MODERN, RawSession
 from tests.support.sse_client import Response
-from tests.support.started import started
+from tests.support.started import each_started
 from tests.support.stores import Store
 from tests.support.task_client import TaskClient
 
@@ -323,11 +322,8 @@ async def hunt(store: Store, directory: Path, given: argparse.Namespace) -> bool
 
 
 async def _all(given: argparse.Namespace) -> bool:
-    right = True
-    for name in given.store:
-        with tempfile.TemporaryDirectory() as directory, started(name, Path(directory)) as store:
-            right &= await hunt(store, Path(directory), given)
-    return right
+    found = [await hunt(store, there, given) for store, there in each_started(given.store)]
+    return all(found)
 
 
 def main() -> int:

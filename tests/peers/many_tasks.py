@@ -18,7 +18,6 @@ import json
 import secrets
 import statistics
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -28,7 +27,7 @@ from typing import Any
 
 from mcp_persist_middleware.protocol import job_id
 from tests.support.processes import ServerProcess, mcp_server, running
-from tests.support.started import started
+from tests.support.started import each_started
 from tests.support.stores import Store
 from tests.support.task_client import TaskClient
 
@@ -171,11 +170,8 @@ async def measure(store: Store, directory: Path, given: argparse.Namespace) -> b
 
 
 async def _all(given: argparse.Namespace) -> bool:
-    right = True
-    for name in given.store:
-        with tempfile.TemporaryDirectory() as directory, started(name, Path(directory)) as store:
-            right &= await measure(store, Path(directory), given)
-    return right
+    found = [await measure(store, there, given) for store, there in each_started(given.store)]
+    return all(found)
 
 
 def main() -> int:

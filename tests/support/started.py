@@ -2,7 +2,7 @@
 for, and end with the block."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,3 +70,10 @@ def started(name: str, directory: Path) -> Iterator[Store]:
     """A store by its name in `STORES`, with its servers."""
     with fixtures() as fixture:
         yield STORES[name](directory, fixture)
+
+
+def each_started(names: Iterable[str]) -> Iterator[tuple[Store, Path]]:
+    """One after the other, each with a directory of its own, for as long as it is looked at."""
+    for name in names:
+        with tempfile.TemporaryDirectory() as directory, started(name, Path(directory)) as store:
+            yield store, Path(directory)
