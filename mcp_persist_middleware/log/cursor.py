@@ -12,6 +12,10 @@ from mcp_persist_middleware.wakeups.base import Subscription
 
 # With every wake-up lost a reader still gets on at this pace, where the writer is in this process.
 _LOCAL_POLL = 15.0
+# A reader that was woken, and given no more than so many events of so many bytes, has all that
+# there was: it looks again when it is woken again, or after so long (seconds). Only then it asks
+# whether the stream is over, where no answer says so.
+_FEW, _SMALL, _MOMENT = 64, 64 * 1024, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Cursor:
         self._stopped = False
         self._subscription: Subscription | None = None
         # Of a stream that is written elsewhere: an answer is mostly the last event.
-        self._expects_end = self._has_waited = False
+        self._expects_end = self._has_waited = self._has_all = False
         # What was said to others is not repeated.
         self._heard = live.said if live is not None and resumed else None
         self.position = after
@@ -150,8 +154,13 @@ class Cursor:
     async def _from_store(self) -> Page | None:
         live = self._live
         bound = live.visible if live is not None else None
+        if self._has_all and self._subscription is not None:
+            self._has_all = False
+            await self._subscription.wait(_MOMENT)
+            return None
         if not self._expects_end and (events := await self._read()):
             self._expects_end = live is None and events[-1].kind is EventKind.RESPONSE
+            self._has_all = not self._expects_end and _is_short(events)
             return self._page(events, events[-1].sequence)
         self._expects_end = False
         if live is not None and bound is not None:
@@ -202,3 +211,8 @@ class Cursor:
             passed = max(0, min(last, had) - max(begin, live.committed)) - again
         missing = last - begin - len(events) - passed
         return Page(events, missing, passed, ended, comment)
+
+
+def _is_short(events: Sequence[Event]) -> bool:
+    """Whether no page ended here because it was full."""
+    return len(events) < _FEW and sum(len(event.frame) for event in events) < _SMALL

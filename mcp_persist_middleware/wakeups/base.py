@@ -1,5 +1,6 @@
 """Wake-ups from other workers, as a reader sees them."""
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -33,11 +34,13 @@ class Subscription:
         self._notified = True
         self._signal.notify()
 
-    async def wait(self) -> None:
-        """Return when notified since the last `wait` returned, or when patience is over."""
+    async def wait(self, most: float = math.inf) -> None:
+        """Return when notified since the last `wait` returned, or when patience is over, or `most`
+        seconds."""
         if not self._notified:
             # Readers that came together do not look together.
-            await self._signal.wait(self.patience * random.uniform(0.75, 1.25))  # noqa: S311
+            patience = min(most, self.patience) * random.uniform(0.75, 1.25)  # noqa: S311
+            await self._signal.wait(patience)
         self._notified = False
 
     def on_close(self, call: Callable[[], None]) -> None:

@@ -88,6 +88,27 @@ async def test_a_waiting_reader_that_is_stopped_comes_to_its_end_at_once() -> No
     cursor.close()
 
 
+async def test_a_reader_that_follows_asks_the_store_once_for_what_it_is_woken_for() -> None:
+    log = Patient(before=10**9)
+    cursor = Cursor(Reads(log), log.record.id, 2, None, resumed=True)
+    waiting = asyncio.create_task(cursor.next())
+    while cursor._subscription is None or not cursor._subscription._signal._waiters:
+        await asyncio.sleep(0)
+    before = log._looks
+    for number in range(3, 23):
+        log.apply(StreamWrite(log.record.id, 1, events=events(number, number)))
+        cursor._subscription.notify()
+        async with asyncio.timeout(10):
+            page = await waiting
+        assert [event.sequence for event in page.events] == [number]
+        waiting = asyncio.create_task(cursor.next())
+        await turns()
+    # A machine that stands still in between lets one look again.
+    assert log._looks - before < 30
+    waiting.cancel()
+    cursor.close()
+
+
 class Asked(Writing):
     """It answers when it is told to, and counts."""
 
