@@ -182,9 +182,10 @@ def test_a_function_whose_message_is_refused_has_changed_nothing(place: Place) -
     box = Box("mcp_a:{w:one}", "mcp_a:w:00")
     key = SessionKey("n", "p", "s")
     relayed = RelayRequest(b"L" * 16, key, "one", 1, time.time() + 60, b"c", sealed=False)
-    append = scripts.APPEND(("mcp_a:{s}:h", "mcp_a:{s}:c"), 1, 1, 1, b"chunk", "1", "0", "mcp_a:w")
+    keys = "mcp_a:{s}:h", "mcp_a:{s}:c"
+    append = scripts.StreamAppend(keys, "mcp_a:w", 1, 1, 1, b"chunk", begins=True, drop=0)
     calls = {
-        "append": append,
+        "append": scripts.appending([append], 1)[0],
         "answer": box.answer(relayed.id, b"reply", 60_000, "mcp_a:w", "A"),
         "hint": box.hint(),
     }

@@ -17,7 +17,7 @@ from mcp_persist_middleware.stores.redis.client import RedisClient
 from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.flush import Flusher
 from mcp_persist_middleware.stores.redis.recovery import Recovery
-from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
+from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall, StreamAppend
 from mcp_persist_middleware.stores.redis.write_behind import WriteBehindBuffer, WriteBehindBuffers
 from mcp_persist_middleware.wakeups.redis import RedisWakeups
 
@@ -67,14 +67,18 @@ class Appender:
         fast, direct, again = self._sort(batch)
         if fast:
             await self._buffers.room()
-        done = await asyncio.gather(
-            self._in_sql(keys, direct, outcomes),
-            self._in_redis(keys, fast, outcomes),
-            return_exceptions=True,
-        )
-        for failure in done:
-            if failure is not None:
-                raise failure
+        if direct and fast:
+            done = await asyncio.gather(
+                self._in_sql(keys, direct, outcomes),
+                self._in_redis(keys, fast, outcomes),
+                return_exceptions=True,
+            )
+            for failure in done:
+                if failure is not None:
+                    raise failure
+        else:
+            await self._in_sql(keys, direct, outcomes)
+            await self._in_redis(keys, fast, outcomes)
         for entry in again:
             await self._in_sql(keys, [entry], outcomes)
         for n, write in enumerate(batch):
@@ -118,39 +122,56 @@ class Appender:
         if not entries:
             return
         # Before anything is sent: what is not answered may have been done.
-        calls = [call for _, write in entries for call in self._calls(keys, write)]
+        naming, together = self._naming(keys, entries), self._client.streams_at_once
+        appends = [self._next(keys, write) for _, write in entries]
         try:
-            replies = await self._client.run(calls)
+            replies = await self._client.exchange([*naming, *scripts.appending(appends, together)])
         except RedisAwayError:
             await self._back_to_sql(keys, entries, outcomes)
             return
-        if any(isinstance(reply, Exception) for reply in replies):
-            self._index_again(entries)
+        named, replies = replies[: len(naming)], replies[len(naming) :]
+        answers = scripts.appended(replies, len(entries), together)
+        if any(isinstance(reply, Exception) for reply in (*named, *answers)):
+            self._name_again(entries)
         lost: Entries = []
-        answers = [r for call, r in zip(calls, replies, strict=True) if call.whole]
         for entry, reply in zip(entries, answers, strict=True):
             if not await self._answered(entry, reply, outcomes):
                 lost.append(entry)
         await self._back_to_sql(keys, lost, outcomes)
 
-    def _index_again(self, entries: Entries) -> None:
+    def _naming(self, keys: Keys, entries: Entries) -> list[ScriptCall]:
+        """What puts those into the index that are not in it."""
+        names: list[float | bytes] = []
+        for _, write in entries:
+            buffer = self._buffers.get(write.id)
+            if buffer is not None and not buffer.indexed:
+                names += [self._inner.now(), write.id]
+                buffer.indexed = True
+        return [ScriptCall(("ZADD", keys.index, *names))] if names else []
+
+    def _name_again(self, entries: Entries) -> None:
         """Something was refused, and it may have been a name for the index."""
         for _, write in entries:
             if (buffer := self._buffers.get(write.id)) is not None:
                 buffer.indexed = False
 
-    def _calls(self, keys: Keys, write: StreamWrite) -> list[ScriptCall]:
+    def _next(self, keys: Keys, write: StreamWrite) -> StreamAppend:
         buffer = self._buffers.get(write.id)
         assert buffer is not None
-        calls = []
-        if not buffer.indexed:
-            calls.append(ScriptCall(("ZADD", keys.index, self._inner.now(), write.id)))
-            buffer.indexed = True
         if not buffer.begun and buffer.switched:
             telemetry.redis_switches.add(1, {"to": "redis"})
-        calls.append(_append(keys, buffer, write, begins=not buffer.begun))
+        made = StreamAppend(
+            keys.of(write.id),
+            keys.channel(write.id),
+            write.epoch,
+            write.events[0].sequence,
+            write.events[-1].sequence,
+            scripts.encode(write.events),
+            begins=not buffer.begun,
+            drop=max(0, buffer.flushed - _KEPT),
+        )
         buffer.begun = buffer.resident = True
-        return calls
+        return made
 
     async def _answered(
         self, entry: tuple[int, StreamWrite], reply: Any, outcomes: dict[int, Outcome]
@@ -263,16 +284,6 @@ class Appender:
         elif write.ending is None and write.create is not None:
             self._buffers.begin(write.id, write.epoch, 0)
         self._later(*calls)
-
-
-def _append(
-    keys: Keys, buffer: WriteBehindBuffer, write: StreamWrite, *, begins: bool
-) -> ScriptCall:
-    first, last = write.events[0].sequence, write.events[-1].sequence
-    drop = max(0, buffer.flushed - _KEPT)
-    chunk = scripts.encode(write.events)
-    rest = (first, last, chunk, int(begins), drop, keys.channel(write.id))
-    return scripts.APPEND(keys.of(write.id), write.epoch, *rest)
 
 
 def _gone(keys: Keys, stream: bytes) -> list[ScriptCall]:

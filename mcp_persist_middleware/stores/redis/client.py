@@ -19,7 +19,8 @@ from redis.exceptions import (
 
 from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreUnavailableError
-from mcp_persist_middleware.stores.redis.errors import RedisAwayError, distrust, is_unfit
+from mcp_persist_middleware.stores.redis import errors
+from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.rights import Rights, is_denied, listened
 from mcp_persist_middleware.stores.redis.scripts import ScriptCall
 from mcp_persist_middleware.stores.redis.url import Target
@@ -30,8 +31,9 @@ logger = rarely.logger(__name__)
 T = TypeVar("T")
 
 _CONNECTIONS = 16
+# A function holds up whatever else the server has to do: no more streams at once.
+_TOGETHER = 64
 _PROBE_SECONDS, _CHECK_SECONDS = 0.25, 30.0
-_OLDEST = (6, 2)
 _REFUSING = (AuthenticationError, AuthorizationError, NoPermissionError)
 
 # One line for both: of a Redis that comes and goes the last that is told is what it is.
@@ -104,6 +106,11 @@ class RedisClient:
         """A client whose connection is the caller's own, for subscriptions; close it."""
         return self._target.listener(self._client, self._timeout)
 
+    @property
+    def streams_at_once(self) -> int:
+        """With how many streams a function may deal: in a cluster each is in a slot of its own."""
+        return _TOGETHER if self._target.kind != "cluster" else 1
+
     async def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """The replies of one pipeline; what the server refused is an error in its place.
 
@@ -112,14 +119,20 @@ class RedisClient:
         """
         if not self.is_up:
             raise RedisAwayError("it is away")
-        replies = await self._whole(self._run(calls))
-        for reply in replies:
-            if isinstance(reply, RedisError) and is_unfit(reply):
-                self.leave(str(reply))
+        return await self._whole(self.exchange(calls))
+
+    async def exchange(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """The same for a caller whom nobody cancels."""
+        if not self.is_up:
+            raise RedisAwayError("it is away")
+        replies = await self._run(calls)
+        for error in errors.refusals(replies):
+            if errors.is_unfit(error):
+                self.leave(str(error))
                 break
-            if isinstance(reply, RedisError) and is_denied(reply):
+            if is_denied(error):
                 # The watch finds out all that is refused, and says so.
-                self._denied = str(reply)
+                self._denied = str(error)
                 self.leave(self._denied, quiet=True)
                 break
         return replies
@@ -240,12 +253,12 @@ class RedisClient:
                 type(error).__name__, "Check user and password in redis="
             ) from error
         except ResponseError as error:
-            if is_unfit(error):
+            if errors.is_unfit(error):
                 raise RedisAwayError(str(error)) from error
             fix = "Check that redis= names a Redis server, and how: redis+cluster:// for a cluster"
             raise self._refused(str(error), fix) from error
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
-            if reason := distrust(error):
+            if reason := errors.distrust(error):
                 raise self._refused(reason, _UNTRUSTED) from error
             raise RedisAwayError(type(error).__name__) from error
         if judged := self._rights.judged(refused):
@@ -276,18 +289,8 @@ class RedisClient:
                 self._warned = text
                 logger.warning("MPM-REDIS-04: Redis %s: %s.", self.name, text)
             return
-        server, memory = infos
-        version = str(server.get("redis_version", ""))
-        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-        if numbers and numbers < _OLDEST:
-            raise self._refused(f"it is version {version}", "Redis 6.2 or newer is needed")
-        policy = str(memory.get("maxmemory_policy", "noeviction"))
-        if policy != "noeviction":
-            raise self._refused(
-                f"its maxmemory-policy is {policy!r}, so it may drop events that SQL does not have",
-                "Set maxmemory-policy to noeviction (CONFIG SET maxmemory-policy noeviction, and in"
-                " redis.conf)",
-            )
+        if judged := errors.unsuited(*infos):
+            raise self._refused(*judged)
 
     def _refused(self, reason: str, fix: str) -> StoreUnavailableError:
         return StoreUnavailableError(url=self.name, reason=reason, fix=fix)

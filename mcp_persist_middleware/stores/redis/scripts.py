@@ -9,7 +9,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mcp_persist_middleware.model import Event, EventKind
 
@@ -19,40 +19,57 @@ _KIND, _CODEC = 15, 4
 DONE, FENCED, LOST = 1, 0, -1
 FENCE_MS = 3_600_000
 """How long a fence stays."""
+# No larger chunk (bytes) travels with its wake-up.
+_TOLD = 8 * 1024
 
-# KEYS: hash, chunks. ARGV: epoch, first, last, chunk, whether it may begin here (SQL has all
-# before `first`), number up to which chunks may go, channel.
+# KEYS: hash and chunks of each stream. ARGV: how large a chunk is told with the wake-up, a channel
+# that nobody listens to, and for each stream: epoch, first, last, chunk, whether it may begin here
+# (SQL has all before `first`), number up to which chunks may go, channel. What becomes of one
+# stream is not the others' affair.
 # What it begins anew it begins further on: a command that was late in the network cannot take
 # the place of what came after it.
 # Here and everywhere: what may be refused by itself, a channel above all, comes before what changes
-# anything that counts, and that comes last. A message wakes nobody before the function is over.
+# anything that counts. A message wakes nobody before the function is over; one that tells what was
+# written is sent when it is written.
 _APPEND = """
-local known = redis.call('HMGET', KEYS[1], 'epoch', 'last')
-local epoch, first, last = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local anew = true
-if known[1] then
-  local held, at = tonumber(known[1]), tonumber(known[2])
-  if held > epoch then return 0 end
-  if held == epoch then
-    if at == tonumber(last) then
-      local there = redis.call('XRANGE', KEYS[2], last, last)
-      if there[1] and there[1][2][2] == ARGV[4] then return 1 end
+local told = tonumber(ARGV[1])
+local function append(head, chunks, n)
+  local epoch, first = tonumber(ARGV[n]), tonumber(ARGV[n + 1])
+  local last, chunk = ARGV[n + 2], ARGV[n + 3]
+  local known = redis.call('HMGET', head, 'epoch', 'last')
+  local anew = true
+  if known[1] then
+    local held, at = tonumber(known[1]), tonumber(known[2])
+    if held > epoch then return 0 end
+    if held == epoch then
+      if at == tonumber(last) then
+        local there = redis.call('XRANGE', chunks, last, last)
+        if there[1] and there[1][2][2] == chunk then return 1 end
+      end
+      anew = at ~= first - 1
+      if anew and at >= first then return -1 end
     end
-    anew = at ~= first - 1
-    if anew and at >= first then return -1 end
   end
+  if anew and ARGV[n + 4] == '0' then return -1 end
+  if anew then
+    redis.call('PERSIST', head)
+    redis.call('DEL', chunks)
+  elseif ARGV[n + 5] ~= '0' then
+    redis.call('XTRIM', chunks, 'MINID', ARGV[n + 5])
+  end
+  redis.call('XADD', chunks, last .. '-0', 'c', chunk)
+  redis.call('HSET', head, 'epoch', ARGV[n], 'last', last)
+  redis.call('PUBLISH', ARGV[n + 6], #chunk <= told and last .. ':' .. chunk or '')
+  return 1
 end
-if anew and ARGV[5] == '0' then return -1 end
-redis.call('PUBLISH', ARGV[7], '')
-if anew then
-  redis.call('PERSIST', KEYS[1])
-  redis.call('DEL', KEYS[2])
-elseif ARGV[6] ~= '0' then
-  redis.call('XTRIM', KEYS[2], 'MINID', ARGV[6])
+redis.call('PUBLISH', ARGV[2], '')
+local done = {}
+for i = 1, #KEYS, 2 do
+  local ok, found = pcall(append, KEYS[i], KEYS[i + 1], 3 + (i - 1) / 2 * 7)
+  if not ok and type(found) ~= 'table' then found = {err = found} end
+  done[#done + 1] = found
 end
-redis.call('XADD', KEYS[2], last .. '-0', 'c', ARGV[4])
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'last', last)
-return 1
+return done
 """
 # KEYS: hash. ARGV: the epoch that begins. Whoever holds an older one appends nothing more.
 _FENCE = """
@@ -102,7 +119,8 @@ class Script:
 
 NEVER = (1 << 31) - 1
 """The epoch after the last one: whoever it fences writes in Redis no more."""
-APPEND, FENCE, BURY, SETTLE = Script(_APPEND), Script(_FENCE), Script(_BURY), Script(_SETTLE)
+_append = Script(_APPEND)
+FENCE, BURY, SETTLE = Script(_FENCE), Script(_BURY), Script(_SETTLE)
 
 
 class Keys:
@@ -123,6 +141,50 @@ class Keys:
     def channel(self, topic: bytes) -> str:
         """Where wake-ups for a topic are published."""
         return f"{self.base}:w:{topic.hex()}"
+
+
+class StreamAppend(NamedTuple):
+    """The next chunk of one stream."""
+
+    keys: tuple[str, str]
+    """Its hash and its chunks."""
+    channel: str
+    epoch: int
+    first: int
+    last: int
+    chunk: bytes
+    begins: bool
+    """Whether SQL has all before it."""
+    drop: int
+    """Chunks up to this number may go."""
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """As the function takes them."""
+        begins = int(self.begins)
+        return self.epoch, self.first, self.last, self.chunk, begins, self.drop, self.channel
+
+
+def appending(appends: Sequence[StreamAppend], together: int) -> list[ScriptCall]:
+    """The calls that append, each to so many streams at most: to one where each may be in another
+    slot of a cluster. There a wake-up goes to every node, and tells nothing."""
+    calls = []
+    for n in range(0, len(appends), together):
+        group = appends[n : n + together]
+        arguments = [value for each in group for value in each.arguments]
+        told, silent = _TOLD if together > 1 else 0, f"{group[0].channel}?"
+        names = [key for each in group for key in each.keys]
+        calls.append(_append(names, told, silent, *arguments))
+    return calls
+
+
+def appended(replies: Sequence[Any], count: int, together: int) -> list[Any]:
+    """What became of each of so many streams: `DONE`, `FENCED`, `LOST` or an error."""
+    found: list[Any] = []
+    for reply in replies:
+        left = min(together, count - len(found))
+        found += [reply] * left if isinstance(reply, Exception) else reply
+    return found
 
 
 def erased(keys: Keys, stream: bytes) -> list[ScriptCall]:
