@@ -1,7 +1,7 @@
 """Wake-ups through Redis pub/sub: a channel for each topic that somebody here waits for, on one
 connection that is made anew when it breaks. The store's own wake-ups are listened to as well, and
 their patience is the readers': a Redis that is away, or loses a message, costs time and nothing
-else.
+else. What a message tells beside is kept for whoever waits (`messages`).
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from mcp_persist_middleware.supervision import Supervisor, begin_task, end
 from mcp_persist_middleware.wakeups.base import Subscription, Subscriptions, Wakeups
 from mcp_persist_middleware.wakeups.local import Signal
+from mcp_persist_middleware.wakeups.messages import TopicMessages
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class RedisWakeups(Wakeups):
         self._connect = connect
         self._channel = channel
         self._send = send
+        self.heard = TopicMessages()
         self._subscriptions = Subscriptions()
         self._wanted: dict[bytes, bytes] = {}
         self._changed = Signal()
@@ -69,6 +71,7 @@ class RedisWakeups(Wakeups):
     def _unsubscribe(self, stream: bytes, subscription: Subscription) -> None:
         if self._subscriptions.discard(stream, subscription):
             self._wanted.pop(self._channel(stream).encode(), None)
+            self.heard.forget(stream)
             self._changed.notify()
 
     @property
@@ -93,6 +96,7 @@ class RedisWakeups(Wakeups):
         self._is_listening = False
         self._subscriptions.clear()
         self._wanted.clear()
+        self.heard.clear()
 
     async def _run(self) -> None:
         """Until nobody has waited for a while."""
@@ -121,6 +125,7 @@ class RedisWakeups(Wakeups):
             following = begin_task(self._follow(pubsub, heard), "mcp-persist-redis-subscribe")
             await self._hear(pubsub, following)
         finally:
+            self.heard.clear()
             await end(following)
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(_CLOSE):
@@ -145,6 +150,8 @@ class RedisWakeups(Wakeups):
             if message["type"] in ("message", "subscribe"):
                 stream = self._wanted.get(message["channel"])
                 if stream is not None:
+                    if message["type"] == "message" and message["data"]:
+                        self.heard.add(stream, message["data"])
                     self.notify(stream)
         await following
 

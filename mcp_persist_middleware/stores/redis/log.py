@@ -67,7 +67,6 @@ class RedisLog(OuterLog):
         self._flusher = Flusher(inner, self._buffers, self._idle.settle)
         self._eraser = Eraser(self._client, self._buffers, self._flusher)
         self._recovery = Recovery(inner, self._client, timeout)
-        self._reads = RedisReads(inner, self._client)
         self._index = KeyIndex(inner, self._client)
         self._wakeups = RedisWakeups(
             inner.wakeups,
@@ -75,6 +74,7 @@ class RedisLog(OuterLog):
             self._channel,
             lambda command: self._later(ScriptCall(command)),
         )
+        self._reads = RedisReads(inner, self._client, self._wakeups.heard)
         self._appender = Appender(
             inner,
             self._client,

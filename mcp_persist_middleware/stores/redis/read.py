@@ -1,4 +1,5 @@
-"""Reading streams that another worker writes: the newest events in Redis, else in SQL."""
+"""Reading streams that another worker writes: what came with a wake-up, the newest events in
+Redis, else in SQL."""
 
 import time
 
@@ -11,6 +12,7 @@ from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.recovery import checked
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 from mcp_persist_middleware.stores.redis.write_behind import page
+from mcp_persist_middleware.wakeups.messages import TopicMessages
 
 _CHUNKS = 8
 # SQL says whether a stream is open, and in which epoch; so often (seconds) it is asked anew.
@@ -23,9 +25,10 @@ class RedisReads:
     is in SQL, and what an old Redis still has of it is not looked at.
     """
 
-    def __init__(self, inner: EventLog, client: RedisClient) -> None:
+    def __init__(self, inner: EventLog, client: RedisClient, heard: TopicMessages) -> None:
         self._inner = inner
         self._client = client
+        self._heard = heard
         self._epochs: Recent[bytes, tuple[int, float]] = Recent(_MOST)
 
     async def read(
@@ -53,6 +56,8 @@ class RedisReads:
         """What Redis has of an open stream after a number, and whether that is not all."""
         if not self._client.is_up or not (epoch := await self._epoch(stream)):
             return [], False
+        if told := self._told(stream, epoch, after):
+            return told, False
         _, key = keys.of(stream)
         query = ("XRANGE", key, str(after + 1), "+", "COUNT", _CHUNKS)
         try:
@@ -62,6 +67,25 @@ class RedisReads:
             return [], False
         events = [e for chunk in chunks for e in chunk if e.epoch == epoch and e.sequence > after]
         return events, bool(events) and len(chunks) == _CHUNKS
+
+    def _told(self, stream: bytes, epoch: int, after: int) -> list[Event]:
+        """The next events after a number, as far as they came with wake-ups, which were sent when
+        they were written."""
+        found: list[Event] = []
+        past = 0
+        for message in self._heard.of(stream):
+            last, entry, chunk = scripts.chunk_of(message)
+            if last <= after:
+                past += 1
+                continue
+            events = [e for e in scripts.decode(entry, chunk) if e.epoch == epoch]
+            events = [e for e in events if e.sequence > after]
+            if not events or events[0].sequence != after + 1:
+                break
+            found += events
+            after = events[-1].sequence
+        self._heard.drop_first(stream, past)
+        return found
 
     async def _epoch(self, stream: bytes) -> int:
         """The epoch of an open stream; 0 when Redis has nothing to say about it."""

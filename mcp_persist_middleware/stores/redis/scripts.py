@@ -172,9 +172,9 @@ def appending(appends: Sequence[StreamAppend], together: int) -> list[ScriptCall
     for n in range(0, len(appends), together):
         group = appends[n : n + together]
         arguments = [value for each in group for value in each.arguments]
-        told, silent = _TOLD if together > 1 else 0, f"{group[0].channel}?"
+        most, silent = _TOLD if together > 1 else 0, f"{group[0].channel}?"
         names = [key for each in group for key in each.keys]
-        calls.append(_append(names, told, silent, *arguments))
+        calls.append(_append(names, most, silent, *arguments))
     return calls
 
 
@@ -204,6 +204,13 @@ def encode(events: Sequence[Event]) -> bytes:
     head = struct.pack(f">II{count}I", events[0].epoch, count, *sizes)
     kinds = bytes([event.kind | event.codec << _CODEC for event in events])
     return b"".join((head, kinds, *[event.frame for event in events]))
+
+
+def chunk_of(message: bytes) -> tuple[int, bytes, bytes]:
+    """The number of the last event of a chunk that came with a wake-up, its entry's id, and the
+    chunk."""
+    entry, _, chunk = message.partition(b":")
+    return int(entry), entry, chunk
 
 
 def decode(entry: bytes, chunk: bytes) -> list[Event]:
