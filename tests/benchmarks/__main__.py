@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import (
+    ages,
     calls,
     journal,
     logs,
@@ -36,6 +37,9 @@ MEASURES: dict[str, Measure] = {
     "json": calls.json_calls,
     "modern": calls.modern_calls,
     "event": streams.single_events,
+    "beside": ages.beside_calls,
+    "some": ages.some_streams,
+    "idle-crowd": ages.idle_crowd,
     "many": streams.many_streams,
     "one": streams.one_stream,
     "sixteen": streams.sixteen_streams,

@@ -52,8 +52,8 @@ def _sdk_server() -> Any:
         return "done"
 
     @server.tool()
-    async def paced(ctx: Context, n: int, rate: float) -> str:
-        begin = time.monotonic()
+    async def paced(ctx: Context, n: int, rate: float, phase: float = 0.0) -> str:
+        begin = time.monotonic() + phase
         for i in range(n):
             await asyncio.sleep(max(0.0, begin + i / rate - time.monotonic()))
             await ctx.report_progress(i, n, str(time.monotonic_ns()))

@@ -29,9 +29,16 @@ class Flow:
 
 
 async def flow(
-    server: Server, streams: int, tool: str, *, probe: bool = False, **arguments: float
+    server: Server,
+    streams: int,
+    tool: str,
+    *,
+    probe: bool = False,
+    apart: float = 0.0,
+    **arguments: float,
 ) -> Flow:
-    """Run a tool on so many sessions at once and read everything they send."""
+    """Run a tool on so many sessions at once and read everything they send; each begins so much
+    later (seconds) than the one before."""
     lags: list[float] = []
     async with AsyncExitStack() as stack:
         clients = [
@@ -41,7 +48,13 @@ async def flow(
         if probe:
             lags = await stack.enter_async_context(probed(server))
         used = server.cpu_us()
-        answers = await asyncio.gather(*(client.call(tool, **arguments) for client in clients))
+        phases = [{"phase": apart * number} if apart else {} for number in range(streams)]
+        answers = await asyncio.gather(
+            *(
+                client.call(tool, **arguments, **phase)
+                for client, phase in zip(clients, phases, strict=True)
+            )
+        )
         used = server.cpu_us() - used
     expected = int(arguments["n"])
     ages, begin, end = [], answers[0].sent, 0
