@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_persist_middleware.log.outer import OuterSessions
+from mcp_persist_middleware.log.outer_parts import OuterSessions
 from mcp_persist_middleware.log.parts import Sessions
 from mcp_persist_middleware.model import SessionKey
 from tests.guarantees.test_g6_sessions_live_on import value

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.errors import UnreadableRowError
 from mcp_persist_middleware.log.codecs.chain import RAW, Bound, Chain
-from mcp_persist_middleware.log.outer import OuterInbox, OuterSessions
+from mcp_persist_middleware.log.outer_parts import OuterInbox, OuterSessions
 from mcp_persist_middleware.log.parts import Inbox, Sessions
 from mcp_persist_middleware.model import (
     EnqueueResult,
