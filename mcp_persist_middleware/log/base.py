@@ -115,6 +115,12 @@ class EventLog(Listing, ABC):
         return 1
 
     @property
+    def has_fast_path(self) -> bool:
+        """Whether the next events of an open stream are committed sooner than its beginning and
+        its end just now: neither is in a batch with the others then. Needs `max_in_flight` > 1."""
+        return False
+
+    @property
     def shared(self) -> "EventLog":
         """The same store for streams that many workers write in turn: nothing that only one of
         them has is between it and them."""

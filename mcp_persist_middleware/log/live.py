@@ -145,6 +145,11 @@ class LiveStream:
         return len(self._waiting)
 
     @property
+    def only_adds(self) -> bool:
+        """Whether all that waits are the next events."""
+        return self.created and self.ending is None and self._settled is None
+
+    @property
     def has_work(self) -> bool:
         """Whether anything waits for the store."""
         return (

@@ -66,6 +66,10 @@ class OuterLog(EventLog):
         return self.inner.max_in_flight
 
     @property
+    def has_fast_path(self) -> bool:
+        return self.inner.has_fast_path
+
+    @property
     def shared(self) -> EventLog:
         below = self.inner.shared
         if below is self.inner:

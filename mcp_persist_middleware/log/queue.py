@@ -88,14 +88,19 @@ class WriteQueue:
         self._streams.clear()
         self._patient.clear()
 
-    def gather(self) -> Batch:
-        """The next batch, of streams that are not on their way; it has to `land`."""
+    def gather(self, *, only_adds: bool | None = None) -> Batch:
+        """The next batch, of streams that are not on their way; it has to be `complete`d.
+
+        Args:
+            only_adds: whether it is of those alone that add events to what is open, or of those
+                alone that do more.
+        """
         batch: Batch = []
         events = size = 0
         for stream in self._streams:
             if events >= self._most or size >= _BATCH_BYTES:
                 break
-            if stream in self._in_flight:
+            if stream in self._in_flight or only_adds is (not stream.only_adds):
                 continue
             write = stream.next_write(self._most - events)
             events += len(write.events)

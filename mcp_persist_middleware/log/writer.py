@@ -32,8 +32,8 @@ class Writer:
     """Group commit (DeWitt et al., 1984): while one batch is on its way the next one gathers.
 
     A stream may run ahead of the store by a bounded number of events and bytes; then whoever
-    appends to it waits. When the store has failed for `timeout` seconds the streams that wait are
-    degraded, and so is every new one until it is back.
+    appends to it waits. On a fast path events wait for no beginning or end. When the store has
+    failed for `timeout` seconds what waits is degraded, and so is each new one until it is back.
 
     Args:
         may_write: whether this worker still holds its lease; asked before every commit.
@@ -61,7 +61,6 @@ class Writer:
         self._commits = Commits(log, self._queue, timeout, self._wake.set, self._tasks)
         self._second_committer = asyncio.Event()
         self._is_flying = self._is_slow = False
-        self._left = 0.0
         self.live = self._commits.live
         """The streams that are written here, by id."""
 
@@ -86,7 +85,7 @@ class Writer:
         """Whether what is queued now is committed in a moment, as far as can be known."""
         if self.is_down or self._commits.is_failing or len(self._queue) > _FEW:
             return False
-        return not self._is_flying or time.monotonic() - self._left < _LATE
+        return self._commits.lag < _LATE
 
     def start(self) -> None:
         """Begin to commit."""
@@ -132,21 +131,19 @@ class Writer:
         self._commits.watch(stream)
         self._queue.add_patient(stream, time.monotonic() + _ROW_PATIENCE)
         if self._row_due is None:
-            self._hurry_in(_ROW_PATIENCE)
+            loop = asyncio.get_running_loop()
+            self._row_due = loop.call_later(_ROW_PATIENCE, self._hurry_rows)
 
     def hurry(self, stream: LiveStream) -> None:
         """Somebody waits until the stream is in the store."""
         if not (stream.created or stream.degraded):
             self._touch(stream)
 
-    def _hurry_in(self, seconds: float) -> None:
-        self._row_due = asyncio.get_running_loop().call_later(seconds, self._hurry_rows)
-
     def _hurry_rows(self) -> None:
         self._row_due = None
         now = time.monotonic()
         if (due := self._queue.hurry(now)) is not None:
-            self._hurry_in(due - now)
+            self._row_due = asyncio.get_running_loop().call_later(due - now, self._hurry_rows)
         self._wake.set()
 
     def go_on(self, stream: LiveStream) -> None:
@@ -169,7 +166,7 @@ class Writer:
         else:
             self._queue.add(stream)
         self._wake.set()
-        if self._is_slow:
+        if self._is_slow or (self._is_split and not stream.only_adds):
             self._second_committer.set()
 
     def _flush_hint(self) -> None:
@@ -221,24 +218,42 @@ class Writer:
 
     async def _assist(self) -> None:
         """While the first committer's batch is on its way: take what is full, ends or fills a
-        batch of its own, and all that waits where that batch is slow."""
+        batch of its own, and all that waits where that batch is slow. Of a log with a fast path
+        take what is not for that."""
         while True:
             # What pressed meanwhile may have gone with the first one: the next signal counts.
             self._second_committer.clear()
             await self._second_committer.wait()
             if not self._may_write():
                 return
-            while self._is_flying and not self.is_down and (batch := self._queue.gather()):
+            while not self.is_down and (batch := self._second_batch()):
                 with self._going_on():
                     await self._commits.commit(batch)
                 # What came for these streams meanwhile was passed over.
                 self._wake.set()
-                if not (self._is_slow or self._queue.fills_a_batch):
+                if not (self._is_split or self._is_slow or self._queue.fills_a_batch):
                     break
+
+    @property
+    def _is_split(self) -> bool:
+        """Whether each committer has batches of its own kind."""
+        all_run = not any(committer.done() for committer in self._committers)
+        return self._log.has_fast_path and len(self._committers) > 1 and all_run
+
+    def _second_batch(self) -> Batch:
+        if self._is_split:
+            return self._queue.gather(only_adds=False)
+        return self._queue.gather() if self._is_flying else []
+
+    def _first_batch(self) -> Batch:
+        batch = self._queue.gather(only_adds=True if self._is_split else None)
+        if self._is_split and self._queue.has_more:
+            self._second_committer.set()
+        return batch
 
     async def _fly(self, batch: Batch) -> None:
         """Commit a batch as the first committer."""
-        self._is_flying, self._left = True, time.monotonic()
+        self._is_flying = True
         if self._queue.fills_a_batch:
             self._second_committer.set()
         slow = asyncio.get_running_loop().call_later(_SLOW, self._slow_down)
@@ -267,7 +282,7 @@ class Writer:
             return
         while self._queue:
             await self._linger()
-            if not (self._may_write() and (batch := self._queue.gather())):
+            if not (self._may_write() and (batch := self._first_batch())):
                 break
             self._is_pressed = False
             self._pacing.begin(batch)

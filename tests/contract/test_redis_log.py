@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Event, EventKind
 from mcp_persist_middleware.testing.contract.builders import (
     ALL,
@@ -18,6 +19,7 @@ from mcp_persist_middleware.testing.contract.builders import (
     numbers,
     record,
 )
+from tests.contract.lanes import FRAME, begun, fresh
 from tests.contract.redis_builders import Place, die, flushed, hold_back
 from tests.support.scripted import until
 
@@ -37,6 +39,24 @@ async def test_an_event_is_committed_and_read_elsewhere_before_sql_has_it(place:
             assert await numbers(one, stream) == [1, 2, 3, 4]
         await flushed(one)
         assert place.in_sql(stream) == [1, 2, 3, 4]
+
+
+async def test_events_wait_for_no_stream_that_begins_while_sql_stands_still(place: Place) -> None:
+    async with place.worker("one") as log:
+        writer = Writer(log, 60.0)
+        writer.start()
+        running, new_one = await begun(writer), fresh()
+        with place.sql_locked():
+            # Both wait at the same time, and might be one batch.
+            writer.open(new_one)
+            writer.hurry(new_one)
+            for number in range(1, 4):
+                await writer.append(running, [(EventKind.MESSAGE, FRAME)])
+                await until(lambda number=number: running.committed == number, 4)
+            assert not new_one.created
+        await until(lambda: new_one.created)
+        await writer.aclose(10)
+        assert await numbers(log, running.record) == [1, 2, 3]
 
 
 async def test_an_end_takes_all_that_came_before_it_to_sql_and_its_keys_go(place: Place) -> None:

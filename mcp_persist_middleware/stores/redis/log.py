@@ -108,8 +108,12 @@ class RedisLog(OuterLog):
 
     @property
     def max_in_flight(self) -> int:
-        # Redis takes a batch in one go, whatever waits for SQL: there is nothing to overlap.
-        return 1
+        # One to Redis, one to SQL.
+        return 2
+
+    @property
+    def has_fast_path(self) -> bool:
+        return self._client.is_up
 
     @property
     def shared(self) -> EventLog:
