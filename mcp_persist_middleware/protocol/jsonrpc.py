@@ -23,8 +23,6 @@ _TO_A_CALL = frozenset({"notifications/progress", "notifications/cancelled"})
 TASKS = "io.modelcontextprotocol/tasks"
 """The tasks extension of 2026-07-28 (SEP-2663)."""
 
-TASK_QUESTIONS = frozenset({"tasks/get", "tasks/result", "tasks/list"})
-"""Methods that ask about tasks, and do nothing."""
 INTERRUPTED = -32000
 """The code of every JSON-RPC error that this library writes in place of an answer."""
 

@@ -92,7 +92,7 @@ class Exchange:
         self._messages = body.messages
         self.recorder.report.received(body)
         if self.kind is StreamKind.POST and (self.only_asks or self._context.settings.rerun):
-            self._kept = StoredRequest.packed(self.request, self.scope, body.content)
+            self._kept = StoredRequest.packed(self.request, self.scope, body, asks=self.only_asks)
         self._task = self._context.tasks.begin(self._run())
         self._context.drain.runners.add(self)
         self._task.add_done_callback(self._ended)

@@ -11,7 +11,7 @@ from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.asgi.client import nowhere
 from mcp_persist_middleware.log.membership import peers
 from mcp_persist_middleware.model import StreamRecord
-from mcp_persist_middleware.protocol import classify, jsonrpc
+from mcp_persist_middleware.protocol import classify
 from mcp_persist_middleware.streams import authorise
 from mcp_persist_middleware.streams.authorise import Verdict
 from mcp_persist_middleware.streams.context import Context
@@ -23,16 +23,16 @@ logger = logging.getLogger(__name__)
 
 
 def is_wanted(context: Context, record: StreamRecord) -> bool:
-    """What the `rerun` setting says of a request that was left behind. One that asks about a task
-    does nothing, and an error would be read as the end of the task: that is always asked again."""
+    """What the `rerun` setting says of a request that was left behind. One that asks us about a
+    task does nothing, and an error would be read as the end of the task: it is asked again."""
     wanted = context.settings.rerun
     if record.request is None:
         return False
     try:
-        message = StoredRequest.unpack(record.request).message
-        if message.get("method") in jsonrpc.TASK_QUESTIONS:
+        kept = StoredRequest.unpack(record.request)
+        if kept.only_asks:
             return True
-        return wanted is not None and bool(wanted(record.owner.session or None, message))
+        return wanted is not None and bool(wanted(record.owner.session or None, kept.message))
     except Exception:
         # Nothing is run again by guess.
         logger.exception("MPM-APP-04: The rerun setting raised; the request is not run again")

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.types import Scope
 
 from mcp_persist_middleware import asgi
+from mcp_persist_middleware.asgi.body import Body
 from mcp_persist_middleware.protocol import callers, classify, headers
 
 # A larger request is not kept: it ends with an error, as without the setting.
@@ -22,9 +23,13 @@ class StoredRequest:
 
     headers: list[tuple[bytes, bytes]]
     body: bytes
+    only_asks: bool = False
+    """It is a question that we answer: to ask it again does nothing, whatever the settings say."""
 
     @classmethod
-    def of(cls, request: classify.Request, scope: Scope, body: bytes) -> "StoredRequest | None":
+    def of(
+        cls, request: classify.Request, scope: Scope, body: bytes, *, only_asks: bool = False
+    ) -> "StoredRequest | None":
         """What is kept of a request; None when it cannot be run again: a batch may have been
         answered in part, and an `initialize` begins something else."""
         call = request.call
@@ -37,26 +42,34 @@ class StoredRequest:
             and name.lower() != headers.SESSION_ID
             and not callers.secrets([(name, value)])
         ]
-        kept = cls(found, body)
+        kept = cls(found, body, only_asks)
         return kept if body.lstrip()[:1] == b"{" and len(kept.pack()) <= _MOST_BYTES else None
 
     @classmethod
-    def packed(cls, request: classify.Request, scope: Scope, body: bytes) -> bytes | None:
+    def packed(
+        cls, request: classify.Request, scope: Scope, body: Body, *, asks: bool
+    ) -> bytes | None:
         """What is kept of a request, as bytes."""
-        kept = cls.of(request, scope, body)
+        kept = cls.of(request, scope, body.content, only_asks=asks)
         return kept.pack() if kept is not None else None
 
     def pack(self) -> bytes:
         """As bytes."""
         texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.headers]
-        return json.dumps(texts).encode() + b"\n" + self.body
+        head = {"headers": texts, "only_asks": True} if self.only_asks else texts
+        return json.dumps(head).encode() + b"\n" + self.body
 
     @classmethod
     def unpack(cls, data: bytes) -> "StoredRequest":
         """From bytes."""
-        head, _, body = data.partition(b"\n")
-        found = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in json.loads(head)]
-        return cls(found, body)
+        line, _, body = data.partition(b"\n")
+        match json.loads(line):
+            case {"headers": texts, "only_asks": only_asks}:
+                pass
+            case texts:
+                only_asks = False
+        found = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in texts]
+        return cls(found, body, only_asks)
 
     @property
     def message(self) -> dict[str, Any]:

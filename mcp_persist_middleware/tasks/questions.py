@@ -10,12 +10,14 @@ from mcp_persist_middleware.streams.context import Context
 from mcp_persist_middleware.tasks import state
 from mcp_persist_middleware.tasks.state import JobStatus
 
+_QUESTIONS = frozenset({"tasks/get", "tasks/result", "tasks/list"})
+
 
 def only_asks(asked: Asked) -> bool:
     """Whether a request asks about tasks and does nothing: it may be asked again of another worker,
     and an error of the one that did not answer would be taken for the end of the task."""
     call = asked.request.call
-    return call is not None and call.method in jsonrpc.TASK_QUESTIONS
+    return call is not None and call.method in _QUESTIONS
 
 
 async def state_of(context: Context, asked: Asked) -> str:

@@ -33,10 +33,10 @@ HEADERS = [
 ]
 
 
-def left_behind() -> tuple[StreamWrite, str]:
+def left_behind(method: str = "tools/call") -> tuple[StreamWrite, str]:
     """A stream that a worker who is gone has left open after one event, and the event's id."""
-    params = {"name": "work", "arguments": {}}
-    body = json.dumps({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params})
+    params = {"name": "work", "arguments": {}, "taskId": "t" * 32}
+    body = json.dumps({"jsonrpc": "2.0", "id": 7, "method": method, "params": params})
     record = StreamRecord(
         id=new_stream_id(),
         kind=StreamKind.POST,
@@ -207,4 +207,25 @@ async def test_a_setting_that_raises_runs_nothing(tmp_path: Path) -> None:
         response = await RawSession(port, MODERN).get(cursor)
         frames = [frame async for frame in response.frames() if frame.data]
         assert "not run again" in frames[-1].message["error"]["message"]
+        assert not app.calls
+
+
+async def test_a_question_about_a_task_of_the_applications_own_is_asked_again_only_if_wanted(
+    tmp_path: Path,
+) -> None:
+    asked: list[str] = []
+
+    def rerun(session: str | None, request: dict[str, Any]) -> bool:
+        asked.append(request["method"])
+        return False
+
+    app = Scripted()
+    url = f"sqlite+aiosqlite:///{tmp_path / 'events.db'}"
+    async with persisted(app, url, rerun=rerun) as (port, persistence):
+        write, cursor = left_behind("tasks/result")
+        await (await access_to(persistence).context()).log.append([write])
+        response = await RawSession(port, MODERN).get(cursor)
+        frames = [frame async for frame in response.frames() if frame.data]
+        assert "error" in frames[-1].message
+        assert asked == ["tasks/result"]
         assert not app.calls
