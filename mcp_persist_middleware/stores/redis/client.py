@@ -21,6 +21,7 @@ from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreUnavailableError
 from mcp_persist_middleware.stores.redis import errors
 from mcp_persist_middleware.stores.redis.errors import RedisAwayError
+from mcp_persist_middleware.stores.redis.pipelines import Pipelines
 from mcp_persist_middleware.stores.redis.rights import Rights, is_denied, listened
 from mcp_persist_middleware.stores.redis.scripts import ScriptCall
 from mcp_persist_middleware.stores.redis.url import Target
@@ -63,6 +64,7 @@ class RedisClient:
         self._warned = ""
         self._denied = ""
         self._running = Tasks("mcp-persist-redis-exchange")
+        self._pipelines = Pipelines(self.exchange, self._running)
         self.away_since = time.monotonic()
         self.says_who_it_is = True
         """Whether it may be asked for `INFO`."""
@@ -119,10 +121,10 @@ class RedisClient:
         """
         if not self.is_up:
             raise RedisAwayError("it is away")
-        return await self._whole(self.exchange(calls))
+        return await self._pipelines.run(calls)
 
     async def exchange(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """The same for a caller whom nobody cancels."""
+        """The same for a caller whom nobody cancels, without those of anybody else."""
         if not self.is_up:
             raise RedisAwayError("it is away")
         replies = await self._run(calls)
