@@ -19,13 +19,13 @@ class Subscription:
     the reader looks for what was committed before it subscribed.
     """
 
-    __slots__ = ("_close", "_closing", "_notified", "_signal", "patience")
+    __slots__ = ("_close", "_notified", "_signal", "_told", "patience")
 
     def __init__(self, patience: float, close: "Callable[[Subscription], None]") -> None:
         self.patience = patience
         """After about this long a reader looks into the store by itself."""
         self._close = close
-        self._closing: Callable[[], None] | None = None
+        self._told: Callable[[], None] | None = None
         self._notified = True
         self._signal = Signal()
 
@@ -33,6 +33,12 @@ class Subscription:
         """Something may have been committed to the stream."""
         self._notified = True
         self._signal.notify()
+        if self._told is not None:
+            self._told()
+
+    def on_notify(self, call: Callable[[], None]) -> None:
+        """Have something called at each `notify` as well: who waits by this subscription."""
+        self._told = call
 
     async def wait(self, most: float = math.inf) -> None:
         """Return when notified since the last `wait` returned, or when patience is over, or `most`
@@ -43,15 +49,9 @@ class Subscription:
             await self._signal.wait(patience)
         self._notified = False
 
-    def on_close(self, call: Callable[[], None]) -> None:
-        """Have something called at each `close`: who else wakes this subscription."""
-        self._closing = call
-
     def close(self) -> None:
         """Be woken no more. May be called twice."""
         self._close(self)
-        if self._closing is not None:
-            self._closing()
 
 
 class Subscriptions:

@@ -1,7 +1,7 @@
 """Wake-ups through Redis pub/sub: a channel for each topic that somebody here waits for, on one
-connection that is made anew when it breaks. The store's own wake-ups are listened to as well, and
-their patience is the readers': a Redis that is away, or loses a message, costs time and nothing
-else. What a message tells beside is kept for whoever waits (`messages`).
+connection that is made anew when it breaks. Who waits for more than a moment is woken by the store
+below as well, and its patience is the readers': a Redis that is away, or loses a message,
+costs time and nothing else. What a message tells beside is kept for whoever waits (`messages`).
 """
 
 import asyncio
@@ -20,6 +20,8 @@ from mcp_persist_middleware.wakeups.messages import TopicMessages
 logger = logging.getLogger(__name__)
 
 _IDLE, _AFTER_FAILURE, _CLOSE = 5.0, 0.25, 1.0
+# Most who wait for an answer have it sooner (seconds), and the store below need not know of them.
+_BELOW = 0.1
 Command = tuple[str, str, bytes]
 
 
@@ -46,6 +48,7 @@ class RedisWakeups(Wakeups):
         self._send = send
         self.heard = TopicMessages()
         self._subscriptions = Subscriptions()
+        self._below: dict[Subscription, Subscription | asyncio.TimerHandle] = {}
         self._wanted: dict[bytes, bytes] = {}
         self._changed = Signal()
         self._tasks = Supervisor()
@@ -58,8 +61,9 @@ class RedisWakeups(Wakeups):
         self._closed, self._tasks = False, Supervisor(asyncio.current_task())
 
     def subscribe(self, stream: bytes) -> Subscription:
-        subscription = self._inner.subscribe(stream)
-        subscription.on_close(lambda: self._unsubscribe(stream, subscription))
+        subscription = Subscription(_BELOW, lambda one: self._unsubscribe(stream, one))
+        later = asyncio.get_running_loop().call_later
+        self._below[subscription] = later(_BELOW, self._subscribe_below, stream, subscription)
         self._subscriptions.add(stream, subscription)
         self._wanted[self._channel(stream).encode()] = stream
         if not (self._is_listening or self._closed):
@@ -68,7 +72,15 @@ class RedisWakeups(Wakeups):
         self._changed.notify()
         return subscription
 
+    def _subscribe_below(self, stream: bytes, subscription: Subscription) -> None:
+        below = self._below[subscription] = self._inner.subscribe(stream)
+        below.on_notify(subscription.notify)
+        subscription.patience = below.patience
+        # For what was committed until now.
+        subscription.notify()
+
     def _unsubscribe(self, stream: bytes, subscription: Subscription) -> None:
+        _end(self._below.pop(subscription, None))
         if self._subscriptions.discard(stream, subscription):
             self._wanted.pop(self._channel(stream).encode(), None)
             self.heard.forget(stream)
@@ -94,6 +106,9 @@ class RedisWakeups(Wakeups):
         self._closed = True
         await self._tasks.aclose()
         self._is_listening = False
+        for below in self._below.values():
+            _end(below)
+        self._below.clear()
         self._subscriptions.clear()
         self._wanted.clear()
         self.heard.clear()
@@ -167,3 +182,11 @@ class RedisWakeups(Wakeups):
             heard = wanted or heard
             if wanted == set(self._wanted):
                 await self._changed.wait(_IDLE)
+
+
+def _end(below: Subscription | asyncio.TimerHandle | None) -> None:
+    match below:
+        case Subscription():
+            below.close()
+        case asyncio.TimerHandle():
+            below.cancel()

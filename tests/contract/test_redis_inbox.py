@@ -123,7 +123,7 @@ async def test_the_first_reply_stands(pair: Pair) -> None:
     assert isinstance(pair.home, RedisInbox)
     box, answers = pair.home._box("one"), []
     for reply in (b"done", b"not run"):
-        answers += await pair.one._client.run([box.answer(sent.id, reply, 60_000, "c", "A")])
+        answers += await pair.one._client.run([box.answer(sent.id, reply, 60_000, "c", "A", 0)])
     assert answers == [1, 0]
     assert await pair.sender.look(sent.name) == ANSWERED
 

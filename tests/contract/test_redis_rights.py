@@ -185,8 +185,8 @@ def test_a_function_whose_message_is_refused_has_changed_nothing(place: Place) -
     keys = "mcp_a:{s}:h", "mcp_a:{s}:c"
     append = scripts.StreamAppend(keys, "mcp_a:w", 1, 1, 1, b"chunk", begins=True, drop=0)
     calls = {
-        "append": scripts.appending([append], 1)[0],
-        "answer": box.answer(relayed.id, b"reply", 60_000, "mcp_a:w", "A"),
+        "append": scripts.appending([append], 1, 0)[0],
+        "answer": box.answer(relayed.id, b"reply", 60_000, "mcp_a:w", "A", 0),
         "hint": box.hint(),
     }
     with contextlib.closing(redis.Redis(port=place.server.port, decode_responses=False)) as admin:

@@ -122,10 +122,11 @@ class Appender:
         if not entries:
             return
         # Before anything is sent: what is not answered may have been done.
-        naming, together = self._naming(keys, entries), self._client.streams_at_once
+        naming, together = self._naming(keys, entries), self._client.target.streams_at_once
         appends = [self._next(keys, write) for _, write in entries]
+        calls = scripts.appending(appends, together, self._client.target.told)
         try:
-            replies = await self._client.exchange([*naming, *scripts.appending(appends, together)])
+            replies = await self._client.exchange([*naming, *calls])
         except RedisAwayError:
             await self._back_to_sql(keys, entries, outcomes)
             return

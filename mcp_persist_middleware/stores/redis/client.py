@@ -32,8 +32,6 @@ logger = rarely.logger(__name__)
 T = TypeVar("T")
 
 _CONNECTIONS = 16
-# A function holds up whatever else the server has to do: no more streams at once.
-_TOGETHER = 64
 _PROBE_SECONDS, _CHECK_SECONDS = 0.25, 30.0
 _REFUSING = (AuthenticationError, AuthorizationError, NoPermissionError)
 
@@ -53,7 +51,7 @@ class RedisClient:
 
     def __init__(self, target: Target, rights: Rights, *, timeout: float) -> None:
         self.name = target.name
-        self._target = target
+        self.target = target
         self._rights = rights
         self._timeout = timeout
         self._client: Any = None
@@ -81,7 +79,7 @@ class RedisClient:
             StoreUnavailableError: it refuses us or a command that is needed, is too old, or would
                 evict what it was given.
         """
-        self._client = self._target.connect(self._timeout, _CONNECTIONS)
+        self._client = self.target.connect(self._timeout, _CONNECTIONS)
         try:
             await self._greet()
             self._back.set()
@@ -106,12 +104,7 @@ class RedisClient:
 
     def pubsub(self) -> Any:
         """A client whose connection is the caller's own, for subscriptions; close it."""
-        return self._target.listener(self._client, self._timeout)
-
-    @property
-    def streams_at_once(self) -> int:
-        """With how many streams a function may deal: in a cluster each is in a slot of its own."""
-        return _TOGETHER if self._target.kind != "cluster" else 1
+        return self.target.listener(self._client, self._timeout)
 
     async def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """The replies of one pipeline; what the server refused is an error in its place.
@@ -244,7 +237,7 @@ class RedisClient:
             async with asyncio.timeout(self._timeout * 2), self._slots:
                 with contextlib.suppress(NoPermissionError):
                     infos = [
-                        await self._target.info(self._client, part) for part in ("server", "memory")
+                        await self.target.info(self._client, part) for part in ("server", "memory")
                     ]
                 self._judge(infos)
                 refused = await self._tried()

@@ -33,7 +33,7 @@ from mcp_persist_middleware.stores.redis.dedup import DedupWindow
 from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 from mcp_persist_middleware.stores.redis.sender import LARGE, LOOK, MOST_KNOWN, Sender
-from mcp_persist_middleware.wakeups.base import Wakeups
+from mcp_persist_middleware.wakeups.redis import RedisWakeups
 
 
 class RedisInbox(Sender):
@@ -45,9 +45,9 @@ class RedisInbox(Sender):
         client: RedisClient,
         keys: Callable[[], Keys],
         later: Callable[[ScriptCall], None],
-        wakeups: Wakeups,
+        wakeups: RedisWakeups,
     ) -> None:
-        super().__init__(inner, client, keys, later)
+        super().__init__(inner, client, keys, later, wakeups.heard)
         self._wakeups = wakeups
         self._memory = DedupWindow()
         self._held: Recent[bytes, None] = Recent(MOST_KNOWN)
@@ -138,9 +138,14 @@ class RedisInbox(Sender):
         answered = True
         if self._is_up:
             text, state = (b"", "L") if is_large else (reply, "A")
-            box, left = self._box(worker), self._milliseconds(deadline)
+            box, left, told = (
+                self._box(worker),
+                self._milliseconds(deadline),
+                self._client.target.told,
+            )
+            call = box.answer(request, text, left, channel, state, told)
             try:
-                answered = bool(await self._ask(box.answer(request, text, left, channel, state)))
+                answered = bool(await self._ask(call))
             except RedisAwayError:
                 if not is_large:
                     await self._inner.tombstone(name, deadline, reply)

@@ -126,12 +126,13 @@ redis.call('HSET', KEYS[2], 's', 'B')
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return 1
 """
-# KEYS: relayed request, queue, claimed. ARGV: id, reply, milliseconds, channel, state. Whoever
-# answers a relayed request has claimed it, whether this memory knows of that or not.
+# KEYS: relayed request, queue, claimed. ARGV: id, reply, milliseconds, channel, state, how large a
+# reply is told with the wake-up: it is true wherever it is heard. Whoever answers a relayed request
+# has claimed it, whether this memory knows of that or not.
 _ANSWER = """
 local state = redis.call('HGET', KEYS[1], 's')
 if state == 'A' or state == 'L' then return 0 end
-redis.call('PUBLISH', ARGV[4], '')
+redis.call('PUBLISH', ARGV[4], #ARGV[2] <= tonumber(ARGV[6]) and ARGV[2] or '')
 redis.call('SREM', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[1], 'h', 'c')
@@ -241,11 +242,12 @@ class Box(NamedTuple):
         return _tombstone((self.box, self.request(request)), token, milliseconds)
 
     def answer(
-        self, request: bytes, reply: bytes, milliseconds: int, channel: str, state: str
+        self, request: bytes, reply: bytes, milliseconds: int, channel: str, state: str, told: int
     ) -> ScriptCall:
-        """Answer a relayed request: `A` with this reply, `L` with one that is elsewhere."""
+        """Answer a relayed request: `A` with this reply, `L` with one that is elsewhere. One of no
+        more than `told` bytes goes with the wake-up as well."""
         keys = (self.request(request), self.queue, self.claimed)
-        return _answer(keys, request, reply, milliseconds, channel, state)
+        return _answer(keys, request, reply, milliseconds, channel, state, told)
 
     def look(self, request: bytes) -> ScriptCall:
         """See where a relayed request is."""

@@ -19,8 +19,6 @@ _KIND, _CODEC = 15, 4
 DONE, FENCED, LOST = 1, 0, -1
 FENCE_MS = 3_600_000
 """How long a fence stays."""
-# No larger chunk (bytes) travels with its wake-up.
-_TOLD = 8 * 1024
 
 # KEYS: hash and chunks of each stream. ARGV: how large a chunk is told with the wake-up, a channel
 # that nobody listens to, and for each stream: epoch, first, last, chunk, whether it may begin here
@@ -165,16 +163,15 @@ class StreamAppend(NamedTuple):
         return self.epoch, self.first, self.last, self.chunk, begins, self.drop, self.channel
 
 
-def appending(appends: Sequence[StreamAppend], together: int) -> list[ScriptCall]:
-    """The calls that append, each to so many streams at most: to one where each may be in another
-    slot of a cluster. There a wake-up goes to every node, and tells nothing."""
+def appending(appends: Sequence[StreamAppend], together: int, told: int) -> list[ScriptCall]:
+    """The calls that append, each to so many streams at most; a chunk of no more than `told` bytes
+    goes with the wake-up as well."""
     calls = []
     for n in range(0, len(appends), together):
         group = appends[n : n + together]
         arguments = [value for each in group for value in each.arguments]
-        most, silent = _TOLD if together > 1 else 0, f"{group[0].channel}?"
         names = [key for each in group for key in each.keys]
-        calls.append(_append(names, most, silent, *arguments))
+        calls.append(_append(names, told, f"{group[0].channel}?", *arguments))
     return calls
 
 

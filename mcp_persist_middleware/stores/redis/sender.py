@@ -24,6 +24,7 @@ from mcp_persist_middleware.stores.redis.client import RedisClient
 from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.requests import Box
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
+from mcp_persist_middleware.wakeups.messages import TopicMessages
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -52,6 +53,7 @@ class Sender(Inbox):
     Args:
         keys: the names of all that is ours.
         later: sends commands to Redis soon after; nothing depends on them.
+        heard: replies that came with their wake-ups.
     """
 
     look_seconds = 1.0
@@ -62,8 +64,10 @@ class Sender(Inbox):
         client: RedisClient,
         keys: Callable[[], Keys],
         later: Callable[[ScriptCall], None],
+        heard: TopicMessages,
     ) -> None:
         self._inner = inner
+        self._heard = heard
         self._client = client
         self._keys = keys
         self._later = later
@@ -188,6 +192,8 @@ class Sender(Inbox):
         return await self._inner.tombstone(request, deadline, reply)
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
+        if told := self._heard.of(request.id):
+            return RelayStatus(RelayState.REPLIED, request.worker, told[-1])
         found, is_known = None, not self._has_put
         if self._is_up:
             with contextlib.suppress(RedisAwayError):

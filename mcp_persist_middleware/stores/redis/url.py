@@ -25,6 +25,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from mcp_persist_middleware.errors import InvalidSettingError
 
 _PORTS = {"": 6379, "sentinel": 26379, "cluster": 6379}
+# A function holds up whatever else the server has to do, and a message whoever else listens.
+_TOGETHER, _TOLD = 64, 8 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,16 @@ class Target:
             **self._tls(),
         }
         return Sentinel(list(self.hosts), sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+
+    @property
+    def streams_at_once(self) -> int:
+        """With how many streams a function may deal: in a cluster each is in a slot of its own."""
+        return _TOGETHER if self.kind != "cluster" else 1
+
+    @property
+    def told(self) -> int:
+        """How large (bytes) what a wake-up tells may be: in a cluster it goes to every node."""
+        return _TOLD if self.kind != "cluster" else 0
 
     def listener(self, client: Any, timeout: float) -> Any:
         """A client for one connection of its own: in a cluster every node hears every message."""
