@@ -73,7 +73,7 @@ def shown(settings: dict[str, Any]) -> str:
             log = connect.make_log(loaded)
             lines += [log.name, repr(log)]
             if isinstance(log, RedisLog):
-                lines.append(repr(log._client._target))
+                lines.append(repr(log._client.target))
             if isinstance(log, PostgresLog) and log._plan is not None:
                 lines.append(engine.remedy(OSError(), log._url))
                 made = engine.make(log._plan, 1)

@@ -1,11 +1,17 @@
 """Whether a worker is gone, asked by whoever finds something that it left behind."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.membership.failure_detector import FailureDetector
 from mcp_persist_middleware.model import WorkerState
+from mcp_persist_middleware.recent import Recent
+
+# A worker that was there is not looked for again for so long (seconds), of so many: to look is to
+# try the lock of a file.
+_MOMENT, _MOST = 0.05, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,7 @@ class Peers:
     def __init__(self, log: EventLog, failure_detector: FailureDetector) -> None:
         self._log = log
         self._failure_detector = failure_detector
+        self._seen: Recent[str, float] = Recent(_MOST)
 
     def others(self, worker: str) -> list[str]:
         """The workers beside this one that were there at the last look."""
@@ -49,8 +56,17 @@ class Peers:
             beat is None
             or beat.state is not WorkerState.LIVE
             or self._failure_detector.is_dead(worker)
-            or self._log.is_gone(worker)
+            or self._is_gone(worker)
         )
+
+    def _is_gone(self, worker: str) -> bool:
+        now = time.monotonic()
+        if now - self._seen.get(worker, -_MOMENT) < _MOMENT:
+            return False
+        is_gone = self._log.is_gone(worker)
+        if not is_gone:
+            self._seen[worker] = now
+        return is_gone
 
     async def verify(self, worker: str) -> PeerStatus:
         """The state of a worker. Who was found dead by its silence is dead for everybody from

@@ -3,6 +3,7 @@ and comes back by itself."""
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
@@ -19,9 +20,9 @@ from redis.exceptions import (
 
 from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.errors import StoreUnavailableError
+from mcp_persist_middleware.grouped import Grouped
 from mcp_persist_middleware.stores.redis import errors
 from mcp_persist_middleware.stores.redis.errors import RedisAwayError
-from mcp_persist_middleware.stores.redis.pipelines import Pipelines
 from mcp_persist_middleware.stores.redis.rights import Rights, is_denied, listened
 from mcp_persist_middleware.stores.redis.scripts import ScriptCall
 from mcp_persist_middleware.stores.redis.url import Target
@@ -62,7 +63,8 @@ class RedisClient:
         self._warned = ""
         self._denied = ""
         self._running = Tasks("mcp-persist-redis-exchange")
-        self._pipelines = Pipelines(self.exchange, self._running)
+        # The driver works longer for an exchange than for a call.
+        self._grouped = Grouped(self._together, self._running)
         self.away_since = time.monotonic()
         self.says_who_it_is = True
         """Whether it may be asked for `INFO`."""
@@ -114,7 +116,11 @@ class RedisClient:
         """
         if not self.is_up:
             raise RedisAwayError("it is away")
-        return await self._pipelines.run(calls)
+        return await self._grouped.run(calls)
+
+    async def _together(self, asked: Sequence[Sequence[ScriptCall]]) -> list[list[Any]]:
+        replies = iter(await self.exchange([call for calls in asked for call in calls]))
+        return [list(itertools.islice(replies, len(calls))) for calls in asked]
 
     async def exchange(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """The same for a caller whom nobody cancels, without those of anybody else."""

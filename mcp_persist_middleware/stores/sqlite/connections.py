@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.grouped import Grouped
 from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.stores.sql.workers import reason, trouble
 from mcp_persist_middleware.stores.sqlite import engine as engines
@@ -29,6 +30,7 @@ from mcp_persist_middleware.supervision import retrieve
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Work = Callable[[sqlite3.Connection], Any]
 
 # Of the store's time-out.
 _BEAT_PATIENCE = 0.1
@@ -61,6 +63,8 @@ class SqliteConnections(SqlLog):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._locks = WorkerLocks(self._path)
         self._drivers = Drivers()
+        self._readings = Grouped[_Work, Any](self._together, self._running)
+        self._writings = Grouped[_Work, Any](self._together, self._running)
 
     def _make_engine(self) -> AsyncEngine:
         factory = self._files.connection_class
@@ -108,13 +112,41 @@ class SqliteConnections(SqlLog):
         async with super()._connection(timeout) as connection:
             yield connection
 
-    async def in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a short piece of work on a connection of the pool, in one hop and to its end.
+    async def reading(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a short piece of work that only reads on a connection of the pool, to its end and in
+        one hop with others of its kind.
 
         Raises:
             StoreError: the store does not do it.
         """
-        return await self._whole(self._read_in_thread(work))
+        found: T = await self._readings.run(work)
+        return found
+
+    async def writing(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The same of one that writes: it may have to wait for the file's one write lock.
+
+        Raises:
+            StoreError: the store does not do it.
+        """
+        found: T = await self._writings.run(work)
+        return found
+
+    async def _together(self, works: Sequence[_Work]) -> list[Any]:
+        def run(raw: sqlite3.Connection) -> list[Any]:
+            return [self._tried(work, raw) for work in works]
+
+        return await self._read_in_thread(run)
+
+    def _tried(self, work: _Work, raw: sqlite3.Connection) -> Any:
+        """What a piece of work returns, or raises."""
+        try:
+            return work(raw)
+        except sqlite3.Error as error:
+            failure = trouble(self.name, error)
+            failure.__cause__ = error
+            return failure
+        except Exception as error:  # noqa: BLE001
+            return error
 
     async def _read_in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:

@@ -1,5 +1,5 @@
-"""The steps that every relayed request takes, each one hop to the driver's thread: through
-SQLAlchemy each takes several, at 1 to 2 ms of the processor."""
+"""The steps that every relayed request takes, those of the same moment in one hop to the driver's
+thread: through SQLAlchemy each takes several, at 1 to 2 ms of the processor."""
 
 import sqlite3
 from collections.abc import Callable
@@ -32,23 +32,26 @@ class InThread(Protocol):
 class SqliteSessions(SqlSessions):
     """`SqlSessions` with a short way for the one read that routing needs."""
 
-    def __init__(self, store: SqlStore, statements: SqliteStatements, in_thread: InThread) -> None:
+    def __init__(self, store: SqlStore, statements: SqliteStatements, reading: InThread) -> None:
         super().__init__(store)
         self._sql = statements
-        self._in_thread = in_thread
+        self._reading = reading
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
-        row = await self._in_thread(lambda raw: raw.execute(self._sql.find_session, key).fetchone())
+        row = await self._reading(lambda raw: raw.execute(self._sql.find_session, key).fetchone())
         return None if row is None else self._of(named(self._table.c.keys(), row))
 
 
 class SqliteInbox(SqlInbox):
     """`SqlInbox` with short ways."""
 
-    def __init__(self, store: SqlStore, statements: SqliteStatements, in_thread: InThread) -> None:
+    def __init__(
+        self, store: SqlStore, statements: SqliteStatements, reading: InThread, writing: InThread
+    ) -> None:
         super().__init__(store)
         self._sql = statements
-        self._in_thread = in_thread
+        self._reading = reading
+        self._writing = writing
 
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
         home = (*request.key, request.generation, request.worker)
@@ -60,7 +63,7 @@ class SqliteInbox(SqlInbox):
             found = raw.execute(self._sql.at_home, home).fetchone()
             return EnqueueResult.MOVED if found is None else EnqueueResult.FULL
 
-        return await self._in_thread(work)
+        return await self._writing(work)
 
     async def claim(
         self, worker: str, limit: int, now: float, deadline: float
@@ -81,19 +84,15 @@ class SqliteInbox(SqlInbox):
                 raise
             return found
 
-        rows = await self._in_thread(work)
+        rows = await self._writing(work)
         columns = self._table.c.keys()
         claimed = [named(columns, row) for row in rows]
         return [relay_request_of(row, worker, row.generation) for row in claimed]
 
     async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
         values = (reply, deadline, request, worker)
-        return await self._in_thread(
-            lambda raw: raw.execute(self._sql.answer, values).rowcount == 1
-        )
+        return await self._writing(lambda raw: raw.execute(self._sql.answer, values).rowcount == 1)
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
-        row = await self._in_thread(
-            lambda raw: raw.execute(self._sql.look, (request.id,)).fetchone()
-        )
+        row = await self._reading(lambda raw: raw.execute(self._sql.look, (request.id,)).fetchone())
         return None if row is None else self._status(*row)

@@ -64,8 +64,8 @@ class SqliteLog(SqliteConnections):
         )
         self._statements = SqliteStatements(self.tables)
         self._reads = SqliteReads(self._statements, self.tables.stream.c.keys())
-        self._sessions = SqliteSessions(self, self._statements, self.in_thread)
-        self._inbox = SqliteInbox(self, self._statements, self.in_thread)
+        self._sessions = SqliteSessions(self, self._statements, self.reading)
+        self._inbox = SqliteInbox(self, self._statements, self.reading, self.writing)
         self._journal = SqliteJournal(self, self._statements, self.in_turn)
         self._wakeups = DataVersion(
             self._files.connect,
