@@ -4,7 +4,7 @@ everything that costs more by the step than by the piece."""
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mcp_persist_middleware.supervision import Tasks
 
@@ -72,3 +72,11 @@ class Grouped(Generic[Item, Result]):
                 result.set_exception(value)
             else:
                 result.set_result(value)
+
+
+def tried(work: Callable[..., Result], *arguments: Any) -> Result | Exception:
+    """What a piece of a step returns, or raises."""
+    try:
+        return work(*arguments)
+    except Exception as error:  # noqa: BLE001
+        return error

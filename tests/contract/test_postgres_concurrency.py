@@ -145,6 +145,39 @@ async def test_a_request_that_meets_a_move_is_not_left_with_the_old_home(
     assert await log.inbox.look(sent.name) is None
 
 
+async def test_who_waits_for_a_move_keeps_no_other_request_back(
+    log: PostgresLog, store: Store
+) -> None:
+    other = KEY._replace(id="other")
+    await begin_session(log)
+    await begin_session(log, other)
+    meant, others = relayed(), [relayed(key=other) for _ in range(3)]
+    taken = relayed(key=other)
+    assert await log.inbox.tombstone(taken.name, time.time() + 60)
+    async with somebody(store) as them:
+        await them.execute("BEGIN")
+        await them.execute("UPDATE mcp_session SET generation = 2 WHERE id = $1", KEY.id)
+        # All in one statement.
+        together = [meant, *others, taken]
+        puts = [asyncio.create_task(log.inbox.put(each, 10)) for each in together]
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*puts[1:4]) == [EnqueueResult.ENQUEUED] * 3
+            with pytest.raises(StoreError):
+                await puts[4]
+        await waits_for_a_lock(them)
+        await them.execute("ROLLBACK")
+    assert await puts[0] is EnqueueResult.ENQUEUED
+    assert {each.id for each in await claim(log, "one")} == {meant.id, *(o.id for o in others)}
+
+
+async def test_of_requests_that_are_put_together_as_many_wait_as_may(log: PostgresLog) -> None:
+    await begin_session(log)
+    await log.inbox.put(relayed(), 5)
+    puts = [asyncio.create_task(log.inbox.put(relayed(), 5)) for _ in range(8)]
+    found = await asyncio.gather(*puts)
+    assert found == [EnqueueResult.ENQUEUED] * 4 + [EnqueueResult.FULL] * 4
+
+
 async def test_a_move_that_meets_a_request_takes_it_along(
     log: PostgresLog, other: PostgresLog, store: Store
 ) -> None:
@@ -156,7 +189,7 @@ async def test_a_move_that_meets_a_request_takes_it_along(
         async def here(work):  # type: ignore[no-untyped-def]
             return await work(them)
 
-        inbox = type(log.inbox)(log, log._statements, here, log.wakeups)
+        inbox = type(log.inbox)(log, log._statements, here, log.wakeups, log._running)
         assert await inbox.put(sent, 10) is EnqueueResult.ENQUEUED
         move = asyncio.create_task(other.sessions.move(KEY, 1, "two"))
         await waits_for_a_lock(them)

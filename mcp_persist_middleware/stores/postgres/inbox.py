@@ -1,10 +1,13 @@
-"""The steps that every relayed request takes, each one statement on the driver's connection; and
-the locks that a relayed request and a session that moves take, so that neither misses the other."""
+"""The steps that every relayed request takes, each one statement on the driver's connection, where
+they may those of one moment in one; and the locks that a relayed request and a session that moves
+take, so that neither misses the other."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.grouped import Grouped, tried
 from mcp_persist_middleware.model import (
     EnqueueResult,
     RelayRequest,
@@ -19,9 +22,19 @@ from mcp_persist_middleware.stores.sql.inbox import SqlInbox, relay_request_of, 
 from mcp_persist_middleware.stores.sql.sessions import SqlSessions
 from mcp_persist_middleware.stores.sql.store import SqlStore
 from mcp_persist_middleware.stores.sql.text import escape
+from mcp_persist_middleware.supervision import Tasks
 from mcp_persist_middleware.wakeups.base import Wakeups
 
 T = TypeVar("T")
+
+
+class _Reply(NamedTuple):
+    """One reply."""
+
+    id: bytes
+    reply: bytes
+    deadline: float
+    worker: str
 
 
 class Raw(Protocol):
@@ -39,18 +52,27 @@ class PostgresSessions(SqlSessions):
     """
 
     def __init__(
-        self, store: SqlStore, statements: PostgresStatements, raw: Raw, wakeups: Wakeups
+        self,
+        store: SqlStore,
+        statements: PostgresStatements,
+        raw: Raw,
+        wakeups: Wakeups,
+        tasks: Tasks,
     ) -> None:
         super().__init__(store)
         self._sql = statements
         self._raw = raw
         self._wakeups = wakeups
+        self._finds = Grouped(self._find, tasks)
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
-        row = await self._raw(
-            lambda driver: driver.fetchrow(self._sql.find_session, *map(escape, key))
-        )
-        return None if row is None else self._of(plain(row))
+        return await self._finds.run(key)
+
+    async def _find(self, keys: Sequence[SessionKey]) -> list[SessionRecord | Exception | None]:
+        columns = [list(map(escape, values)) for values in zip(*keys, strict=True)]
+        rows = await self._raw(lambda driver: driver.fetch(self._sql.find_sessions, *columns))
+        found = {SessionKey(row.namespace, row.path, row.id): row for row in map(plain, rows)}
+        return [tried(self._of, found[key]) if key in found else None for key in keys]
 
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         moved = await super().move(key, generation, home)
@@ -62,27 +84,67 @@ class PostgresSessions(SqlSessions):
 class PostgresInbox(SqlInbox):
     """`SqlInbox` with short ways, which tell whom a relayed request concerns.
 
-    Relayed requests that are put at the same moment do not see each other: so many more than `most`
-    may wait as are put at once.
+    Relayed requests that two workers put at the same moment do not see each other: so many more
+    than `most` may wait as are put at once.
     """
 
     def __init__(
-        self, store: SqlStore, statements: PostgresStatements, raw: Raw, wakeups: Wakeups
+        self,
+        store: SqlStore,
+        statements: PostgresStatements,
+        raw: Raw,
+        wakeups: Wakeups,
+        tasks: Tasks,
     ) -> None:
         super().__init__(store)
         self._sql = statements
         self._raw = raw
         self._wakeups = wakeups
+        self._puts = Grouped(self._put_many, tasks)
+        self._answers = Grouped(self._answer, tasks)
+        self._looks = Grouped(self._look, tasks)
 
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
-        key = SessionKey(*map(escape, request.key))
-        row = row_of(replace(request, key=key))
-        values = (*row.values(), most)
-        home, put = await self._raw(lambda driver: driver.fetchrow(self._sql.put, *values))
-        if put:
-            self._wakeups.publish([self.topic(request.worker)])
-            return EnqueueResult.ENQUEUED
-        return EnqueueResult.FULL if home else EnqueueResult.MOVED
+        enqueued = await self._puts.run((request, most))
+        if enqueued is EnqueueResult.MOVED:
+            # Or somebody is moving it: the others do not wait for that.
+            enqueued = await self._put_alone((request, most))
+        return enqueued
+
+    async def _put_alone(self, put: tuple[RelayRequest, int]) -> EnqueueResult:
+        (found,) = await self._put([put], self._sql.put)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def _put_many(
+        self, puts: Sequence[tuple[RelayRequest, int]]
+    ) -> list[EnqueueResult | Exception]:
+        return await self._put(puts, self._sql.put_many)
+
+    async def _put(
+        self, puts: Sequence[tuple[RelayRequest, int]], statement: str
+    ) -> list[EnqueueResult | Exception]:
+        keyed = [replace(each, key=SessionKey(*map(escape, each.key))) for each, _ in puts]
+        rows = [row_of(each).values() for each in keyed]
+        columns = [*map(list, zip(*rows, strict=True)), [most for _, most in puts]]
+        found = await self._raw(lambda driver: driver.fetch(statement, *columns))
+        placed = {name: (has_room, is_put) for name, has_room, is_put in found}
+        results = [self._result(placed.get(each.id)) for each in keyed]
+        told = {self.topic(each.worker) for each in keyed if placed.get(each.id) == (True, True)}
+        self._wakeups.publish(told)
+        return results
+
+    def _result(self, placed: tuple[bool, bool] | None) -> EnqueueResult | Exception:
+        match placed:
+            case None:
+                return EnqueueResult.MOVED
+            case (True, True):
+                return EnqueueResult.ENQUEUED
+            case (False, _):
+                return EnqueueResult.FULL
+            case _:
+                return StoreError(url=self._store.name, reason="the id of the request is taken")
 
     async def claim(
         self, worker: str, limit: int, now: float, deadline: float
@@ -93,12 +155,22 @@ class PostgresInbox(SqlInbox):
         return [relay_request_of(row, worker, row.generation) for row in claimed]
 
     async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
-        values = (reply, deadline, request, worker)
-        row = await self._raw(lambda driver: driver.fetchrow(self._sql.answer, *values))
-        if row is not None:
-            self._wakeups.publish([request])
-        return row is not None
+        return await self._answers.run(_Reply(request, reply, deadline, worker))
+
+    async def _answer(self, answers: Sequence[_Reply]) -> list[bool]:
+        (ids, replies, deadlines, workers) = map(list, zip(*answers, strict=True))
+        values = ids, replies, deadlines
+        rows = await self._raw(lambda driver: driver.fetch(self._sql.answer, *values, workers))
+        answered = [row[0] for row in rows]
+        self._wakeups.publish(answered)
+        return [each.id in answered for each in answers]
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
-        row = await self._raw(lambda driver: driver.fetchrow(self._sql.look, request.id))
-        return None if row is None else self._status(*row)
+        return await self._looks.run(request.id)
+
+    async def _look(self, requests: Sequence[bytes]) -> list[RelayStatus | Exception | None]:
+        rows = await self._raw(lambda driver: driver.fetch(self._sql.look, requests))
+        found = {row[0]: row for row in rows}
+        return [
+            tried(self._status, *found[each][1:]) if each in found else None for each in requests
+        ]

@@ -66,8 +66,8 @@ class PostgresLog(SqlLog):
         self._statements = PostgresStatements(self.tables)
         self._reads = PostgresReads(self._statements)
         self._wakeups = Notifications(prefix + "wake", self._connect_raw, self._timeout)
-        self._sessions = PostgresSessions(self, self._statements, self.raw, self._wakeups)
-        self._inbox = PostgresInbox(self, self._statements, self.raw, self._wakeups)
+        given = self, self._statements, self.raw, self._wakeups, self._running
+        self._sessions, self._inbox = PostgresSessions(*given), PostgresInbox(*given)
         self._journal = SqlJournal(self)
 
     @property

@@ -3,6 +3,45 @@ words."""
 
 from mcp_persist_middleware.stores.sql.statements import Sql, Statements
 
+# One whose id is there already has room, and is not put.
+_PUT = """
+WITH given AS MATERIALIZED (
+    SELECT * FROM unnest(
+        $1::bytea[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[],
+        $7::smallint[], $8::float8[], $9::boolean[], $10::bytea[], $11::bytea[], $12::int[]
+    ) WITH ORDINALITY AS g (
+        id, namespace, path, session, worker, generation, state, deadline, sealed, content,
+        reply, most, n
+    )
+), home AS MATERIALIZED (
+    SELECT namespace, path, id AS session, home AS worker, generation FROM {session} AS s
+    WHERE NOT deleted
+        AND (namespace, path, id) IN (SELECT namespace, path, session FROM given)
+    ORDER BY namespace, path, id FOR SHARE OF s %s
+), wanted AS MATERIALIZED (
+    SELECT given.*, row_number() OVER (PARTITION BY worker ORDER BY n) AS place
+    FROM given JOIN home USING (namespace, path, session, worker, generation)
+), placed AS MATERIALIZED (
+    SELECT wanted.*, place <= most - (
+        SELECT count(*) FROM (
+            SELECT 1 FROM {inbox} AS i
+            WHERE i.worker = wanted.worker AND i.state = {PENDING} LIMIT most
+        ) AS part
+    ) AS has_room
+    FROM wanted
+), put AS (
+    INSERT INTO {inbox} (
+        id, namespace, path, session, worker, generation, state, deadline, sealed, content,
+        reply
+    )
+    SELECT id, namespace, path, session, worker, generation, state, deadline, sealed,
+        content, reply
+    FROM placed WHERE has_room
+    ON CONFLICT DO NOTHING RETURNING id
+)
+SELECT id, has_room, put.id IS NOT NULL FROM placed LEFT JOIN put USING (id)
+"""
+
 
 class PostgresStatements(Statements):
     """Named by what they do. A CTE sees what was committed when its statement began."""
@@ -171,34 +210,15 @@ class PostgresStatements(Statements):
 
     abandon = Sql("DELETE FROM {stream} WHERE id = $1 AND expires_at IS NOT NULL")
 
-    find_session = Sql("""
-        SELECT {session_columns} FROM {session} WHERE namespace = $1 AND path = $2 AND id = $3
+    find_sessions = Sql("""
+        SELECT {session_columns} FROM {session}
+        JOIN unnest($1::text[], $2::text[], $3::text[]) AS key (its_namespace, its_path, its_id)
+            ON namespace = its_namespace AND path = its_path AND id = its_id
     """)
 
     # The lock lets a move wait for the relayed request, and a relayed request that waited see the
-    # move.
-    put = Sql("""
-        WITH home AS MATERIALIZED (
-            SELECT 1 FROM {session}
-            WHERE namespace = $2 AND path = $3 AND id = $4
-                AND generation = $6 AND home = $5 AND NOT deleted
-            FOR SHARE
-        ), waiting AS (
-            SELECT count(*) AS requests FROM (
-                SELECT 1 FROM {inbox} WHERE worker = $5 AND state = {PENDING} LIMIT $12
-            ) AS part
-        ), put AS (
-            INSERT INTO {inbox} (
-                id, namespace, path, session, worker, generation, state, deadline, sealed, content,
-                reply
-            )
-            SELECT $1::bytea, $2::text, $3::text, $4::text, $5::varchar, $6::int, $7::smallint,
-                $8::float8, $9::boolean, $10::bytea, $11::bytea
-            FROM home, waiting WHERE requests < $12
-            RETURNING 1
-        )
-        SELECT (SELECT count(*) FROM home), (SELECT count(*) FROM put)
-    """)
+    # move. Of many at once none waits for a session that is just being moved; one by itself does.
+    put_many, put = Sql(_PUT % "SKIP LOCKED"), Sql(_PUT % "")
 
     # A relayed request that somebody else is just taking, or taking elsewhere, is not waited for.
     claim = Sql("""
@@ -214,9 +234,20 @@ class PostgresStatements(Statements):
         SELECT mine.* FROM mine JOIN claimed USING (id) ORDER BY id
     """)
 
+    # In one order: who removes them locks them in the same.
     answer = Sql("""
-        UPDATE {inbox} SET state = {REPLIED}, reply = $1, deadline = $2
-        WHERE id = $3 AND worker = $4 AND state = {CLAIMED} RETURNING 1
+        WITH mine AS MATERIALIZED (
+            SELECT i.id, given.reply, given.deadline FROM {inbox} AS i
+            JOIN unnest($1::bytea[], $2::bytea[], $3::float8[], $4::text[])
+                AS given (id, reply, deadline, worker) USING (id, worker)
+            WHERE i.state = {CLAIMED}
+            ORDER BY i.id FOR NO KEY UPDATE OF i
+        )
+        UPDATE {inbox} AS i SET state = {REPLIED}, reply = mine.reply, deadline = mine.deadline
+        FROM mine WHERE i.id = mine.id
+        RETURNING i.id
     """)
 
-    look = Sql("SELECT state, worker, reply, deadline FROM {inbox} WHERE id = $1")
+    look = Sql(
+        "SELECT id, state, worker, reply, deadline FROM {inbox} WHERE id = ANY ($1::bytea[])"
+    )
