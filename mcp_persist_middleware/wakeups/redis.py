@@ -20,8 +20,9 @@ from mcp_persist_middleware.wakeups.messages import TopicMessages
 logger = logging.getLogger(__name__)
 
 _IDLE, _AFTER_FAILURE, _CLOSE = 5.0, 0.25, 1.0
-# Most who wait for an answer have it sooner (seconds), and the store below need not know of them.
-_BELOW = 0.1
+# Most who wait for an answer have it sooner (seconds), and the store below need not know of them;
+# until then they have this patience, if they have not set their own.
+_BELOW, _PATIENCE = 0.1, 5.0
 Command = tuple[str, str, bytes]
 
 
@@ -61,7 +62,7 @@ class RedisWakeups(Wakeups):
         self._closed, self._tasks = False, Supervisor(asyncio.current_task())
 
     def subscribe(self, stream: bytes) -> Subscription:
-        subscription = Subscription(_BELOW, lambda one: self._unsubscribe(stream, one))
+        subscription = Subscription(_PATIENCE, lambda one: self._unsubscribe(stream, one))
         later = asyncio.get_running_loop().call_later
         self._below[subscription] = later(_BELOW, self._subscribe_below, stream, subscription)
         self._subscriptions.add(stream, subscription)
@@ -75,7 +76,8 @@ class RedisWakeups(Wakeups):
     def _subscribe_below(self, stream: bytes, subscription: Subscription) -> None:
         below = self._below[subscription] = self._inner.subscribe(stream)
         below.on_notify(subscription.notify)
-        subscription.patience = below.patience
+        if subscription.patience == _PATIENCE:
+            subscription.patience = below.patience
         # For what was committed until now.
         subscription.notify()
 

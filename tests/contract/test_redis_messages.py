@@ -8,6 +8,7 @@ import pytest
 
 from mcp_persist_middleware.stores.redis.log import RedisLog
 from mcp_persist_middleware.testing.contract.builders import add, events, new, numbers, record
+from mcp_persist_middleware.wakeups.base import Subscription
 from tests.contract.redis_builders import Place, flushed, hold_back
 from tests.contract.redis_pair import ANSWERED, workers
 from tests.support.scripted import until
@@ -47,6 +48,22 @@ async def test_an_event_that_came_with_its_wake_up_is_read_from_a_redis_that_sta
             assert await numbers(two, stream, 4) == [5]
             assert two._client.is_up, "nobody has asked it"
         assert place.in_sql(stream) == [1, 2]
+
+
+async def test_who_sets_its_own_patience_keeps_it_and_others_have_that_of_the_store(
+    place: Place,
+) -> None:
+    async with place.worker("one") as one:
+        own, others = one.wakeups.subscribe(b"a" * 16), one.wakeups.subscribe(b"b" * 16)
+        assert own.patience >= 1, "nobody looks again and again meanwhile"
+        own.patience = 3600
+        await until(lambda: all(isinstance(o, Subscription) for o in one._wakeups._below.values()))
+        assert own.patience == 3600
+        below = one.inner.wakeups.subscribe(b"b" * 16)
+        assert others.patience == below.patience
+        for each in (own, others, below):
+            each.close()
+        assert not one._wakeups._below
 
 
 async def test_a_message_that_was_missed_hides_nothing(place: Place) -> None:
