@@ -131,8 +131,7 @@ class Writer:
         self._commits.watch(stream)
         self._queue.add_patient(stream, time.monotonic() + _ROW_PATIENCE)
         if self._row_due is None:
-            loop = asyncio.get_running_loop()
-            self._row_due = loop.call_later(_ROW_PATIENCE, self._hurry_rows)
+            self._row_due = asyncio.get_running_loop().call_later(_ROW_PATIENCE, self._hurry_rows)
 
     def hurry(self, stream: LiveStream) -> None:
         """Somebody waits until the stream is in the store."""
@@ -218,12 +217,14 @@ class Writer:
 
     async def _assist(self) -> None:
         """While the first committer's batch is on its way: take what is full, ends or fills a
-        batch of its own, and all that waits where that batch is slow. Of a log with a fast path
-        take what is not for that."""
+        batch, and all that waits where that one is slow. Beside a fast path: what is not for it."""
+        # What an earlier life has left waits already.
+        self._second_committer.set()
         while True:
-            # What pressed meanwhile may have gone with the first one: the next signal counts.
-            self._second_committer.clear()
+            if not self._is_split:  # What pressed may have gone with the first one.
+                self._second_committer.clear()
             await self._second_committer.wait()
+            self._second_committer.clear()
             if not self._may_write():
                 return
             while not self.is_down and (batch := self._second_batch()):
@@ -237,8 +238,7 @@ class Writer:
     @property
     def _is_split(self) -> bool:
         """Whether each committer has batches of its own kind."""
-        all_run = not any(committer.done() for committer in self._committers)
-        return self._log.has_fast_path and len(self._committers) > 1 and all_run
+        return self._log.has_fast_path and not any(each.done() for each in self._committers)
 
     def _second_batch(self) -> Batch:
         if self._is_split:
