@@ -13,6 +13,7 @@ from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Ending, EventKind, Outcome, StreamState, StreamWrite
 from mcp_persist_middleware.stores.sqlite.log import SqliteLog
+from mcp_persist_middleware.supervision import Supervisor
 from mcp_persist_middleware.testing.contract.builders import numbers
 from tests.contract.lanes import FRAME, FULL, begun, fresh
 from tests.support.scripted import until
@@ -287,3 +288,30 @@ async def test_who_needs_the_row_of_a_stream_does_not_wait_for_its_first_event(
     await until(lambda: needed.created)
     assert not late.created
     await until(lambda: late.created)
+
+
+class SplitLog(GatedLog):
+    """Its events go another way than what begins and ends."""
+
+    has_fast_path = True
+
+
+async def test_what_begins_while_its_committer_is_dead_is_committed_when_that_lives_again(
+    tmp_path: Path,
+) -> None:
+    log = SplitLog(tmp_path / "events.db")
+    await log.open("one")
+    tasks = Supervisor(asyncio.current_task())
+    writer = Writer(log, 60.0, tasks=tasks)
+    writer.start()
+    await begun(writer)
+    writer._committers[1].cancel()
+    # It is dead for a moment, and hears of nothing.
+    await asyncio.sleep(0)
+    stream = fresh()
+    writer.open(stream)
+    writer.hurry(stream)
+    await until(lambda: stream.created, 5)
+    await writer.aclose(10)
+    await tasks.aclose()
+    await log.aclose()
