@@ -28,7 +28,7 @@ class StoredRequest:
 
     @classmethod
     def of(
-        cls, request: classify.Request, scope: Scope, body: bytes, *, only_asks: bool = False
+        cls, request: classify.Request, scope: Scope, body: bytes, *, asks: bool = False
     ) -> "StoredRequest | None":
         """What is kept of a request; None when it cannot be run again: a batch may have been
         answered in part, and an `initialize` begins something else."""
@@ -42,7 +42,7 @@ class StoredRequest:
             and name.lower() != headers.SESSION_ID
             and not callers.secrets([(name, value)])
         ]
-        kept = cls(found, body, only_asks)
+        kept = cls(found, body, asks)
         return kept if body.lstrip()[:1] == b"{" and len(kept.pack()) <= _MOST_BYTES else None
 
     @classmethod
@@ -50,7 +50,7 @@ class StoredRequest:
         cls, request: classify.Request, scope: Scope, body: Body, *, asks: bool
     ) -> bytes | None:
         """What is kept of a request, as bytes."""
-        kept = cls.of(request, scope, body.content, only_asks=asks)
+        kept = cls.of(request, scope, body.content, asks=asks)
         return kept.pack() if kept is not None else None
 
     def pack(self) -> bytes:

@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
+from tests.benchmarks.lag import beats
 from tests.benchmarks.report import Taken
 from tests.benchmarks.rounds import Plan, over_bare
 from tests.benchmarks.servers import Server
@@ -40,10 +40,8 @@ async def calling_beside(server: Server) -> AsyncIterator[None]:
     """Four clients, each with 25 calls a second, during the block."""
 
     async def call(client: Client) -> None:
-        begin = time.monotonic()
-        for number in range(1, 1 << 30):
+        async for _ in beats(_CALLS):
             (await client.call("quick")).check(0, ids=server.ids)
-            await asyncio.sleep(max(0.0, begin + number / _CALLS - time.monotonic()))
 
     async with AsyncExitStack() as stack:
         clients = [

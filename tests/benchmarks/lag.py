@@ -11,6 +11,14 @@ from tests.benchmarks.wire import Connection
 _RATE = 100.0
 
 
+async def beats(rate: float) -> AsyncIterator[None]:
+    """So many turns a second from now on, each at its time or as soon after it as may be."""
+    begin = time.monotonic()
+    for number in range(1, 1 << 30):
+        yield
+        await asyncio.sleep(max(0.0, begin + number / rate - time.monotonic()))
+
+
 @contextlib.asynccontextmanager
 async def probed(server: Server) -> AsyncIterator[list[float]]:
     """Ask for a plain route 100 times a second during the block; how long each answer took (ms).
@@ -21,12 +29,10 @@ async def probed(server: Server) -> AsyncIterator[list[float]]:
     connection = await Connection.open(server.port)
 
     async def probe() -> None:
-        begin = time.monotonic()
         request = server.get("/plain")
-        for number in range(1, 1 << 30):
+        async for _ in beats(_RATE):
             answer = await connection.ask(request)
             took.append((answer.times[-1] - answer.sent) / 1e6)
-            await asyncio.sleep(max(0.0, begin + number / _RATE - time.monotonic()))
 
     probing = asyncio.create_task(probe())
     try:

@@ -18,6 +18,7 @@ from mcp_persist_middleware.model import (
     StreamWrite,
 )
 from mcp_persist_middleware.stores.postgres import batch as postgres_batch
+from mcp_persist_middleware.stores.postgres.inbox import PostgresInbox, ShortWay
 from mcp_persist_middleware.stores.postgres.log import PostgresLog
 from mcp_persist_middleware.testing.contract.builders import (
     COMMITTED,
@@ -189,7 +190,8 @@ async def test_a_move_that_meets_a_request_takes_it_along(
         async def here(work):  # type: ignore[no-untyped-def]
             return await work(them)
 
-        inbox = type(log.inbox)(log, log._statements, here, log.wakeups, log._running)
+        way = ShortWay(log._statements, here, log.wakeups, log._running)
+        inbox = PostgresInbox(log, way)
         assert await inbox.put(sent, 10) is EnqueueResult.ENQUEUED
         move = asyncio.create_task(other.sessions.move(KEY, 1, "two"))
         await waits_for_a_lock(them)

@@ -6,7 +6,7 @@ import asyncio
 import pytest
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log.cursor import Cursor
+from mcp_persist_middleware.log.cursor import Cursor, Page
 from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.model import (
     Ending,
@@ -76,12 +76,18 @@ async def test_what_ends_a_stream_is_read_whenever_it_is_committed(before: int) 
     cursor.close()
 
 
-async def test_a_waiting_reader_that_is_stopped_comes_to_its_end_at_once() -> None:
-    log = Patient(before=10**9)
+async def following(log: Patient) -> tuple[Cursor, asyncio.Task[Page]]:
+    """A reader that has read all, and waits to be woken."""
     cursor = Cursor(Reads(log), log.record.id, 2, None, resumed=True)
     waiting = asyncio.create_task(cursor.next())
     while cursor._subscription is None or not cursor._subscription._signal._waiters:
         await asyncio.sleep(0)
+    return cursor, waiting
+
+
+async def test_a_waiting_reader_that_is_stopped_comes_to_its_end_at_once() -> None:
+    log = Patient(before=10**9)
+    cursor, waiting = await following(log)
     cursor.stop()
     async with asyncio.timeout(10):
         assert (await waiting).ended
@@ -90,13 +96,11 @@ async def test_a_waiting_reader_that_is_stopped_comes_to_its_end_at_once() -> No
 
 async def test_a_reader_that_follows_asks_the_store_once_for_what_it_is_woken_for() -> None:
     log = Patient(before=10**9)
-    cursor = Cursor(Reads(log), log.record.id, 2, None, resumed=True)
-    waiting = asyncio.create_task(cursor.next())
-    while cursor._subscription is None or not cursor._subscription._signal._waiters:
-        await asyncio.sleep(0)
+    cursor, waiting = await following(log)
     before = log._looks
     for number in range(3, 23):
         log.apply(StreamWrite(log.record.id, 1, events=events(number, number)))
+        assert cursor._subscription is not None
         cursor._subscription.notify()
         async with asyncio.timeout(10):
             page = await waiting

@@ -44,40 +44,40 @@ class Raw(Protocol):
         """What the function returns."""
 
 
+class ShortWay(NamedTuple):
+    """What a step needs that goes past SQLAlchemy."""
+
+    sql: PostgresStatements
+    raw: Raw
+    wakeups: Wakeups
+    """Hear of what was committed to whom."""
+    tasks: Tasks
+    """Own the steps that are on their way."""
+
+
 class PostgresSessions(SqlSessions):
-    """`SqlSessions` with a short way for the one read that routing needs.
+    """`SqlSessions` with a short way for the one read that routing needs."""
 
-    Args:
-        wakeups: hears of what was committed to whom.
-    """
-
-    def __init__(
-        self,
-        store: SqlStore,
-        statements: PostgresStatements,
-        raw: Raw,
-        wakeups: Wakeups,
-        tasks: Tasks,
-    ) -> None:
+    def __init__(self, store: SqlStore, way: ShortWay) -> None:
         super().__init__(store)
-        self._sql = statements
-        self._raw = raw
-        self._wakeups = wakeups
-        self._finds = Grouped(self._find, tasks)
+        self._way = way
+        self._finds = Grouped(self._find, way.tasks)
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
         return await self._finds.run(key)
 
     async def _find(self, keys: Sequence[SessionKey]) -> list[SessionRecord | Exception | None]:
         columns = [list(map(escape, values)) for values in zip(*keys, strict=True)]
-        rows = await self._raw(lambda driver: driver.fetch(self._sql.find_sessions, *columns))
+        rows = await self._way.raw(
+            lambda driver: driver.fetch(self._way.sql.find_sessions, *columns)
+        )
         found = {SessionKey(row.namespace, row.path, row.id): row for row in map(plain, rows)}
         return [tried(self._of, found[key]) if key in found else None for key in keys]
 
     async def move(self, key: SessionKey, generation: int, home: str) -> bool:
         moved = await super().move(key, generation, home)
         if moved:
-            self._wakeups.publish([home.encode()])
+            self._way.wakeups.publish([home.encode()])
         return moved
 
 
@@ -88,21 +88,12 @@ class PostgresInbox(SqlInbox):
     than `most` may wait as are put at once.
     """
 
-    def __init__(
-        self,
-        store: SqlStore,
-        statements: PostgresStatements,
-        raw: Raw,
-        wakeups: Wakeups,
-        tasks: Tasks,
-    ) -> None:
+    def __init__(self, store: SqlStore, way: ShortWay) -> None:
         super().__init__(store)
-        self._sql = statements
-        self._raw = raw
-        self._wakeups = wakeups
-        self._puts = Grouped(self._put_many, tasks)
-        self._answers = Grouped(self._answer, tasks)
-        self._looks = Grouped(self._look, tasks)
+        self._way = way
+        self._puts = Grouped(self._put_many, way.tasks)
+        self._answers = Grouped(self._answer, way.tasks)
+        self._looks = Grouped(self._look, way.tasks)
 
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
         enqueued = await self._puts.run((request, most))
@@ -112,7 +103,7 @@ class PostgresInbox(SqlInbox):
         return enqueued
 
     async def _put_alone(self, put: tuple[RelayRequest, int]) -> EnqueueResult:
-        (found,) = await self._put([put], self._sql.put)
+        (found,) = await self._put([put], self._way.sql.put)
         if isinstance(found, Exception):
             raise found
         return found
@@ -120,7 +111,7 @@ class PostgresInbox(SqlInbox):
     async def _put_many(
         self, puts: Sequence[tuple[RelayRequest, int]]
     ) -> list[EnqueueResult | Exception]:
-        return await self._put(puts, self._sql.put_many)
+        return await self._put(puts, self._way.sql.put_many)
 
     async def _put(
         self, puts: Sequence[tuple[RelayRequest, int]], statement: str
@@ -128,11 +119,11 @@ class PostgresInbox(SqlInbox):
         keyed = [replace(each, key=SessionKey(*map(escape, each.key))) for each, _ in puts]
         rows = [row_of(each).values() for each in keyed]
         columns = [*map(list, zip(*rows, strict=True)), [most for _, most in puts]]
-        found = await self._raw(lambda driver: driver.fetch(statement, *columns))
+        found = await self._way.raw(lambda driver: driver.fetch(statement, *columns))
         placed = {name: (has_room, is_put) for name, has_room, is_put in found}
         results = [self._result(placed.get(each.id)) for each in keyed]
         told = {self.topic(each.worker) for each in keyed if placed.get(each.id) == (True, True)}
-        self._wakeups.publish(told)
+        self._way.wakeups.publish(told)
         return results
 
     def _result(self, placed: tuple[bool, bool] | None) -> EnqueueResult | Exception:
@@ -150,7 +141,7 @@ class PostgresInbox(SqlInbox):
         self, worker: str, limit: int, now: float, deadline: float
     ) -> list[RelayRequest]:
         span = (worker, now, limit, deadline)
-        rows = await self._raw(lambda driver: driver.fetch(self._sql.claim, *span))
+        rows = await self._way.raw(lambda driver: driver.fetch(self._way.sql.claim, *span))
         claimed = map(plain, rows)
         return [relay_request_of(row, worker, row.generation) for row in claimed]
 
@@ -158,18 +149,17 @@ class PostgresInbox(SqlInbox):
         return await self._answers.run(_Reply(request, reply, deadline, worker))
 
     async def _answer(self, answers: Sequence[_Reply]) -> list[bool]:
-        (ids, replies, deadlines, workers) = map(list, zip(*answers, strict=True))
-        values = ids, replies, deadlines
-        rows = await self._raw(lambda driver: driver.fetch(self._sql.answer, *values, workers))
-        answered = [row[0] for row in rows]
-        self._wakeups.publish(answered)
+        columns = [list(values) for values in zip(*answers, strict=True)]
+        rows = await self._way.raw(lambda driver: driver.fetch(self._way.sql.answer, *columns))
+        answered = {row[0] for row in rows}
+        self._way.wakeups.publish(answered)
         return [each.id in answered for each in answers]
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
         return await self._looks.run(request.id)
 
     async def _look(self, requests: Sequence[bytes]) -> list[RelayStatus | Exception | None]:
-        rows = await self._raw(lambda driver: driver.fetch(self._sql.look, requests))
+        rows = await self._way.raw(lambda driver: driver.fetch(self._way.sql.look, requests))
         found = {row[0]: row for row in rows}
         return [
             tried(self._status, *found[each][1:]) if each in found else None for each in requests

@@ -15,7 +15,7 @@ from mcp_persist_middleware.model import Outcome, StreamWrite
 from mcp_persist_middleware.stores.postgres import engine as postgres_engine
 from mcp_persist_middleware.stores.postgres import hosts
 from mcp_persist_middleware.stores.postgres.batch import PostgresBatch
-from mcp_persist_middleware.stores.postgres.inbox import PostgresInbox, PostgresSessions
+from mcp_persist_middleware.stores.postgres.inbox import PostgresInbox, PostgresSessions, ShortWay
 from mcp_persist_middleware.stores.postgres.inspection import PostgresInspection
 from mcp_persist_middleware.stores.postgres.read import PostgresReads
 from mcp_persist_middleware.stores.postgres.statements import PostgresStatements
@@ -66,8 +66,8 @@ class PostgresLog(SqlLog):
         self._statements = PostgresStatements(self.tables)
         self._reads = PostgresReads(self._statements)
         self._wakeups = Notifications(prefix + "wake", self._connect_raw, self._timeout)
-        given = self, self._statements, self.raw, self._wakeups, self._running
-        self._sessions, self._inbox = PostgresSessions(*given), PostgresInbox(*given)
+        way = ShortWay(self._statements, self.raw, self._wakeups, self._running)
+        self._sessions, self._inbox = PostgresSessions(self, way), PostgresInbox(self, way)
         self._journal = SqlJournal(self)
 
     @property

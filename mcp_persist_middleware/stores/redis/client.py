@@ -5,8 +5,8 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from redis.exceptions import (
     AuthenticationError,
@@ -29,8 +29,6 @@ from mcp_persist_middleware.stores.redis.url import Target
 from mcp_persist_middleware.supervision import Supervisor, Tasks, end
 
 logger = rarely.logger(__name__)
-
-T = TypeVar("T")
 
 _CONNECTIONS = 16
 _PROBE_SECONDS, _CHECK_SECONDS = 0.25, 30.0
@@ -62,6 +60,8 @@ class RedisClient:
         self._watching: asyncio.Task[None] | None = None
         self._warned = ""
         self._denied = ""
+        # An exchange has its time limit, and is finished even when who waits for it is cancelled:
+        # the driver does not always let a cancellation through, and loses the connection to it.
         self._running = Tasks("mcp-persist-redis-exchange")
         # The driver works longer for an exchange than for a call.
         self._grouped = Grouped(self._together, self._running)
@@ -138,12 +138,6 @@ class RedisClient:
                 break
         return replies
 
-    def _whole(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
-        """Finish an exchange, which has its time limit, even when its caller is cancelled: the
-        driver does not always let a cancellation through, and loses the connection to it.
-        """
-        return self._running.whole(work)
-
     async def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         if self._client is None:
             raise RedisAwayError("it is not open")
@@ -208,7 +202,7 @@ class RedisClient:
                 await asyncio.sleep(_PROBE_SECONDS)
             was_up = self.is_up
             try:
-                await self._whole(self._greet())
+                await self._running.whole(self._greet())
             except (RedisAwayError, StoreUnavailableError) as error:
                 said = was_up or isinstance(error, StoreUnavailableError)
                 if said:

@@ -138,12 +138,8 @@ class RedisInbox(Sender):
         answered = True
         if self._is_up:
             text, state = (b"", "L") if is_large else (reply, "A")
-            box, left, told = (
-                self._box(worker),
-                self._milliseconds(deadline),
-                self._client.target.told,
-            )
-            call = box.answer(request, text, left, channel, state, told)
+            box, left = self._box(worker), self._milliseconds(deadline)
+            call = box.answer(request, text, left, channel, state, self._client.target.told)
             try:
                 answered = bool(await self._ask(call))
             except RedisAwayError:

@@ -74,12 +74,15 @@ class RedisReads:
         found: list[Event] = []
         past = 0
         for message in self._heard.of(stream):
-            last, entry, chunk = scripts.chunk_of(message)
-            if last <= after:
+            entry, chunk = scripts.chunk_of(message)
+            if int(entry) <= after:
                 past += 1
                 continue
-            events = [e for e in scripts.decode(entry, chunk) if e.epoch == epoch]
-            events = [e for e in events if e.sequence > after]
+            events = [
+                event
+                for event in scripts.decode(entry, chunk)
+                if event.epoch == epoch and event.sequence > after
+            ]
             if not events or events[0].sequence != after + 1:
                 break
             found += events

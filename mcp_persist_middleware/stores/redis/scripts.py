@@ -203,11 +203,10 @@ def encode(events: Sequence[Event]) -> bytes:
     return b"".join((head, kinds, *[event.frame for event in events]))
 
 
-def chunk_of(message: bytes) -> tuple[int, bytes, bytes]:
-    """The number of the last event of a chunk that came with a wake-up, its entry's id, and the
-    chunk."""
+def chunk_of(message: bytes) -> tuple[bytes, bytes]:
+    """What a chunk that came with a wake-up is in Redis: the id of its entry, and its bytes."""
     entry, _, chunk = message.partition(b":")
-    return int(entry), entry, chunk
+    return entry, chunk
 
 
 def decode(entry: bytes, chunk: bytes) -> list[Event]:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.grouped import Grouped
+from mcp_persist_middleware.grouped import Grouped, tried
 from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.stores.sql.workers import reason, trouble
 from mcp_persist_middleware.stores.sqlite import engine as engines
@@ -119,8 +119,7 @@ class SqliteConnections(SqlLog):
         Raises:
             StoreError: the store does not do it.
         """
-        found: T = await self._readings.run(work)
-        return found
+        return await self._stepped(self._readings, work)
 
     async def writing(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """The same of one that writes: it may have to wait for the file's one write lock.
@@ -128,25 +127,19 @@ class SqliteConnections(SqlLog):
         Raises:
             StoreError: the store does not do it.
         """
-        found: T = await self._writings.run(work)
+        return await self._stepped(self._writings, work)
+
+    async def _stepped(
+        self, group: Grouped[_Work, Any], work: Callable[[sqlite3.Connection], T]
+    ) -> T:
+        try:
+            found: T = await group.run(work)
+        except sqlite3.Error as error:
+            raise trouble(self.name, error) from error
         return found
 
     async def _together(self, works: Sequence[_Work]) -> list[Any]:
-        def run(raw: sqlite3.Connection) -> list[Any]:
-            return [self._tried(work, raw) for work in works]
-
-        return await self._read_in_thread(run)
-
-    def _tried(self, work: _Work, raw: sqlite3.Connection) -> Any:
-        """What a piece of work returns, or raises."""
-        try:
-            return work(raw)
-        except sqlite3.Error as error:
-            failure = trouble(self.name, error)
-            failure.__cause__ = error
-            return failure
-        except Exception as error:  # noqa: BLE001
-            return error
+        return await self._read_in_thread(lambda raw: [tried(work, raw) for work in works])
 
     async def _read_in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
