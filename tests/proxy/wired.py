@@ -33,8 +33,8 @@ class Wired:
     """A client has closed its connection before its answer was whole."""
 
 
-async def _request(reader: asyncio.StreamReader) -> Asked:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+async def _request(reader: asyncio.StreamReader, ahead: bytes = b"") -> Asked:
+    head = (ahead + await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     line, *pairs = head.rstrip("\r\n").split("\r\n")
     split = [pair.partition(":") for pair in pairs]
     asked = Asked(line, [(name, value.strip()) for name, _, value in split], b"")
@@ -63,9 +63,10 @@ async def wired(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server.connections += 1
+        ahead = b""
         try:
             while True:
-                server.asked.append(await _request(reader))
+                server.asked.append(await _request(reader, ahead))
                 answering = asyncio.ensure_future(
                     write(writer) if isinstance(answer, bytes) else answer(writer)
                 )
@@ -75,7 +76,10 @@ async def wired(
                     answering.cancel()
                     server.left.set()
                     return
+                # Until it has ended nobody else can read; it may have a byte of the next request.
                 hearing.cancel()
+                await asyncio.wait({hearing})
+                ahead = b"" if hearing.cancelled() else hearing.result()
                 if isinstance(answer, bytes) and b"connection: close" in answer:
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
