@@ -253,7 +253,8 @@ async def beside_one_that_dies(
     environ |= {"MCP_PERSIST_IDEMPOTENCY": "true", "MCP_PERSIST_TASKS_AFTER": "0.1"}
     app = "tests.peers.killed_tasks_app:app()"
     server = ServerProcess(app, tmp_path / "server.log", environ=environ)
-    async with running(server), persisted(Server(), store, idempotency=True) as (port, _):
+    here = Server(tmp_path / "runs")
+    async with running(server), persisted(here, store, idempotency=True) as (port, _):
         (tmp_path / "armed").write_text(instant)
         yield server, port
 

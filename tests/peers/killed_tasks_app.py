@@ -23,7 +23,7 @@ from mcp_persist_middleware.tasks.core_result import TaskResult
 from tests.support.scripted import Call, Scripted
 
 DIRECTORY = Path(os.environ.get("KILLED_DIRECTORY", "."))
-RUNS, ARMED = DIRECTORY / "runs", DIRECTORY / "armed"
+ARMED = DIRECTORY / "armed"
 INSTANTS = ("created", "changed", "committing", "committed", "ending", "looked", "moved", "telling")
 
 
@@ -86,10 +86,15 @@ def install() -> None:
 
 
 class Server(Scripted):
-    """`work` answers after a while, as an event stream or as JSON; `ask` asks its client first."""
+    """`work` answers after a while, as an event stream or as JSON; `ask` asks its client first.
 
-    def __init__(self) -> None:
+    Args:
+        runs: the file in which each run of a call is noted.
+    """
+
+    def __init__(self, runs: Path) -> None:
         super().__init__(work=self._work, ask=self._ask)
+        self._runs = runs
 
     async def _answer(self, call: Call) -> None:
         match call.request:
@@ -107,7 +112,8 @@ class Server(Scripted):
 
     async def _work(self, call: Call) -> None:
         arguments = call.request["params"]["arguments"]
-        _note(arguments["name"])
+        with self._runs.open("a") as file:
+            file.write(f"{arguments['name']} {os.getpid()}\n")
         if arguments["as_json"]:
             await asyncio.sleep(arguments["seconds"])
             content = {"content": [{"type": "text", "text": f"run {arguments['name']}"}]}
@@ -132,12 +138,7 @@ class Server(Scripted):
         await call.end()
 
 
-def _note(name: str) -> None:
-    with RUNS.open("a") as file:
-        file.write(f"{name} {os.getpid()}\n")
-
-
 def app() -> PersistMiddleware:
     """The server behind the middleware."""
     install()
-    return PersistMiddleware(Server(), url=os.environ["KILLED_URL"])
+    return PersistMiddleware(Server(DIRECTORY / "runs"), url=os.environ["KILLED_URL"])
