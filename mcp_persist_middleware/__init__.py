@@ -23,6 +23,8 @@ Where to change what:
 - what `Persistence.subscribe` gives, and when: log/feed/feed.py, log/feed/looking.py; its cursor:
   log/feed/positions.py
 - what is erased when somebody is forgotten: erasure.py
+- what goes to a store together: log/commits.py, log/pacing.py (events); grouped.py (steps of
+  relayed requests)
 - a transport of wake-ups: wakeups/base.py, a file beside it, and the store that owns it
 - what the journal keeps: log/journal.py, journal/writer.py, stores/sql/journal.py; of whom it
   hears: streams/exchange_report.py
