@@ -3,12 +3,14 @@ away kills nobody."""
 
 import time
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from mcp_persist_middleware.log.membership import heartbeat
 from mcp_persist_middleware.log.membership.failure_detector import FailureDetector
 from mcp_persist_middleware.log.membership.lease import Lease
+from mcp_persist_middleware.log.membership.peers import Peers
 from mcp_persist_middleware.model import Beat, WorkerState
 from tests.support.scripted import late
 
@@ -153,3 +155,24 @@ async def test_nobody_waits_for_the_end_of_a_heartbeats_thread_with_the_event_lo
     async with late() as rounds:
         await beating.aclose()
     assert max(rounds) < 0.25
+
+
+def test_a_worker_of_this_host_that_has_died_is_suspect_a_twentieth_of_a_second_later(
+    watching: Watching,
+) -> None:
+    """To ask is to try the lock of a file: of one that was there it is not asked again at once."""
+    gone, asked = set[str](), list[str]()
+
+    def is_gone(worker: str) -> bool:
+        asked.append(worker)
+        return worker in gone
+
+    watching.look(1)
+    peers = Peers(
+        cast("Any", SimpleNamespace(is_gone=is_gone)), watching.failure_detector, watching.clock
+    )
+    assert not any(peers.is_suspect("w") for _ in range(100))
+    assert asked == ["w"]
+    gone.add("w")
+    watching.clock.now += 0.051
+    assert all(peers.is_suspect("w") for _ in range(3))

@@ -1,7 +1,7 @@
 """Whether a worker is gone, asked by whoever finds something that it left behind."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mcp_persist_middleware.log.base import EventLog
@@ -31,8 +31,14 @@ class Peers:
     a worker only after its name was read in the store; it enrols before it writes anything.
     """
 
-    def __init__(self, log: EventLog, failure_detector: FailureDetector) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        failure_detector: FailureDetector,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._log = log
+        self._clock = clock
         self._failure_detector = failure_detector
         self._seen: Recent[str, float] = Recent(_MOST)
 
@@ -60,7 +66,7 @@ class Peers:
         )
 
     def _is_gone(self, worker: str) -> bool:
-        now = time.monotonic()
+        now = self._clock()
         if now - self._seen.get(worker, -_MOMENT) < _MOMENT:
             return False
         is_gone = self._log.is_gone(worker)
