@@ -65,12 +65,12 @@ async def test_a_tool_that_outlasts_the_clock_is_had_and_runs_once(
     settings = {"hand_back": _HAND_BACK}
     server = mcp_server(tmp_path, settings=settings)
     async with running(server):
-        told = [await call(connect, server, seconds=3.2) for _ in range(2)]
+        told = [await call(connect, server, seconds=5.2) for _ in range(2)]
         assert all('call "slow" again' in each for each in told)
         # A changed argument runs anew.
         assert "slept 0.1" in await call(connect, server, seconds=0.1)
-        await until(lambda: "tool slow 3.2 finished" in server.log and not running_jobs(tmp_path))
+        await until(lambda: "tool slow 5.2 finished" in server.log and not running_jobs(tmp_path))
         await server.kill()
         await server.start()
-        assert "slept 3.2" in await call(connect, server, seconds=3.2)
-        assert server.log.count("tool slow 3.2 started") == 1
+        assert "slept 5.2" in await call(connect, server, seconds=5.2)
+        assert server.log.count("tool slow 5.2 started") == 1

@@ -13,6 +13,8 @@ class Wire:
     def __init__(self, target: int) -> None:
         self.target = target
         self.port = 0
+        self.accepted = 0
+        """How many connections there have been."""
         self._open, self._back = asyncio.Event(), asyncio.Event()
         self._open.set()
         self._back.set()
@@ -52,6 +54,7 @@ class Wire:
             link.cancel()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         task = asyncio.current_task()
         assert task is not None
         self._links.add(task)
