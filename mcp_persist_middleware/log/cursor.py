@@ -81,6 +81,12 @@ class Cursor:
         """Whether the stream is written in this process."""
         return self._live is not None
 
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether all of a stream that is written in this process was read; what is not, and is
+        not `ready` either, is in the store."""
+        return self._live is not None and self.position >= self._live.visible
+
     def stop(self) -> None:
         """Let a waiting `next` return, with a page that ends here."""
         self._stopped = True
@@ -130,7 +136,7 @@ class Cursor:
     async def wait(self, timeout: float) -> None:
         """Wait a moment for the next event of a stream that is written here."""
         live = self._live
-        if live is not None and self.position >= live.visible and not (live.ended or self._stopped):
+        if live is not None and self.is_caught_up and not (live.ended or self._stopped):
             await live.signal.wait(timeout)
 
     async def next(self) -> Page:
@@ -144,7 +150,7 @@ class Cursor:
             if page is not None:
                 return page
             live = self._live
-            if live is not None and self.position >= live.visible:
+            if live is not None and self.is_caught_up:
                 await live.signal.wait(_LOCAL_POLL)
                 continue
             page = await self._from_store()

@@ -129,12 +129,12 @@ class Delivery:
         return True
 
     async def _comes(self, seconds: float) -> bool:
-        """Whether there is more of a stream that is written here, within so long."""
+        """Whether there is more of a stream that is written here, in memory and within so long."""
         until = time.monotonic() + seconds
         while self._cursor.is_local and self._page is None:
             self._page = self._cursor.ready()
             left = until - time.monotonic()
-            if self._page is not None or left <= 0:
+            if self._page is not None or left <= 0 or not self._cursor.is_caught_up:
                 break
             await self._cursor.wait(left)
         return self._page is not None

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcp_persist_middleware.asgi.body import Body
+from mcp_persist_middleware.log.cursor import Cursor, Page
 from mcp_persist_middleware.model import StreamRecord
 from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.protocol import event_id
@@ -99,6 +100,35 @@ async def test_without_its_key_a_stream_ends_in_an_error_its_session_waits_and_o
         replay = [f async for f in (await later.get(frames[0].id)).frames() if f.data]
         assert [f.data for f in replay] == [f.data for f in frames[1:]]
         assert len(await (await later.call("three")).take(4)) == 4
+
+
+async def test_whoever_comes_back_for_what_is_in_the_store_only_keeps_no_other_request_waiting(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a call that runs here, and has told more since than is kept in memory."""
+    asked, go_on, ready = 0, asyncio.Event(), Cursor.ready
+
+    def counted(cursor: Cursor) -> Page | None:
+        nonlocal asked
+        asked += 1
+        return ready(cursor)
+
+    async def many(call: Call) -> None:
+        await call.head()
+        for value in range(1000):
+            await call.progress(value)
+        await go_on.wait()
+        await call.result()
+
+    async with persisted(Scripted(many=many), store) as (port, _):
+        session = await RawSession.open(port)
+        told = await (await session.call("many")).take(1000)
+        monkeypatch.setattr(Cursor, "ready", counted)
+        again = await (await session.get(told[0].id)).take(999)
+        assert [frame.id for frame in again] == [frame.id for frame in told[1:]]
+        # It waits for the store, and does not look into the memory again and again meanwhile.
+        assert asked < 50
+        go_on.set()
 
 
 async def test_a_young_cursor_is_looked_for_again(store: str) -> None:
