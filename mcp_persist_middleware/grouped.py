@@ -2,8 +2,10 @@
 everything that costs more by the step than by the piece."""
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from mcp_persist_middleware.supervision import Tasks
@@ -15,57 +17,97 @@ Result = TypeVar("Result")
 _AT_ONCE, _MOST = 2, 128
 
 
+@dataclass(slots=True)
+class _Piece(Generic[Item, Result]):
+    """What somebody asks for."""
+
+    item: Item
+    result: asyncio.Future[Result]
+    until: float
+    """It is not begun later (the event loop's clock)."""
+    certain: bool
+
+
 class Grouped(Generic[Item, Result]):
     """Gathers pieces, in their order, for as long as others are on their way.
 
     Args:
         step: does some together, within a time; the result of each, or its error.
         tasks: own what is on its way.
+        seconds: nobody waits longer; what has waited for so long is not begun any more.
+        late: what is raised then.
     """
 
     def __init__(
         self,
         step: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         tasks: Tasks,
+        seconds: float,
+        late: Callable[[], Exception],
     ) -> None:
         self._step = step
         self._tasks = tasks
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._seconds = seconds
+        self._late = late
+        self._waiting: deque[_Piece[Item, Result]] = deque()
         self._steps = 0
 
-    async def run(self, item: Item) -> Result:
-        """The result of one. It is done to its end even when whoever asks is cancelled.
+    async def run(self, item: Item, *, certain: bool = False) -> Result:
+        """The result of one. What was begun is done to its end even when whoever asks is
+        cancelled.
+
+        Args:
+            certain: it is begun even then.
 
         Raises:
-            Exception: what the step, or the piece in it, has raised.
+            Exception: what the step, or the piece in it, has raised, or that it is late.
         """
-        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, result))
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append(_Piece(item, result, loop.time() + self._seconds, certain))
         if self._steps < _AT_ONCE:
             self._steps += 1
-            self._tasks.begin(self._run())
-        return await result
+            # Nobody's own context: it goes on for those who come later.
+            contextvars.Context().run(self._tasks.begin, self._run())
+        try:
+            async with asyncio.timeout(self._seconds) as waited:
+                return await result
+        except TimeoutError:
+            if not waited.expired():
+                raise
+            raise self._late() from None
 
     async def _run(self) -> None:
         try:
-            while self._waiting:
-                count = min(len(self._waiting), _MOST)
-                await self._do([self._waiting.popleft() for _ in range(count)])
+            while group := self._next():
+                await self._do(group)
         finally:
             self._steps -= 1
 
-    async def _do(self, group: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    def _next(self) -> "list[_Piece[Item, Result]]":
+        """Those whose turn it is."""
+        group: list[_Piece[Item, Result]] = []
+        now = asyncio.get_running_loop().time()
+        while self._waiting and len(group) < _MOST:
+            piece = self._waiting.popleft()
+            if now < piece.until and (piece.certain or not piece.result.cancelled()):
+                group.append(piece)
+        return group
+
+    async def _do(self, group: "list[_Piece[Item, Result]]") -> None:
         found: Sequence[Result | Exception]
         try:
-            found = await self._step([item for item, _ in group])
+            found = await self._step([piece.item for piece in group])
         except asyncio.CancelledError:
-            # With its event loop.
-            for _, result in group:
-                result.cancel()
+            # With its event loop, and so are those behind it.
+            for piece in (*group, *self._waiting):
+                piece.result.cancel()
+            self._waiting.clear()
             raise
         except Exception as error:  # noqa: BLE001
             found = [error] * len(group)
-        for (_, result), value in zip(group, found, strict=True):
+        for piece, value in zip(group, found, strict=True):
+            result = piece.result
             if result.done():
                 continue
             if isinstance(value, Exception):

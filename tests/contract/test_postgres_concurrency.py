@@ -190,7 +190,7 @@ async def test_a_move_that_meets_a_request_takes_it_along(
         async def here(work):  # type: ignore[no-untyped-def]
             return await work(them)
 
-        way = ShortWay(log._statements, here, log.wakeups, log._running)
+        way = ShortWay(log._statements, here, log.wakeups, log._running, 5.0, TimeoutError)
         inbox = PostgresInbox(log, way)
         assert await inbox.put(sent, 10) is EnqueueResult.ENQUEUED
         move = asyncio.create_task(other.sessions.move(KEY, 1, "two"))

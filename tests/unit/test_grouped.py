@@ -1,6 +1,7 @@
 """What many ask for at once is done together, and each gets what it has asked for."""
 
 import asyncio
+import contextvars
 from collections.abc import Sequence
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.grouped import Grouped
 from mcp_persist_middleware.supervision import Tasks
+
+_who = contextvars.ContextVar("who", default="nobody")
 
 
 class Server:
@@ -24,6 +27,15 @@ class Server:
         return [ValueError(item) if item == "bad" else item for item in items]
 
 
+def late() -> Exception:
+    return StoreError(url="memory", reason="no answer in time")
+
+
+def gathering(server: Server, tasks: Tasks, seconds: float = 20.0) -> Grouped[str, str]:
+    """Nobody waits longer than so."""
+    return Grouped(server.step, tasks, seconds, late)
+
+
 async def turns() -> None:
     """Let everything run that can."""
     for _ in range(10):
@@ -33,7 +45,7 @@ async def turns() -> None:
 async def busy() -> tuple[Server, Grouped[str, str], Tasks, list[asyncio.Task[str]]]:
     """As many steps on their way as may be, and three callers behind them."""
     server, tasks = Server(), Tasks("grouped")
-    grouped = Grouped(server.step, tasks)
+    grouped = gathering(server, tasks)
     callers = []
     for name in ("a", "b"):
         callers.append(asyncio.create_task(grouped.run(name)))
@@ -48,9 +60,9 @@ async def busy() -> tuple[Server, Grouped[str, str], Tasks, list[asyncio.Task[st
 async def test_what_comes_while_steps_are_on_their_way_goes_in_one_behind_them() -> None:
     server, _, tasks, callers = await busy()
     # One who leaves takes no result of another's with it, and neither does one that fails.
-    callers[2].cancel()
     server.gates[0].set_result(None)
     await turns()
+    callers[2].cancel()
     assert server.steps[2:] == [["c", "bad", "e"]]
     for gate in server.gates[1:]:
         gate.set_result(None)
@@ -83,10 +95,55 @@ async def test_who_waits_for_a_step_that_is_cancelled_is_cancelled() -> None:
     assert [type(each) for each in found] == [asyncio.CancelledError] * 2
 
 
+async def test_who_waits_behind_steps_that_are_cancelled_is_cancelled_too() -> None:
+    _, _, tasks, callers = await busy()
+    tasks.cancel()
+    done, _ = await asyncio.wait(callers, timeout=5)
+    assert [each.cancelled() for each in done] == [True] * 5
+
+
+async def test_what_was_taken_back_before_its_step_is_done_only_if_it_has_to_be() -> None:
+    server, grouped, _, callers = await busy()
+    certain = asyncio.create_task(grouped.run("certain", certain=True))
+    await turns()
+    for caller in (callers[2], certain):
+        caller.cancel()
+    server.gates[0].set_result(None)
+    await turns()
+    assert server.steps[2:] == [["bad", "e", "certain"]]
+
+
+async def test_nobody_waits_longer_than_he_may_and_what_is_late_is_not_begun() -> None:
+    server, tasks = Server(), Tasks("grouped")
+    grouped = gathering(server, tasks, 0.1)
+    callers = []
+    for name in ("a", "b", "c"):
+        callers.append(asyncio.create_task(grouped.run(name, certain=True)))
+        await turns()
+    found = await asyncio.wait_for(asyncio.gather(*callers, return_exceptions=True), 5)
+    assert [type(each) for each in found] == [StoreError] * 3
+    for gate in server.gates:
+        gate.set_result(None)
+    await tasks.ended(5)
+    assert server.steps == [["a"], ["b"]]
+
+
+async def test_what_is_done_for_several_is_done_in_the_name_of_none() -> None:
+    seen: list[str] = []
+
+    async def step(items: Sequence[str]) -> Sequence[str]:
+        seen.append(_who.get())
+        return items
+
+    _who.set("ann")
+    assert await Grouped(step, Tasks("grouped"), 20.0, late).run("a") == "a"
+    assert seen == ["nobody"]
+
+
 @pytest.mark.parametrize("count", [100, 300])
 async def test_no_step_grows_without_bound(count: int) -> None:
     server, tasks = Server(), Tasks("grouped")
-    grouped = Grouped(server.step, tasks)
+    grouped = gathering(server, tasks)
     callers = [asyncio.create_task(grouped.run(str(n))) for n in range(count)]
     for number in range(10):
         await turns()

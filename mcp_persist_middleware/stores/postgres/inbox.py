@@ -2,12 +2,15 @@
 they may those of one moment in one; and the locks that a relayed request and a session that moves
 take, so that neither misses the other."""
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import asyncpg
+
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.grouped import Grouped, tried
+from mcp_persist_middleware.grouped import Grouped, Item, Result, tried
 from mcp_persist_middleware.model import (
     EnqueueResult,
     RelayRequest,
@@ -26,6 +29,9 @@ from mcp_persist_middleware.supervision import Tasks
 from mcp_persist_middleware.wakeups.base import Wakeups
 
 T = TypeVar("T")
+
+# What is larger goes alone: those of one moment have one time limit, and one message to the server.
+_LARGE = 64 * 1024
 
 
 class _Reply(NamedTuple):
@@ -53,6 +59,32 @@ class ShortWay(NamedTuple):
     """Hear of what was committed to whom."""
     tasks: Tasks
     """Own the steps that are on their way."""
+    seconds: float
+    """How long anybody waits for one."""
+    late: Callable[[], Exception]
+    """What is raised then."""
+
+    def grouped(
+        self, step: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]]
+    ) -> Grouped[Item, Result]:
+        """What gathers pieces for a step. One whose values the server does not take is an error of
+        its own."""
+
+        async def apart(items: Sequence[Item]) -> Sequence[Result | Exception]:
+            try:
+                return await step(items)
+            except StoreError as error:
+                if len(items) == 1 or not isinstance(error.__cause__, asyncpg.DataError):
+                    raise
+            found: list[Result | Exception] = []
+            for item in items:
+                try:
+                    found += await step([item])
+                except StoreError as error:
+                    found.append(error)
+            return found
+
+        return Grouped(apart, self.tasks, self.seconds, self.late)
 
 
 class PostgresSessions(SqlSessions):
@@ -61,7 +93,7 @@ class PostgresSessions(SqlSessions):
     def __init__(self, store: SqlStore, way: ShortWay) -> None:
         super().__init__(store)
         self._way = way
-        self._finds = Grouped(self._find, way.tasks)
+        self._finds = way.grouped(self._find)
 
     async def find(self, key: SessionKey) -> SessionRecord | None:
         return await self._finds.run(key)
@@ -91,11 +123,13 @@ class PostgresInbox(SqlInbox):
     def __init__(self, store: SqlStore, way: ShortWay) -> None:
         super().__init__(store)
         self._way = way
-        self._puts = Grouped(self._put_many, way.tasks)
-        self._answers = Grouped(self._answer, way.tasks)
-        self._looks = Grouped(self._look, way.tasks)
+        self._puts = way.grouped(self._put_many)
+        self._answers = way.grouped(self._answer)
+        self._looks = way.grouped(self._look)
 
     async def put(self, request: RelayRequest, most: int) -> EnqueueResult:
+        if len(request.content) > _LARGE:
+            return await self._put_alone((request, most))
         enqueued = await self._puts.run((request, most))
         if enqueued is EnqueueResult.MOVED:
             # Or somebody is moving it: the others do not wait for that.
@@ -146,7 +180,10 @@ class PostgresInbox(SqlInbox):
         return [relay_request_of(row, worker, row.generation) for row in claimed]
 
     async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
-        return await self._answers.run(_Reply(request, reply, deadline, worker))
+        mine = _Reply(request, reply, deadline, worker)
+        if len(reply) > _LARGE:
+            return (await self._answer([mine]))[0]
+        return await self._answers.run(mine, certain=True)
 
     async def _answer(self, answers: Sequence[_Reply]) -> list[bool]:
         columns = [list(values) for values in zip(*answers, strict=True)]
@@ -156,10 +193,22 @@ class PostgresInbox(SqlInbox):
         return [each.id in answered for each in answers]
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
-        return await self._looks.run(request.id)
+        found = await self._looks.run(request.id)
+        if found is None or found.reply is not None:
+            return found
+        (found,) = await self._seen([request.id], math.inf)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     async def _look(self, requests: Sequence[bytes]) -> list[RelayStatus | Exception | None]:
-        rows = await self._way.raw(lambda driver: driver.fetch(self._way.sql.look, requests))
+        return await self._seen(requests, _LARGE)
+
+    async def _seen(
+        self, requests: Sequence[bytes], largest: float
+    ) -> list[RelayStatus | Exception | None]:
+        look = self._way.sql.look
+        rows = await self._way.raw(lambda driver: driver.fetch(look, requests, largest))
         found = {row[0]: row for row in rows}
         return [
             tried(self._status, *found[each][1:]) if each in found else None for each in requests

@@ -3,15 +3,15 @@ words."""
 
 from mcp_persist_middleware.stores.sql.statements import Sql, Statements
 
-# One whose id is there already has room, and is not put.
+# One whose id is there already has room, and is not put. What may be large stays where it came in
+# until it is inserted: every step between would copy it, or spill it to the disk.
 _PUT = """
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest(
         $1::bytea[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[],
-        $7::smallint[], $8::float8[], $9::boolean[], $10::bytea[], $11::bytea[], $12::int[]
+        $7::smallint[], $8::float8[], $9::boolean[], $11::bytea[], $12::int[]
     ) WITH ORDINALITY AS g (
-        id, namespace, path, session, worker, generation, state, deadline, sealed, content,
-        reply, most, n
+        id, namespace, path, session, worker, generation, state, deadline, sealed, reply, most, n
     )
 ), home AS MATERIALIZED (
     SELECT namespace, path, id AS session, home AS worker, generation FROM {session} AS s
@@ -35,7 +35,7 @@ WITH given AS MATERIALIZED (
         reply
     )
     SELECT id, namespace, path, session, worker, generation, state, deadline, sealed,
-        content, reply
+        ($10::bytea[])[n], reply
     FROM placed WHERE has_room
     ON CONFLICT DO NOTHING RETURNING id
 )
@@ -237,17 +237,21 @@ class PostgresStatements(Statements):
     # In one order: who removes them locks them in the same.
     answer = Sql("""
         WITH mine AS MATERIALIZED (
-            SELECT i.id, given.reply, given.deadline FROM {inbox} AS i
-            JOIN unnest($1::bytea[], $2::bytea[], $3::float8[], $4::text[])
-                AS given (id, reply, deadline, worker) USING (id, worker)
+            SELECT i.id, given.n, given.deadline FROM {inbox} AS i
+            JOIN unnest($1::bytea[], $3::float8[], $4::text[]) WITH ORDINALITY
+                AS given (id, deadline, worker, n) USING (id, worker)
             WHERE i.state = {CLAIMED}
             ORDER BY i.id FOR NO KEY UPDATE OF i
         )
-        UPDATE {inbox} AS i SET state = {REPLIED}, reply = mine.reply, deadline = mine.deadline
+        UPDATE {inbox} AS i
+        SET state = {REPLIED}, reply = ($2::bytea[])[mine.n], deadline = mine.deadline
         FROM mine WHERE i.id = mine.id
         RETURNING i.id
     """)
 
-    look = Sql(
-        "SELECT id, state, worker, reply, deadline FROM {inbox} WHERE id = ANY ($1::bytea[])"
-    )
+    # A reply that is larger is not read: NULL. Its size is known without that.
+    look = Sql("""
+        SELECT id, state, worker, CASE WHEN octet_length(reply) <= $2::float8 THEN reply END,
+            deadline
+        FROM {inbox} WHERE id = ANY ($1::bytea[])
+    """)

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from redis.exceptions import (
@@ -64,7 +65,8 @@ class RedisClient:
         # the driver does not always let a cancellation through, and loses the connection to it.
         self._running = Tasks("mcp-persist-redis-exchange")
         # The driver works longer for an exchange than for a call.
-        self._grouped = Grouped(self._together, self._running)
+        late = partial(RedisAwayError, "no answer in time")
+        self._grouped = Grouped(self._together, self._running, 4 * timeout, late)
         self.away_since = time.monotonic()
         self.says_who_it_is = True
         """Whether it may be asked for `INFO`."""
@@ -117,6 +119,12 @@ class RedisClient:
         if not self.is_up:
             raise RedisAwayError("it is away")
         return await self._grouped.run(calls)
+
+    async def alone(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """The same for what may have much to say: nobody else's wait for it."""
+        if not self.is_up:
+            raise RedisAwayError("it is away")
+        return await self._running.whole(self.exchange(calls))
 
     async def _together(self, asked: Sequence[Sequence[ScriptCall]]) -> list[list[Any]]:
         replies = iter(await self.exchange([call for calls in asked for call in calls]))

@@ -56,7 +56,11 @@ class SqlInbox(Inbox):
         self, worker: str, requests: Collection[bytes], deadline: float
     ) -> Collection[bytes]:
         c = self._table.c
-        mine = update(self._table).where(c.id.in_(list(requests)), *self._of(worker, _CLAIMED))
+        # In one order: who answers some of them meanwhile locks them in the same.
+        claimed = self._store.rows(
+            self._table, c.id.in_(list(requests)), *self._of(worker, _CLAIMED)
+        )
+        mine = update(self._table).where(claimed)
         rows = await self._store.all(mine.values(deadline=deadline).returning(c.id))
         return [row.id for row in rows]
 

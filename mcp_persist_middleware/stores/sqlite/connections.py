@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,8 +64,9 @@ class SqliteConnections(SqlLog):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._locks = WorkerLocks(self._path)
         self._drivers = Drivers()
-        self._readings = Grouped[_Work, Any](self._together, self._running)
-        self._writings = Grouped[_Work, Any](self._together, self._running)
+        late = partial(StoreError, url=self.name, reason=f"no answer in {timeout:g} s")
+        self._readings = Grouped[_Work, Any](self._together, self._running, timeout, late)
+        self._writings = Grouped[_Work, Any](self._in_one, self._running, timeout, late)
 
     def _make_engine(self) -> AsyncEngine:
         factory = self._files.connection_class
@@ -121,25 +123,36 @@ class SqliteConnections(SqlLog):
         """
         return await self._stepped(self._readings, work)
 
-    async def writing(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """The same of one that writes: it may have to wait for the file's one write lock.
+    async def writing(self, work: Callable[[sqlite3.Connection], T], *, certain: bool = False) -> T:
+        """The same of one that writes, in one transaction: it may have to wait for the file's one
+        write lock.
+
+        Args:
+            certain: it is done even for somebody who is cancelled before it was begun.
 
         Raises:
             StoreError: the store does not do it.
         """
-        return await self._stepped(self._writings, work)
+        return await self._stepped(self._writings, work, certain=certain)
 
     async def _stepped(
-        self, group: Grouped[_Work, Any], work: Callable[[sqlite3.Connection], T]
+        self,
+        group: Grouped[_Work, Any],
+        work: Callable[[sqlite3.Connection], T],
+        *,
+        certain: bool = False,
     ) -> T:
         try:
-            found: T = await group.run(work)
+            found: T = await group.run(work, certain=certain)
         except sqlite3.Error as error:
             raise trouble(self.name, error) from error
         return found
 
     async def _together(self, works: Sequence[_Work]) -> list[Any]:
         return await self._read_in_thread(lambda raw: [tried(work, raw) for work in works])
+
+    async def _in_one(self, works: Sequence[_Work]) -> list[Any]:
+        return await self._read_in_thread(partial(_transaction, works))
 
     async def _read_in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -229,3 +242,23 @@ class SqliteConnections(SqlLog):
             self._locks.acquire(self._worker)
         if self._worker and self._worker not in await self._workers.look():
             await self._workers.enrol(self._worker)
+
+
+def _transaction(works: Sequence[_Work], raw: sqlite3.Connection) -> list[Any]:
+    """What each has done in one transaction: one wait for the lock and one commit for all of them,
+    and whoever else waits for the lock has it after that. What fails has done nothing."""
+    raw.execute("BEGIN IMMEDIATE")
+    try:
+        found = []
+        for work in works:
+            raw.execute("SAVEPOINT piece")
+            found.append(tried(work, raw))
+            if isinstance(found[-1], Exception):
+                raw.execute("ROLLBACK TO piece")
+            raw.execute("RELEASE piece")
+        raw.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            raw.execute("ROLLBACK")
+        raise
+    return found

@@ -29,6 +29,15 @@ class InThread(Protocol):
         """What the function returns."""
 
 
+class Writing(Protocol):
+    """The same, in one transaction with others."""
+
+    async def __call__(
+        self, work: Callable[[sqlite3.Connection], T], *, certain: bool = False
+    ) -> T:
+        """What the function returns. `certain`: whoever is cancelled has it done all the same."""
+
+
 class SqliteSessions(SqlSessions):
     """`SqlSessions` with a short way for the one read that routing needs."""
 
@@ -46,7 +55,7 @@ class SqliteInbox(SqlInbox):
     """`SqlInbox` with short ways."""
 
     def __init__(
-        self, store: SqlStore, statements: SqliteStatements, reading: InThread, writing: InThread
+        self, store: SqlStore, statements: SqliteStatements, reading: InThread, writing: Writing
     ) -> None:
         super().__init__(store)
         self._sql = statements
@@ -70,28 +79,27 @@ class SqliteInbox(SqlInbox):
     ) -> list[RelayRequest]:
         span = (worker, now, limit)
 
+        def is_idle(raw: sqlite3.Connection) -> bool:
+            return raw.execute(self._sql.waiting, (worker, now, 1)).fetchone() is None
+
         def work(raw: sqlite3.Connection) -> list[tuple[object, ...]]:
-            # Most looks find nothing, and need not ask for the file's one write lock.
-            if raw.execute(self._sql.waiting, (worker, now, 1)).fetchone() is None:
-                return []
-            raw.execute("BEGIN IMMEDIATE")
-            try:
-                found = raw.execute(self._sql.waiting, span).fetchall()
-                raw.executemany(self._sql.claim, [(deadline, row[0]) for row in found])
-                raw.execute("COMMIT")
-            except BaseException:
-                raw.execute("ROLLBACK")
-                raise
+            found = raw.execute(self._sql.waiting, span).fetchall()
+            raw.executemany(self._sql.claim, [(deadline, row[0]) for row in found])
             return found
 
-        rows = await self._writing(work)
+        # Most looks find nothing, and need not ask for the file's one write lock.
+        rows = [] if await self._reading(is_idle) else await self._writing(work)
         columns = self._table.c.keys()
         claimed = [named(columns, row) for row in rows]
         return [relay_request_of(row, worker, row.generation) for row in claimed]
 
     async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
         values = (reply, deadline, request, worker)
-        return await self._writing(lambda raw: raw.execute(self._sql.answer, values).rowcount == 1)
+
+        def work(raw: sqlite3.Connection) -> bool:
+            return raw.execute(self._sql.answer, values).rowcount == 1
+
+        return await self._writing(work, certain=True)
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
         row = await self._reading(lambda raw: raw.execute(self._sql.look, (request.id,)).fetchone())
