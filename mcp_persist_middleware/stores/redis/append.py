@@ -271,7 +271,10 @@ class Appender:
         if write.takes_over is not None:
             calls.insert(0, scripts.BURY(keys.of(write.id), write.epoch, scripts.FENCE_MS))
         elif write.ending is not None and buffer is not None and buffer.indexed:
-            calls += _gone(keys, write.id)
+            calls += [
+                scripts.LEAVE(keys.of(write.id), write.epoch),
+                ScriptCall(("ZREM", keys.index, write.id)),
+            ]
         if buffer is not None and (write.ending is not None or write.takes_over is not None):
             self._buffers.drop(buffer)
         elif buffer is not None:
@@ -285,9 +288,3 @@ class Appender:
         elif write.ending is None and write.create is not None:
             self._buffers.begin(write.id, write.epoch, 0)
         self._later(*calls)
-
-
-def _gone(keys: Keys, stream: bytes) -> list[ScriptCall]:
-    return [ScriptCall(("UNLINK", key)) for key in keys.of(stream)] + [
-        ScriptCall(("ZREM", keys.index, stream))
-    ]

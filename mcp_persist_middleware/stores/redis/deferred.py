@@ -39,4 +39,4 @@ class DeferredCalls:
         self._waiting.clear()
         if calls:
             with contextlib.suppress(RedisAwayError):
-                await self._client.run(calls)
+                await self._client.alone(calls)

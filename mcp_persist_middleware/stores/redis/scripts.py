@@ -34,7 +34,7 @@ local told = tonumber(ARGV[1])
 local function append(head, chunks, n)
   local epoch, first = tonumber(ARGV[n]), tonumber(ARGV[n + 1])
   local last, chunk = ARGV[n + 2], ARGV[n + 3]
-  local known = redis.call('HMGET', head, 'epoch', 'last')
+  local known = redis.call('HMGET', head, 'epoch', 'last', 'fence')
   local anew = true
   if known[1] then
     local held, at = tonumber(known[1]), tonumber(known[2])
@@ -44,13 +44,14 @@ local function append(head, chunks, n)
         local there = redis.call('XRANGE', chunks, last, last)
         if there[1] and there[1][2][2] == chunk then return 1 end
       end
-      anew = at ~= first - 1
+      anew = known[3] or at ~= first - 1
       if anew and at >= first then return -1 end
     end
   end
   if anew and ARGV[n + 4] == '0' then return -1 end
   if anew then
     redis.call('PERSIST', head)
+    redis.call('HDEL', head, 'fence')
     redis.call('DEL', chunks)
   elseif ARGV[n + 5] ~= '0' then
     redis.call('XTRIM', chunks, 'MINID', ARGV[n + 5])
@@ -75,12 +76,14 @@ local held = redis.call('HGET', KEYS[1], 'epoch')
 if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
 redis.call('HSETNX', KEYS[1], 'last', '0')
 redis.call('PERSIST', KEYS[1])
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
+if held ~= ARGV[1] then redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'fence', '1') end
 return 1
 """
-# KEYS: hash, chunks. ARGV: epoch, milliseconds. SQL has it all; the fence stays for a while.
+# KEYS: hash, chunks. ARGV: epoch, milliseconds. SQL has it all; the fence stays for a while. Not
+# where the new epoch has begun here already: this was late, and what is there is alive.
 _BURY = """
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+local known = redis.call('HMGET', KEYS[1], 'epoch', 'fence')
+if known[1] ~= ARGV[1] or not known[2] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[1], 'last', '0')
@@ -91,6 +94,13 @@ _SETTLE = """
 local known = redis.call('HMGET', KEYS[1], 'epoch', 'last')
 if known[1] ~= ARGV[1] or known[2] ~= ARGV[2] then return 0 end
 redis.call('DEL', KEYS[1], KEYS[2])
+return 1
+"""
+# KEYS: hash, chunks. ARGV: epoch. It has ended in this epoch. Not where another has begun since:
+# this was late, and what is there is alive.
+_LEAVE = """
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+redis.call('UNLINK', KEYS[1], KEYS[2])
 return 1
 """
 
@@ -118,7 +128,7 @@ class Script:
 NEVER = (1 << 31) - 1
 """The epoch after the last one: whoever it fences writes in Redis no more."""
 _append = Script(_APPEND)
-FENCE, BURY, SETTLE = Script(_FENCE), Script(_BURY), Script(_SETTLE)
+FENCE, BURY, SETTLE, LEAVE = (Script(text) for text in (_FENCE, _BURY, _SETTLE, _LEAVE))
 
 
 class Keys:

@@ -1,0 +1,100 @@
+"""A command that reaches Redis late, behind what it would have removed, removes nothing of it."""
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from mcp_persist_middleware.log import takeover
+from mcp_persist_middleware.model import Outcome, StreamKind, StreamWrite
+from mcp_persist_middleware.stores.redis.log import RedisLog
+from mcp_persist_middleware.stores.redis.scripts import ScriptCall
+from mcp_persist_middleware.testing.contract.builders import (
+    COMMITTED,
+    add,
+    ending,
+    events,
+    new,
+    numbers,
+    record,
+)
+from tests.contract.redis_builders import Place, die, hold_back
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Late:
+    """Holds what a log sends to Redis beside its appends, from its next write to SQL on."""
+
+    def __init__(self, log: RedisLog) -> None:
+        self._gate, self._arrived = asyncio.Event(), asyncio.Event()
+        self._alone, self._append = log._client.alone, log.inner.append
+        self.is_up = True
+        self._log: Any = log
+        self._log.inner.append = self._from_now_on
+
+    async def _from_now_on(self, batch: Sequence[StreamWrite]) -> list[Outcome]:
+        self._log._later._client, self._log.inner.append = self, self._append
+        return await self._append(batch)
+
+    async def alone(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        await self._gate.wait()
+        replies = await self._alone(calls)
+        self._arrived.set()
+        return replies
+
+    async def let(self) -> None:
+        """What was held arrives."""
+        self._gate.set()
+        await asyncio.wait_for(self._arrived.wait(), 5)
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["alone", "with an event"])
+async def test_what_is_written_behind_a_takeover_outlives_the_burial_of_what_was_before(
+    place: Place, more: int
+) -> None:
+    stream = record(worker="one")
+    async with (
+        place.worker("one") as one,
+        place.worker("two") as two,
+        place.worker("three") as three,
+    ):
+        await one.append([new(stream, *events(1, 1))])
+        await die(one)
+        hold_back(two)
+        burial = Late(two)
+        go_on = add(stream, *events(2, more, epoch=2), epoch=2, takes_over=1, worker="two")
+        assert await two.append([go_on]) == [COMMITTED]
+        assert await two.append([add(stream, *events(2 + more, 1, epoch=2), epoch=2)]) == [
+            COMMITTED
+        ]
+        written = list(range(1, 3 + more))
+        assert await numbers(three, stream) == written
+        await burial.let()
+        assert await numbers(three, stream) == written
+        await die(two)
+        (left,) = await three.open_streams_of("two", 10)
+        assert await takeover.end(three, left, 60.0, None) is not None
+        assert place.in_sql(stream) == [*written, 3 + more]
+
+
+async def test_what_goes_on_elsewhere_outlives_what_its_end_here_removes(place: Place) -> None:
+    stream = dataclasses.replace(record(worker="one"), kind=StreamKind.GET)
+    async with (
+        place.worker("one") as one,
+        place.worker("two") as two,
+        place.worker("three") as three,
+    ):
+        hold_back(two)
+        await one.append([new(stream, *events(1, 1))])
+        await one.append([add(stream, *events(2, 1))])
+        removal = Late(one)
+        assert await one.append([add(stream, ending=ending(2, expires_at=1e12))]) == [COMMITTED]
+        go_on = add(stream, *events(3, 1, epoch=2), epoch=2, takes_over=1, worker="two")
+        assert await two.append([go_on]) == [COMMITTED]
+        assert await two.append([add(stream, *events(4, 1, epoch=2), epoch=2)]) == [COMMITTED]
+        assert 4 not in place.in_sql(stream)
+        await removal.let()
+        assert await numbers(three, stream) == [1, 2, 3, 4]
