@@ -120,6 +120,11 @@ class EventLog(Listing, ABC):
         its end just now: neither is in a batch with the others then. Needs `max_in_flight` > 1."""
         return False
 
+    def takes_fast(self, stream: bytes, size: int) -> bool:
+        """Whether the next events of an open stream, of so many bytes, go that way just now."""
+        del stream, size
+        return self.has_fast_path
+
     @property
     def shared(self) -> "EventLog":
         """The same store for streams that many workers write in turn: nothing that only one of

@@ -17,6 +17,8 @@ from mcp_persist_middleware.supervision import Supervisor
 logger = rarely.logger(__name__)
 
 _FIRST_RETRY, _LAST_RETRY = 0.02, 0.5
+# A store that takes longer (seconds), or for which more streams wait, keeps them waiting.
+_LATE, _FEW = 1.0, 256
 
 
 class Commits:
@@ -58,6 +60,13 @@ class Commits:
         """How long (seconds) the oldest commit that is on its way has taken by now, each attempt
         included; 0 when there is none."""
         return time.monotonic() - min(self._begun) if self._begun else 0.0
+
+    @property
+    def are_prompt(self) -> bool:
+        """Whether what is queued now is committed in a moment, as far as can be known."""
+        if self.is_down or self.is_failing or len(self._queue) > _FEW:
+            return False
+        return self.lag < _LATE
 
     def watch(self, stream: LiveStream) -> None:
         """It is written here from now on."""

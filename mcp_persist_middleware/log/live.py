@@ -41,7 +41,6 @@ class LiveStream:
         "_stored",
         "_tail",
         "_waiting",
-        "_waiting_bytes",
         "attached",
         "committed",
         "created",
@@ -60,6 +59,7 @@ class LiveStream:
         "said",
         "signal",
         "space_available",
+        "waiting_bytes",
         "written_at",
     )
 
@@ -95,7 +95,7 @@ class LiveStream:
         self._limits = limits
         # Not a deque: that takes room for 64 of them while there is none, and most streams idle.
         self._waiting: list[Event] = []
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
         self._tail = Tail(limits.tail_events, limits.tail_bytes)
         self._stored = StoredSize(limits.stream_events, limits.stream_bytes)
         self._settled: str | None = None
@@ -122,7 +122,7 @@ class LiveStream:
             self.signal.notify()
             return
         self._waiting.append(Event(self.last, self.record.epoch, kind, frame))
-        self._waiting_bytes += len(frame)
+        self.waiting_bytes += len(frame)
 
     def say(self, comment: bytes) -> None:
         """Pass a comment on to the readers that have nothing else to read; only the newest is
@@ -136,7 +136,7 @@ class LiveStream:
         """
         return not self.degraded and (
             len(self._waiting) >= min(share, self._limits.run_ahead_events)
-            or self._waiting_bytes >= self._limits.run_ahead_bytes
+            or self.waiting_bytes >= self._limits.run_ahead_bytes
         )
 
     @property
@@ -179,7 +179,7 @@ class LiveStream:
         if told == self._settled:
             self._settled = None
         del self._waiting[: len(write.events)]
-        self._waiting_bytes -= sum(len(event.frame) for event in write.events)
+        self.waiting_bytes -= sum(len(event.frame) for event in write.events)
         self._stored.add(write)
         if write.events:
             self.committed = write.events[-1].sequence
@@ -194,7 +194,7 @@ class LiveStream:
         self.degraded = self._tail.keeps_answers = True
         waiting = [Event(e.sequence, 0, e.kind, e.frame) for e in self._waiting]
         self._waiting.clear()
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
         self._show(tuple(waiting))
         self.ended = self.ended or self.ending is not None
         self.signal.notify()
@@ -203,7 +203,7 @@ class LiveStream:
     def hand_over(self) -> None:
         """Another worker goes on with it. Whoever reads it here finds the rest there."""
         self._waiting.clear()
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
         self.last = self.committed
         self.ended = True
         self.signal.notify()
@@ -243,7 +243,7 @@ class LiveStream:
     @property
     def last_word(self) -> Event | None:
         """The answer that ends the stream, where that alone is not committed yet, and is short."""
-        if self.ending is None or len(self._waiting) != 1 or self._waiting_bytes > _SHORT:
+        if self.ending is None or len(self._waiting) != 1 or self.waiting_bytes > _SHORT:
             return None
         answer = self._waiting[0]
         return answer if answer.kind is EventKind.RESPONSE else None

@@ -69,6 +69,9 @@ class OuterLog(EventLog):
     def has_fast_path(self) -> bool:
         return self.inner.has_fast_path
 
+    def takes_fast(self, stream: bytes, size: int) -> bool:
+        return self.inner.takes_fast(stream, size)
+
     @property
     def shared(self) -> EventLog:
         below = self.inner.shared

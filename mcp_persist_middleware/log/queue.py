@@ -1,5 +1,7 @@
 """What waits for the store: the streams that have something for it, and the batches it goes in."""
 
+from collections.abc import Callable
+
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.model import StreamWrite
 
@@ -88,19 +90,18 @@ class WriteQueue:
         self._streams.clear()
         self._patient.clear()
 
-    def gather(self, *, only_adds: bool | None = None) -> Batch:
+    def gather(self, is_wanted: Callable[[LiveStream], bool] | None = None) -> Batch:
         """The next batch, of streams that are not on their way; it has to be `complete`d.
 
         Args:
-            only_adds: whether it is of those alone that add events to what is open, or of those
-                alone that do more.
+            is_wanted: of which streams alone.
         """
         batch: Batch = []
         events = size = 0
         for stream in self._streams:
             if events >= self._most or size >= _BATCH_BYTES:
                 break
-            if stream in self._in_flight or only_adds is (not stream.only_adds):
+            if stream in self._in_flight or not (is_wanted is None or is_wanted(stream)):
                 continue
             write = stream.next_write(self._most - events)
             events += len(write.events)

@@ -18,11 +18,8 @@ from mcp_persist_middleware.wakeups.local import Signal
 
 logger = rarely.logger(__name__)
 
-# A commit that takes longer (seconds) holds up nobody else's events where there is a second
-# committer.
+# A commit that takes longer (seconds) holds up nobody else's beside a second committer.
 _SLOW = 0.05
-# A store that takes longer (seconds), or for which more streams wait, keeps them waiting.
-_LATE, _FEW = 1.0, 256
 # How long (seconds) an answer that is told already waits for others, and the row of a new stream
 # for the stream's first event: most calls are over by then, and are written once so.
 _PATIENCE, _ROW_PATIENCE = 0.01, 0.05
@@ -83,9 +80,7 @@ class Writer:
     @property
     def is_prompt(self) -> bool:
         """Whether what is queued now is committed in a moment, as far as can be known."""
-        if self.is_down or self._commits.is_failing or len(self._queue) > _FEW:
-            return False
-        return self._commits.lag < _LATE
+        return self._commits.are_prompt
 
     def start(self) -> None:
         """Begin to commit."""
@@ -126,8 +121,7 @@ class Writer:
 
     def open(self, stream: LiveStream) -> None:
         """Queue the beginning of a stream. It waits a moment for the first event, so that a short
-        call is one row in one batch, not two.
-        """
+        call is one row in one batch, not two."""
         self._commits.watch(stream)
         self._queue.add_patient(stream, time.monotonic() + _ROW_PATIENCE)
         if self._row_due is None:
@@ -165,7 +159,7 @@ class Writer:
         else:
             self._queue.add(stream)
         self._wake.set()
-        if self._is_slow or (self._is_split and not stream.only_adds):
+        if self._is_slow or (self._is_split and not self._is_quick(stream)):
             self._second_committer.set()
 
     def _flush_hint(self) -> None:
@@ -218,11 +212,13 @@ class Writer:
     async def _assist(self) -> None:
         """While the first committer's batch is on its way: take what is full, ends or fills a
         batch, and all that waits where that one is slow. Beside a fast path: what is not for it."""
-        # What an earlier life has left waits already.
         self._second_committer.set()
         while True:
             if not self._is_split:  # What pressed may have gone with the first one.
                 self._second_committer.clear()
+            if self._queue.has_more and not self._is_flying:
+                # What was left to this one is the first one's where the fast path came or went.
+                self._wake.set()
             await self._second_committer.wait()
             self._second_committer.clear()
             if not self._may_write():
@@ -240,13 +236,17 @@ class Writer:
         """Whether each committer has batches of its own kind."""
         return self._log.has_fast_path and not any(each.done() for each in self._committers)
 
+    def _is_quick(self, stream: LiveStream) -> bool:
+        """Whether all that waits of a stream takes the fast path."""
+        return stream.only_adds and self._log.takes_fast(stream.record.id, stream.waiting_bytes)
+
     def _second_batch(self) -> Batch:
         if self._is_split:
-            return self._queue.gather(only_adds=False)
+            return self._queue.gather(lambda stream: not self._is_quick(stream))
         return self._queue.gather() if self._is_flying else []
 
     def _first_batch(self) -> Batch:
-        batch = self._queue.gather(only_adds=True if self._is_split else None)
+        batch = self._queue.gather(self._is_quick if self._is_split else None)
         if self._is_split and self._queue.has_more:
             self._second_committer.set()
         return batch

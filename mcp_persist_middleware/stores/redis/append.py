@@ -18,7 +18,7 @@ from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.flush import Flusher
 from mcp_persist_middleware.stores.redis.recovery import Recovery
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall, StreamAppend
-from mcp_persist_middleware.stores.redis.write_behind import WriteBehindBuffer, WriteBehindBuffers
+from mcp_persist_middleware.stores.redis.write_behind import WriteBehindBuffers
 from mcp_persist_middleware.wakeups.redis import RedisWakeups
 
 # Of what SQL has, so many events stay in Redis for readers that are a little behind.
@@ -102,23 +102,30 @@ class Appender:
                 again.append((n, write))
             elif buffer is None or not write.only_adds:
                 direct.append((n, write))
-            elif self._is_fast(buffer, write):
+            elif buffer.follows(write) and self.takes_fast(write.id, write.size):
                 fast.append((n, write))
             else:
                 direct.append((n, write))
         return fast, direct, again
 
-    def _is_fast(self, buffer: WriteBehindBuffer, write: StreamWrite) -> bool:
+    def takes_fast(self, stream: bytes, size: int) -> bool:
+        """Whether Redis takes the next events of a stream, of so many bytes, just now."""
+        buffer = self._buffers.get(stream)
         return (
-            self._client.is_up
-            and buffer.follows(write)
+            buffer is not None
+            and self._client.is_up
             and (buffer.begun or time.monotonic() - buffer.confirmed < self._confirmed)
-            and sum(len(event.frame) for event in write.events) <= _LARGE
+            and size <= _LARGE
         )
 
     # Redis.
 
     async def _in_redis(self, keys: Keys, entries: Entries, outcomes: dict[int, Outcome]) -> None:
+        # Some may have been lost while there was no room.
+        here = [entry for entry in entries if self._buffers.get(entry[1].id) is not None]
+        if len(here) < len(entries):
+            await self._in_sql(keys, [each for each in entries if each not in here], outcomes)
+            entries = here
         if not entries:
             return
         # Before anything is sent: what is not answered may have been done.

@@ -115,6 +115,9 @@ class RedisLog(OuterLog):
     def has_fast_path(self) -> bool:
         return self._client.is_up
 
+    def takes_fast(self, stream: bytes, size: int) -> bool:
+        return self._appender.takes_fast(stream, size)
+
     @property
     def shared(self) -> EventLog:
         # A stream that is taken over while its writer lives would lose what waits to be flushed.
