@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.reads import Events, Reads
+from mcp_persist_middleware.log.takeover import rewound
 from mcp_persist_middleware.model import Event, EventKind, StreamRecord, StreamState
+from mcp_persist_middleware.protocol.event_id import Position
 from mcp_persist_middleware.wakeups.base import Subscription
 
 # With every wake-up lost a reader still gets on at this pace, where the writer is in this process.
@@ -71,9 +73,11 @@ class Cursor:
         self._stopped = False
         self._subscription: Subscription | None = None
         # Of a stream that is written elsewhere: an answer is mostly the last event.
-        self._expects_end = self._has_waited = self._has_all = False
+        self._expects_end = self._has_waited = self._has_all = self._is_woken = False
         # What was said to others is not repeated.
         self._heard = live.said if live is not None and resumed else None
+        # Of the last event that was given here; 0 before that.
+        self._given = 0
         self.position = after
 
     @property
@@ -163,18 +167,22 @@ class Cursor:
         if self._has_all and self._subscription is not None:
             self._has_all = False
             await self._subscription.wait(_MOMENT)
+            self._is_woken = self._subscription.was_notified
             return None
         if not self._expects_end and (events := await self._read()):
             self._expects_end = live is None and events[-1].kind is EventKind.RESPONSE
-            self._has_all = not self._expects_end and _is_short(events)
+            self._has_all = self._is_woken and not self._expects_end and _is_short(events)
+            self._is_woken = False
             return self._page(events, events[-1].sequence)
-        self._expects_end = False
+        self._expects_end = self._has_all = False
         if live is not None and bound is not None:
             # Retention took all that was committed: go on where the tail begins.
             if live.degraded and (left := live.tail_after(live.committed)):
                 return self._page(left, left[-1].sequence)
             return self._page([], bound, ended=live.ended and bound >= live.visible)
         record = await self._log.find(self._stream)
+        if record is not None and await self._is_behind(record):
+            return None
         if record is None or record.state is not StreamState.OPEN:
             # The end, and what came before it, may have been committed between the two looks.
             is_over = record is not None and self.position >= record.last_sequence
@@ -187,8 +195,22 @@ class Cursor:
         if self._subscription is None:
             self._subscription = self._log.wakeups.subscribe(self._stream)
         await self._subscription.wait()
+        self._is_woken = self._subscription.was_notified
         self._has_waited = True
         return None
+
+    async def _is_behind(self, record: StreamRecord) -> bool:
+        """Whether numbers that were given here are those of a later epoch's events now: a store
+        has forgotten, or its writer has given up, what this reader had already. Then go back."""
+        given, self._given = self._given, max(self._given, record.epoch if self._given else 0)
+        if not given or record.epoch <= given:
+            return False
+        had = Position(self._stream, record.kind, given, self.position, "")
+        found = await rewound(self._log, had, record)
+        # Pages of the older epoch are not given again.
+        self._epoch = record.epoch
+        is_behind, self.position = found.sequence < self.position, found.sequence
+        return is_behind
 
     def _note_lag(self, record: StreamRecord | None) -> None:
         if self._has_waited and record is not None and record.ended_at is not None:
@@ -203,6 +225,8 @@ class Cursor:
     ) -> Page:
         """All that is left up to a number."""
         begin, self.position = self.position, last
+        if self._live is None and events:
+            self._given = events[-1].epoch
         live, passed = self._live, 0
         if live is not None and live.degraded and last > live.committed:
             live.handed = max(live.handed, last)

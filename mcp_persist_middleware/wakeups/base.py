@@ -19,7 +19,7 @@ class Subscription:
     the reader looks for what was committed before it subscribed.
     """
 
-    __slots__ = ("_close", "_notified", "_signal", "_told", "patience")
+    __slots__ = ("_close", "_notified", "_signal", "_told", "patience", "was_notified")
 
     def __init__(self, patience: float, close: "Callable[[Subscription], None]") -> None:
         self.patience = patience
@@ -27,6 +27,8 @@ class Subscription:
         self._close = close
         self._told: Callable[[], None] | None = None
         self._notified = True
+        self.was_notified = False
+        """Whether the last `wait` returned for that, and not because its time was over."""
         self._signal = Signal()
 
     def notify(self) -> None:
@@ -47,7 +49,7 @@ class Subscription:
             # Readers that came together do not look together.
             patience = min(most, self.patience) * random.uniform(0.75, 1.25)  # noqa: S311
             await self._signal.wait(patience)
-        self._notified = False
+        self.was_notified, self._notified = self._notified, False
 
     def close(self) -> None:
         """Be woken no more. May be called twice."""

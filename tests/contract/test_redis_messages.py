@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from mcp_persist_middleware.model import Event, EventKind
 from mcp_persist_middleware.stores.redis.log import RedisLog
 from mcp_persist_middleware.testing.contract.builders import add, events, new, numbers, record
 from mcp_persist_middleware.wakeups.base import Subscription
@@ -79,6 +80,33 @@ async def test_a_message_that_was_missed_hides_nothing(place: Place) -> None:
         await next_message()
         assert await numbers(two, stream) == [1, 2, 3, 4, 5]
         assert await numbers(two, stream, 3) == [4, 5]
+
+
+async def test_what_was_too_large_to_be_told_is_read_with_its_neighbours(place: Place) -> None:
+    stream = record()
+    large = Event(3, 1, EventKind.MESSAGE, b"data: " + b"x" * 9000 + b"\r\n")
+    async with place.worker("one") as one, place.worker("two") as two:
+        hold_back(one)
+        await one.append([new(stream, *events(1, 1))])
+        await listening(two, stream.id)
+        for more in (events(2, 1), (large,), events(4, 1)):
+            await one.append([add(stream, *more)])
+        await until(lambda: len(two._wakeups.heard.of(stream.id)) == 2)
+        assert await numbers(two, stream, 1) == [2, 3, 4]
+
+
+@pytest.mark.parametrize("message", [b"hello", b"2:", b"2:\0\0\0\1\0\0\xff\xffx", b":"])
+async def test_a_message_that_nobody_can_read_costs_no_reader_its_stream(
+    place: Place, message: bytes
+) -> None:
+    stream = record()
+    async with place.worker("one") as one, place.worker("two") as two:
+        await one.append([new(stream, *events(1, 1))])
+        await listening(two, stream.id)
+        two._wakeups.heard.add(stream.id, message)
+        await one.append([add(stream, *events(2, 1))])
+        assert await numbers(two, stream) == [1, 2]
+        assert await numbers(two, stream, 1) == [2]
 
 
 async def test_what_was_heard_of_an_epoch_that_is_over_is_not_told(place: Place) -> None:

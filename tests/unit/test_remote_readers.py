@@ -2,6 +2,7 @@
 at the store, nothing is passed over."""
 
 import asyncio
+import math
 
 import pytest
 
@@ -19,7 +20,7 @@ from mcp_persist_middleware.model import (
     StreamWrite,
 )
 from mcp_persist_middleware.protocol.event_id import new_stream_id
-from mcp_persist_middleware.wakeups.base import Polling
+from mcp_persist_middleware.wakeups.base import Polling, Subscription
 from tests.unit.test_readers import MemoryLog
 
 ENDING = Ending(StreamState.COMPLETE, 4, 1.0, 2.0)
@@ -109,6 +110,28 @@ async def test_a_reader_that_follows_asks_the_store_once_for_what_it_is_woken_fo
         await turns()
     # A machine that stands still in between lets one look again.
     assert log._looks - before < 30
+    waiting.cancel()
+    cursor.close()
+
+
+async def test_a_reader_that_has_just_asked_to_be_woken_looks_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Something may have been committed between its last look and that."""
+    waits, wait = list[float](), Subscription.wait
+
+    async def noted(subscription: Subscription, most: float = math.inf) -> None:
+        waits.append(most)
+        await wait(subscription, most)
+
+    monkeypatch.setattr(Subscription, "wait", noted)
+    log = Patient(before=10**9)
+    cursor = Cursor(Reads(log), log.record.id, 0, None, resumed=True)
+    assert len((await cursor.next()).events) == 2
+    waiting = asyncio.create_task(cursor.next())
+    while cursor._subscription is None or not cursor._subscription._signal._waiters:
+        await asyncio.sleep(0)
+    assert waits == [math.inf] * 2, "the first one returns at once"
     waiting.cancel()
     cursor.close()
 

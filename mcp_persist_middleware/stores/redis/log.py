@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFacts, Written
 from mcp_persist_middleware.log.outer import OuterLog
 from mcp_persist_middleware.log.parts import Inbox
-from mcp_persist_middleware.model import Event, Outcome, StreamWrite
+from mcp_persist_middleware.model import Event, Outcome, StreamRecord, StreamWrite
 from mcp_persist_middleware.stores.redis.append import Appender
 from mcp_persist_middleware.stores.redis.client import RedisClient
 from mcp_persist_middleware.stores.redis.deferred import DeferredCalls
@@ -195,6 +195,11 @@ class RedisLog(OuterLog):
             # None: whoever took the stream over may have written more.
             return events or await self.inner.read(stream, after, max_events, max_bytes)
         return await self._reads.read(self._keys, stream, after, max_events, max_bytes)
+
+    async def find(self, stream: bytes) -> StreamRecord | None:
+        record = await self.inner.find(stream)
+        self._reads.known(stream, record)
+        return record
 
     async def written(self, stream: bytes, after: int = 0) -> Written:
         below = await self.inner.written(stream, after)

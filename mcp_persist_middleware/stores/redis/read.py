@@ -1,10 +1,11 @@
 """Reading streams that another worker writes: what came with a wake-up, the newest events in
 Redis, else in SQL."""
 
+import struct
 import time
 
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.model import Event, StreamState
+from mcp_persist_middleware.model import Event, StreamRecord, StreamState
 from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.stores.redis import scripts
 from mcp_persist_middleware.stores.redis.client import RedisClient
@@ -56,23 +57,29 @@ class RedisReads:
         """What Redis has of an open stream after a number, and whether that is not all."""
         if not self._client.is_up or not (epoch := await self._epoch(stream)):
             return [], False
-        if told := self._told(stream, epoch, after):
-            return told, False
+        try:
+            told, more = self._told(stream, epoch, after)
+        except (ValueError, IndexError, struct.error):
+            # Nobody of ours has sent that.
+            self._heard.forget(stream)
+            told, more = [], False
+        if told:
+            return told, more
         _, key = keys.of(stream)
         query = ("XRANGE", key, str(after + 1), "+", "COUNT", _CHUNKS)
         try:
-            (entries,) = await self._client.run([ScriptCall(query)])
+            (entries,) = await self._client.alone([ScriptCall(query)])
             chunks = [scripts.decode(entry, fields[b"c"]) for entry, fields in checked(entries)]
         except RedisAwayError:
             return [], False
         events = [e for chunk in chunks for e in chunk if e.epoch == epoch and e.sequence > after]
         return events, bool(events) and len(chunks) == _CHUNKS
 
-    def _told(self, stream: bytes, epoch: int, after: int) -> list[Event]:
+    def _told(self, stream: bytes, epoch: int, after: int) -> tuple[list[Event], bool]:
         """The next events after a number, as far as they came with wake-ups, which were sent when
-        they were written."""
+        they were written; and whether some came behind one that did not."""
         found: list[Event] = []
-        past = 0
+        past, more = 0, False
         for message in self._heard.of(stream):
             entry, chunk = scripts.chunk_of(message)
             if int(entry) <= after:
@@ -84,18 +91,22 @@ class RedisReads:
                 if event.epoch == epoch and event.sequence > after
             ]
             if not events or events[0].sequence != after + 1:
+                more = True
                 break
             found += events
             after = events[-1].sequence
         self._heard.drop_first(stream, past)
-        return found
+        return found, more
 
     async def _epoch(self, stream: bytes) -> int:
         """The epoch of an open stream; 0 when Redis has nothing to say about it."""
         epoch, until = self._epochs.get(stream, (0, 0.0))
         if time.monotonic() < until:
             return epoch
-        record = await self._inner.find(stream)
+        return self.known(stream, await self._inner.find(stream))
+
+    def known(self, stream: bytes, record: StreamRecord | None) -> int:
+        """SQL has just said so of a stream; its epoch as above."""
         if record is None or record.state is not StreamState.OPEN:
             if record is not None:
                 self._epochs[stream] = (0, float("inf"))

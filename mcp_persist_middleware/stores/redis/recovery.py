@@ -82,7 +82,7 @@ class Recovery:
         events: list[Event] = []
         start = "-"
         while True:
-            (entries,) = await self._client.run(
+            (entries,) = await self._client.alone(
                 [ScriptCall(("XRANGE", key, start, "+", "COUNT", _CHUNKS))]
             )
             for entry, fields in checked(entries):
