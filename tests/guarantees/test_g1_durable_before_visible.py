@@ -12,7 +12,7 @@ import pytest
 
 from mcp_persist_middleware import worker
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log import writer
+from mcp_persist_middleware.log import commits
 from mcp_persist_middleware.log.membership.lease import Lease
 from mcp_persist_middleware.model import Ending, Event, EventKind, Outcome, StreamState, StreamWrite
 from mcp_persist_middleware.persistence import access_to
@@ -148,14 +148,14 @@ async def test_an_answer_waits_for_its_commit_where_that_is_not_sure_to_come_soo
         if why == "an old lease":
             monkeypatch.setattr(Lease, "is_young", False)
         elif why == "many that wait":
-            monkeypatch.setattr(writer, "_FEW", 0)
+            monkeypatch.setattr(commits, "_FEW", 0)
         else:
             # The first one is on its way when the store turns out to be slow.
-            monkeypatch.setattr(writer, "_LATE", 0.1)
+            monkeypatch.setattr(commits, "_LATE", 0.1)
             asked = gated.asked
             assert (await whole(await session.call("quick")))[-1].is_response
             await until(lambda: gated.asked > asked)
-            await asyncio.sleep(2 * writer._LATE)
+            await asyncio.sleep(2 * commits._LATE)
         response = await session.call("quick")
         taken = asyncio.create_task(response.take(1))
         assert await is_held(taken), why
