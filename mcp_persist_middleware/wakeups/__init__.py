@@ -1,1 +1,1 @@
-"""The hints: a wake-up carries no data, may be lost, and only saves a reader's time."""
+"""The hints: a wake-up may be lost, with what it tells beside, and only saves a reader's time."""

@@ -100,8 +100,8 @@ class Wakeups(ABC):
     """Tells the readers of one event loop that another worker may have committed something, and
     those of the others what was committed here.
 
-    A wake-up carries no data, may be for nothing and may be lost: what counts is only what the
-    store says when the reader looks.
+    A wake-up may be for nothing and may be lost, with what it tells beside: what counts is what
+    the store says when the reader looks, and nobody waits for more than that.
     """
 
     @property

@@ -33,6 +33,7 @@ class RedisWakeups(Wakeups):
         inner: the wake-ups of the SQL log below.
         connect: makes a client for one connection of its own.
         channel: the channel of a topic.
+        content: what a message tells that came for a topic, if it is one of ours.
         send: sends a command soon after.
     """
 
@@ -41,11 +42,13 @@ class RedisWakeups(Wakeups):
         inner: Wakeups,
         connect: Callable[[], Any],
         channel: Callable[[bytes], str],
+        content: Callable[[bytes, bytes], bytes],
         send: Callable[[Command], None],
     ) -> None:
         self._inner = inner
         self._connect = connect
         self._channel = channel
+        self._content = content
         self._send = send
         self.heard = TopicMessages()
         self._subscriptions = Subscriptions()
@@ -167,8 +170,9 @@ class RedisWakeups(Wakeups):
             if message["type"] in ("message", "subscribe"):
                 stream = self._wanted.get(message["channel"])
                 if stream is not None:
-                    if message["type"] == "message" and message["data"]:
-                        self.heard.add(stream, message["data"])
+                    is_told = message["type"] == "message" and message["data"]
+                    if is_told and (content := self._content(stream, message["data"])):
+                        self.heard.add(stream, content)
                     self.notify(stream)
         await following
 

@@ -183,10 +183,12 @@ def test_a_function_whose_message_is_refused_has_changed_nothing(place: Place) -
     key = SessionKey("n", "p", "s")
     relayed = RelayRequest(b"L" * 16, key, "one", 1, time.time() + 60, b"c", sealed=False)
     keys = "mcp_a:{s}:h", "mcp_a:{s}:c"
-    append = scripts.StreamAppend(keys, "mcp_a:w", 1, 1, 1, b"chunk", begins=True, drop=0)
+    append = scripts.StreamAppend(
+        keys, "mcp_a:w", 1, 1, 1, b"chunk", begins=True, drop=0, message=b""
+    )
     calls = {
-        "append": scripts.appending([append], 1, 0)[0],
-        "answer": box.answer(relayed.id, b"reply", 60_000, "mcp_a:w", "A", 0),
+        "append": scripts.appending([append], 1)[0],
+        "answer": box.answer(relayed.id, b"reply", 60_000, "mcp_a:w", "A", b""),
         "hint": box.hint(),
     }
     with contextlib.closing(redis.Redis(port=place.server.port, decode_responses=False)) as admin:

@@ -141,8 +141,8 @@ async def test_a_command_that_was_late_takes_the_place_of_nothing(place: Place) 
 
         async def appended(first: int, *, begins: bool) -> int:
             chunk = scripts.encode(events(first, 2))
-            append = scripts.StreamAppend(keys, "c", 1, first, first + 1, chunk, begins, drop=0)
-            replies = await one._client.run(scripts.appending([append], 1, 0))
+            append = scripts.StreamAppend(keys, "c", 1, first, first + 1, chunk, begins, 0, b"")
+            replies = await one._client.run(scripts.appending([append], 1))
             (outcome,) = scripts.appended(replies, 1, 1)
             return int(outcome)
 

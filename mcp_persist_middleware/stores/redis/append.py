@@ -131,7 +131,7 @@ class Appender:
         # Before anything is sent: what is not answered may have been done.
         naming, together = self._naming(keys, entries), self._client.target.streams_at_once
         appends = [self._next(keys, write) for _, write in entries]
-        calls = scripts.appending(appends, together, self._client.target.told)
+        calls = scripts.appending(appends, together)
         try:
             replies = await self._client.exchange([*naming, *calls])
         except RedisAwayError:
@@ -168,15 +168,18 @@ class Appender:
         assert buffer is not None
         if not buffer.begun and buffer.switched:
             telemetry.redis_switches.add(1, {"to": "redis"})
+        last, chunk = write.events[-1].sequence, scripts.encode(write.events)
+        told = scripts.message_of(last, chunk)
         made = StreamAppend(
             keys.of(write.id),
             keys.channel(write.id),
             write.epoch,
             write.events[0].sequence,
-            write.events[-1].sequence,
-            scripts.encode(write.events),
+            last,
+            chunk,
             begins=not buffer.begun,
             drop=max(0, buffer.flushed - _KEPT),
+            message=keys.seal.seal(told, write.id, self._client.target.told),
         )
         buffer.begun = buffer.resident = True
         return made

@@ -131,7 +131,7 @@ class RedisInbox(Sender):
             if answered:
                 self._wakeups.publish([request])
             return answered
-        channel = self._keys().channel(request)
+        keys = self._keys()
         name, is_large = RelayRequestId(request, worker), len(reply) > LARGE
         if is_large or not self._is_up:
             await self._inner.tombstone(name, deadline, reply)
@@ -139,7 +139,8 @@ class RedisInbox(Sender):
         if self._is_up:
             text, state = (b"", "L") if is_large else (reply, "A")
             box, left = self._box(worker), self._milliseconds(deadline)
-            call = box.answer(request, text, left, channel, state, self._client.target.told)
+            message = keys.seal.seal(text, request, self._client.target.told) if text else b""
+            call = box.answer(request, text, left, keys.channel(request), state, message)
             try:
                 answered = bool(await self._ask(call))
             except RedisAwayError:

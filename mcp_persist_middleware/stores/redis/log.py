@@ -72,6 +72,7 @@ class RedisLog(OuterLog):
             inner.wakeups,
             self._client.pubsub,
             self._channel,
+            lambda topic, message: self._keys.seal.open(message, topic),
             lambda command: self._later(ScriptCall(command)),
         )
         self._reads = RedisReads(inner, self._client, self._wakeups.heard)

@@ -132,7 +132,7 @@ return 1
 _ANSWER = """
 local state = redis.call('HGET', KEYS[1], 's')
 if state == 'A' or state == 'L' then return 0 end
-redis.call('PUBLISH', ARGV[4], #ARGV[2] <= tonumber(ARGV[6]) and ARGV[2] or '')
+redis.call('PUBLISH', ARGV[4], ARGV[6])
 redis.call('SREM', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[1], 'h', 'c')
@@ -242,12 +242,18 @@ class Box(NamedTuple):
         return _tombstone((self.box, self.request(request)), token, milliseconds)
 
     def answer(
-        self, request: bytes, reply: bytes, milliseconds: int, channel: str, state: str, told: int
+        self,
+        request: bytes,
+        reply: bytes,
+        milliseconds: int,
+        channel: str,
+        state: str,
+        message: bytes,
     ) -> ScriptCall:
-        """Answer a relayed request: `A` with this reply, `L` with one that is elsewhere. One of no
-        more than `told` bytes goes with the wake-up as well."""
+        """Answer a relayed request: `A` with this reply, `L` with one that is elsewhere. The
+        message goes with the wake-up."""
         keys = (self.request(request), self.queue, self.claimed)
-        return _answer(keys, request, reply, milliseconds, channel, state, told)
+        return _answer(keys, request, reply, milliseconds, channel, state, message)
 
     def look(self, request: bytes) -> ScriptCall:
         """See where a relayed request is."""

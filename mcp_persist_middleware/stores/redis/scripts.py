@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mcp_persist_middleware.model import Event, EventKind
+from mcp_persist_middleware.stores.redis.messages import MessageSeal
 
 _KINDS = {int(kind): kind for kind in EventKind}
 # Of the one byte of an event: its kind below, its codec above.
@@ -20,17 +21,16 @@ DONE, FENCED, LOST = 1, 0, -1
 FENCE_MS = 3_600_000
 """How long a fence stays."""
 
-# KEYS: hash and chunks of each stream. ARGV: how large a chunk is told with the wake-up, a channel
-# that nobody listens to, and for each stream: epoch, first, last, chunk, whether it may begin here
-# (SQL has all before `first`), number up to which chunks may go, channel. What becomes of one
-# stream is not the others' affair.
+# KEYS: hash and chunks of each stream. ARGV: a channel that nobody listens to, and for each stream:
+# epoch, first, last, chunk, whether it may begin here (SQL has all before `first`), number up to
+# which chunks may go, channel, and what is told there with the wake-up. What becomes of one stream
+# is not the others' affair.
 # What it begins anew it begins further on: a command that was late in the network cannot take
 # the place of what came after it.
 # Here and everywhere: what may be refused by itself, a channel above all, comes before what changes
 # anything that counts. A message wakes nobody before the function is over; one that tells what was
 # written is sent when it is written.
 _APPEND = """
-local told = tonumber(ARGV[1])
 local function append(head, chunks, n)
   local epoch, first = tonumber(ARGV[n]), tonumber(ARGV[n + 1])
   local last, chunk = ARGV[n + 2], ARGV[n + 3]
@@ -58,13 +58,13 @@ local function append(head, chunks, n)
   end
   redis.call('XADD', chunks, last .. '-0', 'c', chunk)
   redis.call('HSET', head, 'epoch', ARGV[n], 'last', last)
-  redis.call('PUBLISH', ARGV[n + 6], #chunk <= told and last .. ':' .. chunk or '')
+  redis.call('PUBLISH', ARGV[n + 6], ARGV[n + 7])
   return 1
 end
-redis.call('PUBLISH', ARGV[2], '')
+redis.call('PUBLISH', ARGV[1], '')
 local done = {}
 for i = 1, #KEYS, 2 do
-  local ok, found = pcall(append, KEYS[i], KEYS[i + 1], 3 + (i - 1) / 2 * 7)
+  local ok, found = pcall(append, KEYS[i], KEYS[i + 1], 2 + (i - 1) / 2 * 8)
   if not ok and type(found) ~= 'table' then found = {err = found} end
   done[#done + 1] = found
 end
@@ -140,6 +140,8 @@ class Keys:
         self.base = f"{prefix}{store}"
         self.index = f"{self.base}:tails"
         """The streams that have keys, each with the time when that was last known."""
+        self.seal = MessageSeal(secret)
+        """Keeps what wake-ups tell among those of this store."""
 
     def of(self, stream: bytes) -> tuple[str, str]:
         """The hash and the chunks of a stream, in one slot of a cluster."""
@@ -165,23 +167,25 @@ class StreamAppend(NamedTuple):
     """Whether SQL has all before it."""
     drop: int
     """Chunks up to this number may go."""
+    message: bytes
+    """What the wake-up tells."""
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         """As the function takes them."""
         begins = int(self.begins)
-        return self.epoch, self.first, self.last, self.chunk, begins, self.drop, self.channel
+        numbers = self.epoch, self.first, self.last
+        return *numbers, self.chunk, begins, self.drop, self.channel, self.message
 
 
-def appending(appends: Sequence[StreamAppend], together: int, told: int) -> list[ScriptCall]:
-    """The calls that append, each to so many streams at most; a chunk of no more than `told` bytes
-    goes with the wake-up as well."""
+def appending(appends: Sequence[StreamAppend], together: int) -> list[ScriptCall]:
+    """The calls that append, each to so many streams at most."""
     calls = []
     for n in range(0, len(appends), together):
         group = appends[n : n + together]
         arguments = [value for each in group for value in each.arguments]
         names = [key for each in group for key in each.keys]
-        calls.append(_append(names, told, f"{group[0].channel}?", *arguments))
+        calls.append(_append(names, f"{group[0].channel}?", *arguments))
     return calls
 
 
@@ -211,6 +215,11 @@ def encode(events: Sequence[Event]) -> bytes:
     head = struct.pack(f">II{count}I", events[0].epoch, count, *sizes)
     kinds = bytes([event.kind | event.codec << _CODEC for event in events])
     return b"".join((head, kinds, *[event.frame for event in events]))
+
+
+def message_of(last: int, chunk: bytes) -> bytes:
+    """What a wake-up tells of a chunk."""
+    return b"%d:%s" % (last, chunk)
 
 
 def chunk_of(message: bytes) -> tuple[bytes, bytes]:
