@@ -29,7 +29,9 @@ logger = rarely.logger(__name__)
 # There may be many behind one address.
 _MOST_RUNNING, _OF_ONE_ADDRESS, _OF_ONE_PRINCIPAL, _OF_ONE_SESSION = 1024, 512, 256, 128
 _MOST_LOST = 4096
-_PAGE = 64
+# So many are claimed at once: while they run the next are claimed, and the workers do not take
+# turns, each with all that the other waits for.
+_PAGE = 8
 # What runs is renewed so many times in a lease.
 _RENEWALS = 5
 _REPLY_SECONDS = 60.0
