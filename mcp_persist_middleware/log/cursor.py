@@ -76,8 +76,8 @@ class Cursor:
         self._expects_end = self._has_waited = self._has_all = self._is_woken = False
         # What was said to others is not repeated.
         self._heard = live.said if live is not None and resumed else None
-        # Of the last event that was given here; 0 before that.
-        self._given = 0
+        # Of the last event that was given here, or that whoever comes back has; 0 before that.
+        self._given = epoch if after and live is None else 0
         self.position = after
 
     @property
@@ -199,13 +199,19 @@ class Cursor:
         self._has_waited = True
         return None
 
+    async def _is_rewritten(self, events: Sequence[Event]) -> bool:
+        """Whether those are of a later epoch, and not the first of it that this reader lacks."""
+        if not 0 < self._given < events[0].epoch:
+            return False
+        record = await self._log.find(self._stream)
+        return record is not None and await self._is_behind(record)
+
     async def _is_behind(self, record: StreamRecord) -> bool:
         """Whether numbers that were given here are those of a later epoch's events now: a store
         has forgotten, or its writer has given up, what this reader had already. Then go back."""
-        given, self._given = self._given, max(self._given, record.epoch if self._given else 0)
-        if not given or record.epoch <= given:
+        if not 0 < self._given < record.epoch:
             return False
-        had = Position(self._stream, record.kind, given, self.position, "")
+        had = Position(self._stream, record.kind, self._given, self.position, "")
         found = await rewound(self._log, had, record)
         # Pages of the older epoch are not given again.
         self._epoch = record.epoch
@@ -218,7 +224,10 @@ class Cursor:
             telemetry.reader_lag_seconds.record(lag)
 
     async def _read(self) -> Events:
-        return await self._reads.page(self._stream, self._epoch, self.position)
+        events = await self._reads.page(self._stream, self._epoch, self.position)
+        if events and await self._is_rewritten(events):
+            events = await self._reads.page(self._stream, self._epoch, self.position)
+        return events
 
     def _page(
         self, events: list[Event], last: int, *, ended: bool = False, comment: bytes = b""
