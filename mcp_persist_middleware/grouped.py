@@ -68,7 +68,9 @@ class Grouped(Generic[Item, Result]):
         if self._steps < _AT_ONCE:
             self._steps += 1
             # Nobody's own context: it goes on for those who come later.
-            contextvars.Context().run(self._tasks.begin, self._run())
+            step = contextvars.Context().run(self._tasks.begin, self._run())
+            # Also of one that is cancelled before it has begun.
+            step.add_done_callback(self._ended)
         try:
             async with asyncio.timeout(self._seconds) as waited:
                 return await result
@@ -78,11 +80,16 @@ class Grouped(Generic[Item, Result]):
             raise self._late() from None
 
     async def _run(self) -> None:
-        try:
-            while group := self._next():
-                await self._do(group)
-        finally:
-            self._steps -= 1
+        while group := self._next():
+            await self._do(group)
+
+    def _ended(self, step: "asyncio.Task[None]") -> None:
+        self._steps -= 1
+        if step.cancelled():
+            # With its event loop, and so are those who wait.
+            for piece in self._waiting:
+                piece.result.cancel()
+            self._waiting.clear()
 
     def _next(self) -> "list[_Piece[Item, Result]]":
         """Those whose turn it is."""
@@ -99,10 +106,8 @@ class Grouped(Generic[Item, Result]):
         try:
             found = await self._step([piece.item for piece in group])
         except asyncio.CancelledError:
-            # With its event loop, and so are those behind it.
-            for piece in (*group, *self._waiting):
+            for piece in group:
                 piece.result.cancel()
-            self._waiting.clear()
             raise
         except Exception as error:  # noqa: BLE001
             found = [error] * len(group)

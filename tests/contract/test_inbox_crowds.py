@@ -3,14 +3,18 @@ not to those of the same step, not to readers, and not to whoever waits."""
 
 import asyncio
 import os
+import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url
 
 from mcp_persist_middleware.errors import StoreError
 from mcp_persist_middleware.log.base import EventLog
+from mcp_persist_middleware.stores.postgres.log import PostgresLog
+from mcp_persist_middleware.stores.sqlite import connections
 from mcp_persist_middleware.testing.contract.builders import (
     KEY,
     begin_session,
@@ -125,27 +129,79 @@ async def test_answers_and_what_says_that_they_still_run_do_not_wait_for_each_ot
 
 
 @on_postgres
+@pytest.mark.parametrize("size", [10, 100_000])
 async def test_a_request_that_is_taken_back_while_it_waits_for_its_turn_is_not_enqueued(
-    log: EventLog, store: Store
+    log: PostgresLog, size: int
 ) -> None:
     await begin_session(log)
-    mine = relayed()
-    async with somebody(store) as them:
-        await them.execute("BEGIN")
-        await them.execute("LOCK mcp_inbox IN SHARE MODE")
-        first = [asyncio.create_task(log.inbox.put(relayed(), 100))]
-        await waits_for_a_lock(them)
-        first.append(asyncio.create_task(log.inbox.put(relayed(), 100)))
-        await waits_for_a_lock(them, 2)
-        put = asyncio.create_task(log.inbox.put(mine, 100))
+    mine, go_on, held = relayed(content=b"x" * size), asyncio.Event(), list[Any]()
+
+    async def hold(driver: Any) -> None:
+        held.append(driver)
+        await go_on.wait()
+
+    # Nobody has a turn.
+    holding = [asyncio.create_task(log.raw(hold)) for _ in range(4)]
+    await until(lambda: len(held) == 4)
+    first = [asyncio.create_task(log.inbox.put(relayed(), 100)) for _ in range(2)]
+    await asyncio.sleep(0)
+    put = asyncio.create_task(log.inbox.put(mine, 100))
+    for _ in range(5):
         await asyncio.sleep(0)
-        put.cancel()
-        await asyncio.wait([put])
-        await them.execute("COMMIT")
-        assert not await log.inbox.withdraw(mine.name), "it was never there"
-    await asyncio.gather(*first)
-    await until(lambda: not len(log._running))  # type: ignore[attr-defined]
+    put.cancel()
+    await asyncio.wait([put])
+    go_on.set()
+    await asyncio.gather(*holding, *first)
+    await until(lambda: not len(log._running))
+    assert not await log.inbox.withdraw(mine.name), "it was never there"
     assert mine.id not in [each.id for each in await claim(log, "one")]
+
+
+@on_postgres
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_an_answer_of_somebody_who_is_cancelled_is_stored_and_wakes_its_sender(
+    log: PostgresLog, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await begin_session(log)
+    sent, told = relayed(), list[bytes]()
+    await log.inbox.put(sent, 100)
+    assert len(await claim(log, "one")) == 1
+    monkeypatch.setattr(log._wakeups, "publish", told.extend)
+    reply = b"x" * size
+    answering = asyncio.create_task(log.inbox.answer(sent.id, "one", reply, time.time() + 60))
+    await asyncio.sleep(0)
+    answering.cancel()
+    await asyncio.wait([answering])
+    await until(lambda: not len(log._running))
+    status = await log.inbox.look(sent.name)
+    assert status is not None
+    assert status.reply == reply
+    assert told == [sent.id]
+
+
+@on_sqlite
+async def test_one_answer_that_fills_the_disk_is_no_error_of_the_others(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await begin_session(log)
+    sent = [relayed() for _ in range(20)]
+    for each in sent:
+        await log.inbox.put(each, 1000)
+    assert len(await claim(log, "one")) == 20
+    transaction = connections._transaction
+
+    def nearly_full(works: Any, raw: sqlite3.Connection) -> list[Any]:
+        (pages,) = raw.execute("PRAGMA page_count").fetchone()
+        raw.execute(f"PRAGMA max_page_count = {pages + 64}")
+        return transaction(works, raw)
+
+    monkeypatch.setattr(connections, "_transaction", nearly_full)
+    replies = [b"small"] * 10 + [os.urandom(1 << 20)] + [b"small"] * 9
+    later = time.time() + 60
+    answers = [log.inbox.answer(e.id, "one", r, later) for e, r in zip(sent, replies, strict=True)]
+    found = await asyncio.gather(*answers, return_exceptions=True)
+    assert "make room on its disk" in str(found.pop(10))
+    assert found == [True] * 19
 
 
 @on_postgres

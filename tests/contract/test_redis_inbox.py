@@ -26,6 +26,7 @@ from mcp_persist_middleware.stores.redis.log import RedisLog
 from tests.contract.redis_builders import Place
 from tests.contract.redis_pair import ANSWERED, Pair, fresh, in_sql, workers
 from tests.contract.test_redis_cluster import cluster
+from tests.support.scripted import until
 from tests.support.stores import RedisServer
 
 pytestmark = pytest.mark.timeout(60)
@@ -123,8 +124,19 @@ async def test_the_first_reply_stands(pair: Pair) -> None:
     assert isinstance(pair.home, RedisInbox)
     box, answers = pair.home._box("one"), []
     for reply in (b"done", b"not run"):
-        answers += await pair.one._client.run([box.answer(sent.id, reply, 60_000, "c", "A", 0)])
+        answers += await pair.one._client.run([box.answer(sent.id, reply, 60_000, "c", "A", b"")])
     assert answers == [1, 0]
+    assert await pair.sender.look(sent.name) == ANSWERED
+
+
+async def test_a_reply_is_stored_though_whoever_stores_it_is_cancelled(pair: Pair) -> None:
+    sent = await pair.put()
+    await pair.claim()
+    answering = asyncio.create_task(pair.answer(sent))
+    await asyncio.sleep(0)
+    answering.cancel()
+    await asyncio.wait([answering])
+    await until(lambda: not len(pair.one._client._running))
     assert await pair.sender.look(sent.name) == ANSWERED
 
 
@@ -135,8 +147,8 @@ def losing(pair: Pair, worker: RedisLog, monkeypatch: pytest.MonkeyPatch, text: 
     """The next call with this text is done, and its answer lost."""
     real, left = worker._client.run, [text]
 
-    async def run(calls: Any) -> Any:
-        replies = await real(calls)
+    async def run(calls: Any, **more: Any) -> Any:
+        replies = await real(calls, **more)
         if left and any(left[0] in str(call.whole[:2]) for call in calls):
             left.pop()
             raise RedisAwayError("lost")

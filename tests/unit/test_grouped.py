@@ -102,6 +102,21 @@ async def test_who_waits_behind_steps_that_are_cancelled_is_cancelled_too() -> N
     assert [each.cancelled() for each in done] == [True] * 5
 
 
+async def test_a_step_that_is_cancelled_before_it_began_is_not_counted_for_ever() -> None:
+    server, tasks = Server(), Tasks("grouped")
+    grouped = gathering(server, tasks)
+    for name in ("a", "b"):
+        caller = asyncio.create_task(grouped.run(name))
+        await asyncio.sleep(0)
+        tasks.cancel()
+        await asyncio.wait([caller], timeout=5)
+        assert caller.cancelled()
+    later = asyncio.create_task(grouped.run("c"))
+    await turns()
+    server.gates[0].set_result(None)
+    assert await later == "c"
+
+
 async def test_what_was_taken_back_before_its_step_is_done_only_if_it_has_to_be() -> None:
     server, grouped, _, callers = await busy()
     certain = asyncio.create_task(grouped.run("certain", certain=True))

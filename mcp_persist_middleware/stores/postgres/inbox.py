@@ -2,6 +2,7 @@
 they may those of one moment in one; and the locks that a relayed request and a session that moves
 take, so that neither misses the other."""
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -153,7 +154,17 @@ class PostgresInbox(SqlInbox):
         keyed = [replace(each, key=SessionKey(*map(escape, each.key))) for each, _ in puts]
         rows = [row_of(each).values() for each in keyed]
         columns = [*map(list, zip(*rows, strict=True)), [most for _, most in puts]]
-        found = await self._way.raw(lambda driver: driver.fetch(statement, *columns))
+        is_taken_back = False
+
+        async def insert(driver: Any) -> list[Any]:
+            # It may have waited for a connection.
+            return [] if is_taken_back else await driver.fetch(statement, *columns)
+
+        try:
+            found = await self._way.raw(insert)
+        except asyncio.CancelledError:
+            is_taken_back = True
+            raise
         placed = {name: (has_room, is_put) for name, has_room, is_put in found}
         results = [self._result(placed.get(each.id)) for each in keyed]
         told = {self.topic(each.worker) for each in keyed if placed.get(each.id) == (True, True)}
@@ -182,7 +193,7 @@ class PostgresInbox(SqlInbox):
     async def answer(self, request: bytes, worker: str, reply: bytes, deadline: float) -> bool:
         mine = _Reply(request, reply, deadline, worker)
         if len(reply) > _LARGE:
-            return (await self._answer([mine]))[0]
+            return (await self._way.tasks.whole(self._answer([mine])))[0]
         return await self._answers.run(mine, certain=True)
 
     async def _answer(self, answers: Sequence[_Reply]) -> list[bool]:

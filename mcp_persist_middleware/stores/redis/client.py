@@ -61,7 +61,7 @@ class RedisClient:
         self._watching: asyncio.Task[None] | None = None
         self._warned = ""
         self._denied = ""
-        # An exchange has its time limit, and is finished even when who waits for it is cancelled:
+        # An exchange has its time limit, and is finished even when who asked for it is cancelled:
         # the driver does not always let a cancellation through, and loses the connection to it.
         self._running = Tasks("mcp-persist-redis-exchange")
         # The driver works longer for an exchange than for a call.
@@ -110,20 +110,21 @@ class RedisClient:
         """A client whose connection is the caller's own, for subscriptions; close it."""
         return self.target.listener(self._client, self._timeout)
 
-    async def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
+    async def run(self, calls: Sequence[ScriptCall], *, certain: bool = False) -> list[Any]:
         """The replies of one pipeline; what the server refused is an error in its place.
+
+        Args:
+            certain: they are sent even for somebody who is cancelled before their turn.
 
         Raises:
             RedisAwayError: no answer. Each call may have been done or not.
         """
         if not self.is_up:
             raise RedisAwayError("it is away")
-        return await self._grouped.run(calls)
+        return await self._grouped.run(calls, certain=certain)
 
     async def alone(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """The same for what may have much to say: nobody else's wait for it."""
-        if not self.is_up:
-            raise RedisAwayError("it is away")
         return await self._running.whole(self.exchange(calls))
 
     async def _together(self, asked: Sequence[Sequence[ScriptCall]]) -> list[list[Any]]:

@@ -142,7 +142,7 @@ class RedisInbox(Sender):
             message = keys.seal.seal(text, request, self._client.target.told) if text else b""
             call = box.answer(request, text, left, keys.channel(request), state, message)
             try:
-                answered = bool(await self._ask(call))
+                answered = bool(await self._ask(call, certain=True))
             except RedisAwayError:
                 if not is_large:
                     await self._inner.tombstone(name, deadline, reply)

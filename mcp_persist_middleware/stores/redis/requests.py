@@ -126,9 +126,9 @@ redis.call('HSET', KEYS[2], 's', 'B')
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return 1
 """
-# KEYS: relayed request, queue, claimed. ARGV: id, reply, milliseconds, channel, state, how large a
-# reply is told with the wake-up: it is true wherever it is heard. Whoever answers a relayed request
-# has claimed it, whether this memory knows of that or not.
+# KEYS: relayed request, queue, claimed. ARGV: id, reply, milliseconds, channel, state, what is told
+# with the wake-up: it is true wherever it is heard. Whoever answers a relayed request has claimed
+# it, whether this memory knows of that or not.
 _ANSWER = """
 local state = redis.call('HGET', KEYS[1], 's')
 if state == 'A' or state == 'L' then return 0 end

@@ -95,14 +95,14 @@ class Sender(Inbox):
         says_who = self._client.is_up and self._client.says_who_it_is
         return says_who and time.monotonic() >= self._refused_until
 
-    async def _ask(self, call: ScriptCall) -> Any:
-        """The reply to one call.
+    async def _ask(self, call: ScriptCall, *, certain: bool = False) -> Any:
+        """The reply to one call; a `certain` one is sent whoever is cancelled.
 
         Raises:
             RedisAwayError: there is none. It may have been done or not.
             RefusedError: the server does not do it.
         """
-        (reply,) = await self._client.run([call])
+        (reply,) = await self._client.run([call], certain=certain)
         if not isinstance(reply, Exception):
             return reply
         if self._client.is_up:

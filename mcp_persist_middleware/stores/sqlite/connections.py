@@ -246,14 +246,32 @@ class SqliteConnections(SqlLog):
 
 def _transaction(works: Sequence[_Work], raw: sqlite3.Connection) -> list[Any]:
     """What each has done in one transaction: one wait for the lock and one commit for all of them,
-    and whoever else waits for the lock has it after that. What fails has done nothing."""
+    and whoever else waits for the lock has it after that. What fails has done nothing, and where
+    SQLite has taken back all with it, as on a full disk, the others are done once more without it.
+    """
+    found: list[Any] = [None] * len(works)
+    left = list(range(len(works)))
+    ended = _attempt(works, left, found, raw)
+    if ended is not None:
+        left.remove(ended)
+        again = _attempt(works, left, found, raw) if left else None
+        if again is not None:
+            raise found[again]
+    return found
+
+
+def _attempt(
+    works: Sequence[_Work], numbers: Sequence[int], found: list[Any], raw: sqlite3.Connection
+) -> int | None:
+    """Do some of them in one transaction; the number of the one that has ended it, if one has."""
     raw.execute("BEGIN IMMEDIATE")
     try:
-        found = []
-        for work in works:
+        for number in numbers:
             raw.execute("SAVEPOINT piece")
-            found.append(tried(work, raw))
-            if isinstance(found[-1], Exception):
+            found[number] = tried(works[number], raw)
+            if not raw.in_transaction:
+                return number
+            if isinstance(found[number], Exception):
                 raw.execute("ROLLBACK TO piece")
             raw.execute("RELEASE piece")
         raw.execute("COMMIT")
@@ -261,4 +279,4 @@ def _transaction(works: Sequence[_Work], raw: sqlite3.Connection) -> list[Any]:
         with contextlib.suppress(sqlite3.Error):
             raw.execute("ROLLBACK")
         raise
-    return found
+    return None
