@@ -116,8 +116,8 @@ class EventLog(Listing, ABC):
 
     @property
     def has_fast_path(self) -> bool:
-        """Whether the next events of an open stream are committed sooner than its beginning and
-        its end just now: neither is in a batch with the others then. Needs `max_in_flight` > 1."""
+        """Whether the next events of most open streams are committed sooner than all else just
+        now: nothing else is in a batch with them then. Needs `max_in_flight` > 1."""
         return False
 
     def takes_fast(self, stream: bytes, size: int) -> bool:

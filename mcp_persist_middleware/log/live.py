@@ -146,8 +146,9 @@ class LiveStream:
 
     @property
     def only_adds(self) -> bool:
-        """Whether all that waits are the next events."""
-        return self.created and self.ending is None and self._settled is None
+        """Whether all that waits are the next events, and none has to go for them."""
+        is_open = self.created and self.ending is None and self._settled is None
+        return is_open and not self._stored.excess(len(self._waiting), self.waiting_bytes)
 
     @property
     def has_work(self) -> bool:
@@ -166,7 +167,7 @@ class LiveStream:
             principal=self._settled if self.created else None,
             events=events,
             ending=self.ending if len(events) == len(self._waiting) else None,
-            trim=self._stored.excess(events),
+            trim=self._stored.excess(len(events), sum(len(event.frame) for event in events)),
         )
 
     def commit(self, write: StreamWrite) -> None:

@@ -1,8 +1,6 @@
 """How much of a stream the store has, as its writer knows it."""
 
-from collections.abc import Sequence
-
-from mcp_persist_middleware.model import Event, StreamWrite
+from mcp_persist_middleware.model import StreamWrite
 
 
 class StoredSize:
@@ -23,10 +21,9 @@ class StoredSize:
         """So much is there already."""
         self._events, self._bytes = events, size
 
-    def excess(self, coming: Sequence[Event]) -> int:
+    def excess(self, coming: int, bytes_coming: int) -> int:
         """How many events must go so that the limits hold; a tenth more, to do it rarely."""
-        events = self._events + len(coming)
-        size = self._bytes + sum(len(event.frame) for event in coming)
+        events, size = self._events + coming, self._bytes + bytes_coming
         share = max(events / self._max_events, size / self._max_bytes)
         return 0 if share <= 1 else int(events * (1 - 0.9 / share))
 

@@ -29,8 +29,8 @@ class Writer:
     """Group commit (DeWitt et al., 1984): while one batch is on its way the next one gathers.
 
     A stream may run ahead of the store by a bounded number of events and bytes; then whoever
-    appends to it waits. On a fast path events wait for no beginning or end. When the store has
-    failed for `timeout` seconds what waits is degraded, and so is each new one until it is back.
+    appends to it waits. On a fast path events wait for nothing that takes another. When the store
+    has failed for `timeout` seconds what waits is degraded, as each new one is until it is back.
 
     Args:
         may_write: whether this worker still holds its lease; asked before every commit.
@@ -73,8 +73,7 @@ class Writer:
 
     @property
     def commit_lag(self) -> float:
-        """How long (seconds) the oldest commit that is on its way has taken by now, each attempt
-        included; 0 when there is none."""
+        """How long (seconds) the oldest commit on its way has taken by now; 0 where none is."""
         return self._commits.lag
 
     @property
@@ -242,7 +241,9 @@ class Writer:
 
     def _second_batch(self) -> Batch:
         if self._is_split:
-            return self._queue.gather(lambda stream: not self._is_quick(stream))
+            # The first one waits for SQL as well, for what the fast path has refused.
+            quick = self._queue.gather(self._is_quick) if self._is_slow else []
+            return quick or self._queue.gather(lambda stream: not self._is_quick(stream))
         return self._queue.gather() if self._is_flying else []
 
     def _first_batch(self) -> Batch:
@@ -293,8 +294,7 @@ class Writer:
 
     async def _linger(self) -> None:
         """Commit less often where events come fast: fewer, larger batches cost less in all. A
-        stream that is full or ends does not wait, and neither does a whole batch.
-        """
+        stream that is full or ends does not wait, and neither does a whole batch."""
         wait = self._pacing.left
         if wait > 0 and not (self._is_pressed or self._queue.fills_a_batch):
             await self._pressure.wait(wait)

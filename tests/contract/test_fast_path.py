@@ -2,6 +2,7 @@
 finds it gone, is committed all the same."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from mcp_persist_middleware.log.cursor import Cursor
+from mcp_persist_middleware.log.live import Limits, LiveStream
 from mcp_persist_middleware.log.queue import Batch
 from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Ending, Event, EventKind, StreamState
+from mcp_persist_middleware.protocol.event_id import EventIds
 from mcp_persist_middleware.testing.contract.builders import COMMITTED, add, events, new, record
-from tests.contract.lanes import FRAME, begun, fresh
+from tests.contract.lanes import FRAME, FULL, begun, fresh
 from tests.contract.redis_builders import Place, flushed
 from tests.contract.test_writer_lanes import GatedLog
 from tests.support.scripted import until
@@ -109,6 +112,95 @@ async def test_events_wait_for_no_event_of_others_that_goes_to_sql(place: Place,
         await slow
         await until(lambda: other.committed == 1)
         await writer.aclose(10)
+
+
+async def goes_on(writer: Writer, running: LiveStream) -> None:
+    """A stream whose events Redis takes has three more within a moment."""
+    for _ in range(3):
+        await writer.append(running, [(EventKind.MESSAGE, FRAME)])
+        await until(lambda: running.committed == running.last, 2)
+
+
+async def test_events_wait_for_no_stream_of_others_that_is_over_its_limit(place: Place) -> None:
+    async with place.worker("one") as log:
+        writer = Writer(log, 60.0)
+        writer.start()
+        running, made = await begun(writer), record()
+        ids = EventIds.of(made.id, made.kind, 1)
+        long = LiveStream(made, ids, Limits(FULL, 1 << 20, 10, 1 << 26))
+        writer.open(long)
+        await until(lambda: long.created)
+        for _ in range(10):  # as many as it may have
+            await writer.append(long, [(EventKind.MESSAGE, FRAME)])
+            await until(lambda: long.committed == long.last)
+        await writer.append(running, [(EventKind.MESSAGE, FRAME)])
+        await until(lambda: running.committed == 1)
+        with place.sql_locked():
+            await writer.append(long, [(EventKind.MESSAGE, FRAME)])
+            await asyncio.sleep(0)
+            await goes_on(writer, running)
+        await until(lambda: long.committed == 11)
+        await writer.aclose(10)
+
+
+@pytest.mark.parametrize("why", ["lost", "fenced"])
+async def test_events_wait_for_no_stream_of_others_that_redis_refuses(
+    place: Place, why: str
+) -> None:
+    async with place.worker("one") as log:
+        writer = Writer(log, 60.0)
+        writer.start()
+        running, other = await begun(writer), await begun(writer)
+        for each in (running, other):
+            await writer.append(each, [(EventKind.MESSAGE, FRAME)])
+            await until(lambda each=each: each.committed == 1)  # type: ignore[misc]
+        head, chunks = log._keys.of(other.record.id)
+        with contextlib.closing(place.client) as client:
+            if why == "lost":
+                client.delete(head, chunks)
+            else:
+                client.hset(head, "epoch", "9")
+        with place.sql_locked():
+            await writer.append(other, [(EventKind.MESSAGE, FRAME)])
+            # Its batch is answered, and it waits for SQL.
+            await until(lambda: writer._is_slow)
+            await goes_on(writer, running)
+        await writer.aclose(10)
+
+
+async def test_streams_that_are_erased_one_by_one_while_others_wait_cost_them_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_persist_middleware.stores.redis.write_behind._MAX_EVENTS", 10)
+    async with place.worker("one") as one:
+        writer = Writer(one, 60.0)
+        writer.start()
+        gone, later, other = await begun(writer), await begun(writer), await begun(writer)
+        filler = record()
+        await one.append([new(filler)])
+        waits, room = asyncio.Event(), one._buffers.room
+
+        async def noted() -> None:
+            waits.set()
+            await room()
+
+        monkeypatch.setattr(one._buffers, "room", noted)
+        with place.sql_locked():
+            await writer.append(later, [(EventKind.MESSAGE, FRAME)])
+            await until(lambda: later.committed == 1)
+            assert await one.append([add(filler, *events(1, 9))]) == [COMMITTED], "no room left"
+            waits.clear()
+            for each in (gone, later, other):
+                await writer.append(each, [(EventKind.MESSAGE, FRAME)])
+            await asyncio.wait_for(waits.wait(), 5)
+            # Somebody is forgotten.
+            erased = [gone.record.id, filler.id, later.record.id]
+            erasing = asyncio.create_task(one._eraser.erase(one._keys, erased))
+            await until(lambda: one._buffers.get(gone.record.id) is None)
+        await erasing
+        await until(lambda: other.committed == 1 or other.degraded)
+        assert not other.degraded
+        await writer.aclose(5)
 
 
 async def test_a_stream_that_is_lost_while_others_wait_for_room_costs_them_nothing(

@@ -1,6 +1,7 @@
 """A command that reaches Redis late, behind what it would have removed, removes nothing of it."""
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from mcp_persist_middleware.log import takeover
-from mcp_persist_middleware.model import Outcome, StreamKind, StreamWrite
+from mcp_persist_middleware.model import Outcome, StreamKind, StreamRecord, StreamWrite
 from mcp_persist_middleware.stores.redis.log import RedisLog
 from mcp_persist_middleware.stores.redis.scripts import ScriptCall
 from mcp_persist_middleware.testing.contract.builders import (
@@ -20,7 +21,7 @@ from mcp_persist_middleware.testing.contract.builders import (
     numbers,
     record,
 )
-from tests.contract.redis_builders import Place, die, hold_back
+from tests.contract.redis_builders import Place, die, flushed, hold_back
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -97,4 +98,38 @@ async def test_what_goes_on_elsewhere_outlives_what_its_end_here_removes(place: 
         assert await two.append([add(stream, *events(4, 1, epoch=2), epoch=2)]) == [COMMITTED]
         assert 4 not in place.in_sql(stream)
         await removal.let()
+        assert await numbers(three, stream) == [1, 2, 3, 4]
+
+
+async def test_what_goes_on_while_the_index_is_cleaned_is_not_removed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = dataclasses.replace(record(worker="one"), kind=StreamKind.GET)
+    async with (
+        place.worker("one") as one,
+        place.worker("two") as two,
+        place.worker("three") as three,
+    ):
+        hold_back(two)
+        await one.append([new(stream, *events(1, 1))])
+        assert await one.append([add(stream, *events(2, 1))]) == [COMMITTED]
+        await flushed(one)
+        await die(one)
+        ended = add(stream, ending=ending(2, expires_at=1e12))
+        assert await three.inner.append([ended]) == [COMMITTED]
+        with contextlib.closing(place.client) as client:
+            client.zadd(three._keys.index, {stream.id: 1})  # long ago
+        find = three._index._inner.find
+
+        async def find_it_ended(name: bytes) -> StreamRecord | None:
+            found = await find(name)
+            monkeypatch.undo()
+            go_on = add(stream, *events(3, 1, epoch=2), epoch=2, takes_over=1, worker="two")
+            assert await two.append([go_on]) == [COMMITTED]
+            assert await two.append([add(stream, *events(4, 1, epoch=2), epoch=2)]) == [COMMITTED]
+            return found
+
+        monkeypatch.setattr(three._index._inner, "find", find_it_ended)
+        await three._index.clean(three._keys)
+        await die(two)
         assert await numbers(three, stream) == [1, 2, 3, 4]

@@ -1,5 +1,6 @@
 """What a worker that died, or was taken for dead, left in Redis, and what that says later."""
 
+import asyncio
 import contextlib
 
 import pytest
@@ -154,3 +155,21 @@ async def test_a_command_that_was_late_takes_the_place_of_nothing(place: Place) 
         assert await appended(8, begins=False) == scripts.DONE
         with contextlib.closing(place.client) as client:
             assert client.xlen(keys[1]) == 3
+
+
+async def test_a_redis_that_stands_still_at_a_takeover_costs_no_acknowledged_event(
+    place: Place,
+) -> None:
+    stream = record(worker="one")
+    async with place.worker("one") as one, place.worker("two") as two:
+        hold_back(one)
+        await one.append([new(stream)])
+        assert await one.append([add(stream, *events(1, 3))]) == [COMMITTED]
+        await die(one)
+        go_on = add(stream, *events(1, 1, epoch=2), epoch=2, takes_over=1)
+        with place.frozen():
+            taking = asyncio.create_task(two.append([go_on]))
+            await until(lambda: not two._client.is_up)
+        assert await taking == [FENCED], "there is more than it was made for"
+        await is_up(two)
+        assert await read_all(two, stream) == [(1, 1), (2, 1), (3, 1)]

@@ -121,13 +121,15 @@ class Appender:
     # Redis.
 
     async def _in_redis(self, keys: Keys, entries: Entries, outcomes: dict[int, Outcome]) -> None:
-        # Some may have been lost while there was no room.
-        here = [entry for entry in entries if self._buffers.get(entry[1].id) is not None]
-        if len(here) < len(entries):
-            await self._in_sql(keys, [each for each in entries if each not in here], outcomes)
-            entries = here
-        if not entries:
-            return
+        # Some may have been lost while there was no room: the others do not wait for those.
+        lost = [entry for entry in entries if self._buffers.get(entry[1].id) is None]
+        here = [entry for entry in entries if entry not in lost] if lost else entries
+        if here:
+            lost += await self._sent(keys, here, outcomes)
+        await self._back_to_sql(keys, lost, outcomes)
+
+    async def _sent(self, keys: Keys, entries: Entries, outcomes: dict[int, Outcome]) -> Entries:
+        """Those that Redis has not taken."""
         # Before anything is sent: what is not answered may have been done.
         naming, together = self._naming(keys, entries), self._client.target.streams_at_once
         appends = [self._next(keys, write) for _, write in entries]
@@ -135,17 +137,13 @@ class Appender:
         try:
             replies = await self._client.exchange([*naming, *calls])
         except RedisAwayError:
-            await self._back_to_sql(keys, entries, outcomes)
-            return
+            return entries
         named, replies = replies[: len(naming)], replies[len(naming) :]
         answers = scripts.appended(replies, len(entries), together)
         if any(isinstance(reply, Exception) for reply in (*named, *answers)):
             self._name_again(entries)
-        lost: Entries = []
-        for entry, reply in zip(entries, answers, strict=True):
-            if not await self._answered(entry, reply, outcomes):
-                lost.append(entry)
-        await self._back_to_sql(keys, lost, outcomes)
+        answered = zip(entries, answers, strict=True)
+        return [one for one, reply in answered if not await self._answered(one, reply, outcomes)]
 
     def _naming(self, keys: Keys, entries: Entries) -> list[ScriptCall]:
         """What puts those into the index that are not in it."""

@@ -1,5 +1,6 @@
 """A stream of another worker: fenced in Redis, and what SQL lacks of it drained into SQL."""
 
+import time
 from typing import Any
 
 from mcp_persist_middleware import telemetry
@@ -30,14 +31,17 @@ class Recovery:
         A Redis that is away is waited for, until it has been away for `patience` seconds: it may
         hold acknowledged events. After that the stream goes on without them.
         """
-        await self._client.back(self._client.away_since + self._patience)
-        try:
-            if not await self.fence(keys, write):
-                return False
-            last = await self.drain(keys, write.id)
-        except RedisAwayError:
-            return True
-        return last <= write.known
+        until = time.monotonic() + self._patience
+        while await self._client.back(self._client.away_since + self._patience):
+            try:
+                if not await self.fence(keys, write):
+                    return False
+                return await self.drain(keys, write.id) <= write.known
+            except RedisAwayError:
+                # It has gone just now, and may be back soon.
+                if time.monotonic() >= until:
+                    break
+        return True
 
     async def fence(self, keys: Keys, write: StreamWrite) -> bool:
         """See that nobody of an earlier epoch appends in Redis any more; False when somebody of
@@ -133,8 +137,8 @@ class KeyIndex:
             if record is not None and record.ended_at is None:
                 calls.append(ScriptCall(("ZADD", keys.index, "XX", self._inner.now(), name)))
             else:
-                calls.append(ScriptCall(("UNLINK", keys.of(name)[0])))
-                calls.append(ScriptCall(("UNLINK", keys.of(name)[1])))
+                epoch = record.epoch if record is not None else scripts.NEVER
+                calls.append(scripts.LEAVE(keys.of(name), epoch))
                 calls.append(ScriptCall(("ZREM", keys.index, name)))
         replies = await self._client.run(calls)
         # What was refused would be found again at once.

@@ -96,10 +96,11 @@ if known[1] ~= ARGV[1] or known[2] ~= ARGV[2] then return 0 end
 redis.call('DEL', KEYS[1], KEYS[2])
 return 1
 """
-# KEYS: hash, chunks. ARGV: epoch. It has ended in this epoch. Not where another has begun since:
-# this was late, and what is there is alive.
+# KEYS: hash, chunks. ARGV: epoch. It has ended in this epoch. Not where a later one has begun
+# since: this was late, and what is there is alive.
 _LEAVE = """
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+local held = redis.call('HGET', KEYS[1], 'epoch')
+if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
 redis.call('UNLINK', KEYS[1], KEYS[2])
 return 1
 """
