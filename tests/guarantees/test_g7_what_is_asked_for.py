@@ -68,7 +68,7 @@ async def test_what_an_application_asks_for_tells_its_callers_apart(
 ) -> None:
     (path, ann), (other, bob) = named("ann"), named("bob")
     app = Door(Stateful(), name, status)
-    async with persisted(app, tmp_store, store_timeout=0.3) as (port, _):
+    async with persisted(app, tmp_store) as (port, _):
         owner = await RawSession.open(port, path=path, extra=ann)
         door = Door(Scripted(two=two), name, status)
     async with persisted(door, tmp_store, store_timeout=0.3) as (port, _):
