@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import redis
 
+from mcp_persist_middleware.log.codecs import cipher
 from mcp_persist_middleware.model import Event, EventKind
-from mcp_persist_middleware.stores.redis import messages, scripts
+from mcp_persist_middleware.stores.redis import scripts
 from mcp_persist_middleware.stores.redis.messages import MessageSeal
 from mcp_persist_middleware.testing.contract.builders import add, events, new, numbers, record
 from tests.contract.redis_builders import Place, hold_back
@@ -111,7 +112,7 @@ def test_what_is_sealed_for_one_topic_and_store_is_nothing_in_another() -> None:
 async def test_without_the_means_to_seal_nothing_is_told_and_all_is_read(
     place: Place, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(messages, "_found", False)
+    monkeypatch.setattr(cipher, "_found", False)
     stream = record()
     async with place.worker("one") as one, place.worker("two") as two:
         hold_back(one)

@@ -139,7 +139,7 @@ class RedisInbox(Sender):
         if self._is_up:
             text, state = (b"", "L") if is_large else (reply, "A")
             box, left = self._box(worker), self._milliseconds(deadline)
-            message = keys.seal.seal(text, request, self._client.target.told) if text else b""
+            message = keys.seal.seal(text, request, self._client.target.told)
             call = box.answer(request, text, left, keys.channel(request), state, message)
             try:
                 answered = bool(await self._ask(call, certain=True))

@@ -4,54 +4,38 @@ Whoever else listens to its channel reads nothing there, and whoever else publis
 nobody anything. Needs the package `cryptography` (extra "relay"); without it wake-ups are empty.
 """
 
-import functools
 import hashlib
-import secrets
 
-try:
-    from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-except ModuleNotFoundError:
-    _found = False
-else:
-    _found = True
+from mcp_persist_middleware.keyring import Keyring
+from mcp_persist_middleware.log.codecs import cipher
 
-_SALT, _NONCE, _KEY = 16, 12, 32
-# The ciphers of so many processes are kept at hand.
-_MOST = 256
+_KEY = 32
+_PLACE = b"wake-up"
 
 
 class MessageSeal:
-    """Seals what this process tells, under a key of its own, so that random nonces stay apart, and
-    opens what any process of the same store has sealed (AES-256-GCM).
+    """Seals what the workers of one store tell each other, each topic under a key of its own.
 
     Args:
         secret: the SQL store's.
     """
 
     def __init__(self, secret: bytes) -> None:
-        self._secret = secret[:64]
-        self._salt = secrets.token_bytes(_SALT)
-        self._of = functools.lru_cache(_MOST)(self._derived)
+        key = hashlib.blake2b(b"messages", key=secret[:64], digest_size=_KEY).digest()
+        self._cipher = cipher.Cipher(Keyring([("store", key)]))
 
     def seal(self, content: bytes, topic: bytes, most: int) -> bytes:
-        """A message to whoever waits for this topic; an empty one where nothing can be sealed, or
-        where it is more than so many bytes."""
-        if not _found or len(content) > most:
+        """A message to whoever waits for this topic; an empty one where nothing can be sealed,
+        where there is nothing to tell, or where it is more than so many bytes."""
+        if not (cipher.is_available() and 0 < len(content) <= most):
             return b""
-        nonce = secrets.token_bytes(_NONCE)
-        return self._salt + nonce + self._of(self._salt).encrypt(nonce, content, topic)
+        return self._cipher.encrypt(content, topic, _PLACE)
 
     def open(self, message: bytes, topic: bytes) -> bytes:
         """The content of a message that was sealed for this topic; of any other, nothing."""
-        salt, rest = message[:_SALT], message[_SALT:]
-        if not _found or len(rest) < _NONCE:
+        if not cipher.is_available():
             return b""
         try:
-            return self._of(salt).decrypt(rest[:_NONCE], rest[_NONCE:], topic)
-        except InvalidTag:
+            return self._cipher.decrypt(message, topic, _PLACE)
+        except ValueError:
             return b""
-
-    def _derived(self, salt: bytes) -> "AESGCM":
-        told = hashlib.blake2b(b"messages" + salt, key=self._secret, digest_size=_KEY)
-        return AESGCM(told.digest())
