@@ -68,7 +68,7 @@ class Grouped(Generic[Item, Result]):
         if self._steps < _AT_ONCE:
             self._steps += 1
             # Nobody's own context: it goes on for those who come later.
-            step = contextvars.Context().run(self._tasks.begin, self._run())
+            step = self._tasks.begin(self._run(), context=contextvars.Context())
             # Also of one that is cancelled before it has begun.
             step.add_done_callback(self._ended)
         try:

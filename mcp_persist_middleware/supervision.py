@@ -69,9 +69,11 @@ class Tasks:
     def __iter__(self) -> Iterator[asyncio.Task[Any]]:
         return iter(self._running)
 
-    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """One more."""
-        task = begin_task(work, self._name)
+    def begin(
+        self, work: Coroutine[Any, Any, T], *, context: contextvars.Context | None = None
+    ) -> asyncio.Task[T]:
+        """One more, in a copy of the current context if none is given."""
+        task = begin_task(work, self._name, context=context)
         # The event loop itself holds only weak references.
         self._running.add(task)
         task.add_done_callback(self._running.discard)

@@ -205,6 +205,7 @@ class PostgresInbox(SqlInbox):
 
     async def look(self, request: RelayRequestId) -> RelayStatus | None:
         found = await self._looks.run(request.id)
+        # NULL: larger than what is read with others.
         if found is None or found.reply is not None:
             return found
         (found,) = await self._seen([request.id], math.inf)

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import fields, replace
-from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, ColumnElement, Double, Table, cast, extract, func, select, text, tuple_
@@ -67,8 +66,8 @@ class PostgresLog(SqlLog):
         self._statements = PostgresStatements(self.tables)
         self._reads = PostgresReads(self._statements)
         self._wakeups = Notifications(prefix + "wake", self._connect_raw, self._timeout)
-        late = partial(StoreError, url=self.name, reason=f"no answer in {timeout:g} s")
-        way = ShortWay(self._statements, self.raw, self._wakeups, self._running, timeout, late)
+        shared = self._running, timeout, self._late
+        way = ShortWay(self._statements, self.raw, self._wakeups, *shared)
         self._sessions, self._inbox = PostgresSessions(self, way), PostgresInbox(self, way)
         self._journal = SqlJournal(self)
 

@@ -167,7 +167,9 @@ class Appender:
         if not buffer.begun and buffer.switched:
             telemetry.redis_switches.add(1, {"to": "redis"})
         last, chunk = write.events[-1].sequence, scripts.encode(write.events)
-        told = scripts.message_of(last, chunk)
+        most = self._client.target.told
+        # What is too large is not copied for that.
+        told = scripts.message_of(last, chunk) if len(chunk) <= most else b""
         made = StreamAppend(
             keys.of(write.id),
             keys.channel(write.id),
@@ -177,7 +179,7 @@ class Appender:
             chunk,
             begins=not buffer.begun,
             drop=max(0, buffer.flushed - _KEPT),
-            message=keys.seal.seal(told, write.id, self._client.target.told),
+            message=keys.seal.seal(told, write.id, most),
         )
         buffer.begun = buffer.resident = True
         return made
@@ -279,10 +281,7 @@ class Appender:
         if write.takes_over is not None:
             calls.insert(0, scripts.BURY(keys.of(write.id), write.epoch, scripts.FENCE_MS))
         elif write.ending is not None and buffer is not None and buffer.indexed:
-            calls += [
-                scripts.LEAVE(keys.of(write.id), write.epoch),
-                ScriptCall(("ZREM", keys.index, write.id)),
-            ]
+            calls += scripts.ended(keys, write.id, write.epoch)
         if buffer is not None and (write.ending is not None or write.takes_over is not None):
             self._buffers.drop(buffer)
         elif buffer is not None:

@@ -138,8 +138,7 @@ class KeyIndex:
                 calls.append(ScriptCall(("ZADD", keys.index, "XX", self._inner.now(), name)))
             else:
                 epoch = record.epoch if record is not None else scripts.NEVER
-                calls.append(scripts.LEAVE(keys.of(name), epoch))
-                calls.append(ScriptCall(("ZREM", keys.index, name)))
+                calls += scripts.ended(keys, name, epoch)
         replies = await self._client.run(calls)
         # What was refused would be found again at once.
         done = not any(isinstance(reply, Exception) for reply in replies)

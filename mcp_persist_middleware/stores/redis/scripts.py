@@ -199,6 +199,11 @@ def appended(replies: Sequence[Any], count: int, together: int) -> list[Any]:
     return found
 
 
+def ended(keys: Keys, stream: bytes, epoch: int) -> list[ScriptCall]:
+    """What removes a stream that has ended in this epoch."""
+    return [LEAVE(keys.of(stream), epoch), ScriptCall(("ZREM", keys.index, stream))]
+
+
 def erased(keys: Keys, stream: bytes) -> list[ScriptCall]:
     """What leaves nothing of a stream but, for a while, a fence before whoever still writes it."""
     head, chunks = keys.of(stream)

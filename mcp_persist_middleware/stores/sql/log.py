@@ -107,6 +107,10 @@ class SqlLog(SqlStreams):
         if made is not None:
             await made.dispose()
 
+    def _late(self) -> StoreError:
+        """What whoever waits for a step with others hears in the end."""
+        return StoreError(url=self.name, reason=f"no answer in {self._timeout:g} s")
+
     def _own(self, engine: AsyncEngine) -> None:
         """An engine of ours, which is closed with the log."""
         self._made, self._checked_out = engine, CheckedOut(engine)

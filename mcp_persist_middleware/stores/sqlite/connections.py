@@ -64,9 +64,9 @@ class SqliteConnections(SqlLog):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._locks = WorkerLocks(self._path)
         self._drivers = Drivers()
-        late = partial(StoreError, url=self.name, reason=f"no answer in {timeout:g} s")
-        self._readings = Grouped[_Work, Any](self._together, self._running, timeout, late)
-        self._writings = Grouped[_Work, Any](self._in_one, self._running, timeout, late)
+        shared = self._running, timeout, self._late
+        self._readings = Grouped[_Work, Any](self._together, *shared)
+        self._writings = Grouped[_Work, Any](self._in_one, *shared)
 
     def _make_engine(self) -> AsyncEngine:
         factory = self._files.connection_class
