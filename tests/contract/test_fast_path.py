@@ -16,6 +16,7 @@ from mcp_persist_middleware.log.reads import Reads
 from mcp_persist_middleware.log.writer import Writer
 from mcp_persist_middleware.model import Ending, Event, EventKind, StreamState
 from mcp_persist_middleware.protocol.event_id import EventIds
+from mcp_persist_middleware.stores.redis.log import RedisLog
 from mcp_persist_middleware.testing.contract.builders import COMMITTED, add, events, new, record
 from tests.contract.lanes import FRAME, FULL, begun, fresh
 from tests.contract.redis_builders import Place, flushed
@@ -88,6 +89,13 @@ async def test_what_ends_while_the_fast_path_goes_away_is_committed(
     await until(lambda: stream.ended, 5)
 
 
+async def goes_on(writer: Writer, running: LiveStream) -> None:
+    """A stream whose events Redis takes has three more within a moment."""
+    for _ in range(3):
+        await writer.append(running, [(EventKind.MESSAGE, FRAME)])
+        await until(lambda: running.committed == running.last, 2)
+
+
 @pytest.mark.parametrize("why", ["quiet", "large"])
 async def test_events_wait_for_no_event_of_others_that_goes_to_sql(place: Place, why: str) -> None:
     async with place.worker("one") as log:
@@ -105,20 +113,11 @@ async def test_events_wait_for_no_event_of_others_that_goes_to_sql(place: Place,
             # It waits as long as its stream is full.
             slow = asyncio.create_task(writer.append(other, [(EventKind.MESSAGE, frame)]))
             await until(lambda: other.last == 1)
-            for number in range(2, 5):
-                await writer.append(running, [(EventKind.MESSAGE, FRAME)])
-                await until(lambda number=number: running.committed == number, 2)  # type: ignore[misc]
+            await goes_on(writer, running)
             assert other.committed == 0
         await slow
         await until(lambda: other.committed == 1)
         await writer.aclose(10)
-
-
-async def goes_on(writer: Writer, running: LiveStream) -> None:
-    """A stream whose events Redis takes has three more within a moment."""
-    for _ in range(3):
-        await writer.append(running, [(EventKind.MESSAGE, FRAME)])
-        await until(lambda: running.committed == running.last, 2)
 
 
 async def test_events_wait_for_no_stream_of_others_that_is_over_its_limit(place: Place) -> None:
@@ -168,6 +167,18 @@ async def test_events_wait_for_no_stream_of_others_that_redis_refuses(
         await writer.aclose(10)
 
 
+def waits_for_room(log: RedisLog, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set when a batch waits until there is room again."""
+    waits, room = asyncio.Event(), log._buffers.room
+
+    async def noted() -> None:
+        waits.set()
+        await room()
+
+    monkeypatch.setattr(log._buffers, "room", noted)
+    return waits
+
+
 async def test_streams_that_are_erased_one_by_one_while_others_wait_cost_them_nothing(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,13 +189,7 @@ async def test_streams_that_are_erased_one_by_one_while_others_wait_cost_them_no
         gone, later, other = await begun(writer), await begun(writer), await begun(writer)
         filler = record()
         await one.append([new(filler)])
-        waits, room = asyncio.Event(), one._buffers.room
-
-        async def noted() -> None:
-            waits.set()
-            await room()
-
-        monkeypatch.setattr(one._buffers, "room", noted)
+        waits = waits_for_room(one, monkeypatch)
         with place.sql_locked():
             await writer.append(later, [(EventKind.MESSAGE, FRAME)])
             await until(lambda: later.committed == 1)
@@ -212,13 +217,7 @@ async def test_a_stream_that_is_lost_while_others_wait_for_room_costs_them_nothi
         writer.start()
         gone, other, filler = await begun(writer), await begun(writer), record()
         await one.append([new(filler)])
-        waits, room = asyncio.Event(), one._buffers.room
-
-        async def noted() -> None:
-            waits.set()
-            await room()
-
-        monkeypatch.setattr(one._buffers, "room", noted)
+        waits = waits_for_room(one, monkeypatch)
         with place.sql_locked():
             assert await one.append([add(filler, *events(1, 10))]) == [COMMITTED], "no room left"
             waits.clear()

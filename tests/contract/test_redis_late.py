@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -24,6 +25,24 @@ from mcp_persist_middleware.testing.contract.builders import (
 from tests.contract.redis_builders import Place, die, flushed, hold_back
 
 pytestmark = pytest.mark.timeout(60)
+
+
+@asynccontextmanager
+async def workers(place: Place) -> AsyncIterator[tuple[RedisLog, RedisLog, RedisLog]]:
+    """Three logs on one store."""
+    async with (
+        place.worker("one") as one,
+        place.worker("two") as two,
+        place.worker("three") as three,
+    ):
+        yield one, two, three
+
+
+async def goes_on(log: RedisLog, stream: StreamRecord, first: int, more: int = 1) -> None:
+    """Worker "two" takes the stream over with so many events, and writes one behind them."""
+    taken = add(stream, *events(first, more, epoch=2), epoch=2, takes_over=1, worker="two")
+    for write in (taken, add(stream, *events(first + more, 1, epoch=2), epoch=2)):
+        assert await log.append([write]) == [COMMITTED]
 
 
 class Late:
@@ -57,20 +76,12 @@ async def test_what_is_written_behind_a_takeover_outlives_the_burial_of_what_was
     place: Place, more: int
 ) -> None:
     stream = record(worker="one")
-    async with (
-        place.worker("one") as one,
-        place.worker("two") as two,
-        place.worker("three") as three,
-    ):
+    async with workers(place) as (one, two, three):
         await one.append([new(stream, *events(1, 1))])
         await die(one)
         hold_back(two)
         burial = Late(two)
-        go_on = add(stream, *events(2, more, epoch=2), epoch=2, takes_over=1, worker="two")
-        assert await two.append([go_on]) == [COMMITTED]
-        assert await two.append([add(stream, *events(2 + more, 1, epoch=2), epoch=2)]) == [
-            COMMITTED
-        ]
+        await goes_on(two, stream, 2, more)
         written = list(range(1, 3 + more))
         assert await numbers(three, stream) == written
         await burial.let()
@@ -83,19 +94,13 @@ async def test_what_is_written_behind_a_takeover_outlives_the_burial_of_what_was
 
 async def test_what_goes_on_elsewhere_outlives_what_its_end_here_removes(place: Place) -> None:
     stream = dataclasses.replace(record(worker="one"), kind=StreamKind.GET)
-    async with (
-        place.worker("one") as one,
-        place.worker("two") as two,
-        place.worker("three") as three,
-    ):
+    async with workers(place) as (one, two, three):
         hold_back(two)
         await one.append([new(stream, *events(1, 1))])
         await one.append([add(stream, *events(2, 1))])
         removal = Late(one)
         assert await one.append([add(stream, ending=ending(2, expires_at=1e12))]) == [COMMITTED]
-        go_on = add(stream, *events(3, 1, epoch=2), epoch=2, takes_over=1, worker="two")
-        assert await two.append([go_on]) == [COMMITTED]
-        assert await two.append([add(stream, *events(4, 1, epoch=2), epoch=2)]) == [COMMITTED]
+        await goes_on(two, stream, 3)
         assert 4 not in place.in_sql(stream)
         await removal.let()
         assert await numbers(three, stream) == [1, 2, 3, 4]
@@ -105,11 +110,7 @@ async def test_what_goes_on_while_the_index_is_cleaned_is_not_removed(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = dataclasses.replace(record(worker="one"), kind=StreamKind.GET)
-    async with (
-        place.worker("one") as one,
-        place.worker("two") as two,
-        place.worker("three") as three,
-    ):
+    async with workers(place) as (one, two, three):
         hold_back(two)
         await one.append([new(stream, *events(1, 1))])
         assert await one.append([add(stream, *events(2, 1))]) == [COMMITTED]
@@ -124,9 +125,7 @@ async def test_what_goes_on_while_the_index_is_cleaned_is_not_removed(
         async def find_it_ended(name: bytes) -> StreamRecord | None:
             found = await find(name)
             monkeypatch.undo()
-            go_on = add(stream, *events(3, 1, epoch=2), epoch=2, takes_over=1, worker="two")
-            assert await two.append([go_on]) == [COMMITTED]
-            assert await two.append([add(stream, *events(4, 1, epoch=2), epoch=2)]) == [COMMITTED]
+            await goes_on(two, stream, 3)
             return found
 
         monkeypatch.setattr(three._index._inner, "find", find_it_ended)

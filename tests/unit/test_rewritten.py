@@ -75,6 +75,15 @@ async def rest(cursor: Cursor) -> list[Event]:
     return got + list(page.events)
 
 
+async def reads_on(log: Forgetful, cursor: Cursor) -> None:
+    """It waits, and has the answer that comes then."""
+    following = asyncio.create_task(rest(cursor))
+    while cursor._subscription is None:
+        await asyncio.sleep(0)
+    log.goes_on(A, ends=True)
+    assert await following == [A]
+
+
 @pytest.mark.parametrize("more", [[A], [A, B]], ids=["one event", "two events"])
 async def test_all_of_the_later_epoch_is_read(log: Forgetful, more: list[Event]) -> None:
     cursor = await reader(log)
@@ -94,21 +103,13 @@ async def test_all_of_it_is_read_in_a_stream_that_goes_on(log: Forgetful) -> Non
 
 async def test_who_came_back_with_the_forgotten_event_reads_on_too(log: Forgetful) -> None:
     cursor = Cursor(Reads(log), log.record.id, 2, None, resumed=True, epoch=1)
-    following = asyncio.create_task(rest(cursor))
-    while cursor._subscription is None:
-        await asyncio.sleep(0)
-    log.goes_on(A, ends=True)
-    assert await following == [A]
+    await reads_on(log, cursor)
 
 
 async def test_who_looks_before_the_later_epoch_has_an_event_reads_on_too(log: Forgetful) -> None:
     cursor = await reader(log)
     log.goes_on()
-    following = asyncio.create_task(rest(cursor))
-    while cursor._subscription is None:
-        await asyncio.sleep(0)
-    log.goes_on(A, ends=True)
-    assert await following == [A]
+    await reads_on(log, cursor)
 
 
 async def test_a_wait_that_is_given_up_while_it_goes_back_forgets_nothing(log: Forgetful) -> None:
