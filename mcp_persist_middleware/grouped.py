@@ -66,11 +66,7 @@ class Grouped(Generic[Item, Result]):
         result: asyncio.Future[Result] = loop.create_future()
         self._waiting.append(_Piece(item, result, loop.time() + self._seconds, certain))
         if self._steps < _AT_ONCE:
-            self._steps += 1
-            # Nobody's own context: it goes on for those who come later.
-            step = self._tasks.begin(self._run(), context=contextvars.Context())
-            # Also of one that is cancelled before it has begun.
-            step.add_done_callback(self._ended)
+            self._begin()
         try:
             async with asyncio.timeout(self._seconds) as waited:
                 return await result
@@ -78,6 +74,13 @@ class Grouped(Generic[Item, Result]):
             if not waited.expired():
                 raise
             raise self._late() from None
+
+    def _begin(self) -> None:
+        self._steps += 1
+        # Nobody's own context: it goes on for those who come later.
+        step = self._tasks.begin(self._run(), context=contextvars.Context())
+        # Also of one that is cancelled before it has begun.
+        step.add_done_callback(self._ended)
 
     async def _run(self) -> None:
         while group := self._next():
@@ -90,6 +93,9 @@ class Grouped(Generic[Item, Result]):
             for piece in self._waiting:
                 piece.result.cancel()
             self._waiting.clear()
+        elif self._waiting:
+            # Who was woken by the last result asks again before its step is known to have ended.
+            self._begin()
 
     def _next(self) -> "list[_Piece[Item, Result]]":
         """Those whose turn it is."""

@@ -73,6 +73,26 @@ async def test_what_comes_while_steps_are_on_their_way_goes_in_one_behind_them()
     assert not len(tasks)
 
 
+async def test_who_asks_again_as_all_steps_end_at_once_is_not_left_waiting() -> None:
+    server, tasks = Server(), Tasks("grouped")
+    grouped = gathering(server, tasks)
+
+    async def twice() -> str:
+        return await grouped.run(await grouped.run("a"))
+
+    asking = asyncio.create_task(twice())
+    await turns()
+    other = asyncio.create_task(grouped.run("b"))
+    await turns()
+    for gate in list(server.gates):
+        gate.set_result(None)
+    await turns()
+    assert server.steps == [["a"], ["b"], ["a"]]
+    server.gates[2].set_result(None)
+    assert await asyncio.gather(asking, other) == ["a", "b"]
+    await tasks.ended(5)
+
+
 async def test_a_step_that_fails_fails_for_those_in_it_and_the_next_is_begun() -> None:
     server, grouped, _, callers = await busy()
     server.gates[0].set_result(None)
