@@ -143,11 +143,13 @@ async def test_a_request_that_is_taken_back_while_it_waits_for_its_turn_is_not_e
     # Nobody has a turn.
     holding = [asyncio.create_task(log.raw(hold)) for _ in range(4)]
     await until(lambda: len(held) == 4)
-    first = [asyncio.create_task(log.inbox.put(relayed(), 100)) for _ in range(2)]
-    await asyncio.sleep(0)
-    put = asyncio.create_task(log.inbox.put(mine, 100))
-    for _ in range(5):
-        await asyncio.sleep(0)
+    puts = list[asyncio.Task[Any]]()
+    for request in (relayed(), relayed(), mine):
+        # Each of the two before it is a step of its own.
+        puts.append(asyncio.create_task(log.inbox.put(request, 100)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+    *first, put = puts
     put.cancel()
     await asyncio.wait([put])
     go_on.set()
