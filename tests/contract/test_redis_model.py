@@ -177,7 +177,7 @@ class Schedule:
 
 @given(steps=st.lists(STEPS, max_size=14), end=ENDS)
 @settings(
-    max_examples=80,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -123,7 +123,7 @@ async def test_a_client_that_comes_back_from_elsewhere_is_not_given_up(tmp_store
     async with two_workers(tmp_store) as workers:
         clients = [await workers.start(version) for version in (HANDSHAKE, MODERN)]
         readers = [response for _, response, _ in clients]
-        for port in [workers.two, workers.one] * 2:
+        for port in (workers.two, workers.one, workers.two):
             for number, (session, _, cursor) in enumerate(clients):
                 readers[number].reset()
                 session.port = port

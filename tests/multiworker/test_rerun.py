@@ -125,6 +125,7 @@ async def test_the_request_is_kept_without_credentials_and_only_while_it_may_be_
         assert await store.rows(sql) == [(None,), (None,)]
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_of_clients_that_come_back_together_one_has_it_run_and_all_read_it(
     tmp_path: Path,
     store: Store,
@@ -145,6 +146,7 @@ async def test_of_clients_that_come_back_together_one_has_it_run_and_all_read_it
         assert not three.complaints
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_it_is_run_where_its_session_is(tmp_path: Path, store: Store) -> None:
     async with workers(tmp_path, 3, store=store, **AGAIN) as (one, two, three):
         session = await RawSession.open(one.port)
@@ -161,6 +163,7 @@ async def test_it_is_run_where_its_session_is(tmp_path: Path, store: Store) -> N
         assert await value(await session.call("count")) == 3
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_client_that_reads_elsewhere_is_asked_to_come_back_for_it(
     tmp_path: Path, store: Store
 ) -> None:
@@ -178,6 +181,7 @@ async def test_a_client_that_reads_elsewhere_is_asked_to_come_back_for_it(
         assert more[-1].message["result"] == {"value": 6}
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_client_that_does_not_come_back_is_waited_for_and_then_answered(
     tmp_path: Path,
     store: Store,
@@ -200,6 +204,7 @@ async def test_a_client_that_does_not_come_back_is_waited_for_and_then_answered(
         assert runs([one, two]) == ["nobody"]
 
 
+@WITH_AND_WITHOUT_REDIS
 async def test_a_run_that_dies_too_may_be_run_once_more(tmp_path: Path, store: Store) -> None:
     async with running(worker(tmp_path, "one", store=store, **AGAIN)) as one:
         session = await RawSession.open(one.port)

@@ -77,19 +77,19 @@ def calls(client: Any) -> None:
     assert '"done"' in answer.text
 
 
-@pytest.mark.parametrize("n", range(200))
+@pytest.mark.parametrize("n", range(50))
 def test_a_route(n: int) -> None:
     del n
     assert TestClient(app).get("/health").text == "well"
 
 
-@pytest.mark.parametrize("n", range(20))
+@pytest.mark.parametrize("n", range(15))
 def test_a_call_without_the_lifespan(n: int) -> None:
     del n
     calls(TestClient(app))
 
 
-@pytest.mark.parametrize("n", range(20))
+@pytest.mark.parametrize("n", range(15))
 def test_a_call_with_the_lifespan(n: int) -> None:
     del n
     with TestClient(app) as client:
@@ -97,7 +97,7 @@ def test_a_call_with_the_lifespan(n: int) -> None:
         calls(client)
 
 
-@pytest.mark.parametrize("n", range(60))
+@pytest.mark.parametrize("n", range(20))
 def test_a_loop_of_its_own(n: int) -> None:
     async def main() -> None:
         transport = httpx2.ASGITransport(app)
