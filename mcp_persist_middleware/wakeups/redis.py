@@ -54,6 +54,8 @@ class RedisWakeups(Wakeups):
         self._subscriptions = Subscriptions()
         self._below: dict[Subscription, Subscription | asyncio.TimerHandle] = {}
         self._wanted: dict[bytes, bytes] = {}
+        self._changes: set[bytes] = set()
+        """Channels that the server has not been told of since they became wanted, or unwanted."""
         self._changed = Signal()
         self._tasks = Supervisor()
         self._is_listening = False
@@ -69,7 +71,9 @@ class RedisWakeups(Wakeups):
         later = asyncio.get_running_loop().call_later
         self._below[subscription] = later(_BELOW, self._subscribe_below, stream, subscription)
         self._subscriptions.add(stream, subscription)
-        self._wanted[self._channel(stream).encode()] = stream
+        channel = self._channel(stream).encode()
+        self._wanted[channel] = stream
+        self._changes.add(channel)
         if not (self._is_listening or self._closed):
             self._is_listening = True
             self._tasks.keep(self._run, "mcp-persist-redis-wakeups")
@@ -87,7 +91,9 @@ class RedisWakeups(Wakeups):
     def _unsubscribe(self, stream: bytes, subscription: Subscription) -> None:
         _end(self._below.pop(subscription, None))
         if self._subscriptions.discard(stream, subscription):
-            self._wanted.pop(self._channel(stream).encode(), None)
+            channel = self._channel(stream).encode()
+            self._wanted.pop(channel, None)
+            self._changes.add(channel)
             self.heard.forget(stream)
             self._changed.notify()
 
@@ -116,6 +122,7 @@ class RedisWakeups(Wakeups):
         self._below.clear()
         self._subscriptions.clear()
         self._wanted.clear()
+        self._changes.clear()
         self.heard.clear()
 
     async def _run(self) -> None:
@@ -138,7 +145,7 @@ class RedisWakeups(Wakeups):
         following: asyncio.Task[None] | None = None
         try:
             # Redis has no connection to listen on without a channel.
-            heard = set(self._wanted)
+            heard, self._changes = set(self._wanted), set()
             if not heard:
                 return
             await pubsub.subscribe(*heard)
@@ -177,16 +184,23 @@ class RedisWakeups(Wakeups):
         await following
 
     async def _follow(self, pubsub: Any, heard: set[bytes]) -> None:
-        """Keep the server's list of channels as it is wanted here."""
+        """Keep the server's list of channels as it is wanted here; a step costs what has changed,
+        however many wait."""
         while True:
-            wanted = set(self._wanted)
-            if more := wanted - heard:
+            changes, self._changes = self._changes, set()
+            more = {channel for channel in changes if channel in self._wanted} - heard
+            fewer = {channel for channel in changes if channel not in self._wanted} & heard
+            if not self._wanted:
+                # They stay, or the connection would have nothing to listen to.
+                self._changes |= fewer
+                fewer = set()
+            heard |= more
+            heard -= fewer
+            if more:
                 await pubsub.subscribe(*more)
-            # One stays, or the connection would have nothing to listen to.
-            if fewer := heard - wanted if wanted else set():
+            if fewer:
                 await pubsub.unsubscribe(*fewer)
-            heard = wanted or heard
-            if wanted == set(self._wanted):
+            if not self._wanted or not self._changes:
                 await self._changed.wait(_IDLE)
 
 
