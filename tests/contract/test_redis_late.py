@@ -45,6 +45,12 @@ async def goes_on(log: RedisLog, stream: StreamRecord, first: int, more: int = 1
         assert await log.append([write]) == [COMMITTED]
 
 
+def is_named(place: Place, log: RedisLog, stream: StreamRecord) -> bool:
+    """Whether its keys are found when nobody is left who knows of them."""
+    with contextlib.closing(place.client) as client:
+        return client.zscore(log._keys.index, stream.id) is not None
+
+
 class Late:
     """Holds what a log sends to Redis beside its appends, from its next write to SQL on."""
 
@@ -104,6 +110,7 @@ async def test_what_goes_on_elsewhere_outlives_what_its_end_here_removes(place: 
         assert 4 not in place.in_sql(stream)
         await removal.let()
         assert await numbers(three, stream) == [1, 2, 3, 4]
+        assert is_named(place, three, stream)
 
 
 async def test_what_goes_on_while_the_index_is_cleaned_is_not_removed(
@@ -130,5 +137,6 @@ async def test_what_goes_on_while_the_index_is_cleaned_is_not_removed(
 
         monkeypatch.setattr(three._index._inner, "find", find_it_ended)
         await three._index.clean(three._keys)
+        assert is_named(place, three, stream)
         await die(two)
         assert await numbers(three, stream) == [1, 2, 3, 4]

@@ -18,7 +18,7 @@ from mcp_persist_middleware.stores.redis import rights, scripts
 from mcp_persist_middleware.stores.redis.log import RedisLog
 from mcp_persist_middleware.stores.redis.recovery import KeyIndex
 from mcp_persist_middleware.stores.redis.requests import Box
-from mcp_persist_middleware.stores.redis.scripts import ScriptCall
+from mcp_persist_middleware.stores.redis.scripts import UNNAME, ScriptCall
 from mcp_persist_middleware.testing.contract.builders import (
     COMMITTED,
     add,
@@ -164,7 +164,7 @@ async def test_what_cannot_be_taken_out_of_the_index_is_not_looked_for_again_at_
 
         async def refuse(calls: Sequence[ScriptCall]) -> list[Any]:
             await asyncio.sleep(0)
-            kept = [call for call in calls if call.command[0] != "ZREM"]
+            kept = [call for call in calls if call.command[1] != UNNAME(()).command[1]]
             return await run(kept) + [redis.ResponseError("no")] * (len(calls) - len(kept))
 
         with contextlib.closing(place.client) as client:

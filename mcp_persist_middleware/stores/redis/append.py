@@ -281,7 +281,7 @@ class Appender:
         if write.takes_over is not None:
             calls.insert(0, scripts.BURY(keys.of(write.id), write.epoch, scripts.FENCE_MS))
         elif write.ending is not None and buffer is not None and buffer.indexed:
-            calls += scripts.ended(keys, write.id, write.epoch)
+            calls += scripts.ended(keys, write.id, write.epoch, self._inner.now())
         if buffer is not None and (write.ending is not None or write.takes_over is not None):
             self._buffers.drop(buffer)
         elif buffer is not None:

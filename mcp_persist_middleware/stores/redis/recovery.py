@@ -138,7 +138,7 @@ class KeyIndex:
                 calls.append(ScriptCall(("ZADD", keys.index, "XX", self._inner.now(), name)))
             else:
                 epoch = record.epoch if record is not None else scripts.NEVER
-                calls += scripts.ended(keys, name, epoch)
+                calls += scripts.ended(keys, name, epoch, until)
         replies = await self._client.run(calls)
         # What was refused would be found again at once.
         done = not any(isinstance(reply, Exception) for reply in replies)

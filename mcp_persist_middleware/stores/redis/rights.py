@@ -44,6 +44,7 @@ _TRIES: tuple[tuple[str, ...], ...] = (
     ("XTRIM", "x", "MINID", "0"),
     ("ZADD", "z", "0", "m"),
     ("ZCARD", "z"),
+    ("ZSCORE", "z", "m"),
     ("ZRANGE", "z", "0", "0"),
     ("ZRANGEBYSCORE", "z", "0", "0", "LIMIT", "0", "1"),
     ("ZREM", "z", "n"),

@@ -104,6 +104,13 @@ if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
 redis.call('UNLINK', KEYS[1], KEYS[2])
 return 1
 """
+# KEYS: the index. ARGV: a stream, and when that had ended. Not where it was named again since.
+_UNNAME = """
+local at = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not at or tonumber(at) > tonumber(ARGV[2]) then return 0 end
+redis.call('ZREM', KEYS[1], ARGV[1])
+return 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +136,8 @@ class Script:
 NEVER = (1 << 31) - 1
 """The epoch after the last one: whoever it fences writes in Redis no more."""
 _append = Script(_APPEND)
-FENCE, BURY, SETTLE, LEAVE = (Script(text) for text in (_FENCE, _BURY, _SETTLE, _LEAVE))
+FENCE, BURY, SETTLE = Script(_FENCE), Script(_BURY), Script(_SETTLE)
+LEAVE, UNNAME = Script(_LEAVE), Script(_UNNAME)
 
 
 class Keys:
@@ -199,9 +207,9 @@ def appended(replies: Sequence[Any], count: int, together: int) -> list[Any]:
     return found
 
 
-def ended(keys: Keys, stream: bytes, epoch: int) -> list[ScriptCall]:
-    """What removes a stream that has ended in this epoch."""
-    return [LEAVE(keys.of(stream), epoch), ScriptCall(("ZREM", keys.index, stream))]
+def ended(keys: Keys, stream: bytes, epoch: int, now: float) -> list[ScriptCall]:
+    """What removes a stream that has ended in this epoch, by now (the clock of the index)."""
+    return [LEAVE(keys.of(stream), epoch), UNNAME([keys.index], stream, now)]
 
 
 def erased(keys: Keys, stream: bytes) -> list[ScriptCall]:
