@@ -152,7 +152,7 @@ class SqlLog(SqlStreams):
             async with self._transaction(seconds) as connection:
                 await self._make_room(connection)
                 lacks = await upgrade.next(connection)
-                if lacks is None:
+                if not lacks:
                     rows = await self._meta(connection)
                     await self._set_clock(connection, rows)
                     break

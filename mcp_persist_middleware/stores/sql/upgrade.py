@@ -1,9 +1,9 @@
 """Brings a store's tables to the newest schema, one step after the other, each in a transaction
-that is alone: of many workers that start at once one takes a step and the others find it taken, and
-of one that dies in the middle of a step nothing is left."""
+that is alone, and all in one where there were none: of many workers that start at once one takes a
+step and the others find it taken, and of one that dies in the middle of a step nothing is left."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from sqlalchemy import func, inspect, select
@@ -37,7 +37,6 @@ class Upgrade:
         self._name = name
         self._tables = tables
         self._prefix = tables.meta.name.removesuffix("meta")
-        self._is_new = False
 
     async def meta(self, connection: AsyncConnection) -> Mapping[str, bytes] | None:
         """What the store says of itself; None where there are no tables."""
@@ -46,8 +45,9 @@ class Upgrade:
             return None
         return {row.name: row.value for row in await connection.execute(select(table))}
 
-    async def next(self, connection: AsyncConnection) -> Migration | None:
-        """The step that the store lacks, in the transaction that is to take it.
+    async def next(self, connection: AsyncConnection) -> Sequence[Migration]:
+        """The steps that the store lacks and that are taken in one transaction, which is this one
+        or another.
 
         Raises:
             SchemaVersionError: the store is of a newer version, beside which this one may not work.
@@ -63,24 +63,30 @@ class Upgrade:
                     known=migrations.NEWEST,
                 )
             logger.info("The store %s has a newer schema, beside which this goes on", self._name)
-        return next(iter(migrations.pending(found)), None)
+        lacking = migrations.pending(found)
+        return lacking[:1] if found.number else lacking
 
-    async def take(self, connection: AsyncConnection, step: Migration, now: float) -> None:
-        """Take a step, in a transaction that nobody else is in.
+    async def take(
+        self, connection: AsyncConnection, steps: Sequence[Migration], now: float
+    ) -> None:
+        """Take steps, in a transaction that nobody else is in.
 
         Raises:
             SchemaInUseError: older workers are here, which cannot go on beside it.
             SchemaRightsError: this user may not change tables.
         """
-        dialect = connection.dialect.name
         found = await self._found(connection)
-        if found.number and step.compatible_from > found.compatible_from:
-            await self._check_left(connection, step, now)
         if not found.number:
-            self._is_new = True
             logger.info("The store %s is new: it gets its tables", self._name)
-        elif not self._is_new:
-            logger.info("The store %s gets schema %d (%s)", self._name, step.number, step.name)
+        for step in steps:
+            if found.number and step.compatible_from > found.compatible_from:
+                await self._check_left(connection, step, now)
+            if found.number:
+                logger.info("The store %s gets schema %d (%s)", self._name, step.number, step.name)
+            await self._take(connection, step, found)
+
+    async def _take(self, connection: AsyncConnection, step: Migration, found: Schema) -> None:
+        dialect = connection.dialect.name
         try:
             for statement in step.statements(dialect, self._prefix):
                 await connection.exec_driver_sql(statement)
