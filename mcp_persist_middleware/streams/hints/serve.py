@@ -233,7 +233,9 @@ class ListenStream:
                 return
             if self._inner.is_over:
                 return
-            await self._news.wait(_LOOK)
+            # What was told while something was sent has woken nobody.
+            if not (self._hints or self._pushed or self._comment):
+                await self._news.wait(_LOOK)
 
     def _end(self) -> bytes:
         return sse.event(hints.ended(self._request_id)) + sse.CRLF
