@@ -102,7 +102,7 @@ class Writer:
         self._queue.hurry(math.inf)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                while self._queue and not self.is_down:
+                while self._queue and self._may_write() and not self.is_down:
                     if all(committer.done() for committer in self._committers):
                         # The event loop is about to end, and has ended them first.
                         await self._step()
