@@ -111,7 +111,12 @@ class Child:
         if len(self._routes) >= self._options.max_requests:
             raise BusyError
         stream, told = self._routes.add(text, message)
-        await self._write(told)
+        try:
+            await self._write(told)
+        except BaseException:
+            # Nobody is going to read what comes for it, and all others would wait behind that.
+            stream.leave()
+            raise
         return stream
 
     async def tell(self, text: str, message: Mapping[str, Any]) -> None:

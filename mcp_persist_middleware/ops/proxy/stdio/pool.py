@@ -102,6 +102,10 @@ class Children:
         except OSError as error:
             self.breaker.failed()
             raise UnstartableError(error.strerror or type(error).__name__) from error
+        except BaseException:
+            # It may have been the one that tries whether the command can be run again.
+            self.breaker.withdrawn()
+            raise
         finally:
             self._beginning -= 1
         child = Child(process, self.options, self._tasks, is_session=is_session)

@@ -83,7 +83,9 @@ class Process:
         """
         async with self._writing:
             self._input.write(line)
-            await asyncio.wait_for(self._input.drain(), self._options.write_timeout)
+            # Not `wait_for`: before Python 3.12 that may swallow a cancellation.
+            async with asyncio.timeout(self._options.write_timeout):
+                await self._input.drain()
 
     async def lines(self) -> AsyncIterator[bytes]:
         """What it writes, until it closes its output.
@@ -191,5 +193,10 @@ async def started(
         start_new_session=True,
     )
     made = Process(process, options, guard, said, tasks)
-    await guard.add(process.pid)
+    try:
+        await guard.add(process.pid)
+    except BaseException:
+        # Nobody else knows of it.
+        tasks.spawn(made.stop(), "mcp-persist-stdio-end")
+        raise
     return made

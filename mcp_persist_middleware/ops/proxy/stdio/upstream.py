@@ -141,8 +141,8 @@ class _Exchange:
         Raises:
             InvalidError: nothing, in time.
         """
-        stream = await child.ask(asked.text, asked.message)
         try:
+            stream = await child.ask(asked.text, asked.message)
             async with asyncio.timeout(self._options.start_timeout):
                 while True:
                     text, is_last = await stream.get()
