@@ -6,7 +6,6 @@ deliver looks there first, so nothing depends on a wake-up, and an idle connecti
 """
 
 import asyncio
-import contextlib
 import weakref
 from collections.abc import Callable
 
@@ -92,6 +91,7 @@ class Subscribers:
         self._number: int | None = None
         """The turn that was ours last; None when the store cannot tell: then all are here."""
         self._is_untold = False
+        self._telling = asyncio.Lock()
 
     async def look(self) -> SessionStreamState | None:
         """What the store knows of the session's stream.
@@ -183,13 +183,23 @@ class Subscribers:
     async def tell(self, delay: float) -> None:
         """Write down how far a client has read, and that all have left if they have."""
         await asyncio.sleep(delay)
-        self._is_untold = False
+        # Of two that are on their way together the older one may come last.
+        async with self._telling:
+            self._is_untold = False
+            # Until the store knows that all have left, nobody elsewhere has their turn.
+            while not (await self._is_told() or self.queue):
+                await self.changed.wait(_LOOK)
+
+    async def _is_told(self) -> bool:
         if self._number is not None:
             worker = self._subscribers.worker if self.queue else ""
-            with contextlib.suppress(StoreError):
+            try:
                 await self._subscribers.sessions.checkpoint(
                     self._key, self._number, worker, self.stream, self.sequence
                 )
+            except StoreError:
+                return False
+        return True
 
 
 class Subscriber:
