@@ -113,7 +113,9 @@ class _FirstReader:
 
 async def answer(context: Context, running: Exchange, client: Client, send: Send) -> Opened | None:
     """The stream that answers; None when the answer is not a stream or nobody waits for it."""
-    await running.opening.begun.wait(_UNWATCHED)
+    # Of one that was opened before it ran it has been told already, and is not told again.
+    if not running.opening.is_over:
+        await running.opening.begun.wait(_UNWATCHED)
     while not running.opening.opened.done():
         watcher = client.watch()
         timeouts = _time_to_early_start(context, running), _time_to_handoff(running)
