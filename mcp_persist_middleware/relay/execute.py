@@ -98,14 +98,16 @@ class Executor:
             return NotExecuted()
         if before and _CANCELLED in envelope.body:
             await asyncio.wait(before, timeout=_HOLD_SECONDS)
+        limit = asyncio.timeout(self._seconds)
         try:
-            async with asyncio.timeout(self._seconds):
+            async with limit:
                 return await held.site(envelope, receive)
         except (SessionElsewhereError, LeaseLostError):
             return NotExecuted()
-        except TimeoutError:
-            return BufferedResponse(504, [(b"content-length", b"0")], b"")
-        except Exception:
+        except Exception as error:
+            # The application may have met a time-out of its own.
+            if isinstance(error, TimeoutError) and limit.expired():
+                return BufferedResponse(504, [(b"content-length", b"0")], b"")
             logger.exception("MPM-APP-01: The application raised at a relayed request")
             body = b"Internal Server Error"
             return BufferedResponse(500, [(b"content-type", b"text/plain; charset=utf-8")], body)
