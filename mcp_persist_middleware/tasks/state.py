@@ -142,12 +142,15 @@ async def wait(context: Context, job: JobRecord, known: JobState, seconds: float
     subscription = None if live is not None else context.log.wakeups.subscribe(job.stream)
     try:
         while True:
+            seen = live.visible if live is not None else 0
             state = await look(context, job)
             left = until - time.monotonic()
             if _differ(state, known) or state.status.is_over or left <= 0:
                 return state
             if live is not None and not live.ended:
-                await live.signal.wait(left)
+                # What was committed during the look has woken nobody.
+                if live.visible == seen:
+                    await live.signal.wait(left)
             elif subscription is not None:
                 try:
                     async with asyncio.timeout(left):
