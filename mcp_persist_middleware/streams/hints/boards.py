@@ -100,7 +100,8 @@ class Boards:
 
     async def aclose(self) -> None:
         """The worker leaves."""
-        for board in self._all.values():
+        # A call that still begins may bring another one.
+        for board in list(self._all.values()):
             await board.aclose()
 
 
