@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -137,6 +138,17 @@ async def _lives(log: EventLog, worker: str) -> bool:
         await table.aclose()
 
 
+async def _enrolled(log: EventLog, worker: str, seconds: float) -> Lease:
+    """The lease of a worker, whose store is open then."""
+    lease = Lease(seconds)
+    await log.open(worker)
+    began = time.monotonic()
+    # A store that was opened for long has left little of it, or nothing.
+    if lease.age > seconds / 2 and await _lives(log, worker):
+        lease.keep(began)
+    return lease
+
+
 class _Closing:
     """The steps at the end, the last one that was added first. None keeps another from running."""
 
@@ -165,9 +177,8 @@ async def _open(
     before: Registry | None,
 ) -> Parts:
     log, name = CodedLog(make_log(settings), settings), secrets.token_hex(8)
-    lease = Lease(settings.lease_seconds)
     closing.add("The store", log.aclose)
-    await log.open(name)
+    lease = await _enrolled(log, name, settings.lease_seconds)
     heartbeat = Heartbeat(log, name, lease)
     closing.add("The heartbeat", heartbeat.aclose)
     if (journal := _journal(log, settings, name)) is not None:

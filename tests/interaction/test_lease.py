@@ -20,6 +20,7 @@ from mcp_persist_middleware.persistence import access_to
 from mcp_persist_middleware.sessions import held
 from mcp_persist_middleware.settings import Settings
 from mcp_persist_middleware.stores.connect import make_log
+from mcp_persist_middleware.stores.sqlite.log import SqliteLog
 from mcp_persist_middleware.streams.context import Context
 from tests.faults.workers import Store
 from tests.support.scripted import Call, Scripted, persisted, until
@@ -369,3 +370,17 @@ def test_what_an_event_loop_leaves_open_is_closed_with_it(tmp_store: str, tmp_pa
         assert {path.name for path in tmp_path.iterdir()} == {"events.db"}
     gc.collect()
     assert [loop() for loop in loops] == [None, None, None], "nothing keeps it"
+
+
+async def test_a_store_that_is_opened_for_longer_than_a_lease_takes_none_away(
+    tmp_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens = SqliteLog.open
+
+    async def slowly(log: SqliteLog, worker: str) -> None:
+        await opens(log, worker)
+        await asyncio.sleep(1.1 * LEASE)
+
+    monkeypatch.setattr(SqliteLog, "open", slowly)
+    async with Persistence(url=tmp_store, **SETTINGS) as persistence:
+        assert (await access_to(persistence).context()).holds_lease
