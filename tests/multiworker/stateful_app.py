@@ -79,7 +79,9 @@ class Witness(Stateful):
         head = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": head})
         for value in range(1, arguments["n"] + 1):
-            await asyncio.sleep(arguments["delay"])
+            # Who has read two may want it to run on for a while.
+            later = arguments.get("later", arguments["delay"])
+            await asyncio.sleep(arguments["delay"] if value <= 2 else later)
             params = {"progressToken": "p", "progress": value}
             await _event(send, {"method": "notifications/progress", "params": params})
         await _event(send, {"id": message["id"], "result": {"value": arguments["n"]}})

@@ -23,6 +23,8 @@ AGAIN: dict[str, Any] = {
     "store_timeout": 2.5,
 }
 """The setting says yes to the call that is named "a"."""
+PACE = {"delay": 0.1, "later": 0.4}
+"""Seconds before each of two events, and before each of those behind them."""
 
 
 async def rest(response: Response) -> list[Frame]:
@@ -59,8 +61,9 @@ def epochs(frames: list[Frame]) -> list[str]:
 
 
 async def begun(session: RawSession, *, name: str = "a", n: int = 6) -> list[Frame]:
-    """A call whose first events have been read."""
-    return await (await session.call("steps", name=name, n=n, delay=0.1)).take(2)
+    """A call whose first events have been read. It goes on for longer than it takes a slow machine
+    to kill its worker."""
+    return await (await session.call("steps", name=name, n=n, **PACE)).take(2)
 
 
 async def test_a_killed_call_goes_on_in_a_new_epoch_of_its_stream(
@@ -110,7 +113,7 @@ async def test_the_request_is_kept_without_credentials_and_only_while_it_may_be_
     sql = "SELECT request FROM mcp_stream WHERE request_ids != '[1]' ORDER BY id"
     async with running(worker(tmp_path, "one", store=store, **AGAIN)) as one:
         session = await RawSession.open(one.port, extra={"authorization": "open-sesame"})
-        response = await session.call("steps", name="a", n=10, delay=0.1)
+        response = await session.call("steps", name="a", n=6, **PACE)
         await response.take(1)
         ((kept,),) = await store.rows(sql)
         assert b'"steps"' in kept
