@@ -9,7 +9,7 @@ one is begun by whichever worker is the session's home then.
 import contextlib
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 
 from mcp_persist_middleware import telemetry
@@ -63,11 +63,20 @@ class Takeover:
         self._limits = limits
         self._kept_for = kept_for
         self._on_failed = on_failed
-        # What the store knows to be written here before it is.
+        # What the store knows to be written here before it is, or while it is stopped from here.
         self._going_on: set[bytes] = set()
 
     def _is_here(self, stream: bytes) -> bool:
         return stream in self._writer.live or stream in self._going_on
+
+    @contextlib.contextmanager
+    def holding(self, stream: bytes) -> Iterator[None]:
+        """Meanwhile it is no stream that was left, whatever the store says."""
+        self._going_on.add(stream)
+        try:
+            yield
+        finally:
+            self._going_on.discard(stream)
 
     async def left(self, record: StreamRecord) -> PeerStatus | None:
         """What is known of a stream's worker if it is gone and the stream is still open.
@@ -102,11 +111,8 @@ class Takeover:
         is_kept = record.expires_at is None or record.expires_at > self._log.now()
         if not is_kept or self._is_here(record.id):
             return None
-        self._going_on.add(record.id)
-        try:
+        with self.holding(record.id):
             return await self._go_on(record, request_id, given)
-        finally:
-            self._going_on.discard(record.id)
 
     async def _go_on(
         self, record: StreamRecord, request_id: RequestId, given: int

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mcp_persist_middleware import rarely, telemetry
 from mcp_persist_middleware.asgi import account_of
 from mcp_persist_middleware.errors import StoreError
-from mcp_persist_middleware.log import takeover
+from mcp_persist_middleware.log import stopping
 from mcp_persist_middleware.log.base import EventLog
 from mcp_persist_middleware.log.jobs import Jobs
 from mcp_persist_middleware.log.live import LiveStream
@@ -156,7 +156,8 @@ async def cancel(context: Context, job: JobRecord) -> None:
         running.interrupt(_WHY, ExchangeOutcome.CANCELLED, **{CANCELLED: True})
         await _ended(context, running.stream)
         return
-    await cancel_elsewhere(context.log, job, context.settings, context.member.name)
+    with context.takeover.holding(job.stream):
+        await cancel_elsewhere(context.log, job, context.settings, context.member.name)
 
 
 def running_of(context: Context, job: JobRecord) -> Exchange | None:
@@ -199,7 +200,7 @@ async def cancel_elsewhere(log: EventLog, job: JobRecord, settings: Settings, by
     def count_end(_: StreamRecord) -> None:
         ends.count(job, JobEnd.CANCELLED)
 
-    await takeover.end(log, record, kept, None, why, count_end, **{CANCELLED: True})
+    await stopping.stop(log, record, kept, by, why, count_end, **{CANCELLED: True})
     log.wakeups.publish([topic(record.worker)])
 
 

@@ -5,17 +5,20 @@ import json
 
 import pytest
 
-from mcp_persist_middleware.log.base import EventLog, Written
+from mcp_persist_middleware.log.base import Answers, EventLog, Written
 from mcp_persist_middleware.log.live import Limits
 from mcp_persist_middleware.log.membership.failure_detector import FailureDetector
 from mcp_persist_middleware.log.membership.peers import Peers
+from mcp_persist_middleware.log.stopping import stop
 from mcp_persist_middleware.log.takeover import Takeover, end
 from mcp_persist_middleware.log.writer import Writer
-from mcp_persist_middleware.model import EventKind, StreamKind, StreamState
+from mcp_persist_middleware.model import EventKind, Outcome, StreamKind, StreamState
 from mcp_persist_middleware.stores.sql.log import SqlLog
 from mcp_persist_middleware.testing.contract.builders import (
     ALL,
     COMMITTED,
+    FENCED,
+    add,
     answer,
     ending,
     events,
@@ -104,3 +107,24 @@ async def test_a_stream_that_is_about_to_go_on_here_is_no_stream_that_was_left(
     found = await log.find(stream.id)
     assert found is not None
     assert (found.epoch, await takeover.left(found)) == (live.record.epoch, None)
+
+
+async def test_a_writer_that_has_always_written_more_is_stopped_all_the_same(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = record(worker="one")
+    await log.append([new(stream, *events(1, 1))])
+    answers, outcomes = log.answers, list[Outcome]()
+
+    async def overtaken(name: bytes, after: int = 0) -> Answers:
+        found = await answers(name, after)
+        more = events(2 + outcomes.count(COMMITTED), 1)
+        outcomes.extend(await log.append([add(stream, *more)]))
+        return found
+
+    monkeypatch.setattr(log, "answers", overtaken)
+    ended = await stop(log, stream, 60.0, "two", "it was cancelled")
+    assert ended is not None
+    assert ended.state is StreamState.FAILED
+    assert (outcomes[0], outcomes[-1]) == (COMMITTED, FENCED)
+    assert await numbers(log, stream) == [*range(1, ended.last_sequence + 1)]

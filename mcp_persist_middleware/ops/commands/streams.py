@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mcp_persist_middleware.log import takeover
+from mcp_persist_middleware.log import stopping
 from mcp_persist_middleware.model import StreamKind
 from mcp_persist_middleware.ops import command, payloads, stores
 from mcp_persist_middleware.ops.options import Limit, Namespace, Payloads, Session, Since, duration
@@ -113,7 +113,7 @@ async def end(store: StoreOptions, out: Output, stream: _StreamId) -> bool:
             raise NotFoundError(what="stream", name=stream, url=log.name)
         was_open = is_open(record)
         if was_open:
-            await takeover.end(log, record, settings.kept_for(record.owner), None, _ENDED)
+            await stopping.stop(log, record, settings.kept_for(record.owner), "", _ENDED)
         after = await log.find(record.id)
     done = was_open and (after is None or not is_open(after))
     title = "Ended:" if done else "It goes on elsewhere:" if was_open else "Had ended before:"
