@@ -9,9 +9,13 @@ from tests.benchmarks.rounds import Plan
 from tests.benchmarks.servers import Server
 from tests.benchmarks.wire import TIMEOUT, Answer, Client, Connection, listen
 
-_RATE = 200.0
-# So many ns after the reader came it has caught up, and what it reads is live.
-_CAUGHT_UP = 300_000_000
+_STREAM, _SOME, _CROWD = (1, 200.0, "tail"), (16, 20.0, "tail-some"), (256, 1.0, "tail-crowd")
+# The two cores just bear so much.
+_FULL = 16, 200.0, "tails"
+# So many come together: a crowd that comes at once is not what is measured.
+_AT_ONCE = 8
+# So many ns after the last reader came all have caught up, and what they read is live.
+_CAUGHT_UP = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +31,17 @@ def _live(answer: Answer, since: int) -> list[float]:
     return [(read - made) / 1e6 for made, read in events]
 
 
-async def _round(one: Server, two: Server, count: int, streams: int) -> Ages:
-    """Call on one worker so many tools at once, and read each on both."""
+async def _round(one: Server, two: Server, streams: int, rate: float, seconds: float) -> Ages:
+    """Call on one worker so many tools, which do not beat together, and read each on both."""
+    count, coming = int(rate * seconds), asyncio.Semaphore(_AT_ONCE)
 
-    async def follow(client: Client) -> tuple[Answer, Answer]:
-        call = client.start("paced", n=count, rate=_RATE)
+    async def follow(number: int, client: Client) -> tuple[Answer, Answer]:
+        async with coming:
+            call = client.start("paced", n=count, rate=rate, phase=number / rate / streams)
+            await client.first_id()
+        request = listen(two.endpoint, client.session, await client.first_event())
         connection = await Connection.open(two.port)
         stack.callback(connection.close)
-        request = listen(two.endpoint, client.session, await client.first_id())
         there = connection.start(request)
         async with asyncio.timeout(TIMEOUT):
             return await call, await there
@@ -43,10 +50,9 @@ async def _round(one: Server, two: Server, count: int, streams: int) -> Ages:
         clients = [
             await stack.enter_async_context(await Client.open(one.endpoint)) for _ in range(streams)
         ]
-        answers = await asyncio.gather(*map(follow, clients))
-    ages = Ages([], [])
+        answers = await asyncio.gather(*(follow(*each) for each in enumerate(clients)))
+    ages, since = Ages([], []), max(there.sent for _, there in answers) + _CAUGHT_UP
     for here, there in answers:
-        since = there.sent + _CAUGHT_UP
         ages.here.extend(_live(here.check(count, ids=True), since))
         ages.there.extend(_live(there.check(count, ids=True), since))
     return ages
@@ -54,15 +60,15 @@ async def _round(one: Server, two: Server, count: int, streams: int) -> Ages:
 
 async def live_tail(plan: Plan) -> list[Taken]:
     """The age of an event read on one worker and written on another, at an even rate."""
-    count = plan.pick(200, 400)
     rows = []
     for contender in plan.ours:
-        for streams, goal in ((1, "tail"), (16, "tails")):
+        for streams, rate, goal in (_STREAM, _SOME, _CROWD, _FULL):
+            seconds = plan.pick(8.0, 12.0) if rate == 1.0 else plan.pick(2.0, 3.0)
             taken = []
             # A connection that is ended and resumed now and then would measure its client.
             async with plan.servers.pair("sdk", contender, resume_rotate="off") as (one, two):
                 for number in range(plan.rounds + 1):
-                    ages = await _round(one, two, count, streams)
+                    ages = await _round(one, two, streams, rate, seconds)
                     taken += [ages] if number else []
             for fraction, name in ((0.5, goal), (0.99, f"{goal}-p99")):
                 here = [percentile(ages.here, fraction) for ages in taken]

@@ -175,6 +175,14 @@ class Connection(asyncio.Protocol):
                 await asyncio.sleep(0.001)
         return found[1]
 
+    async def first_event(self) -> bytes:
+        """The same, once the tool has sent something: other workers know of the stream then."""
+        assert self._answer is not None
+        async with asyncio.timeout(TIMEOUT):
+            while _STAMP.search(self._answer.data) is None:
+                await asyncio.sleep(0.02)
+        return await self.first_id()
+
     async def head(self) -> None:
         """Return when the answer that is on its way has begun."""
         assert self._answer is not None
@@ -276,6 +284,10 @@ class Client:
     async def first_id(self) -> bytes:
         """The id of the first event of the call that was started."""
         return await self._connection.first_id()
+
+    async def first_event(self) -> bytes:
+        """The same, once the tool has sent something."""
+        return await self._connection.first_event()
 
     async def __aenter__(self) -> Self:
         return self
