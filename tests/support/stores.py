@@ -6,6 +6,7 @@ databases) and `MCP_PERSIST_TEST_REDIS` name others to be used instead.
 
 import asyncio
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -58,15 +59,17 @@ _PORTS = range(12_000, 22_000)
 # Of pytest-xdist, which runs tests in so many processes, of which this is one.
 _PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_mine = _PORTS[_PROCESS::_PROCESSES]
+# Not by `random`, which Hypothesis seeds alike in all processes.
+_ports = itertools.cycle(secrets.SystemRandom().sample(_mine, len(_mine)))
 
 
 def free_port() -> int:
     """A port that nobody listens on just now, and that nobody takes before its server is there, or
     while that is away: it is below those that systems give to connections and to whoever wants any,
-    and is given out in this process of tests alone."""
+    is given out in this process of tests alone, and not again before all others have been."""
     while True:
-        # Not `random`, which Hypothesis seeds alike in all processes.
-        port = secrets.choice(_PORTS[_PROCESS::_PROCESSES])
+        port = next(_ports)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 
