@@ -21,6 +21,8 @@ logger = rarely.logger(__name__)
 
 # How often (seconds) a connection that waits looks whether the one that receives has left.
 _LOOK = 1.0
+# How often, at least, a store that is away is told that all have left.
+_SELDOM = 30.0
 # How long what a client has read may be unknown to the store.
 _NOTE = 0.5
 # So many may wait for one session on one worker; the oldest goes.
@@ -186,9 +188,12 @@ class Subscribers:
         # Of two that are on their way together the older one may come last.
         async with self._telling:
             self._is_untold = False
-            # Until the store knows that all have left, nobody elsewhere has their turn.
+            # Until the store knows that all have left, nobody elsewhere has their turn. One that is
+            # away for long is asked seldom: there may be many sessions.
+            pause = _LOOK
             while not (await self._is_told() or self.queue):
-                await self.changed.wait(_LOOK)
+                await self.changed.wait(pause)
+                pause = min(2 * pause, _SELDOM)
 
     async def _is_told(self) -> bool:
         if self._number is not None:

@@ -60,6 +60,34 @@ async def test_a_store_that_stumbles_as_the_last_one_leaves_is_told_again() -> N
     await until(3, sessions)
 
 
+class Pauses:
+    """What waits for no time, and keeps for how long it should have. The store is back then."""
+
+    def __init__(self, sessions: Sessions, most: int) -> None:
+        self.seconds: list[float | None] = []
+        self._sessions, self._most = sessions, most
+
+    def notify(self) -> None:
+        """Nobody waits."""
+
+    async def wait(self, timeout: float | None = None) -> None:
+        self.seconds.append(timeout)
+        if len(self.seconds) == self._most:
+            self._sessions.failures = 0
+
+
+async def test_a_store_that_is_away_for_long_is_asked_seldom() -> None:
+    sessions = Sessions()
+    all_here = connected(sessions)
+    turns = all_here.of(KEY)
+    one = await turns.take()
+    sessions.failures = 1000
+    turns.changed = pauses = cast(Any, Pauses(sessions, 7))
+    one.leave()
+    await until(3, sessions)
+    assert pauses.seconds == [1, 2, 4, 8, 16, 30, 30]
+
+
 async def test_that_all_have_left_is_the_last_word(monkeypatch: Any) -> None:
     monkeypatch.setattr(subscribers, "_NOTE", 0.0)
     sessions = Sessions()
