@@ -46,6 +46,7 @@ class LastNumber(NamedTuple):
     sequence: int
     """The number of its last event; 0 when there is none."""
     is_open: bool
+    epoch: int
 
 
 class Answers(NamedTuple):
@@ -206,7 +207,7 @@ class EventLog(Listing, ABC):
                 continue
             is_open = record.state is StreamState.OPEN
             last = (await self.written(stream, known)).last if is_open else record.last_sequence
-            found[stream] = LastNumber(last, is_open)
+            found[stream] = LastNumber(last, is_open, record.epoch)
         return found
 
     @abstractmethod

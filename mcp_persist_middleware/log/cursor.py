@@ -1,6 +1,7 @@
 """A reader's place in a stream. The same loop serves a client that never left and one that
 returns for the fifth time: tail, else store, else wait and look again."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from mcp_persist_middleware import telemetry
 from mcp_persist_middleware.log.live import LiveStream
 from mcp_persist_middleware.log.reads import Events, Reads
 from mcp_persist_middleware.log.takeover import rewound
-from mcp_persist_middleware.model import Event, EventKind, StreamRecord, StreamState
+from mcp_persist_middleware.model import Event, EventKind, HighWater, StreamRecord, StreamState
 from mcp_persist_middleware.protocol.event_id import Position
 from mcp_persist_middleware.wakeups.base import Subscription
 
@@ -16,7 +17,7 @@ from mcp_persist_middleware.wakeups.base import Subscription
 _LOCAL_POLL = 15.0
 # A reader that was woken, and given no more than so many events of so many bytes, has all that
 # there was: it looks again when it is woken again, or after so long (seconds). Only then it asks
-# whether the stream is over, where no answer says so.
+# whether the stream is over, where no answer says so, and the wake-up did not say that it is open.
 _FEW, _SMALL, _MOMENT = 64, 64 * 1024, 0.05
 
 
@@ -73,7 +74,9 @@ class Cursor:
         self._stopped = False
         self._subscription: Subscription | None = None
         # Of a stream that is written elsewhere: an answer is mostly the last event.
-        self._expects_end = self._has_waited = self._has_all = self._is_woken = False
+        self._expects_end = self._has_waited = self._is_woken = False
+        # For so long nothing more is looked for (seconds).
+        self._rest = 0.0
         # What was said to others is not repeated.
         self._heard = live.said if live is not None and resumed else None
         # Of the last event that was given here, or that whoever comes back has; 0 before that.
@@ -164,17 +167,16 @@ class Cursor:
     async def _from_store(self) -> Page | None:
         live = self._live
         bound = live.visible if live is not None else None
-        if self._has_all and self._subscription is not None:
-            self._has_all = False
-            await self._subscription.wait(_MOMENT)
-            self._is_woken = self._subscription.was_notified
+        if self._rest and self._subscription is not None:
+            rest, self._rest = self._rest, 0.0
+            await self._woken(self._subscription, rest)
             return None
         if not self._expects_end and (events := await self._read()):
             self._expects_end = live is None and events[-1].kind is EventKind.RESPONSE
-            self._has_all = self._is_woken and not self._expects_end and _is_short(events)
+            self._rest = 0.0 if self._expects_end else self._rest_after(events)
             self._is_woken = False
             return self._page(events, events[-1].sequence)
-        self._expects_end = self._has_all = False
+        self._expects_end = False
         if live is not None and bound is not None:
             # Retention took all that was committed: go on where the tail begins.
             if live.degraded and (left := live.tail_after(live.committed)):
@@ -194,10 +196,22 @@ class Cursor:
         # Only a reader that has to wait asks to be woken.
         if self._subscription is None:
             self._subscription = self._log.wakeups.subscribe(self._stream)
-        await self._subscription.wait()
-        self._is_woken = self._subscription.was_notified
+        await self._woken(self._subscription)
         self._has_waited = True
         return None
+
+    async def _woken(self, subscription: Subscription, most: float = math.inf) -> None:
+        await subscription.wait(most, HighWater(self._given, self.position))
+        self._is_woken = subscription.was_notified
+
+    def _rest_after(self, events: Sequence[Event]) -> float:
+        """How long nothing more is looked for (seconds)."""
+        if not self._is_woken or self._subscription is None:
+            return 0.0
+        told = self._subscription.told
+        if told is not None and HighWater(events[-1].epoch, events[-1].sequence).covers(told):
+            return math.inf
+        return _MOMENT if _is_short(events) else 0.0
 
     async def _is_rewritten(self, events: Sequence[Event]) -> bool:
         """Whether those are of a later epoch, and not the first of it that this reader lacks."""

@@ -28,6 +28,7 @@ from mcp_persist_middleware.model.streams import (
     Ending,
     Event,
     EventKind,
+    HighWater,
     Outcome,
     Owner,
     Place,
@@ -36,6 +37,7 @@ from mcp_persist_middleware.model.streams import (
     StreamRecord,
     StreamState,
     StreamWrite,
+    high_waters,
     surely,
 )
 from mcp_persist_middleware.model.workers import Beat, WorkerState
@@ -53,6 +55,7 @@ __all__ = [
     "EventKind",
     "ExchangeOutcome",
     "FinishedExchange",
+    "HighWater",
     "JobCreation",
     "JobEnd",
     "JobFace",
@@ -73,5 +76,6 @@ __all__ = [
     "StreamState",
     "StreamWrite",
     "WorkerState",
+    "high_waters",
     "surely",
 ]

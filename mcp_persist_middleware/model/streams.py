@@ -1,6 +1,7 @@
 """Streams, their events, and what is written to the log about them."""
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -126,6 +127,25 @@ class Ending:
     expires_at: float
 
 
+class HighWater(NamedTuple):
+    """How far a stream is committed: its high-water mark
+    (https://kafka.apache.org/documentation/#replication)."""
+
+    epoch: int
+    """That of its last event."""
+    sequence: int
+    """The number of that."""
+
+    def covers(self, other: "HighWater") -> bool:
+        """Whether who has all up to this has all up to the other one."""
+        return self.epoch == other.epoch and self.sequence >= other.sequence
+
+    @staticmethod
+    def of_both(one: "HighWater | None", other: "HighWater | None") -> "HighWater | None":
+        """What two who know it say together; None when one of them does not."""
+        return None if one is None or other is None else max(one, other)
+
+
 @dataclass(slots=True)
 class StreamWrite:
     """All that one batch does to one stream: committed together or not at all.
@@ -164,9 +184,27 @@ class StreamWrite:
         return not self.trim and all(other is None for other in others)
 
     @property
+    def high_water(self) -> HighWater | None:
+        """Up to where who reads the stream has all of it after this; None where it may have been
+        begun, ended or taken over with this."""
+        if not self.events or not self.only_adds:
+            return None
+        return HighWater(self.epoch, self.events[-1].sequence)
+
+    @property
     def size(self) -> int:
         """The bytes of its events."""
         return sum([len(event.frame) for event in self.events])
+
+
+def high_waters(writes: Iterable[StreamWrite]) -> dict[bytes, HighWater]:
+    """Up to where who reads those streams has all of them after these, where that is known of
+    each write to a stream."""
+    found: dict[bytes, HighWater | None] = {}
+    for write in writes:
+        mark = write.high_water
+        found[write.id] = HighWater.of_both(found.get(write.id, mark), mark)
+    return {stream: mark for stream, mark in found.items() if mark is not None}
 
 
 class Outcome(enum.Enum):

@@ -1,14 +1,20 @@
 """Wake-ups from other workers, as a reader sees them."""
 
+import asyncio
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
+from mcp_persist_middleware.model import HighWater
 from mcp_persist_middleware.wakeups.local import Signal
 
 ANYTHING = b"*"
 """The topic of whoever follows many streams: something was committed, to whatever stream."""
+
+
+NOTHING_TOLD: Mapping[bytes, HighWater] = MappingProxyType({})
 
 
 class Subscription:
@@ -19,37 +25,69 @@ class Subscription:
     the reader looks for what was committed before it subscribed.
     """
 
-    __slots__ = ("_close", "_notified", "_signal", "_told", "patience", "was_notified")
+    __slots__ = (
+        "_call",
+        "_close",
+        "_notified",
+        "_signal",
+        "_told",
+        "patience",
+        "told",
+        "was_notified",
+    )
 
     def __init__(self, patience: float, close: "Callable[[Subscription], None]") -> None:
         self.patience = patience
         """After about this long a reader looks into the store by itself."""
         self._close = close
-        self._told: Callable[[], None] | None = None
+        self._call: Callable[[HighWater | None], None] | None = None
         self._notified = True
+        self._told: HighWater | None = None
+        self.told: HighWater | None = None
+        """What the notifications for which the last `wait` returned have told, if each told it."""
         self.was_notified = False
-        """Whether the last `wait` returned for that, and not because its time was over."""
+        """Whether it returned for any, and not because its time was over."""
         self._signal = Signal()
 
-    def notify(self) -> None:
-        """Something may have been committed to the stream."""
+    def notify(self, told: HighWater | None = None) -> None:
+        """Something may have been committed to the stream.
+
+        Args:
+            told: all that was committed, as far as whoever notifies knows: events up to this one,
+                with which the stream was open. Without it, it may be anything.
+        """
+        self._told = HighWater.of_both(self._told, told) if self._notified else told
         self._notified = True
         self._signal.notify()
-        if self._told is not None:
-            self._told()
+        if self._call is not None:
+            self._call(told)
 
-    def on_notify(self, call: Callable[[], None]) -> None:
+    def on_notify(self, call: Callable[[HighWater | None], None]) -> None:
         """Have something called at each `notify` as well: who waits by this subscription."""
-        self._told = call
+        self._call = call
 
-    async def wait(self, most: float = math.inf) -> None:
+    async def wait(self, most: float = math.inf, has: HighWater | None = None) -> None:
         """Return when notified since the last `wait` returned, or when patience is over, or `most`
-        seconds."""
-        if not self._notified:
-            # Readers that came together do not look together.
-            patience = min(most, self.patience) * random.uniform(0.75, 1.25)  # noqa: S311
-            await self._signal.wait(patience)
+        seconds.
+
+        Args:
+            has: who has all up to there is not woken to be told no more than that.
+        """
+        loop = asyncio.get_running_loop()
+        # Readers that came together do not look together.
+        until = loop.time() + min(most, self.patience) * random.uniform(0.75, 1.25)  # noqa: S311
+        while not self._is_news(has):
+            self._notified, self._told = False, None
+            if (left := until - loop.time()) <= 0:
+                break
+            await self._signal.wait(left)
         self.was_notified, self._notified = self._notified, False
+        self.told, self._told = self._told, None
+
+    def _is_news(self, has: HighWater | None) -> bool:
+        """Whether a notification waits, and tells more than is there."""
+        is_known = has is not None and self._told is not None and has.covers(self._told)
+        return self._notified and not is_known
 
     def close(self) -> None:
         """Be woken no more. May be called twice."""
@@ -85,11 +123,13 @@ class Subscriptions:
             del self._waiting[topic]
         return not mine
 
-    def notify(self, topics: Iterable[bytes]) -> None:
-        """Wake whoever waits for one of them."""
+    def notify(
+        self, topics: Iterable[bytes], told: Mapping[bytes, HighWater] = NOTHING_TOLD
+    ) -> None:
+        """Wake whoever waits for one of them, and tell what is known of it."""
         for topic in topics:
             for subscription in self._waiting.get(topic, ()):
-                subscription.notify()
+                subscription.notify(told.get(topic))
 
     def clear(self) -> None:
         """Nobody waits."""
@@ -114,15 +154,19 @@ class Wakeups(ABC):
         """Be notified for a stream until the subscription is closed. Without subscriptions
         nothing runs and nothing is asked. Who knows nothing of `ANYTHING` wakes nobody for it."""
 
-    def publish(self, topics: Iterable[bytes]) -> None:
+    def publish(
+        self, topics: Iterable[bytes], told: Mapping[bytes, HighWater] = NOTHING_TOLD
+    ) -> None:
         """Something was committed to these topics: who waits for one, here or elsewhere, is to be
         woken soon. Called after the commit; waits for nothing, and may be lost like any wake-up.
+        Of a stream to which events were added, and nothing else was done, it may be told how far
+        it is now (`Subscription.notify`): a reader that has those already asks for nothing.
 
         A transport that sees by itself what is committed does nothing here. One whose message may
         travel with the write (in the function that Redis runs) has a `statement` for that as well.
         In PostgreSQL it may not: a NOTIFY in a transaction makes commits wait for each other.
         """
-        del topics
+        del topics, told
 
     @abstractmethod
     async def aclose(self) -> None:

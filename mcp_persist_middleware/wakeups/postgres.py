@@ -1,27 +1,36 @@
 """Wake-ups between workers by LISTEN and NOTIFY, on one connection that nothing else uses.
 
 Whoever waits for a topic says so (`want`), at once and again and again; whoever commits to a topic
-that is wanted tells. So nothing is sent while nobody reads elsewhere, and never in a transaction
-that writes: a NOTIFY makes commits wait for each other.
+that is wanted tells, and how far it is now where nothing but events came. So nothing is sent while
+nobody reads elsewhere, and never in a transaction that writes: a NOTIFY makes commits wait for each
+other.
 """
 
 import asyncio
-import base64
 import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from typing import Any, NamedTuple
 
 import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_persist_middleware.errors import StoreError
+from mcp_persist_middleware.model import HighWater
 from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.supervision import Supervisor
-from mcp_persist_middleware.wakeups.base import Subscription, Subscriptions, Wakeups
+from mcp_persist_middleware.wakeups import payloads
+from mcp_persist_middleware.wakeups.base import NOTHING_TOLD, Subscription, Subscriptions, Wakeups
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +43,8 @@ _HOLD, _RENEW = 10.0, 3.0
 # the commit crossed.
 _RECENT = 3.0
 _MOST_WANTED, _MOST_RECENT = 50_000, 8192
-# PostgreSQL takes payloads below 8000 bytes.
-_PAYLOAD = 7900
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
 _CLOSE_SECONDS = 1.0
-_WANT, _TELL, _HELLO = "w", "t", "h"
 _TROUBLE = (
     OSError,
     TimeoutError,
@@ -48,6 +54,18 @@ _TROUBLE = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
+
+
+class _Told(NamedTuple):
+    """The last commit to a topic."""
+
+    at: float
+    told: HighWater | None
+    vague_at: float
+    """When it was last not known how far the topic was after a commit."""
+
+
+_NEVER = _Told(-_RECENT, None, -_RECENT)
 
 ListenerConnect = Callable[[], Awaitable[tuple[AsyncConnection, Any]]]
 
@@ -67,9 +85,9 @@ class Notifications(Wakeups):
         self._timeout = timeout
         self._subscriptions = Subscriptions()
         self._wanted: Recent[bytes, float] = Recent(_MOST_WANTED)
-        self._recent: Recent[bytes, float] = Recent(_MOST_RECENT)
+        self._recent: Recent[bytes, _Told] = Recent(_MOST_RECENT)
         self._asking: dict[bytes, None] = {}
-        self._telling: dict[bytes, None] = {}
+        self._telling: dict[bytes, HighWater | None] = {}
         self._work = asyncio.Event()
         self._lost = False
         self._failing = False
@@ -98,13 +116,16 @@ class Notifications(Wakeups):
         if self._subscriptions.discard(stream, subscription):
             self._asking.pop(stream, None)
 
-    def publish(self, topics: Iterable[bytes]) -> None:
+    def publish(
+        self, topics: Iterable[bytes], told: Mapping[bytes, HighWater] = NOTHING_TOLD
+    ) -> None:
         now = time.monotonic()
         for topic in topics:
-            self._subscriptions.notify([topic])
-            self._recent[topic] = now
+            self._subscriptions.notify([topic], told)
+            mark, before = told.get(topic), self._recent.get(topic, _NEVER)
+            self._recent[topic] = _Told(now, mark, before.vague_at if mark else now)
             if self._wanted.get(topic, 0.0) > now:
-                self._telling[topic] = None
+                self._tell(topic, told.get(topic))
         if self._telling:
             self._work.set()
 
@@ -162,7 +183,7 @@ class Notifications(Wakeups):
         """Send what there is to send, until the connection is lost. What is said again and again
         keeps it alive, and finds out when it is not."""
         self._asking.update(dict.fromkeys(self._subscriptions))
-        await self._send(driver, [_HELLO])
+        await self._send(driver, [payloads.HELLO])
         self._wake_all()
         renewed = time.monotonic()
         while not self._lost:
@@ -175,25 +196,30 @@ class Notifications(Wakeups):
                 self._asking.update(dict.fromkeys(self._subscriptions))
                 self._forget(now)
             asking, self._asking = list(self._asking), {}
-            telling, self._telling = list(self._telling), {}
-            payloads = [*_payloads(_TELL, telling), *_payloads(_WANT, asking)]
-            if payloads or now == renewed:
-                await self._send(driver, payloads)
+            telling, self._telling = self._telling, {}
+            told = (payloads.named(*each) for each in telling.items())
+            wanted = map(payloads.named, asking)
+            said = [
+                *payloads.written(payloads.TELL, told),
+                *payloads.written(payloads.WANT, wanted),
+            ]
+            if said or now == renewed:
+                await self._send(driver, said)
         raise StoreError(url=self._channel, reason="the connection that listens was lost")
 
-    async def _send(self, driver: Any, payloads: Sequence[str]) -> None:
+    async def _send(self, driver: Any, said: Sequence[str]) -> None:
         async with asyncio.timeout(self._timeout):
             await driver.fetch(
                 "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS p (payload)",
                 self._channel,
-                payloads,
+                said,
             )
 
     def _forget(self, now: float) -> None:
         while self._wanted and next(iter(self._wanted.values())) <= now:
             self._wanted.popitem(last=False)
         old = now - _RECENT
-        while self._recent and next(iter(self._recent.values())) < old:
+        while self._recent and next(iter(self._recent.values())).at < old:
             self._recent.popitem(last=False)
 
     def _wake_all(self) -> None:
@@ -202,41 +228,33 @@ class Notifications(Wakeups):
     def _on_payload(self, _: Any, pid: int, __: str, payload: str) -> None:
         if pid == self._pid:
             return
-        kind, *names = payload.split(" ")
         try:
-            topics = [base64.b64decode(name) for name in names]
+            kind, topics, told = payloads.read(payload)
         except ValueError:
             logger.debug("Somebody else uses the channel %s", self._channel)
             return
-        if kind == _TELL:
-            self._subscriptions.notify(topics)
-        elif kind == _WANT:
-            self._want(topics)
-        elif kind == _HELLO:
-            self._asking.update(dict.fromkeys(self._subscriptions))
-            self._work.set()
+        match kind:
+            case payloads.TELL:
+                self._subscriptions.notify(topics, told)
+            case payloads.WANT:
+                self._want(topics)
+            case payloads.HELLO:
+                self._asking.update(dict.fromkeys(self._subscriptions))
+                self._work.set()
 
     def _want(self, topics: Iterable[bytes]) -> None:
         now = time.monotonic()
         for topic in topics:
             self._wanted[topic] = now + _HOLD
-            if now - self._recent.get(topic, -_RECENT) < _RECENT:
-                self._telling[topic] = None
+            recent, old = self._recent.get(topic, _NEVER), now - _RECENT
+            if recent.at > old:
+                self._tell(topic, recent.told if recent.vague_at <= old else None)
         if self._telling:
             self._work.set()
 
-
-def _payloads(kind: str, topics: Iterable[bytes]) -> Iterator[str]:
-    """As few payloads as these topics go into."""
-    payload = kind
-    for topic in topics:
-        name = base64.b64encode(topic).decode()
-        if len(payload) + 1 + len(name) > _PAYLOAD:
-            yield payload
-            payload = kind
-        payload += " " + name
-    if payload != kind:
-        yield payload
+    def _tell(self, topic: bytes, told: HighWater | None) -> None:
+        """What is told with one message tells of all that it stands for."""
+        self._telling[topic] = HighWater.of_both(self._telling.get(topic, told), told)
 
 
 async def _drop(connection: AsyncConnection) -> None:

@@ -7,13 +7,14 @@ costs time and nothing else. What a message tells beside is kept for whoever wai
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError
 
+from mcp_persist_middleware.model import HighWater
 from mcp_persist_middleware.supervision import Supervisor, begin_task, end
-from mcp_persist_middleware.wakeups.base import Subscription, Subscriptions, Wakeups
+from mcp_persist_middleware.wakeups.base import NOTHING_TOLD, Subscription, Subscriptions, Wakeups
 from mcp_persist_middleware.wakeups.local import Signal
 from mcp_persist_middleware.wakeups.messages import TopicMessages
 
@@ -34,6 +35,7 @@ class RedisWakeups(Wakeups):
         connect: makes a client for one connection of its own.
         channel: the channel of a topic.
         content: what a message tells that came for a topic, if it is one of ours.
+        high_water: how far a stream is of which that is told.
         send: sends a command soon after.
     """
 
@@ -43,12 +45,14 @@ class RedisWakeups(Wakeups):
         connect: Callable[[], Any],
         channel: Callable[[bytes], str],
         content: Callable[[bytes, bytes], bytes],
+        high_water: Callable[[bytes], HighWater | None],
         send: Callable[[Command], None],
     ) -> None:
         self._inner = inner
         self._connect = connect
         self._channel = channel
         self._content = content
+        self._high_water = high_water
         self._send = send
         self.heard = TopicMessages()
         self._subscriptions = Subscriptions()
@@ -98,10 +102,18 @@ class RedisWakeups(Wakeups):
             self._changed.notify()
 
     @property
+    def topics(self) -> Iterable[bytes]:
+        """Those that anybody waits for here."""
+        return self._wanted.values()
+
+    @property
     def is_connected(self) -> bool | None:
         return self._inner.is_connected is not False and not self._failing
 
-    def publish(self, topics: Iterable[bytes]) -> None:
+    def publish(
+        self, topics: Iterable[bytes], told: Mapping[bytes, HighWater] = NOTHING_TOLD
+    ) -> None:
+        del told
         for topic in topics:
             self._send(self.statement(topic))
 
@@ -112,6 +124,14 @@ class RedisWakeups(Wakeups):
     def notify(self, topic: bytes) -> None:
         """Wake whoever waits here for a topic."""
         self._subscriptions.notify([topic])
+
+    def _heard(self, topic: bytes, message: bytes) -> None:
+        """Somebody publishes for a topic."""
+        content = self._content(topic, message) if message else b""
+        if content:
+            self.heard.add(topic, content)
+        mark = self._high_water(content)
+        self._subscriptions.notify([topic], {topic: mark} if mark is not None else NOTHING_TOLD)
 
     async def aclose(self) -> None:
         self._closed = True
@@ -173,14 +193,12 @@ class RedisWakeups(Wakeups):
                 continue
             silent = 0
             self._failing = False
-            # What was published before the subscription held is looked for as well.
-            if message["type"] in ("message", "subscribe"):
-                stream = self._wanted.get(message["channel"])
-                if stream is not None:
-                    is_told = message["type"] == "message" and message["data"]
-                    if is_told and (content := self._content(stream, message["data"])):
-                        self.heard.add(stream, content)
-                    self.notify(stream)
+            match message["type"], self._wanted.get(message["channel"]):
+                case "message", bytes(topic):
+                    self._heard(topic, message["data"])
+                # What was published before the subscription held is looked for as well.
+                case "subscribe", bytes(topic):
+                    self.notify(topic)
         await following
 
     async def _follow(self, pubsub: Any, heard: set[bytes]) -> None:

@@ -9,9 +9,17 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from mcp_persist_middleware.wakeups.base import ANYTHING, Subscription, Subscriptions, Wakeups
+from mcp_persist_middleware.model import HighWater, StreamState
+from mcp_persist_middleware.wakeups.base import (
+    ANYTHING,
+    NOTHING_TOLD,
+    Subscription,
+    Subscriptions,
+    Wakeups,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +36,26 @@ _CHUNK = 256
 _JOIN = 1.0
 
 FileConnect = Callable[[], sqlite3.Connection]
-_Seen = tuple[int | bytes | None, ...]
-"""The last number and the state of a stream, whether a relayed request is answered, the last
-relayed request that waits for a worker: as far as a topic has any of them. Of `ANYTHING` the number
-that changes with every commit."""
+
+
+class _Seen(NamedTuple):
+    """What is known of a topic, as far as it has any of it. Of `ANYTHING` the first is the number
+    that changes with every commit."""
+
+    sequence: int | None
+    epoch: int | None = None
+    state: int | None = None
+    reply: int | None = None
+    """Whether a relayed request is answered."""
+    request: bytes | None = None
+    """The last relayed request that waits for a worker."""
+
+    @property
+    def high_water(self) -> HighWater | None:
+        """How far a stream is that is open."""
+        if self.state != StreamState.OPEN or self.epoch is None:
+            return None
+        return HighWater(self.epoch, self.sequence or 0)
 
 
 class DataVersion(Wakeups):
@@ -56,10 +80,10 @@ class DataVersion(Wakeups):
         self._in_place = in_place
         self._select = (
             f"SELECT v.column1, (SELECT sequence FROM {event} WHERE stream = v.column1"
-            f" ORDER BY sequence DESC LIMIT 1), (SELECT state FROM {stream} WHERE id = v.column1),"
+            " ORDER BY sequence DESC LIMIT 1), s.epoch, s.state,"
             f" (SELECT 1 FROM {inbox} WHERE id = v.column1 AND state = 2),"
             f" (SELECT max(id) FROM {inbox} WHERE worker = CAST(v.column1 AS TEXT) AND state = 0)"
-            " FROM (VALUES {rows}) AS v"
+            f" FROM (VALUES {{rows}}) AS v LEFT JOIN {stream} AS s ON s.id = v.column1"
         )
         self._subscriptions = Subscriptions()
         self._poller: _Poller | None = None
@@ -104,7 +128,7 @@ class _Poller(threading.Thread):
         connect: FileConnect,
         in_place: Callable[[], bool],
         select: str,
-        notify: Callable[[Sequence[bytes]], None],
+        notify: Callable[[Sequence[bytes], Mapping[bytes, HighWater]], None],
     ) -> None:
         # Daemon: an event loop that ends without `aclose` must not keep the process alive.
         super().__init__(name="mcp-persist-data-version", daemon=True)
@@ -163,11 +187,12 @@ class _Poller(threading.Thread):
             version, asked, began = now, streams, time.thread_time()
             found = self._look(connection, streams)
             if ANYTHING in found:
-                found[ANYTHING] = (now,)
+                found[ANYTHING] = _Seen(now)
             self._failing = False
             moved = [stream for stream in streams if seen.get(stream) != found.get(stream)]
             seen = found
-            self._wake(moved)
+            marks = {stream: found[stream].high_water for stream in moved if stream in found}
+            self._wake(moved, {stream: mark for stream, mark in marks.items() if mark is not None})
             took = time.thread_time() - began
             pause = max(_POLL, took / _SHARE, len(moved) / _LOOKS_PER_SECOND)
 
@@ -181,12 +206,14 @@ class _Poller(threading.Thread):
             part += [None] * (rows - len(part))
             select = self._select.format(rows=", ".join(["(?)"] * rows))
             for stream, *seen in connection.execute(select, part):
-                found[stream] = tuple(seen)
+                found[stream] = _Seen(*seen)
         return found
 
-    def _wake(self, streams: Sequence[bytes]) -> None:
+    def _wake(
+        self, streams: Sequence[bytes], told: Mapping[bytes, HighWater] = NOTHING_TOLD
+    ) -> None:
         if streams:
-            self._call(self._notify, streams)
+            self._call(self._notify, streams, told)
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop is closed

@@ -74,7 +74,8 @@ async def test_while_nobody_reads_elsewhere_nothing_is_told(
         await log.append([add(wanted, *events(1, 1))])
         await witness.wait()
         await until(lambda: bool(told(heard)))
-    assert all(len(payload.split()) == 2 for payload in told(heard)), "the other's topic alone"
+    for payload in told(heard):
+        assert len([each for each in payload.split() if each[0] != "#"]) == 2, "the other's topic"
 
 
 async def test_who_asks_just_after_a_commit_is_told_of_it(
@@ -170,7 +171,17 @@ async def test_foreign_messages_on_the_channel_harm_nobody(
     stream = record()
     await log.append([new(stream)])
     async with somebody(store) as them:
-        for payload in ("", "t", "w !!!", "t a", "x y z", "h extra", "t \u00e9"):
+        for payload in (
+            "",
+            "t",
+            "w !!!",
+            "t a",
+            "x y z",
+            "h extra",
+            "t \u00e9",
+            "t #a #",
+            "t AAAA #AAAA",
+        ):
             await them.execute("SELECT pg_notify('mcp_wake', $1)", payload)
     with subscribed(other, stream) as subscription:
         await settle(subscription)

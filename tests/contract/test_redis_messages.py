@@ -91,7 +91,8 @@ async def test_what_was_too_large_to_be_told_is_read_with_its_neighbours(place: 
         await listening(two, stream.id)
         for more in (events(2, 1), (large,), events(4, 1)):
             await one.append([add(stream, *more)])
-        await until(lambda: len(two._wakeups.heard.of(stream.id)) == 2)
+        await until(lambda: len(two._wakeups.heard.of(stream.id)) == 3)
+        assert large.frame not in two._wakeups.heard.of(stream.id)[1]
         assert await numbers(two, stream, 1) == [2, 3, 4]
 
 

@@ -70,7 +70,7 @@ async def test_a_neighbour_reads_no_event_and_its_own_is_no_event(
         assert event.frame not in told
         assert event.frame in two._wakeups.heard.of(stream.id)[0]
         forged = scripts.encode([Event(3, 1, EventKind.RESPONSE, FORGED)])
-        plain = scripts.message_of(3, forged)
+        plain = scripts.message_of(3, forged, len(forged))
         for message in (plain, MessageSeal(b"its own").seal(plain, stream.id, 8192), told[:-1]):
             assert neighbour.client.publish(channel, message) == 2
         await one.append([add(stream, *events(3, 1))])

@@ -13,6 +13,7 @@ from mcp_persist_middleware.model import (
     Ending,
     Event,
     EventKind,
+    HighWater,
     Owner,
     StreamKind,
     StreamRecord,
@@ -114,15 +115,85 @@ async def test_a_reader_that_follows_asks_the_store_once_for_what_it_is_woken_fo
     cursor.close()
 
 
+async def test_who_is_told_how_far_a_stream_is_asks_no_more_than_once_for_what_comes() -> None:
+    """Whatever tells it, and however often: not whether it is over either."""
+    log = Patient(before=10**9)
+    cursor, waiting = await following(log)
+    subscription = cursor._subscription
+    assert subscription is not None
+    subscription.notify()
+    await turns()
+    before = log._looks
+    for number in range(3, 23):
+        log.apply(StreamWrite(log.record.id, 1, events=events(number, number)))
+        told = HighWater(1, number)
+        subscription.notify(told)
+        async with asyncio.timeout(10):
+            page = await waiting
+        assert [event.sequence for event in page.events] == [number]
+        waiting = asyncio.create_task(cursor.next())
+        await turns()
+        subscription.notify(told)
+        subscription.notify(HighWater(1, number - 1))
+        await asyncio.sleep(0.1 if number == 12 else 0)  # twice as long as it would wait otherwise
+        await turns()
+    assert log._looks - before == 20
+    waiting.cancel()
+    cursor.close()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param([None], id="anything"),
+        pytest.param([HighWater(1, 2), None], id="more beside"),
+        pytest.param([None, HighWater(1, 2)], id="more before"),
+        pytest.param([HighWater(2, 2)], id="another epoch"),
+        pytest.param([HighWater(2, 1), HighWater(1, 2)], id="another epoch before"),
+        pytest.param([HighWater(1, 3), HighWater(1, 2)], id="out of order"),
+    ],
+)
+async def test_who_may_lack_something_looks(told: list[HighWater | None]) -> None:
+    log = Patient(before=10**9)
+    cursor, waiting = await following(log)
+    log.apply(StreamWrite(log.record.id, 1, events=events(3, 3)))
+    assert cursor._subscription is not None
+    for each in told:
+        cursor._subscription.notify(each)
+    async with asyncio.timeout(10):
+        page = await waiting
+    assert [event.sequence for event in page.events] == [3]
+    cursor.close()
+
+
+async def test_the_end_of_a_stream_is_seen_by_who_was_told_how_far_it_was() -> None:
+    log = Patient(before=10**9)
+    cursor, waiting = await following(log)
+    subscription = cursor._subscription
+    assert subscription is not None
+    log.apply(StreamWrite(log.record.id, 1, events=events(3, 4)))
+    subscription.notify(HighWater(1, 4))
+    assert len((await waiting).events) == 2
+    waiting = asyncio.create_task(cursor.next())
+    await turns()
+    log.apply(StreamWrite(log.record.id, 1, ending=ENDING))
+    subscription.notify()
+    async with asyncio.timeout(10):
+        assert (await waiting).ended
+    cursor.close()
+
+
 async def test_a_reader_that_has_just_asked_to_be_woken_looks_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Something may have been committed between its last look and that."""
     waits, wait = list[float](), Subscription.wait
 
-    async def noted(subscription: Subscription, most: float = math.inf) -> None:
+    async def noted(
+        subscription: Subscription, most: float = math.inf, has: HighWater | None = None
+    ) -> None:
         waits.append(most)
-        await wait(subscription, most)
+        await wait(subscription, most, has)
 
     monkeypatch.setattr(Subscription, "wait", noted)
     log = Patient(before=10**9)

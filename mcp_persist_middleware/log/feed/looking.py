@@ -109,7 +109,7 @@ class Looker:
     ) -> dict[bytes, LastNumber]:
         """How far new streams are. One that has ended says so itself."""
         ended = {
-            r.id: LastNumber(r.last_sequence, is_open=False)
+            r.id: LastNumber(r.last_sequence, is_open=False, epoch=r.epoch)
             for r in records
             if r.ended_at is not None
         }

@@ -105,7 +105,7 @@ class Telling:
 
     def _passed_over(self, moved: Moved) -> Iterator[FeedGap]:
         """It cannot be read."""
-        now, number = moved.now or LastNumber(0, is_open=False), self._number(moved.id)
+        now, number = moved.now or LastNumber(0, is_open=False, epoch=0), self._number(moved.id)
         if now.sequence > number:
             yield self._gap(moved.id, number, now.sequence)
         self._positions.put(

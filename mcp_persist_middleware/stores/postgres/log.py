@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_persist_middleware.errors import ConfigurationError, StoreError, StoreUnavailableError
 from mcp_persist_middleware.log.base import Purged, StoreFacts
-from mcp_persist_middleware.model import Outcome, StreamWrite
+from mcp_persist_middleware.model import Outcome, StreamWrite, high_waters
 from mcp_persist_middleware.stores.postgres import engine as postgres_engine
 from mcp_persist_middleware.stores.postgres import hosts
 from mcp_persist_middleware.stores.postgres.batch import PostgresBatch
@@ -169,8 +169,9 @@ class PostgresLog(SqlLog):
         ):
             outcomes = await PostgresBatch(self._statements, await writer.driver())(batch)
         of_each = zip(batch, outcomes, strict=True)
-        done = [write.id for write, outcome in of_each if outcome is Outcome.COMMITTED]
-        self._wakeups.publish([*done, ANYTHING] if done else ())
+        done = [write for write, outcome in of_each if outcome is Outcome.COMMITTED]
+        if done:
+            self._wakeups.publish([*(write.id for write in done), ANYTHING], high_waters(done))
         return outcomes
 
     async def raw(self, work: Callable[[Any], Awaitable[T]]) -> T:

@@ -168,8 +168,7 @@ class Appender:
             telemetry.redis_switches.add(1, {"to": "redis"})
         last, chunk = write.events[-1].sequence, scripts.encode(write.events)
         most = self._client.target.told
-        # What is too large is not copied for that.
-        told = scripts.message_of(last, chunk) if len(chunk) <= most else b""
+        told = scripts.message_of(last, chunk, most)
         made = StreamAppend(
             keys.of(write.id),
             keys.channel(write.id),

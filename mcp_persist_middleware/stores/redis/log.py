@@ -24,9 +24,11 @@ from mcp_persist_middleware.log.base import Answers, EventLog, Purged, StoreFact
 from mcp_persist_middleware.log.outer import OuterLog
 from mcp_persist_middleware.log.parts import Inbox
 from mcp_persist_middleware.model import Event, Outcome, StreamRecord, StreamWrite
+from mcp_persist_middleware.stores.redis import scripts
 from mcp_persist_middleware.stores.redis.append import Appender
 from mcp_persist_middleware.stores.redis.client import RedisClient
 from mcp_persist_middleware.stores.redis.deferred import DeferredCalls
+from mcp_persist_middleware.stores.redis.epochs import Epochs
 from mcp_persist_middleware.stores.redis.erase import Eraser
 from mcp_persist_middleware.stores.redis.flush import Flusher
 from mcp_persist_middleware.stores.redis.idle import IdleStreams
@@ -68,14 +70,10 @@ class RedisLog(OuterLog):
         self._eraser = Eraser(self._client, self._buffers, self._flusher)
         self._recovery = Recovery(inner, self._client, timeout)
         self._index = KeyIndex(inner, self._client)
-        self._wakeups = RedisWakeups(
-            inner.wakeups,
-            self._client.pubsub,
-            self._channel,
-            lambda topic, message: self._keys.seal.open(message, topic),
-            lambda command: self._later(ScriptCall(command)),
-        )
-        self._reads = RedisReads(inner, self._client, self._wakeups.heard)
+        self._wakeups = self._waking()
+        self._running = Tasks("mcp-persist-redis")
+        self._epochs = Epochs(inner, self._wakeups, self._running, timeout)
+        self._reads = RedisReads(inner, self._client, self._wakeups, self._epochs)
         self._appender = Appender(
             inner,
             self._client,
@@ -92,7 +90,16 @@ class RedisLog(OuterLog):
         self._known: Keys | None = None
         self._secret = b""
         self._tasks: list[asyncio.Task[None]] = []
-        self._running = Tasks("mcp-persist-redis-append")
+
+    def _waking(self) -> RedisWakeups:
+        return RedisWakeups(
+            self.inner.wakeups,
+            self._client.pubsub,
+            self._channel,
+            lambda topic, message: self._keys.seal.open(message, topic),
+            scripts.high_water_of,
+            lambda command: self._later(ScriptCall(command)),
+        )
 
     @property
     def name(self) -> str:
@@ -199,7 +206,7 @@ class RedisLog(OuterLog):
 
     async def find(self, stream: bytes) -> StreamRecord | None:
         record = await self.inner.find(stream)
-        self._reads.known(stream, record)
+        self._epochs.note(stream, record)
         return record
 
     async def written(self, stream: bytes, after: int = 0) -> Written:

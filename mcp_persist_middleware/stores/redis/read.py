@@ -2,22 +2,19 @@
 Redis, else in SQL."""
 
 import struct
-import time
 
 from mcp_persist_middleware.log.base import EventLog
-from mcp_persist_middleware.model import Event, StreamRecord, StreamState
-from mcp_persist_middleware.recent import Recent
+from mcp_persist_middleware.model import Event
 from mcp_persist_middleware.stores.redis import scripts
 from mcp_persist_middleware.stores.redis.client import RedisClient
+from mcp_persist_middleware.stores.redis.epochs import Epochs
 from mcp_persist_middleware.stores.redis.errors import RedisAwayError
 from mcp_persist_middleware.stores.redis.recovery import checked
 from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 from mcp_persist_middleware.stores.redis.write_behind import page
-from mcp_persist_middleware.wakeups.messages import TopicMessages
+from mcp_persist_middleware.wakeups.redis import RedisWakeups
 
 _CHUNKS = 8
-# SQL says whether a stream is open, and in which epoch; so often (seconds) it is asked anew.
-_FRESH, _MOST = 0.5, 4096
 
 
 class RedisReads:
@@ -26,11 +23,13 @@ class RedisReads:
     is in SQL, and what an old Redis still has of it is not looked at.
     """
 
-    def __init__(self, inner: EventLog, client: RedisClient, heard: TopicMessages) -> None:
+    def __init__(
+        self, inner: EventLog, client: RedisClient, wakeups: RedisWakeups, epochs: Epochs
+    ) -> None:
         self._inner = inner
         self._client = client
-        self._heard = heard
-        self._epochs: Recent[bytes, tuple[int, float]] = Recent(_MOST)
+        self._heard = wakeups.heard
+        self._epochs = epochs
 
     async def read(
         self, keys: Keys, stream: bytes, after: int, max_events: int, max_bytes: int
@@ -55,7 +54,7 @@ class RedisReads:
 
     async def _newest(self, keys: Keys, stream: bytes, after: int) -> tuple[list[Event], bool]:
         """What Redis has of an open stream after a number, and whether that is not all."""
-        if not self._client.is_up or not (epoch := await self._epoch(stream)):
+        if not self._client.is_up or not (epoch := await self._epochs.of(stream)):
             return [], False
         try:
             told, more = self._told(stream, epoch, after)
@@ -97,19 +96,3 @@ class RedisReads:
             after = events[-1].sequence
         self._heard.drop_first(stream, past)
         return found, more
-
-    async def _epoch(self, stream: bytes) -> int:
-        """The epoch of an open stream; 0 when Redis has nothing to say about it."""
-        epoch, until = self._epochs.get(stream, (0, 0.0))
-        if time.monotonic() < until:
-            return epoch
-        return self.known(stream, await self._inner.find(stream))
-
-    def known(self, stream: bytes, record: StreamRecord | None) -> int:
-        """SQL has just said so of a stream; its epoch as above."""
-        if record is None or record.state is not StreamState.OPEN:
-            if record is not None:
-                self._epochs[stream] = (0, float("inf"))
-            return 0
-        self._epochs[stream] = (record.epoch, time.monotonic() + _FRESH)
-        return record.epoch

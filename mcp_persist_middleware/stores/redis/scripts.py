@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mcp_persist_middleware.model import Event, EventKind
+from mcp_persist_middleware.model import Event, EventKind, HighWater
 from mcp_persist_middleware.stores.redis.messages import MessageSeal
 
 _KINDS = {int(kind): kind for kind in EventKind}
@@ -231,9 +231,22 @@ def encode(events: Sequence[Event]) -> bytes:
     return b"".join((head, kinds, *[event.frame for event in events]))
 
 
-def message_of(last: int, chunk: bytes) -> bytes:
-    """What a wake-up tells of a chunk."""
+def message_of(last: int, chunk: bytes, most: int) -> bytes:
+    """What a wake-up tells of a chunk: of one with more than so many bytes its number alone."""
+    if len(chunk) > most:
+        (epoch,) = struct.unpack_from(">I", chunk)
+        chunk = struct.pack(">II", epoch, 0)
     return b"%d:%s" % (last, chunk)
+
+
+def high_water_of(message: bytes) -> HighWater | None:
+    """How far a stream is with the chunk of which a wake-up tells."""
+    entry, chunk = chunk_of(message)
+    try:
+        (epoch,) = struct.unpack_from(">I", chunk)
+        return HighWater(epoch, int(entry))
+    except (ValueError, struct.error):
+        return None
 
 
 def chunk_of(message: bytes) -> tuple[bytes, bytes]:

@@ -136,7 +136,7 @@ def last_numbers(tables: Tables, streams: Sequence[bytes]) -> Select[Any]:
     # One step in the index for each that is open, however long it is.
     newest = select(func.max(e.sequence)).where(e.stream == s.id).scalar_subquery()
     last = case((s.ended_at.is_(None), newest), else_=s.last_sequence).label("last")
-    return select(s.id, last, s.ended_at).where(s.id.in_(streams))
+    return select(s.id, last, s.ended_at, s.epoch).where(s.id.in_(streams))
 
 
 async def answers_after(
@@ -160,7 +160,7 @@ async def answers_after(
 
 def numbers_of(rows: Sequence[Row[Any]]) -> dict[bytes, LastNumber]:
     """What it finds."""
-    return {bytes(r.id): LastNumber(r.last or 0, r.ended_at is None) for r in rows}
+    return {bytes(r.id): LastNumber(r.last or 0, r.ended_at is None, r.epoch) for r in rows}
 
 
 def newest_deletions(table: Table, limit: int) -> Select[Any]:
