@@ -11,7 +11,7 @@ from mcp_persist_middleware.log.reads import Events, Reads
 from mcp_persist_middleware.log.takeover import rewound
 from mcp_persist_middleware.model import Event, EventKind, HighWater, StreamRecord, StreamState
 from mcp_persist_middleware.protocol.event_id import Position
-from mcp_persist_middleware.wakeups.base import Subscription
+from mcp_persist_middleware.wakeups.base import TOGETHER, Subscription
 
 # With every wake-up lost a reader still gets on at this pace, where the writer is in this process.
 _LOCAL_POLL = 15.0
@@ -201,8 +201,15 @@ class Cursor:
         return None
 
     async def _woken(self, subscription: Subscription, most: float = math.inf) -> None:
-        await subscription.wait(most, HighWater(self._given, self.position))
-        self._is_woken = subscription.was_notified
+        """Wait for a wake-up. Who has waited for long asks together with the others whether that
+        was for nothing."""
+        has, self._is_woken = HighWater(self._given, self.position), False
+        while not self._is_woken:
+            await subscription.wait(most, has)
+            self._is_woken = subscription.was_notified
+            is_short = most < subscription.patience or subscription.patience < TOGETHER
+            if self._is_woken or is_short or not await self._reads.is_current(self._stream, has):
+                return
 
     def _rest_after(self, events: Sequence[Event]) -> float:
         """How long nothing more is looked for (seconds)."""

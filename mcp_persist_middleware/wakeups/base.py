@@ -17,6 +17,11 @@ ANYTHING = b"*"
 NOTHING_TOLD: Mapping[bytes, HighWater] = MappingProxyType({})
 
 
+# So often (seconds) those who have waited for `TOGETHER` or more may look.
+_TICK = 0.1
+TOGETHER = 1.0
+
+
 class Subscription:
     """One reader's place among those who are woken for a stream.
 
@@ -74,8 +79,10 @@ class Subscription:
             has: who has all up to there is not woken to be told no more than that.
         """
         loop = asyncio.get_running_loop()
-        # Readers that came together do not look together.
+        # Readers that came together do not all look together, and those that do ask once.
         until = loop.time() + min(most, self.patience) * random.uniform(0.75, 1.25)  # noqa: S311
+        if TOGETHER <= self.patience <= most:
+            until = math.ceil(until / _TICK) * _TICK
         while not self._is_news(has):
             self._notified, self._told = False, None
             if (left := until - loop.time()) <= 0:

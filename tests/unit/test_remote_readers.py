@@ -80,7 +80,7 @@ async def test_what_ends_a_stream_is_read_whenever_it_is_committed(before: int) 
 
 async def following(log: Patient) -> tuple[Cursor, asyncio.Task[Page]]:
     """A reader that has read all, and waits to be woken."""
-    cursor = Cursor(Reads(log), log.record.id, 2, None, resumed=True)
+    cursor = Cursor(Reads(log), log.record.id, 2, None, resumed=True, epoch=1)
     waiting = asyncio.create_task(cursor.next())
     while cursor._subscription is None or not cursor._subscription._signal._waiters:
         await asyncio.sleep(0)
