@@ -15,7 +15,7 @@ _FULL = 16, 200.0, "tails"
 # So many come together: a crowd that comes at once is not what is measured.
 _AT_ONCE = 8
 # So many ns after the last reader came all have caught up, and what they read is live.
-_CAUGHT_UP = 1_000_000_000
+_CAUGHT_UP = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ async def live_tail(plan: Plan) -> list[Taken]:
     rows = []
     for contender in plan.ours:
         for streams, rate, goal in (_STREAM, _SOME, _CROWD, _FULL):
-            seconds = plan.pick(8.0, 12.0) if rate == 1.0 else plan.pick(2.0, 3.0)
+            seconds = plan.pick(10.0, 14.0) if rate == 1.0 else plan.pick(4.0, 5.0)
             taken = []
             # A connection that is ended and resumed now and then would measure its client.
             async with plan.servers.pair("sdk", contender, resume_rotate="off") as (one, two):
