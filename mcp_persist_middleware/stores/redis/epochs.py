@@ -1,6 +1,9 @@
 """In which epoch the streams are that others write. SQL says it; what it has said counts for a
 moment, and who asks for one stream asks for all that are read here."""
 
+import asyncio
+import contextlib
+import contextvars
 import time
 from collections.abc import Sequence
 
@@ -12,8 +15,9 @@ from mcp_persist_middleware.recent import Recent
 from mcp_persist_middleware.supervision import Tasks
 from mcp_persist_middleware.wakeups.redis import RedisWakeups
 
-# So often (seconds) it is asked anew, of so many together; so many are kept.
-_FRESH, _TOGETHER, _MOST = 0.5, 256, 4096
+# It counts for so long (seconds), and is asked anew, of so many together, when no more than so much
+# of that is left; so many are kept.
+_FRESH, _DUE, _TOGETHER, _MOST = 0.5, 0.25, 256, 4096
 
 
 class Epochs:
@@ -35,7 +39,9 @@ class Epochs:
     ) -> None:
         self._inner = inner
         self._wakeups = wakeups
+        self._running = running
         self._known: Recent[bytes, tuple[int, float]] = Recent(_MOST)
+        self._ahead: asyncio.Task[None] | None = None
 
         def late() -> StoreError:
             return StoreError(url=inner.name, reason=f"no answer in {seconds:g} s")
@@ -48,9 +54,17 @@ class Epochs:
         Raises:
             StoreError: SQL does not answer.
         """
-        if self._is_fresh(stream):
-            return self._known[stream][0]
-        return await self._grouped.run(stream)
+        left = self._left(stream)
+        if left <= 0:
+            return await self._grouped.run(stream)
+        if left <= _DUE and (self._ahead is None or self._ahead.done()):
+            # Whoever comes next does not wait for that.
+            self._ahead = self._running.begin(self._refresh(stream), context=contextvars.Context())
+        return self._known[stream][0]
+
+    async def _refresh(self, stream: bytes) -> None:
+        with contextlib.suppress(StoreError):
+            await self._grouped.run(stream)
 
     def note(self, stream: bytes, record: StreamRecord | None) -> None:
         """SQL has just said so of a stream."""
@@ -65,15 +79,16 @@ class Epochs:
         else:
             self._known.pop(stream, None)
 
-    def _is_fresh(self, stream: bytes) -> bool:
-        return stream in self._known and time.monotonic() < self._known[stream][1]
+    def _left(self, stream: bytes) -> float:
+        """For how long what is known counts (seconds); 0 or less when nothing is."""
+        return self._known[stream][1] - time.monotonic() if stream in self._known else 0.0
 
     async def _ask(self, streams: Sequence[bytes]) -> list[int]:
-        asked = {stream: 0 for stream in streams if not self._is_fresh(stream)}
+        asked = {stream: 0 for stream in streams if self._left(stream) <= _DUE}
         for topic in self._wakeups.topics if asked else ():
             if len(asked) >= _TOGETHER:
                 break
-            if topic in self._known and not self._is_fresh(topic):
+            if topic in self._known and self._left(topic) <= _DUE:
                 asked[topic] = 0
         found = await self._inner.last_numbers(asked) if asked else {}
         for stream in asked:
