@@ -32,7 +32,8 @@ Where to change what:
 - a table or a column: stores/sql/migrations/__init__.py, stores/sql/schema.py
 - a database: stores/connect.py, stores/sql/log.py, a folder beside stores/sqlite/log.py
 - what is answered when a session is elsewhere: relay/route.py, relay/failures.py
-- what comes with a wake-up of Redis: stores/redis/messages.py, wakeups/messages.py
+- what comes with a wake-up: wakeups/payloads.py (PostgreSQL), stores/redis/messages.py,
+  wakeups/messages.py (Redis)
 - an error or a warning: errors.py, ops/codes/storing.py, ops/codes/serving.py
 - an error answer: asgi/responses.py
 - where jobs are kept: log/jobs.py, stores/sql/jobs.py, log/record_jobs.py

@@ -1,5 +1,5 @@
-"""PostgreSQL's own wake-ups: LISTEN and NOTIFY, which carry no data, cost a writer nothing and may
-all be lost."""
+"""PostgreSQL's own wake-ups: LISTEN and NOTIFY, which carry a number at most, cost a writer nothing
+and may all be lost."""
 
 import asyncio
 import time

@@ -1,6 +1,6 @@
 """A reader hears of what another worker commits, where the store can tell."""
 
-from mcp_persist_middleware.store import EventLog
+from mcp_persist_middleware.store import EventLog, HighWater
 from mcp_persist_middleware.testing.contract.builders import (
     Factory,
     add,
@@ -35,6 +35,25 @@ class Waking:
                 await woken(subscription)
             await log.append([add(stream, ending=ending(19))])
             await woken(subscription)
+
+    async def test_a_wake_up_tells_no_more_of_a_stream_than_was_committed(
+        self, log: EventLog, other: EventLog
+    ) -> None:
+        stream = record()
+        await log.append([new(stream)])
+        with subscribed(other, stream) as subscription:
+            await settle(subscription)
+            for number in range(1, 10):
+                await log.append([add(stream, *events(number, 1))])
+                await woken(subscription)
+                told = subscription.told
+                assert told is None or told in [HighWater(1, n) for n in range(number + 1)]
+            await log.append([add(stream, *events(10, 1), ending=ending(10))])
+            await woken(subscription)
+            while subscription.told is not None:
+                # Whoever is told how far a stream is takes it for open.
+                assert subscription.told.sequence < 10
+                await woken(subscription)
 
     async def test_a_commit_between_two_waits_is_not_forgotten(
         self, log: EventLog, other: EventLog
