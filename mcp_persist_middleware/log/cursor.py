@@ -47,6 +47,7 @@ class Cursor:
             reader had when it came, and the answer; not again what may have reached it.
         told: the events of a stream that has ended, all that there are, where they are known.
         epoch: the epoch in which the reader found the stream.
+        given: that of the last event that the reader has, where it may be an older one.
         ahead: of the connection that asked for the stream's answer: whether it may have that now,
             while its commit is on its way.
     """
@@ -61,6 +62,7 @@ class Cursor:
         resumed: bool,
         told: Sequence[Event] = (),
         epoch: int = 0,
+        given: int = 0,
         ahead: Callable[[], bool] | None = None,
     ) -> None:
         self._log = reads.log
@@ -80,7 +82,7 @@ class Cursor:
         # What was said to others is not repeated.
         self._heard = live.said if live is not None and resumed else None
         # Of the last event that was given here, or that whoever comes back has; 0 before that.
-        self._given = epoch if after and live is None else 0
+        self._given = (given or epoch) if after and live is None else 0
         self.position = after
 
     @property
@@ -235,7 +237,7 @@ class Cursor:
         had = Position(self._stream, record.kind, self._given, self.position, "")
         found = await rewound(self._log, had, record)
         # Pages of the older epoch are not given again.
-        self._epoch = record.epoch
+        self._epoch, self._given = record.epoch, found.epoch
         is_behind, self.position = found.sequence < self.position, found.sequence
         return is_behind
 

@@ -226,7 +226,8 @@ async def _take(
 
 async def rewound(log: EventLog, position: Position, record: StreamRecord) -> Position:
     """A cursor behind the last event of its epoch that the store has. A worker may have died with
-    events that only its client has seen; then a later epoch has given their numbers again.
+    events that only its client has seen; then a later epoch has given their numbers again, or will:
+    as long as that is not known the cursor stays in its epoch, else it is in the stream's.
 
     Raises:
         StoreError: the store does not answer.
@@ -235,13 +236,13 @@ async def rewound(log: EventLog, position: Position, record: StreamRecord) -> Po
         return position
     found = await log.read(record.id, position.sequence - 1, 1, 1)
     if found and found[0].sequence == position.sequence and found[0].epoch <= position.epoch:
-        return position
+        return dataclasses.replace(position, epoch=record.epoch)
     after = 0
     while page := await log.read(record.id, after, _PAGE_EVENTS, _PAGE_BYTES):
         for event in page:
             if event.epoch > position.epoch:
                 first = min(position.sequence, event.sequence - 1)
-                return dataclasses.replace(position, sequence=first)
+                return dataclasses.replace(position, epoch=record.epoch, sequence=first)
         after = page[-1].sequence
     return position
 

@@ -25,6 +25,8 @@ class ReadPoint:
     """Whether somebody may write it still, here or elsewhere."""
     epoch: int = 1
     """The one in which the connection found it."""
+    given: int = 0
+    """That of the last event that its client has, where it may be an older one."""
     resumed: bool = True
     """Whether its client has been here before."""
     is_asking: bool = False
@@ -56,6 +58,7 @@ class ReadPoint:
             resumed=self.resumed,
             told=self.told,
             epoch=self.epoch,
+            given=self.given,
             ahead=context.tells_ahead if self.is_asking else None,
         )
 

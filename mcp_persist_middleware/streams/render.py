@@ -33,7 +33,9 @@ class Renderer:
         if not self._may_prime:
             return b""
         make = self._ids.prime if self._point.resumed else self._ids.at
-        return sse.priming(make(self._point.epoch, self._point.after), self.retry_ms)
+        return sse.priming(
+            make(self._point.given or self._point.epoch, self._point.after), self.retry_ms
+        )
 
     def open(self) -> bytes:
         """What opens the stream: it leaves with what comes first, and once."""

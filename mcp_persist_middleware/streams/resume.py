@@ -192,7 +192,7 @@ def _point(position: event_id.Position, record: StreamRecord, live: LiveStream |
     after, is_open = _start(position, record, live), record.state is StreamState.OPEN
     session = record.owner.session
     head = [(headers.SESSION_ID, session.encode("latin-1"))] if session else []
-    return ReadPoint(ids, after, live, is_open, record.epoch, head=head)
+    return ReadPoint(ids, after, live, is_open, record.epoch, position.epoch, head=head)
 
 
 def _start(position: event_id.Position, record: StreamRecord, live: LiveStream | None) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from mcp_persist_middleware.log.cursor import Cursor
 from mcp_persist_middleware.log.reads import Reads
+from mcp_persist_middleware.log.takeover import rewound
 from mcp_persist_middleware.model import (
     Event,
     EventKind,
@@ -16,8 +17,9 @@ from mcp_persist_middleware.model import (
     StreamRecord,
     StreamState,
 )
-from mcp_persist_middleware.protocol.event_id import new_stream_id
+from mcp_persist_middleware.protocol.event_id import Position, new_stream_id
 from mcp_persist_middleware.wakeups.base import Polling
+from tests.support.scripted import until
 from tests.unit.test_readers import MemoryLog
 
 A, B = (Event(number, 2, EventKind.RESPONSE, b"%d" % number) for number in (2, 3))
@@ -37,6 +39,7 @@ class Forgetful(MemoryLog):
         self.events = [Event(n, 1, EventKind.MESSAGE, b"one") for n in (1, 2)]
         self.asked = asyncio.Event()
         self.is_slow = False
+        self.looks = self.asked_for_one = 0
 
     def goes_on(self, *more: Event, ends: bool = False) -> None:
         """In the next epoch, behind what is left."""
@@ -47,6 +50,8 @@ class Forgetful(MemoryLog):
         self.record = dataclasses.replace(self.record, epoch=2, state=state, last_sequence=last)
 
     async def read(self, stream: bytes, after: int, max_events: int, max_bytes: int) -> list[Event]:
+        self.looks += 1
+        self.asked_for_one += max_events == 1
         if max_events == 1 and self.is_slow:  # who goes back asks for one
             self.asked.set()
             await asyncio.sleep(3600)
@@ -104,6 +109,37 @@ async def test_all_of_it_is_read_in_a_stream_that_goes_on(log: Forgetful) -> Non
 async def test_who_came_back_with_the_forgotten_event_reads_on_too(log: Forgetful) -> None:
     cursor = Cursor(Reads(log), log.record.id, 2, None, resumed=True, epoch=1)
     await reads_on(log, cursor)
+
+
+async def test_who_comes_back_before_the_later_epoch_has_an_event_reads_on_too(
+    log: Forgetful,
+) -> None:
+    log.goes_on()
+    seen = Position(log.record.id, log.record.kind, 1, 2, "")
+    seen = await rewound(log, seen, log.record)
+    cursor = Cursor(
+        Reads(log),
+        log.record.id,
+        seen.sequence,
+        None,
+        resumed=True,
+        epoch=log.record.epoch,
+        given=seen.epoch,
+    )
+    await reads_on(log, cursor)
+
+
+async def test_who_has_what_the_store_has_is_asked_for_it_once(log: Forgetful) -> None:
+    """In whatever epoch the stream is by now."""
+    cursor = await reader(log)
+    log.record = dataclasses.replace(log.record, epoch=2)
+    following = asyncio.create_task(cursor.next())
+    asked = log.asked_for_one
+    await until(lambda: log.asked_for_one > asked)
+    looks = log.looks
+    await until(lambda: log.looks > looks + 5)
+    assert log.asked_for_one == asked + 1
+    following.cancel()
 
 
 async def test_who_looks_before_the_later_epoch_has_an_event_reads_on_too(log: Forgetful) -> None:
