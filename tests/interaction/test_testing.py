@@ -1,5 +1,6 @@
 """An application that is tested: whatever its tests leave open is closed with their event loops."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_hundred_tests_of_an_application_leave_nothing_and_warn_of_nothing() -> None:
+def test_a_hundred_tests_of_an_application_leave_nothing_and_warn_of_nothing(
+    tmp_path: Path,
+) -> None:
     suite = ROOT / "tests" / "support" / "tested_app.py"
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-W", "error", "--noconftest"]
     # Without what takes it time to begin and no test of it needs.
@@ -15,6 +18,7 @@ def test_a_hundred_tests_of_an_application_leave_nothing_and_warn_of_nothing() -
     done = subprocess.run(
         [*command, *lean, str(suite)],
         cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=100,
