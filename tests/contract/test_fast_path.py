@@ -268,7 +268,7 @@ async def test_a_reader_elsewhere_gets_the_answer_of_a_stream_that_went_on_in_a_
 async def test_many_large_reads_do_not_take_redis_for_gone(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    streams = [record() for _ in range(32)]
+    streams, ended = [record() for _ in range(32)], list[bool]()
     async with place.worker("one") as one, place.worker("two") as two:
         await one.append([new(each) for each in streams])
         for number in range(1, 5):
@@ -276,14 +276,19 @@ async def test_many_large_reads_do_not_take_redis_for_gone(
             for each in streams:
                 await one.append([add(each, large)])
         await flushed(one)
-        sent, exchange = list[int](), two._client.exchange
+        sent, under_way, exchange = list[int](), list[int](), two._client.exchange
 
         async def counted(calls):  # type: ignore[no-untyped-def]
             sent.append(len(calls))
-            return await exchange(calls)
+            under_way.append(len(sent) - len(ended))
+            try:
+                return await exchange(calls)
+            finally:
+                ended.append(True)
 
         monkeypatch.setattr(two._client, "exchange", counted)
         pages = await asyncio.gather(*[two.read(each.id, 0, 256, 256 * 1024) for each in streams])
         assert {len(page) for page in pages} == {1}
         assert two._client.is_up
         assert set(sent) == {1}, "what has much to say keeps nobody else waiting"
+        assert max(under_way) <= 4

@@ -1,6 +1,7 @@
 """Reading streams that another worker writes: what came with a wake-up, the newest events in
 Redis, else in SQL."""
 
+import asyncio
 import struct
 
 from mcp_persist_middleware.log.base import EventLog
@@ -14,7 +15,8 @@ from mcp_persist_middleware.stores.redis.scripts import Keys, ScriptCall
 from mcp_persist_middleware.stores.redis.write_behind import page
 from mcp_persist_middleware.wakeups.redis import RedisWakeups
 
-_CHUNKS = 8
+# A chunk may have a MiB. What many fetch at once takes long, and a Redis that takes long is away.
+_CHUNKS, _AT_ONCE = 8, 4
 
 
 class RedisReads:
@@ -30,6 +32,7 @@ class RedisReads:
         self._client = client
         self._heard = wakeups.heard
         self._epochs = epochs
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def read(
         self, keys: Keys, stream: bytes, after: int, max_events: int, max_bytes: int
@@ -67,7 +70,8 @@ class RedisReads:
         _, key = keys.of(stream)
         query = ("XRANGE", key, str(after + 1), "+", "COUNT", _CHUNKS)
         try:
-            (entries,) = await self._client.alone([ScriptCall(query)])
+            async with self._turns:
+                (entries,) = await self._client.alone([ScriptCall(query)])
             chunks = [scripts.decode(entry, fields[b"c"]) for entry, fields in checked(entries)]
         except RedisAwayError:
             return [], False
