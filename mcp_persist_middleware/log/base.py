@@ -47,6 +47,7 @@ class LastNumber(NamedTuple):
     """The number of its last event; 0 when there is none."""
     is_open: bool
     epoch: int
+    """The one that it is in."""
 
 
 class Answers(NamedTuple):
