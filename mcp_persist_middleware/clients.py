@@ -102,7 +102,9 @@ class LocalClient(Recipient):
                 epoch = record.epoch if record is not None else 1
                 await self.follow(asked, _point(reply, epoch))
             case _:
-                point = _point(reply)
+                cursor = asked.resume.request.cursor if asked.resume is not None else None
+                # What it has may be of a run that was not the first.
+                point = _point(reply, cursor.epoch if cursor is not None else 1)
                 with point.present(self.context):
                     call, handoff = self.repeatable, None
                     if isinstance(call, HandBack):

@@ -167,6 +167,28 @@ async def test_it_is_run_where_its_session_is(tmp_path: Path, store: Store) -> N
 
 
 @WITH_AND_WITHOUT_REDIS
+async def test_a_third_run_elsewhere_repeats_nothing_of_the_second(
+    tmp_path: Path, store: Store
+) -> None:
+    async with workers(tmp_path, 3, store=store, **AGAIN) as (one, two, three):
+        session = await RawSession.open(one.port)
+        seen = await begun(session)
+        await one.kill()
+        seen += await come_back(on(session, two), seen[-1].id, 3)
+        await two.kill()
+        # Another call of the client brings the session back, at the worker that is left.
+        async with asyncio.timeout(15):
+            while await value(await on(session, three).call("count")) != 1:
+                await asyncio.sleep(0.1)
+        await one.start()
+        seen += await come_back(on(session, one), seen[-1].id)
+        assert len(runs([one, two, three])) == 3
+        assert len(runs([three])) == 1
+        assert numbers(seen) == list(range(1, len(seen) + 1))
+        assert seen[-1].message["result"] == {"value": 6}
+
+
+@WITH_AND_WITHOUT_REDIS
 async def test_a_client_that_reads_elsewhere_is_asked_to_come_back_for_it(
     tmp_path: Path, store: Store
 ) -> None:
