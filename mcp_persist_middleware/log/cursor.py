@@ -104,6 +104,10 @@ class Cursor:
         if self._subscription is not None:
             self._subscription.notify()
 
+    def go_to(self, position: int) -> None:
+        """Read on behind another number: what was given since counts as not read."""
+        self.position, self._rest, self._expects_end = position, 0.0, False
+
     def close(self) -> None:
         """Nobody reads any more."""
         if self._subscription is not None:

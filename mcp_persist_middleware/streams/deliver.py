@@ -249,11 +249,11 @@ class Delivery:
 
     async def _wait_for_turn(self, subscriber: Subscriber, position: int) -> None:
         """A newer connection receives: keep silent until it has left, and go on behind it."""
-        self._cursor.position = position
+        self._cursor.go_to(position)
         while not (self._leaving or await subscriber.regain()):
             # Of too many that wait the oldest leaves.
             self._leaving |= subscriber.is_over
-        self._cursor.position = max(position, subscriber.read_in(self.stream))
+        self._cursor.go_to(max(position, subscriber.read_in(self.stream)))
 
     def _rotation(self) -> float:
         """When (monotonic) this connection should end so that its client's cursor moves on.

@@ -285,3 +285,18 @@ async def test_a_reader_that_leaves_takes_no_other_with_it_and_a_failure_is_ever
         StoreError,
     ]
     assert len(log.asked) == 2
+
+
+async def test_who_may_not_deliver_a_page_has_it_again_as_soon_as_it_may() -> None:
+    """A newer connection was to have it, and left without; no other wake-up comes."""
+    log = Patient(before=10**9)
+    cursor, waiting = await following(log)
+    log.apply(StreamWrite(log.record.id, 1, events=events(3, 3)))
+    assert cursor._subscription is not None
+    cursor._subscription.notify(HighWater(1, 3))
+    async with asyncio.timeout(10):
+        assert len((await waiting).events) == 1
+        cursor.go_to(2)
+        page = await cursor.next()
+    assert [event.sequence for event in page.events] == [3]
+    cursor.close()
