@@ -192,7 +192,9 @@ def _point(position: event_id.Position, record: StreamRecord, live: LiveStream |
     after, is_open = _start(position, record, live), record.state is StreamState.OPEN
     session = record.owner.session
     head = [(headers.SESSION_ID, session.encode("latin-1"))] if session else []
-    return ReadPoint(ids, after, live, is_open, record.epoch, position.epoch, head=head)
+    # One of an epoch that the store has forgotten has what came before it, and no more is known.
+    given = min(position.epoch, record.epoch)
+    return ReadPoint(ids, after, live, is_open, record.epoch, given, head=head)
 
 
 def _start(position: event_id.Position, record: StreamRecord, live: LiveStream | None) -> int:

@@ -18,6 +18,7 @@ from mcp_persist_middleware.model import (
     StreamState,
 )
 from mcp_persist_middleware.protocol.event_id import Position, new_stream_id
+from mcp_persist_middleware.streams.resume import _point
 from mcp_persist_middleware.wakeups.base import Polling
 from tests.support.scripted import until
 from tests.unit.test_readers import MemoryLog
@@ -125,6 +126,24 @@ async def test_who_comes_back_before_the_later_epoch_has_an_event_reads_on_too(
         resumed=True,
         epoch=log.record.epoch,
         given=seen.epoch,
+    )
+    await reads_on(log, cursor)
+
+
+async def test_who_comes_back_from_an_epoch_that_the_store_has_forgotten_reads_on_too(
+    log: Forgetful,
+) -> None:
+    """A failover has lost the takeover with its events, and there is another one."""
+    seen = Position(log.record.id, log.record.kind, 2, 2, "")
+    point = _point(await rewound(log, seen, log.record), log.record, None)
+    cursor = Cursor(
+        Reads(log),
+        log.record.id,
+        point.after,
+        None,
+        resumed=True,
+        epoch=point.epoch,
+        given=point.given,
     )
     await reads_on(log, cursor)
 
