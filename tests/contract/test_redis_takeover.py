@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 from mcp_persist_middleware.log import takeover
-from mcp_persist_middleware.model import Event, StreamState
+from mcp_persist_middleware.model import Event, StreamState, StreamWrite
 from mcp_persist_middleware.stores.redis import scripts
 from mcp_persist_middleware.testing.contract.builders import (
     ALL,
@@ -42,6 +42,23 @@ async def test_what_a_dead_worker_left_in_redis_is_drained_before_its_stream_end
         assert place.in_sql(stream) == list(range(1, 305))
         assert await numbers(two, stream) == list(range(1, 305))
         await until(lambda: not place.left("c"))
+
+
+async def test_who_takes_back_what_it_wrote_before_drains_what_was_written_since(
+    place: Place,
+) -> None:
+    """It was frozen, and had nothing more to write, so nobody told it that it was replaced."""
+    stream = record(worker="one")
+    async with place.worker("one") as one, place.worker("two") as two:
+        await one.append([new(stream, *events(1, 2))])
+        hold_back(two)
+        taken = add(stream, *events(3, 1, epoch=2), epoch=2, takes_over=1)
+        assert await two.append([taken]) == [COMMITTED]
+        assert await two.append([add(stream, *events(4, 2, epoch=2), epoch=2)]) == [COMMITTED]
+        await die(two)
+        assert place.in_sql(stream) == [1, 2, 3]
+        assert await one.append([StreamWrite(stream.id, 3, takes_over=2)]) == [COMMITTED]
+        assert place.in_sql(stream) == [1, 2, 3, 4, 5]
 
 
 async def test_a_writer_that_was_taken_for_dead_writes_nothing_more_anywhere(

@@ -234,7 +234,8 @@ class Appender:
 
     async def _may_take(self, keys: Keys, write: StreamWrite) -> bool:
         buffer = self._buffers.get(write.id)
-        if buffer is None:
+        if buffer is None or buffer.epoch != write.takes_over:
+            # Somebody else has written it since ours was begun.
             return await self._recovery.take(keys, write)
         # Ours: what counts is what has been claimed here, not what Redis was given.
         async with self._flusher.lock:
